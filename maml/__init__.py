@@ -1,0 +1,68 @@
+"""Meta-learning in pure functions: an algorithm is a learner times a meta-gradient estimator."""
+
+from maml.algorithms import (
+    MetaSGD,
+    anil,
+    boil,
+    cavia,
+    fomaml,
+    imaml,
+    maml,
+    meta_sgd,
+    reptile,
+)
+from maml.estimators import displacement, implicit, unrolled
+from maml.evaluation import evaluate, mean_ci95
+from maml.inner import adapt, gradient_descent
+from maml.losses import classification, proximal, regression
+from maml.outer import batched, init, meta_gradient, meta_step, train
+from maml.tree import combine, complement, mask_by_path, partition
+from maml.types import (
+    Algorithm,
+    Episode,
+    Inner,
+    Learner,
+    LossFn,
+    MetaGrad,
+    MetaState,
+    Sampler,
+)
+
+__all__ = [
+    "Algorithm",
+    "Episode",
+    "Inner",
+    "Learner",
+    "LossFn",
+    "MetaGrad",
+    "MetaSGD",
+    "MetaState",
+    "Sampler",
+    "adapt",
+    "anil",
+    "batched",
+    "boil",
+    "cavia",
+    "classification",
+    "combine",
+    "complement",
+    "displacement",
+    "evaluate",
+    "fomaml",
+    "gradient_descent",
+    "imaml",
+    "implicit",
+    "init",
+    "maml",
+    "mask_by_path",
+    "mean_ci95",
+    "meta_gradient",
+    "meta_sgd",
+    "meta_step",
+    "partition",
+    "proximal",
+    "regression",
+    "reptile",
+    "train",
+    "unrolled",
+]

@@ -1,0 +1,71 @@
+"""What is reported: a metric of the query set after 0 .. K inner steps, task by task."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num, PyTree
+
+from maml.inner import adapt, check_count
+from maml.outer import count_tasks
+from maml.types import Batch, Episode, Learner, MetaParams, Params, RandomKey
+
+
+def evaluate(
+    learner: Learner,
+    metric: Callable[[Params, Batch, RandomKey], PyTree],
+    meta_params: MetaParams,
+    episodes: Episode,
+    key: RandomKey,
+    num_steps: int,
+    *,
+    chunk: int = 1,
+) -> PyTree[Array]:
+    """The metric on the query set after 0, 1, ..., `num_steps` inner steps on the support set.
+
+    Args:
+        learner: what adapts, and how.
+        metric: `(params, query, key) -> tree of numbers`; a LossFn serves as it is. One task
+            sees one key at all its steps.
+        meta_params: of the learner.
+        episodes: `Episode[task, ...]`.
+        key: split into one key a task.
+        num_steps: K >= 0.
+        chunk: how many tasks are mapped at once; it need not divide their number.
+
+    Returns:
+        The metric, `[task, K + 1]`.
+
+    Raises:
+        ValueError: `num_steps` is negative or `chunk` below 1.
+    """
+    check_count(num_steps, least=0)
+    check_count(chunk, least=1, of="tasks in a chunk")
+
+    def one(task: tuple[Episode, RandomKey]) -> PyTree[Array]:
+        episode, key = task
+        support_key, query_key = jax.random.split(key)
+
+        def probe(params: Params) -> PyTree:
+            return metric(params, episode.query, query_key)
+
+        inner = learner(meta_params)
+        return adapt(inner, episode.support, support_key, num_steps, probe=probe)[1]
+
+    keys = jax.random.split(key, count_tasks(episodes))
+    return jax.lax.map(one, (episodes, keys), batch_size=None if chunk == 1 else chunk)
+
+
+def mean_ci95(
+    values: Num[Array, "task *rest"],
+) -> tuple[Float[Array, "*rest"], Float[Array, "*rest"]]:
+    """The mean over tasks and the half-width of its 95% confidence interval, 1.96 s / sqrt(n).
+
+    s is the sample standard deviation (n - 1 in the denominator); NaN for a single task.
+
+    >>> mean, ci95 = mean_ci95(jnp.array([0.0, 1.0, 0.0, 1.0]))
+    >>> f"{mean:.2f} +- {ci95:.2f}"
+    '0.50 +- 0.57'
+    """
+    deviation = jnp.std(values, axis=0, ddof=1)
+    return jnp.mean(values, axis=0), 1.96 * deviation / jnp.sqrt(values.shape[0])

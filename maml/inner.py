@@ -1,0 +1,147 @@
+"""The inner loop: the only one in the library.
+
+    phi_0 = theta,   phi_{k+1} = phi_k + u(grad L_support(phi_k)),   k = 0 .. K-1
+
+with u the update of any optax transformation. Everything is differentiable, so the derivative
+of phi_K by theta, through every step and every optimiser state, is JAX's.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from maml import tree
+from maml.types import Batch, Inner, LossFn, Metrics, Params, RandomKey
+
+
+def checked(loss: LossFn) -> LossFn:
+    """The same loss, refused while it is traced unless it returns `(scalar, metrics)`.
+
+    Raises:
+        ValueError: the loss returns something else, a vector of losses for instance.
+    """
+
+    def checked_loss(params: Params, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
+        out = loss(params, batch, key)
+        if not (isinstance(out, tuple) and len(out) == 2):
+            raise ValueError(f"a loss returns (scalar, metrics); got {type(out).__name__}")
+        if jnp.shape(out[0]) != ():
+            raise ValueError(f"a loss returns one number; got an array of {jnp.shape(out[0])}")
+        return out
+
+    return checked_loss
+
+
+def check_optimizer(optimizer: optax.GradientTransformation) -> None:
+    """Refuses what is not an optax transformation.
+
+    Raises:
+        ValueError: `optimizer` has no `init` and `update`.
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"the optimiser must be an optax transformation; got {optimizer!r}")
+
+
+def gradient_descent(
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    *,
+    mask: PyTree[bool] | None = None,
+    first_order: bool = False,
+) -> Inner:
+    """Gradient descent on a loss, from `params`, by any optax transformation.
+
+    Args:
+        loss: `(params, batch, key) -> (scalar, metrics)`.
+        optimizer: its state starts anew in every task.
+        params: where the descent starts.
+        mask: True where a leaf adapts (default: everywhere); the others are constants of the task.
+        first_order: take the gradients of the steps for constants, that is, drop every second
+            derivative of the loss (Finn et al. 2017, section 5.2).
+
+    Raises:
+        ValueError: the optimiser is not optax's, the mask has another structure than `params`,
+            or (when the step is traced) the loss returns something else than `(scalar, metrics)`.
+
+    >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
+    >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
+    >>> state, _ = inner.step(inner.state, 0.0, jax.random.key(0))
+    >>> float(inner.params(state))
+    2.0
+    """
+    check_optimizer(optimizer)
+    mask = jax.tree.map(lambda _: True, params) if mask is None else mask
+    adapted, constant = tree.partition(params, mask)
+
+    def whole(adapted: Params) -> Params:
+        return tree.combine(adapted, constant)
+
+    def objective(adapted: Params, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
+        return checked(loss)(whole(adapted), batch, key)
+
+    def step(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
+        adapted, opt_state = state
+        grads, metrics = jax.grad(objective, has_aux=True)(adapted, batch, key)
+        grads = jax.lax.stop_gradient(grads) if first_order else grads
+        updates, opt_state = optimizer.update(grads, opt_state, adapted)
+        return (optax.apply_updates(adapted, updates), opt_state), metrics
+
+    return Inner((adapted, optimizer.init(adapted)), step, lambda state: whole(state[0]))
+
+
+def adapt(
+    inner: Inner,
+    batch: Batch,
+    key: RandomKey,
+    num_steps: int,
+    *,
+    probe: Callable[[Params], PyTree] | None = None,
+) -> tuple[Params, PyTree]:
+    """`num_steps` inner steps on one batch, each with a key of its own.
+
+    Args:
+        inner: the inner problem.
+        batch: the support set.
+        key: split into one key a step.
+        num_steps: K >= 0.
+        probe: looks at the parameters after 0, 1, ..., K steps.
+
+    Returns:
+        The adapted parameters and a trace: what the probe saw, `[K + 1, ...]`, or, without a
+        probe, the metrics of the steps, `[K, ...]`.
+
+    Raises:
+        ValueError: `num_steps` is negative.
+
+    >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
+    >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
+    >>> params, path = adapt(inner, 0.0, jax.random.key(0), 3, probe=lambda w: w)
+    >>> path.tolist()
+    [4.0, 2.0, 1.0, 0.5]
+    """
+    check_count(num_steps, least=0)
+
+    def body(state: PyTree, step_key: RandomKey) -> tuple[PyTree, PyTree]:
+        state, metrics = inner.step(state, batch, step_key)
+        return state, metrics if probe is None else probe(inner.params(state))
+
+    state, trace = jax.lax.scan(body, inner.state, jax.random.split(key, num_steps))
+    if probe is not None:
+        start = probe(inner.params(inner.state))
+        trace = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), start, trace)
+    return inner.params(state), trace
+
+
+def check_count(count: int, *, least: int, of: str = "steps") -> None:
+    """Refuses a count that is no integer, or below the least.
+
+    Raises:
+        ValueError: saying what was counted, what was got and what was wanted.
+    """
+    if not isinstance(count, int) or count < least:
+        raise ValueError(f"the number of {of} must be an integer >= {least}; got {count!r}")

@@ -1,0 +1,177 @@
+"""The outer loop: the only map over tasks in meta-training, and the only scan over meta-steps."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from maml.inner import check_count, check_optimizer
+from maml.types import (
+    Algorithm,
+    Episode,
+    MetaGrad,
+    MetaParams,
+    MetaState,
+    Metrics,
+    Params,
+    RandomKey,
+    RandomKeys,
+    Sampler,
+)
+
+
+def init(
+    algorithm: Algorithm, optimizer: optax.GradientTransformation, params: Params
+) -> MetaState:
+    """The state before the first meta-step.
+
+    Raises:
+        ValueError: the outer optimiser is not optax's, or the algorithm refuses the parameters.
+    """
+    check_optimizer(optimizer)
+    meta_params = algorithm.init(params)
+    return MetaState(meta_params, optimizer.init(meta_params), jnp.zeros((), jnp.int32))
+
+
+def batched(sample: Sampler, num_tasks: int) -> Sampler:
+    """From a sampler of one task to a sampler of a meta-batch, `Episode[task, ...]`.
+
+    Args:
+        sample: of one task; a `Partial` stays one, so that its arrays remain arguments of jit.
+        num_tasks: the size of the meta-batch, >= 1.
+
+    Raises:
+        ValueError: `num_tasks` is below 1.
+
+    >>> from maml import Episode
+    >>> sample = batched(lambda key: Episode(*jax.random.normal(key, (2, 5))), 3)
+    >>> sample(jax.random.key(0)).support.shape
+    (3, 5)
+    """
+    check_count(num_tasks, least=1, of="tasks")
+    return jax.tree_util.Partial(partial(_sample_batch, num_tasks), sample)
+
+
+def _sample_batch(num_tasks: int, sample: Sampler, key: RandomKey) -> Episode:
+    return jax.vmap(sample)(jax.random.split(key, num_tasks))
+
+
+def meta_gradient(
+    grad: MetaGrad,
+    meta_params: MetaParams,
+    episodes: Episode,
+    key: RandomKey,
+    *,
+    chunk: int | None = None,
+) -> tuple[MetaParams, Metrics]:
+    """The mean over tasks of the meta-gradient, and of the metrics.
+
+    Args:
+        grad: of one task.
+        meta_params: where.
+        episodes: `Episode[task, ...]`.
+        key: split into one key a task, whatever the chunk.
+        chunk: how many tasks are mapped at once; chunks run one after the other with their
+            gradients accumulated, so memory is that of one chunk. Default: all at once.
+
+    Raises:
+        ValueError: the chunk does not divide the number of tasks, or leaves disagree about it.
+    """
+    num_tasks = count_tasks(episodes)
+    chunk = num_tasks if chunk is None else chunk
+    check_count(chunk, least=1, of="tasks in a chunk")
+    if num_tasks % chunk:
+        raise ValueError(f"a chunk of {chunk} does not divide the meta-batch of {num_tasks} tasks")
+
+    def total(episodes: Episode, keys: RandomKeys) -> tuple[MetaParams, Metrics]:
+        outs = jax.vmap(grad, (None, 0, 0))(meta_params, episodes, keys)
+        return jax.tree.map(partial(jnp.sum, axis=0), outs)
+
+    def add_chunk(sums: PyTree, tasks: tuple[Episode, RandomKeys]) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, sums, total(*tasks)), None
+
+    tasks = (episodes, jax.random.split(key, num_tasks))
+    if chunk == num_tasks:
+        sums = total(*tasks)
+    else:
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), tasks)
+        shapes = jax.eval_shape(total, *jax.tree.map(lambda leaf: leaf[0], chunks))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        sums, _ = jax.lax.scan(add_chunk, zeros, chunks)
+    return jax.tree.map(lambda leaf: leaf / num_tasks, sums)
+
+
+def count_tasks(episodes: Episode) -> int:
+    """The size of the leading axis that all leaves share.
+
+    Raises:
+        ValueError: there is none, or leaves disagree.
+    """
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
+    if len(sizes) != 1 or sizes == {()}:
+        raise ValueError(f"episodes need one leading task axis; got leading sizes {sorted(sizes)}")
+    return sizes.pop()[0]
+
+
+def meta_step(
+    algorithm: Algorithm,
+    optimizer: optax.GradientTransformation,
+    state: MetaState,
+    episodes: Episode,
+    key: RandomKey,
+    *,
+    chunk: int | None = None,
+) -> tuple[MetaState, Metrics]:
+    """One outer step:  theta <- theta + u(mean over tasks of the meta-gradient).
+
+    Args:
+        algorithm: what gives the meta-gradient.
+        optimizer: the outer one, any optax transformation.
+        state: before.
+        episodes: `Episode[task, ...]`.
+        key: split into one key a task.
+        chunk: see `meta_gradient`.
+    """
+    grads, metrics = meta_gradient(algorithm.grad, state.params, episodes, key, chunk=chunk)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return MetaState(params, opt_state, state.step + 1), metrics
+
+
+def train(
+    algorithm: Algorithm,
+    optimizer: optax.GradientTransformation,
+    sample: Sampler,
+    state: MetaState,
+    key: RandomKey,
+    num_steps: int,
+    *,
+    chunk: int | None = None,
+) -> tuple[MetaState, Metrics]:
+    """`num_steps` meta-steps in one scan, sampling included: jit it, and the host sleeps.
+
+    Args:
+        algorithm: what gives the meta-gradient.
+        optimizer: the outer one.
+        sample: a meta-batch from a key, `Episode[task, ...]`.
+        state: before. Step t uses `fold_in(key, t)`, so two calls of n steps are one of 2 n.
+        key: the key of the whole run, the same in every call.
+        num_steps: how many.
+        chunk: see `meta_gradient`.
+
+    Returns:
+        The state after, and the metrics of every meta-step, `[num_steps]`.
+
+    Raises:
+        ValueError: `num_steps` is negative, or the chunk does not divide the tasks.
+    """
+    check_count(num_steps, least=0)
+
+    def body(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
+        sample_key, grad_key = jax.random.split(jax.random.fold_in(key, state.step))
+        episodes = sample(sample_key)
+        return meta_step(algorithm, optimizer, state, episodes, grad_key, chunk=chunk)
+
+    return jax.lax.scan(body, state, length=num_steps)

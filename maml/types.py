@@ -1,0 +1,82 @@
+"""The vocabulary: seven types, and every function in the library is written in them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Array, Int, Key, PyTree, Scalar
+
+Params = PyTree  # the parameters of a model: any tree of floating-point arrays
+MetaParams = (
+    PyTree  # what is learned across tasks: model parameters, and learned rates and the like
+)
+Batch = PyTree  # what a loss looks at: (inputs, targets), or the parameters of an environment
+Metrics = PyTree  # scalars by name
+RandomKey = Key[Array, ""]
+RandomKeys = Key[Array, " n"]
+
+LossFn = Callable[[Params, Batch, RandomKey], tuple[Scalar, Metrics]]
+"""`loss(params, batch, key) -> (scalar, metrics)` of ONE task: all that a problem provides."""
+
+
+class Episode(NamedTuple):
+    """One task: what is adapted to, and what the adapted parameters are judged by.
+
+    Attributes:
+        support: the batch of the inner loss.
+        query: the batch of the outer loss.
+    """
+
+    support: Batch
+    query: Batch
+
+
+class Inner(NamedTuple):
+    """The inner problem of one task: where adaptation starts, how it steps, what it yields.
+
+    Attributes:
+        state: the initial state.
+        step: `step(state, batch, key) -> (state, metrics)`.
+        params: `params(state) -> model parameters`.
+    """
+
+    state: PyTree
+    step: Callable[[PyTree, Batch, RandomKey], tuple[PyTree, Metrics]]
+    params: Callable[[PyTree], Params]
+
+
+Learner = Callable[[MetaParams], Inner]
+"""What adapts, and how: a function from meta-parameters to the inner problem of one task."""
+
+MetaGrad = Callable[[MetaParams, Episode, RandomKey], tuple[MetaParams, Metrics]]
+"""`grad(meta_params, episode, key) -> (meta_grads, metrics)` of ONE task."""
+
+Sampler = Callable[[RandomKey], Episode]
+"""A pure function that draws episodes; its arrays ride in a `jax.tree_util.Partial`."""
+
+
+class Algorithm(NamedTuple):
+    """A learner times an estimator of its meta-gradient.
+
+    Attributes:
+        init: `init(params) -> meta_params`.
+        learner: what adapts, and how; `evaluate` needs nothing else.
+        grad: the meta-gradient of one task.
+    """
+
+    init: Callable[[Params], MetaParams]
+    learner: Learner
+    grad: MetaGrad
+
+
+class MetaState(NamedTuple):
+    """All the state there is between two meta-steps.
+
+    Attributes:
+        params: the meta-parameters.
+        opt_state: the state of the outer optimiser.
+        step: the number of meta-steps taken, from which every random key is folded.
+    """
+
+    params: MetaParams
+    opt_state: PyTree
+    step: Int[Array, ""]

@@ -1,0 +1,1 @@
+"""Where episodes come from: task distributions, data sets, models and layers."""

@@ -1,0 +1,103 @@
+"""Whose statistics normalise the query set: the question that few-shot results hang on.
+
+The support set is always normalised by its own statistics. The query set is normalised by
+
+* `transductive`: its own, as MAML's code does; the answer for one image then depends on the others,
+* `support`: the support set's, taken at the same parameters (inductive),
+* `running`: averages over meta-training. While meta-training goes on the query is normalised by
+  its own statistics, which are recorded, as in the train and eval modes of every framework.
+
+Running averages r are meta-parameters with an objective of their own, 1/2 ||r - observed||^2, so
+gradient descent with rate 1 - momentum is the moving average, and nothing else has to know of it.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, PyTree
+
+from maml import LossFn, classification
+from maml.types import Batch, Params, RandomKey
+from tasks.sampling import Query
+
+Mode = Literal["transductive", "support", "running"]
+STATISTICS = "batch_stats"
+
+
+def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> LossFn:
+    """Cross-entropy of a model whose batch normalisation takes the mode's statistics.
+
+    Args:
+        model: called as `model(images, reference=..., running=...)`; `track` is set for `running`.
+        mode: whose statistics normalise a query set, see above.
+        evaluating: use the running averages instead of recording them.
+
+    Returns:
+        A loss of `(images, labels)`, a support set, or of `(Query, labels)`.
+
+    Raises:
+        ValueError: there is no such mode, or the model does not track what it asks for.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"batch norm is one of {', '.join(get_args(Mode))}; got {mode!r}")
+    if (mode == "running") != getattr(model, "track", False):
+        raise ValueError(f"batch norm {mode!r} needs a model with track={mode == 'running'}")
+
+    def by_support(variables: Params, query: Query) -> Array:
+        both = jnp.concatenate([query.support, query.images])
+        rows = query.support.shape[0]
+        return jnp.asarray(model.apply(variables, both, reference=rows))[rows:]
+
+    def apply(variables: Params, inputs: Array | Query) -> Array:
+        if not isinstance(inputs, Query):
+            return jnp.asarray(model.apply(variables, inputs))
+        if mode == "support":
+            return by_support(variables, inputs)
+        return jnp.asarray(model.apply(variables, inputs.images, running=mode == "running"))
+
+    def recording(variables: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
+        inputs, labels = batch
+        if not isinstance(inputs, Query):
+            return loss(variables, batch, key)
+        logits, observed = model.apply(variables, inputs.images, mutable=STATISTICS)
+        value, metrics = classification(lambda _, logits: logits)(None, (logits, labels), key)
+        return value + _distance(variables[STATISTICS], observed[STATISTICS]), metrics
+
+    loss = classification(apply)
+    return recording if mode == "running" and not evaluating else loss
+
+
+def _distance(averages: PyTree, observed: PyTree) -> Array:
+    squares = jax.tree.map(
+        lambda r, seen: 0.5 * jnp.sum(jnp.square(r - jax.lax.stop_gradient(seen))),
+        averages,
+        observed,
+    )
+    return jnp.asarray(sum(jax.tree.leaves(squares)))
+
+
+def averaging(
+    optimizer: optax.GradientTransformation, momentum: float
+) -> optax.GradientTransformation:
+    """The optimiser, with running averages  r <- momentum r + (1 - momentum) observed.
+
+    Args:
+        optimizer: of every other leaf.
+        momentum: of the moving average over meta-steps, in [0, 1).
+    """
+
+    def labels(params: Params) -> PyTree[str]:
+        return jax.tree.map_with_path(
+            lambda path, _: (
+                "averaged"
+                if STATISTICS in jax.tree_util.keystr(path, simple=True, separator="/")
+                else "learned"
+            ),
+            params,
+        )
+
+    moving_average = optax.sgd(1 - momentum)
+    return optax.partition({"averaged": moving_average, "learned": optimizer}, labels)

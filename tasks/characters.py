@@ -1,0 +1,88 @@
+"""A set of drawn characters and its splits: what Omniglot and glyphs have in common."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+PARTS = ("train", "val", "test")
+
+
+class Characters(NamedTuple):
+    """Drawings by class: ink is 255, paper is 0.
+
+    Attributes:
+        images: `[class, drawing, height, width]`, uint8.
+        names: `alphabet/character`, one a class, all different.
+        source: where the drawings came from, in words, printed with every result.
+    """
+
+    images: UInt8[np.ndarray, "class drawing height width"]
+    names: tuple[str, ...]
+    source: str
+
+
+Split = dict[str, Int[np.ndarray, "class"]]  # part ("train", "val", "test") -> indices of classes
+
+
+def alphabet(name: str) -> str:
+    """The alphabet of a class name.
+
+    >>> alphabet("Greek/character01")
+    'Greek'
+    """
+    return name.partition("/")[0]
+
+
+def shuffled(names: Sequence[str], seed: int) -> list[str]:
+    """The names in the order of SHA-256(seed, name): one order on every machine, for ever.
+
+    A random generator's stream may change with its library; a hash cannot, and it does not
+    depend on the order in which a file system lists the classes.
+
+    >>> shuffled(["a", "b", "c", "d"], seed=0)
+    ['c', 'b', 'd', 'a']
+    """
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+
+
+def split(names: Sequence[str], parts: dict[str, Sequence[str]]) -> Split:
+    """Indices into `names` of the classes in each part.
+
+    Raises:
+        ValueError: a part is missing or empty, a class is unknown, or a class is listed twice.
+    """
+    if set(parts) != set(PARTS):
+        raise ValueError(f"a split has the parts {', '.join(PARTS)}; got {', '.join(parts)}")
+    index = {name: i for i, name in enumerate(names)}
+    seen: dict[str, str] = {}
+    for part in PARTS:
+        if not parts[part]:
+            raise ValueError(f"the part {part!r} of the split is empty")
+        for name in parts[part]:
+            if name not in index:
+                raise ValueError(f"the part {part!r} names {name!r}, which is no class of the set")
+            if name in seen:
+                raise ValueError(f"{name!r} is in {seen[name]!r} and again in {part!r}")
+            seen[name] = part
+    return {part: np.array([index[name] for name in parts[part]]) for part in PARTS}
+
+
+def read_split(path: Path, names: Sequence[str]) -> Split:
+    """The split in a JSON file `{"train": [names], "val": [names], "test": [names]}`.
+
+    Raises:
+        ValueError: the file is missing, is not such a JSON, or `split` refuses what it holds.
+    """
+    try:
+        parts = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read the split file {path}: {error}") from error
+    lists = isinstance(parts, dict) and all(isinstance(part, list) for part in parts.values())
+    if not lists:
+        raise ValueError(f'{path} must hold {{"train": [names], "val": [names], "test": [names]}}')
+    return split(names, parts)

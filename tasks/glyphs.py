@@ -1,0 +1,294 @@
+"""The few-shot set that needs no download: characters of many scripts, drawn from fonts.
+
+The fonts are those that matplotlib ships. A class is a character, its alphabet a script, and
+its twenty drawings stand for Omniglot's twenty drawers: other faces, weights and slants of the
+character, each with its own stroke thickness, affine map and smooth elastic warp.
+
+A drawing shows the shape of a character, not its size or its place on the line. Characters that
+differ in nothing else ("o" and "O", Latin "A" and Greek Alpha) could not be told apart, so the
+set holds only the first of them in the order of `SCRIPTS`.
+"""
+
+import hashlib
+import unicodedata
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib
+import numpy as np
+import PIL
+from jaxtyping import Float, Float32, UInt8
+from matplotlib.ft2font import FT2Font
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from platformdirs import user_cache_dir
+from rich.progress import track
+from scipy.ndimage import map_coordinates
+
+from tasks.characters import PARTS, Characters, Split, alphabet, split
+
+RECIPE = 1  # raise it with every change that changes an image: old caches are then left alone
+DRAWINGS = 20
+SIDE = 28
+CANVAS = 4 * SIDE  # characters are fitted and warped large, and only then made small
+LONGEST = round(19 / 28 * CANVAS)  # the longer side of a fitted character
+INK = (0.02, 0.30)  # the part of a canvas that may be ink: no blanks, no solid blocks
+LOOKALIKE = 0.85  # two characters that resemble each other more than this count as one
+FAITHFUL = 0.40  # a face whose shape resembles `BASE`'s less draws another form
+STRETCHES = (0.86, 0.93, 1.08, 1.16)  # proportions that do not make another character
+
+BASE = "DejaVuSans"  # it decides which characters there are: it holds the most scripts
+FACES = (
+    *(BASE, "DejaVuSerif", "DejaVuSansMono", "STIXGeneral"),
+    *("DejaVuSans-Oblique", "DejaVuSerif-Italic", "DejaVuSansMono-Oblique", "STIXGeneralItalic"),
+    *("DejaVuSans-Bold", "DejaVuSerif-Bold", "DejaVuSansMono-Bold", "STIXGeneralBol"),
+    *("DejaVuSans-BoldOblique", "DejaVuSerif-BoldItalic", "DejaVuSansMono-BoldOblique"),
+    "STIXGeneralBolIta",
+)
+
+# The Unicode blocks of each script.
+SCRIPTS = {
+    "Latin": (
+        range(0x0021, 0x0250),
+        range(0x1E00, 0x1F00),
+        range(0x2C60, 0x2C80),
+        range(0xA720, 0xA800),
+    ),
+    "Greek": (range(0x0370, 0x0400),),
+    "Cyrillic": (range(0x0400, 0x0530), range(0xA640, 0xA6A0)),
+    "Phonetic": (range(0x0250, 0x02B0), range(0x1D00, 0x1DC0)),
+    "Armenian": (range(0x0530, 0x0590),),
+    "Hebrew": (range(0x0590, 0x0600),),
+    "Arabic": (range(0x0600, 0x0700), range(0x0750, 0x0780)),
+    "NKo": (range(0x07C0, 0x0800),),
+    "Lao": (range(0x0E80, 0x0F00),),
+    "Georgian": (range(0x10A0, 0x1100), range(0x2D00, 0x2D30)),
+    "Canadian": (range(0x1400, 0x1680),),
+    "Ogham": (range(0x1680, 0x16A0),),
+    "Tifinagh": (range(0x2D30, 0x2D80),),
+    "OldItalic": (range(0x10300, 0x10330),),
+    "Currency": (range(0x20A0, 0x20D0),),
+    "Letterlike": (range(0x2100, 0x2190),),
+    "Arrows": (range(0x2190, 0x2200), range(0x2900, 0x2980), range(0x2B00, 0x2C00)),
+    "Mathematical": (range(0x2200, 0x2300), range(0x2980, 0x2B00)),
+    "Technical": (range(0x2300, 0x2400),),
+    "Box": (range(0x2500, 0x2580),),
+    "Geometric": (range(0x25A0, 0x2600),),
+    "Symbols": (range(0x2600, 0x2700),),
+    "Braille": (range(0x2800, 0x2900),),
+}
+
+# Scripts that are held out: learners meet them only in validation and in the test.
+HELD_OUT = {
+    "val": ("Armenian", "Hebrew", "Lao", "Technical"),
+    "test": ("Georgian", "NKo", "Tifinagh", "Ogham", "OldItalic", "Mathematical"),
+}
+
+Canvas = Image.Image
+
+
+def load(*, cache: Path | None = None) -> Characters:
+    """The set, from its cache or, the first time on a machine, rendered in some ten seconds.
+
+    Args:
+        cache: the folder that keeps the rendered set; None means the user's cache folder.
+    """
+    path = Path(cache or user_cache_dir("maml")) / f"glyphs-{_fingerprint()}.npz"
+    if path.exists():
+        try:
+            return _read(path)
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            warnings.warn(f"{path} is corrupt ({error}); rendering it again", stacklevel=2)
+    characters = render(classes())
+    _write(path, characters)
+    return characters
+
+
+def splits(characters: Characters) -> Split:
+    """Indices of the classes in train, val and test: no script is in two of them."""
+    held_out = {script: part for part, scripts in HELD_OUT.items() for script in scripts}
+    part_of = {name: held_out.get(alphabet(name), "train") for name in characters.names}
+    parts: dict[str, Sequence[str]] = {
+        part: [name for name in part_of if part_of[name] == part] for part in PARTS
+    }
+    return split(characters.names, parts)
+
+
+def classes() -> dict[str, Canvas]:
+    """Every class by name with its unwarped shape, no two of them lookalikes."""
+    shapes = {"missing": fitted("\uffff", BASE)}  # a noncharacter: no font has a glyph for it
+    for name, character in _candidates():
+        shape = fitted(character, BASE)
+        if INK[0] < np.asarray(shape).mean() / 255 < INK[1]:
+            shapes[name] = shape
+    kept = distinct(np.stack([blurred(shape) for shape in shapes.values()]))
+    names = list(shapes)
+    return {names[index]: shapes[names[index]] for index in kept[1:]}
+
+
+def render(shapes: dict[str, Canvas]) -> Characters:
+    """Draws every one of these `classes`."""
+    steps = track(shapes.items(), "Rendering glyphs", transient=True)
+    images = np.stack([_drawings(name, shape) for name, shape in steps])
+    source = f"glyphs: characters from the fonts of matplotlib {matplotlib.__version__}"
+    return Characters(images, tuple(shapes), source)
+
+
+def fitted(character: str, face: str) -> Canvas:
+    """A character in the middle of a canvas, scaled so that its longer side is `LONGEST`."""
+    font = _font(face)
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
+    ink = Image.new("L", (right - left + 2, bottom - top + 2))
+    ImageDraw.Draw(ink).text((1 - left, 1 - top), character, fill=255, font=font)
+    ink = ink.crop(ink.getbbox())
+    scale = LONGEST / max(ink.size)
+    width, height = (max(1, round(scale * side)) for side in ink.size)
+    canvas = Image.new("L", (CANVAS, CANVAS))
+    corner = (CANVAS - width) // 2, (CANVAS - height) // 2
+    canvas.paste(ink.resize((width, height), Image.Resampling.BILINEAR), corner)
+    return canvas
+
+
+def blurred(canvas: Canvas) -> Float32[np.ndarray, "SIDE SIDE"]:
+    """The shape at the final resolution and forgiving of small misfits."""
+    small = canvas.reduce(CANVAS // SIDE).filter(ImageFilter.GaussianBlur(0.75))
+    return np.asarray(small, np.float32)
+
+
+def likeness(
+    pixels: Float32[np.ndarray, "*shapes SIDE SIDE"],
+) -> Float32[np.ndarray, "*shapes pixels"]:
+    """Unit vectors of shapes: the product of two is the correlation of their pixels."""
+    flat = pixels.reshape(*pixels.shape[:-2], -1)
+    centred = flat - flat.mean(-1, keepdims=True)
+    return centred / np.linalg.norm(centred, axis=-1, keepdims=True)
+
+
+def resemblance(
+    kept: Float32[np.ndarray, "kept SIDE SIDE"], new: Float32[np.ndarray, "new SIDE SIDE"]
+) -> Float32[np.ndarray, "kept new"]:
+    """How alike blurred shapes are, at the most favourable stretch of the new one."""
+    line, middle = np.arange(SIDE), (SIDE - 1) / 2
+    stretched = [new]
+    for stretch in STRETCHES:
+        source = middle + (line - middle) / stretch
+        linear = np.maximum(0, 1 - np.abs(source[:, None] - line)).astype(np.float32)
+        stretched += [linear @ new, new @ linear.T]
+    likes = likeness(kept)
+    return np.max([likes @ likeness(shapes).T for shapes in stretched], axis=0)
+
+
+def distinct(shapes: Float32[np.ndarray, "shape SIDE SIDE"]) -> list[int]:
+    """The blurred shapes that resemble none kept before them; the first is kept.
+
+    They are compared in blocks: many small products are slow where processes share the cores.
+    """
+    kept = [0]
+    for first in range(1, len(shapes), 256):
+        block = shapes[first : first + 256]
+        rivals = np.array([*kept, *range(first, first + len(block))])
+        alive = np.arange(len(rivals)) < len(kept)
+        for place, column in enumerate(resemblance(shapes[rivals], block).T, len(kept)):
+            alive[place] = column[alive].max() < LOOKALIKE
+        kept = rivals[alive].tolist()
+    return kept
+
+
+def warped(
+    ink: Float32[np.ndarray, "CANVAS CANVAS"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "SIDE SIDE"]:
+    """Soft ink under the first small random warp that leaves the edge of the paper free.
+
+    Sampling twice as finely as the drawing and averaging leaves antialiased grey.
+    """
+    while True:
+        sampled = map_coordinates(ink, _where(rng), order=1)
+        full = rng.uniform(0.4, 1.0)  # how far into the soft edge of a stroke its ink is full
+        fine = np.minimum(1, sampled / full).reshape(SIDE, 2, SIDE, 2)
+        drawing = np.rint(255 * fine.mean((1, 3))).astype(np.uint8)
+        if not drawing[[0, -1]].any() and not drawing[:, [0, -1]].any():
+            return drawing
+
+
+def _where(rng: np.random.Generator) -> Float[np.ndarray, "2 y x"]:
+    """Where on the canvas each of `2 * SIDE` squared samples is taken, in pixels."""
+    line = (np.arange(2 * SIDE) + 0.5) / SIDE - 1
+    grid = np.stack(np.meshgrid(line, line, indexing="ij"))
+    angle = np.deg2rad(10) * rng.uniform(-1, 1)
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shear = np.array([[1.0, 0.0], [rng.uniform(-0.2, 0.2), 1.0]])
+    stretch = np.exp(rng.uniform(-0.2, 0.2, 2))[:, None]
+    bumps = np.exp(-(((line[:, None] - np.linspace(-1, 1, 4)) / 0.5) ** 2))
+    elastic = 0.09 * bumps @ rng.uniform(-1, 1, (2, 4, 4)) @ bumps.T
+    shift = rng.uniform(-0.05, 0.05, (2, 1, 1))
+    place = np.einsum("ij,jyx->iyx", rotation @ shear * stretch, grid) + elastic + shift
+    return (place + 1) * CANVAS / 2 - 0.5
+
+
+def _drawings(name: str, base: Canvas) -> UInt8[np.ndarray, "DRAWINGS SIDE SIDE"]:
+    """The drawings of one class: the faces that hold it in turn, each time warped anew."""
+    point = int(name.partition("+")[2], 16)
+    like = likeness(blurred(base))
+    shapes = [fitted(chr(point), face) for face in FACES if point in _points(face)]
+    faithful = [shape for shape in shapes if like @ likeness(blurred(shape)) > FAITHFUL]
+    soft = [shape.filter(ImageFilter.GaussianBlur(1.5)) for shape in faithful]
+    inks = [np.asarray(shape, np.float32) / 255 for shape in soft]
+    rng = np.random.default_rng(point)  # no class's drawings depend on what other classes exist
+    return np.stack([warped(ink, rng) for ink in islice(cycle(inks), DRAWINGS)])
+
+
+def _candidates() -> Iterator[tuple[str, str]]:
+    """Names and characters that `BASE` holds, in the order of `SCRIPTS`.
+
+    A character that decomposes is another one with marks, in a ligature or in another style.
+    """
+    for script, blocks in SCRIPTS.items():
+        for point in filter(_points(BASE).__contains__, chain(*blocks)):
+            character = chr(point)
+            visible = unicodedata.category(character)[0] in "LNPS"
+            if visible and not unicodedata.decomposition(character):
+                yield f"{script}/U+{point:04X}", character
+
+
+@lru_cache
+def _font(face: str) -> ImageFont.FreeTypeFont:
+    # The basic layout draws a code point's own glyph, whatever shaping libraries there are.
+    return ImageFont.truetype(_path(face), LONGEST, layout_engine=ImageFont.Layout.BASIC)
+
+
+@lru_cache
+def _points(face: str) -> frozenset[int]:
+    return frozenset(FT2Font(str(_path(face))).get_charmap())
+
+
+def _path(face: str) -> Path:
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
+
+
+def _fingerprint() -> str:
+    """What the images depend on: this recipe, the fonts, the renderer, the table of characters."""
+    versions = (RECIPE, matplotlib.__version__, PIL.__version__, unicodedata.unidata_version)
+    return hashlib.sha256(repr(versions).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> Characters:
+    # NumPy would leave a file that it opened itself open when the archive is truncated.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        images, names, source = (arrays[field] for field in Characters._fields)
+    if images.shape != (len(names), DRAWINGS, SIDE, SIDE) or images.dtype != np.uint8:
+        raise ValueError(f"images are {images.dtype} {images.shape}, names {len(names)}")
+    return Characters(images, tuple(map(str, names)), str(source))
+
+
+def _write(path: Path, characters: Characters) -> None:
+    """Writes the cache in one step, so that no process ever reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=path.parent) as folder:
+        partial = Path(folder) / path.name
+        np.savez_compressed(partial, allow_pickle=False, **characters._asdict())
+        partial.replace(path)

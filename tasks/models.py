@@ -1,0 +1,90 @@
+"""The networks of the papers, as flax modules."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from tasks.layers import BatchNorm, Conv, max_pool
+
+
+class MLP(nn.Module):
+    """Fully connected ReLU network, without normalisation.
+
+    Attributes:
+        widths: of the hidden layers; the sinusoid network is (40, 40).
+        outputs: how many numbers it puts out.
+        deviation: standard deviation of the truncated normal that draws the weights, 0.01 as in
+            MAML's code. Biases start at zero.
+    """
+
+    widths: Sequence[int] = (40, 40)
+    outputs: int = 1
+    deviation: float = 0.01
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n inputs"]) -> Float[Array, "n outputs"]:
+        """Predictions."""
+        draw = nn.initializers.truncated_normal(self.deviation)
+        for width in self.widths:
+            x = nn.relu(nn.Dense(width, kernel_init=draw)(x))
+        return nn.Dense(self.outputs, kernel_init=draw)(x)
+
+
+class Conv4(nn.Module):
+    """Four blocks of 3 x 3 convolution, batch normalisation and ReLU, then a linear head.
+
+    With strides, the paper's Omniglot network: the blocks halve the image by stride 2 and the
+    head sees the mean over what is left. With pooling, by 2 x 2 max-pooling, flattened.
+
+    Attributes:
+        ways: classes.
+        features: channels of each block.
+        pool: halve by max-pooling instead of by stride.
+        track: whether batch normalisation has running averages.
+    """
+
+    ways: int
+    features: int = 64
+    pool: bool = False
+    track: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n h w c"], *, reference: int | None = None, running: bool = False
+    ) -> Float[Array, "n ways"]:
+        """Logits. `reference` and `running` are `BatchNorm`'s."""
+        for block in range(4):
+            x = Conv(self.features, stride=1 if self.pool else 2, name=f"conv{block}")(x)
+            norm = BatchNorm(self.track, name=f"norm{block}")
+            x = nn.relu(norm(x, reference=reference, running=running))
+            x = max_pool(x) if self.pool else x
+        x = x.reshape(x.shape[0], -1) if self.pool else x.mean((1, 2))
+        return nn.Dense(self.ways, kernel_init=nn.initializers.normal(1.0), name="head")(x)
+
+
+class FullyConnected(nn.Module):
+    """The paper's Omniglot network without convolutions: 256-128-64-64, each normalised, ReLU.
+
+    Attributes:
+        ways: classes.
+        widths: of the hidden layers.
+        track: whether batch normalisation has running averages.
+    """
+
+    ways: int
+    widths: Sequence[int] = (256, 128, 64, 64)
+    track: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "n *image"], *, reference: int | None = None, running: bool = False
+    ) -> Float[Array, "n ways"]:
+        """Logits. `reference` and `running` are `BatchNorm`'s."""
+        x = x.reshape(x.shape[0], -1)
+        draw = nn.initializers.truncated_normal(0.01)
+        for layer, width in enumerate(self.widths):
+            x = nn.Dense(width, kernel_init=draw, name=f"dense{layer}")(x)
+            norm = BatchNorm(self.track, name=f"norm{layer}")
+            x = nn.relu(norm(x, reference=reference, running=running))
+        return nn.Dense(self.ways, kernel_init=draw, name="head")(x)
