@@ -49,11 +49,11 @@ def maml(
     Args:
         loss: `(params, batch, key) -> (scalar, metrics)`.
         optimizer: the inner optimiser, any optax transformation.
-        num_steps: K >= 1.
+        num_steps: K >= 0; with K = 0 it is joint training: adaptation comes only afterwards.
         mask: True where a leaf adapts (default: everywhere).
 
     Raises:
-        ValueError: K below 1, no optax optimiser, a mask of another structure (from `init`).
+        ValueError: K negative, no optax optimiser, a mask of another structure (from `init`).
 
     Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017).
 

@@ -21,14 +21,14 @@ def unrolled(learner: Learner, loss: LossFn, num_steps: int) -> MetaGrad:
     Args:
         learner: meta-parameters to inner problem.
         loss: the outer loss, on the query set at the adapted parameters.
-        num_steps: K >= 1.
+        num_steps: K >= 0; without a step it is joint training, the gradient of L_query(theta).
 
     Raises:
-        ValueError: `num_steps` is below 1.
+        ValueError: `num_steps` is negative.
 
     Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), equation 1.
     """
-    check_count(num_steps, least=1)
+    check_count(num_steps, least=0)
 
     def grad(meta_params: MetaParams, episode: Episode, key: RandomKey) -> tuple[PyTree, Metrics]:
         support_key, query_key = jax.random.split(key)

@@ -11,6 +11,7 @@ Running averages r are meta-parameters with an objective of their own, 1/2 ||r -
 gradient descent with rate 1 - momentum is the moving average, and nothing else has to know of it.
 """
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -27,16 +28,18 @@ Mode = Literal["transductive", "support", "running"]
 STATISTICS = "batch_stats"
 
 
-def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> LossFn:
-    """Cross-entropy of a model whose batch normalisation takes the mode's statistics.
+def few_shot_apply(
+    model: nn.Module, mode: Mode, *, evaluating: bool = False
+) -> Callable[[Params, Array | Query], Array]:
+    """Logits of a model whose batch normalisation takes the mode's statistics.
 
     Args:
         model: called as `model(images, reference=..., running=...)`; `track` is set for `running`.
         mode: whose statistics normalise a query set, see above.
-        evaluating: use the running averages instead of recording them.
+        evaluating: in the mode `running`, use the averages.
 
     Returns:
-        A loss of `(images, labels)`, a support set, or of `(Query, labels)`.
+        `apply(variables, images or Query) -> logits`.
 
     Raises:
         ValueError: there is no such mode, or the model does not track what it asks for.
@@ -46,17 +49,34 @@ def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> 
     if (mode == "running") != getattr(model, "track", False):
         raise ValueError(f"batch norm {mode!r} needs a model with track={mode == 'running'}")
 
-    def by_support(variables: Params, query: Query) -> Array:
-        both = jnp.concatenate([query.support, query.images])
-        rows = query.support.shape[0]
-        return jnp.asarray(model.apply(variables, both, reference=rows))[rows:]
-
     def apply(variables: Params, inputs: Array | Query) -> Array:
         if not isinstance(inputs, Query):
             return jnp.asarray(model.apply(variables, inputs))
         if mode == "support":
-            return by_support(variables, inputs)
-        return jnp.asarray(model.apply(variables, inputs.images, running=mode == "running"))
+            both = jnp.concatenate([inputs.support, inputs.images])
+            rows = inputs.support.shape[0]
+            return jnp.asarray(model.apply(variables, both, reference=rows))[rows:]
+        running = mode == "running" and evaluating
+        return jnp.asarray(model.apply(variables, inputs.images, running=running))
+
+    return apply
+
+
+def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> LossFn:
+    """Cross-entropy of `few_shot_apply`, with the objective of the running averages.
+
+    Args:
+        model: see `few_shot_apply`.
+        mode: whose statistics normalise a query set, see above.
+        evaluating: use the running averages instead of recording them.
+
+    Returns:
+        A loss of `(images, labels)`, a support set, or of `(Query, labels)`.
+
+    Raises:
+        ValueError: as `few_shot_apply`.
+    """
+    loss = classification(few_shot_apply(model, mode, evaluating=evaluating))
 
     def recording(variables: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
         inputs, labels = batch
@@ -66,7 +86,6 @@ def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> 
         value, metrics = classification(lambda _, logits: logits)(None, (logits, labels), key)
         return value + _distance(variables[STATISTICS], observed[STATISTICS]), metrics
 
-    loss = classification(apply)
     return recording if mode == "running" and not evaluating else loss
 
 

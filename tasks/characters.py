@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ def shuffled(names: Sequence[str], seed: int) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
-def split(names: Sequence[str], parts: dict[str, Sequence[str]]) -> Split:
+def split(names: Sequence[str], parts: Mapping[str, Sequence[str]]) -> Split:
     """Indices into `names` of the classes in each part.
 
     Raises:
@@ -82,7 +82,10 @@ def read_split(path: Path, names: Sequence[str]) -> Split:
         parts = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read the split file {path}: {error}") from error
-    lists = isinstance(parts, dict) and all(isinstance(part, list) for part in parts.values())
-    if not lists:
+    if not isinstance(parts, dict) or not all(map(_is_list_of_names, parts.values())):
         raise ValueError(f'{path} must hold {{"train": [names], "val": [names], "test": [names]}}')
     return split(names, parts)
+
+
+def _is_list_of_names(part: object) -> bool:
+    return isinstance(part, list) and all(isinstance(name, str) for name in part)

@@ -14,7 +14,7 @@ import unicodedata
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain, cycle, islice
 from pathlib import Path
@@ -113,7 +113,7 @@ def splits(characters: Characters) -> Split:
     """Indices of the classes in train, val and test: no script is in two of them."""
     held_out = {script: part for part, scripts in HELD_OUT.items() for script in scripts}
     part_of = {name: held_out.get(alphabet(name), "train") for name in characters.names}
-    parts: dict[str, Sequence[str]] = {
+    parts = {
         part: [name for name in part_of if part_of[name] == part] for part in PARTS
     }
     return split(characters.names, parts)

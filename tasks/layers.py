@@ -76,9 +76,12 @@ def max_pool(
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
-    n, height, width, channels = x.shape
+    _, height, width, _ = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(n, height // 2, 2, width // 2, 2, channels).max((2, 4))
+    # Not `max` over axes: its gradient divides by how many numbers equal the maximum, and that
+    # may be none of them where XLA computes x twice and rounds differently.
+    x = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
 
 
 class Conv(nn.Module):
@@ -130,7 +133,12 @@ class BatchNorm(nn.Module):
             x: activations.
             reference: how many leading rows give the statistics (default: all).
             running: use the running averages instead.
+
+        Raises:
+            ValueError: there are no running averages, or no reference rows.
         """
+        if (running and not self.track) or reference == 0:
+            raise ValueError("running averages need track=True, and statistics at least one row")
         features = x.shape[-1]
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         axes = tuple(range(x.ndim - 1))

@@ -14,8 +14,8 @@ class MLP(nn.Module):
     Attributes:
         widths: of the hidden layers; the sinusoid network is (40, 40).
         outputs: how many numbers it puts out.
-        deviation: standard deviation of the truncated normal that draws the weights, 0.01 as in
-            MAML's code. Biases start at zero.
+        deviation: of the normal that draws the weights before it is cut at 2 deviations; 0.01 as
+            in MAML's code. Biases start at zero.
     """
 
     widths: Sequence[int] = (40, 40)
@@ -34,8 +34,9 @@ class MLP(nn.Module):
 class Conv4(nn.Module):
     """Four blocks of 3 x 3 convolution, batch normalisation and ReLU, then a linear head.
 
-    With strides, the paper's Omniglot network: the blocks halve the image by stride 2 and the
-    head sees the mean over what is left. With pooling, by 2 x 2 max-pooling, flattened.
+    With strides, the paper's Omniglot network: the blocks halve the image by stride 2, the head
+    sees the mean over what is left and starts as N(0, 1). With pooling, its miniImageNet network:
+    by 2 x 2 max-pooling, flattened, with a Xavier-uniform head.
 
     Attributes:
         ways: classes.
@@ -60,7 +61,8 @@ class Conv4(nn.Module):
             x = nn.relu(norm(x, reference=reference, running=running))
             x = max_pool(x) if self.pool else x
         x = x.reshape(x.shape[0], -1) if self.pool else x.mean((1, 2))
-        return nn.Dense(self.ways, kernel_init=nn.initializers.normal(1.0), name="head")(x)
+        draw = nn.initializers.glorot_uniform() if self.pool else nn.initializers.normal(1.0)
+        return nn.Dense(self.ways, kernel_init=draw, name="head")(x)
 
 
 class FullyConnected(nn.Module):

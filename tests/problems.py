@@ -4,6 +4,7 @@ The reference is written without `maml`: Python loops over the steps, whole tree
 leaves put back instead of partitions, and values instead of derivatives.
 """
 
+from functools import cache, partial
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -31,6 +32,11 @@ OPTIMIZERS = {
 BATCH_NORMS: tuple[Mode, ...] = get_args(Mode)
 STRENGTH, RATE = 2.0, 0.7
 KEY = jax.random.key(0)
+# Programs that run once: compiling them well takes longer than running them badly.
+quick = partial(
+    jax.jit,
+    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
+)
 
 
 class Tiny(nn.Module):
@@ -57,8 +63,13 @@ class Problem(NamedTuple):
     model: Tiny
 
 
+@cache
 def problem(batch_norm: Mode) -> Problem:
-    """A meta-batch of tasks with a batch-norm mode."""
+    """A meta-batch of tasks with a batch-norm mode, to be asked for in float64.
+
+    The loss is jitted, and the problem made once, so that the model is traced once, not a hundred
+    times: what the algorithms differentiate is the same program.
+    """
     model = Tiny(track=batch_norm == "running")
     rng = np.random.default_rng(0)
 
@@ -76,7 +87,7 @@ def problem(batch_norm: Mode) -> Problem:
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
     if batch_norm == "running":
         params[STATISTICS] = jax.tree.map(lambda leaf: leaf + 0.1, params[STATISTICS])
-    return Problem(few_shot_loss(model, batch_norm), params, episodes, model)
+    return Problem(jax.jit(few_shot_loss(model, batch_norm)), params, episodes, model)
 
 
 def algorithm(name: str, optimizer, num_steps: int, loss, params) -> maml.Algorithm:

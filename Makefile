@@ -1,0 +1,38 @@
+# Two commands on a fresh machine with Python >= 3.11: `make demo` and `make test`.
+PYTHON ?= python3
+NEWEST ?= $(firstword $(foreach version,3.13 3.12,$(shell command -v python$(version))))
+
+.PHONY: demo test test-slow test-newest results lint
+
+demo: .venv/installed
+	.venv/bin/python -m benchmarks.demo
+
+test: lint
+	.venv/bin/pytest -n 2 --dist worksteal
+	.venv/bin/pytest -n 2 --nbmake notebooks
+
+lint: .venv/installed
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/pyright
+
+test-slow: .venv/installed
+	.venv/bin/pytest -m slow
+
+# The newest packages that a newer Python gets, none of them pinned.
+test-newest:
+	$(if $(NEWEST),,$(error no python3.13 or python3.12 found; name one with NEWEST=))
+	$(NEWEST) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade --editable '.[tasks,dev]'
+	.venv-newest/bin/pytest -n 2 --dist worksteal
+	.venv-newest/bin/pytest -n 2 --nbmake notebooks
+
+# The README's table, from results/*.jsonl.
+results: .venv/installed
+	.venv/bin/python -m benchmarks.tables
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[tasks,dev]'
+	touch $@

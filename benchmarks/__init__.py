@@ -1,0 +1,1 @@
+"""One script an experiment: `python -m benchmarks.NAME --help`."""

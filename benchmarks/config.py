@@ -1,0 +1,86 @@
+"""The options that all benchmarks share, and how the command line sets them."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of every benchmark. A benchmark adds its own."""
+
+    preset: str
+    """The named set of defaults of all the other options."""
+    seed: int = 0
+    """Of initialisation and meta-training; the tasks of an evaluation are always the same."""
+    inner_rate: float
+    """Learning rate of the inner optimiser, on the mean loss of the support set."""
+    inner_steps: int
+    """Inner steps while meta-training."""
+    outer_rate: float = 1e-3
+    """Learning rate of the outer Adam."""
+    cosine: bool = False
+    """Let the outer rate fall to zero along a cosine instead of keeping it."""
+    meta_batch: int
+    """Tasks of one meta-step."""
+    meta_steps: int
+    """Meta-steps of the whole run."""
+    steps_per_call: int
+    """Meta-steps of one jitted call; progress, validation and the log come once a call."""
+    chunk: int | None = None
+    """Tasks mapped at once; None is all of them."""
+    val_tasks: int = 100
+    """Validation tasks after every call; 0 is none."""
+    eval_tasks: int = 600
+    """Test tasks of the final evaluation."""
+    eval_steps: int = 10
+    """Inner steps of the final evaluation, which reports every step from 0."""
+    out: Path | None = None
+    """Folder of the run; None is a new one under results/runs."""
+    record: bool = False
+    """Add the summary to results/*.jsonl, from which the README's tables are made."""
+
+    def __post_init__(self) -> None:
+        least = {"inner_steps": 0, "eval_steps": 0, "val_tasks": 0, "meta_steps": 0}
+        least |= {"meta_batch": 1, "steps_per_call": 1, "eval_tasks": 2}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be >= {bound}; got {getattr(self, name)}")
+        if self.meta_steps % self.steps_per_call:
+            raise ValueError(
+                f"steps_per_call must divide meta_steps; got {self.steps_per_call} for"
+                f" {self.meta_steps} meta-steps"
+            )
+        if self.chunk is not None and (self.chunk < 1 or self.meta_batch % self.chunk):
+            raise ValueError(
+                f"a chunk must divide the meta-batch of {self.meta_batch}; got {self.chunk}"
+            )
+
+
+C = TypeVar("C", bound=Config)
+
+
+def configure(
+    presets: Mapping[str, C], description: str | None, argv: Sequence[str] | None = None
+) -> C:
+    """The preset that `--preset` names (default: the first), changed by the other options.
+
+    Args:
+        presets: by name.
+        description: printed by `--help`.
+        argv: the command line; None is the process's own.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", default=next(iter(presets)))
+    name = parser.parse_known_args(argv)[0].preset
+    if name not in presets:
+        raise SystemExit(f"no preset {name!r}; there are {', '.join(presets)}")
+    words = f"{description}\n\nPresets: {', '.join(presets)}."
+    try:
+        return tyro.cli(type(presets[name]), default=presets[name], description=words, args=argv)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error

@@ -1,0 +1,113 @@
+"""The figures of a run, written beside its summary."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import maml
+from benchmarks.runner import Experiment
+from maml.types import MetaParams, Params
+from tasks.sinusoid import INPUT, Wave, points
+
+
+def learning_curve(out: Path, metric: str, label: str) -> Figure:
+    """The metric over meta-training, from `log.jsonl`; saved as `learning_curve.png`.
+
+    Args:
+        out: the folder of the run.
+        metric: which one.
+        label: of the axis.
+    """
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, [line[metric] for line in lines], label="meta-training tasks, adapted")
+    curves = [line["val"][metric] for line in lines if "val" in line]
+    for step in dict.fromkeys(("0", max(curves[0], key=int))) if curves else ():
+        mean = np.array([curve[step]["mean"] for curve in curves])
+        ci95 = np.array([curve[step]["ci95"] for curve in curves])
+        (line,) = axes.plot(steps, mean, label=f"validation tasks, {step} inner steps")
+        axes.fill_between(steps, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.2)
+    axes.set(xlabel="meta-steps", ylabel=label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _saved(figure, out / "learning_curve.png")
+
+
+def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
+    """Test waves and their fits after 0, 1 and 10 steps, as the paper's figure 2; `fits.png`."""
+    waves = [Wave(jnp.array(4.0), jnp.array(0.5)), Wave(jnp.array(1.0), jnp.array(2.5))]
+    x = jnp.linspace(*INPUT, 200)
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True, sharey="row")
+    for row, wave in zip(grid, waves, strict=True):
+        supports = {"half of the range": jnp.linspace(0.5, 4.5, 10), "5 points": x[20::40]}
+        for axes, (name, support) in zip(row, supports.items(), strict=True):
+            path = _predictions(experiment, meta_params, points(wave, support), x[:, None])
+            axes.plot(x, wave(x), color="tab:red", label="truth")
+            for step, style in ((0, ":"), (1, "--"), (10, "-")):
+                axes.plot(x, path[step, :, 0], style, color="tab:green", label=f"{step} steps")
+            axes.plot(support, wave(support), "^", color="tab:purple", label="support")
+            axes.set_title(f"amplitude {wave.amplitude:g}, phase {wave.phase:g}, {name}")
+        row[0].set_ylabel("y")
+    for axes in grid[-1]:
+        axes.set_xlabel("x")
+    figure.axes[0].legend(ncols=2, fontsize="small")
+    return _saved(figure, out / "fits.png")
+
+
+def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: int) -> Figure:
+    """Test episodes: support, and queries with their predicted classes; `episodes.png`.
+
+    Args:
+        out: the folder of the run.
+        experiment: few-shot classification.
+        meta_params: what was learned.
+        steps: inner steps before the prediction.
+    """
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    for number, part in enumerate(np.array(figure.subfigures(2, 2)).flat):
+        episode = experiment.samplers["test"](jax.random.key(number))
+        (support, support_labels), (query, labels) = episode
+        logits = _predictions(experiment, meta_params, episode.support, query, steps)[steps]
+        found = logits.argmax(-1)
+        shown = np.linspace(0, len(labels) - 1, min(5, len(labels))).round().astype(int)
+        grid = part.subplots(2, len(shown), squeeze=False)
+        for column, place in enumerate(shown):
+            first = int(np.argmax(support_labels == labels[place]))
+            right = found[place] == labels[place]
+            _draw(grid[0, column], support[first], f"class {labels[place]}", "black")
+            color = "tab:green" if right else "tab:red"
+            _draw(grid[1, column], query.images[place], f"→ {found[place]}", color)
+        part.suptitle(f"support above, query below: {np.mean(found == labels):.0%} right")
+    return _saved(figure, out / "episodes.png")
+
+
+def _predictions(
+    experiment: Experiment, meta_params: MetaParams, support: Any, inputs: Any, steps: int = 10
+) -> np.ndarray:
+    """The outputs for some inputs after 0 .. `steps` inner steps on a support set."""
+
+    def predict(params: Params) -> jax.Array:
+        return experiment.predict(params, inputs)
+
+    inner = experiment.algorithm.learner(meta_params)
+    return np.asarray(maml.adapt(inner, support, jax.random.key(0), steps, probe=predict)[1])
+
+
+def _draw(axes: Axes, image: jax.Array, title: str, color: str) -> None:
+    axes.imshow(1 - np.asarray(image)[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.set_title(title, color=color, fontsize="small")
+    axes.set(xticks=[], yticks=[])
+
+
+def _saved(figure: Figure, path: Path) -> Figure:
+    figure.savefig(path, dpi=120)
+    return figure

@@ -1,0 +1,199 @@
+"""Few-shot classification of characters (Finn et al. 2017, section 5.2 and table 1).
+
+    python -m benchmarks.omniglot --data FOLDER            # Omniglot; see tasks/omniglot.py
+    python -m benchmarks.omniglot --dataset glyphs         # no data and no network needed
+
+Without `--data` the Omniglot that tensorflow-datasets has prepared is used, or downloaded. To
+reach with the presets `maml-paper-*` (60,000 meta-steps, the paper's): 98.7 +- 0.4 for 5-way
+1-shot, 99.9 +- 0.1 for 5-way 5-shot, 95.8 +- 0.3 for 20-way 1-shot, 98.9 +- 0.2 for 20-way 5-shot.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import maml
+from benchmarks import figures, tables
+from benchmarks.config import Config, configure
+from benchmarks.runner import Experiment, Result, run
+from maml.types import LossFn, Params
+from tasks import glyphs, omniglot
+from tasks.batch_norm import Mode, averaging, few_shot_apply, few_shot_loss
+from tasks.models import Conv4, FullyConnected
+from tasks.sampling import few_shot
+
+MODELS = {
+    "conv4": Conv4,
+    "conv4-pool": lambda **options: Conv4(pool=True, **options),
+    "fully-connected": FullyConnected,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShot(Config):
+    """Options of the few-shot benchmark."""
+
+    dataset: Literal["omniglot", "glyphs"] = "omniglot"
+    """Omniglot, or the characters of matplotlib's fonts, which need no download."""
+    data: Path | None = None
+    """Folder with the two Omniglot zips or folders, or a data_dir of tensorflow-datasets."""
+    resize: omniglot.Resize = "nearest"
+    """How Omniglot becomes 28x28: as MAML's code does in effect, or antialiased."""
+    split: str = "paper"
+    """Of Omniglot: "paper", "alphabets", or a JSON file. Glyphs are split by script."""
+    ways: int
+    """Classes of an episode."""
+    shots: int
+    """Support drawings a class."""
+    queries: int
+    """Query drawings a class, while meta-training and in the evaluation."""
+    rotate: bool = True
+    """Turn each class of an episode by 0, 90, 180 or 270 degrees."""
+    algorithm: Literal["maml", "fomaml", "anil", "boil", "meta_sgd", "reptile", "imaml"] = "maml"
+    """What is meta-trained. Batch-norm biases do not adapt, as in MAML's code (but in imaml)."""
+    model: Literal["conv4", "conv4-pool", "fully-connected"] = "conv4"
+    """Four convolutions with stride 2, or with max-pooling, or four dense layers."""
+    batch_norm: Mode = "transductive"
+    """Whose statistics normalise the query: its own, the support's, or running averages."""
+    momentum: float = 0.99
+    """Of the running averages."""
+    strength: float = 2.0
+    """The pull of imaml towards the meta-parameters, lambda."""
+
+
+PAPER = FewShot(
+    preset="maml-paper-5-way-1-shot",
+    ways=5,
+    shots=1,
+    queries=1,
+    inner_rate=2.0,
+    inner_steps=1,
+    meta_batch=32,
+    meta_steps=60_000,
+    steps_per_call=500,
+    chunk=1,
+)
+PRESETS = {
+    preset.preset: preset
+    for preset in (
+        PAPER,
+        replace(PAPER, preset="maml-paper-5-way-5-shot", shots=5, queries=5),
+        replace(
+            PAPER,
+            preset="maml-paper-20-way-1-shot",
+            ways=20,
+            inner_steps=5,
+            meta_batch=16,
+        ),
+        replace(
+            PAPER,
+            preset="maml-paper-20-way-5-shot",
+            ways=20,
+            shots=5,
+            queries=5,
+            inner_steps=5,
+            meta_batch=16,
+        ),
+        replace(
+            PAPER,
+            preset="half-hour-5-way-1-shot",
+            meta_steps=9_000,
+            steps_per_call=100,
+            cosine=True,
+        ),
+        replace(
+            PAPER,
+            preset="glyphs-5-way-1-shot",
+            dataset="glyphs",
+            meta_batch=16,
+            meta_steps=800,
+            steps_per_call=40,
+            cosine=True,
+        ),
+    )
+}
+
+
+def algorithm(config: FewShot, loss: LossFn, params: Params) -> maml.Algorithm:
+    """The configured algorithm on the paper's inner problem."""
+    rate, steps = config.inner_rate, config.inner_steps
+    inner = optax.sgd(rate)
+    adapts = maml.complement(maml.mask_by_path(params, "/norm"))
+    head = maml.mask_by_path(params, "/head/")
+    body = jax.tree.map(lambda a, h: a and not h, adapts, head)
+    return {
+        "maml": lambda: maml.maml(loss, inner, steps, mask=adapts),
+        "fomaml": lambda: maml.fomaml(loss, inner, steps, mask=adapts),
+        "anil": lambda: maml.anil(loss, inner, steps, head=head),
+        "boil": lambda: maml.boil(loss, inner, steps, head=maml.complement(body)),
+        "meta_sgd": lambda: maml.meta_sgd(loss, optax.sgd(1.0), steps, rate=rate, mask=adapts),
+        "reptile": lambda: maml.reptile(loss, inner, steps, mask=adapts),
+        "imaml": lambda: maml.imaml(loss, inner, steps, strength=config.strength, cg_steps=5),
+    }[config.algorithm]()
+
+
+def experiment(config: FewShot) -> Experiment:
+    """The experiment of a configuration; loads the data.
+
+    Raises:
+        ValueError: options that the data or the algorithm cannot serve.
+    """
+    if config.algorithm == "reptile" and config.batch_norm == "running":
+        raise ValueError("reptile never looks at a query set, so it records no running averages")
+    if config.dataset == "glyphs":
+        characters = glyphs.load()
+        parts = glyphs.splits(characters)
+    else:
+        characters = omniglot.load(config.data, resize=config.resize)
+        parts = omniglot.splits(characters, config.split)
+    samplers = {
+        part: few_shot(
+            characters.images[classes],
+            config.ways,
+            config.shots,
+            config.queries,
+            rotate=config.rotate,
+        )
+        for part, classes in parts.items()
+    }
+    running = config.batch_norm == "running"
+    model = MODELS[config.model](ways=config.ways, track=running)
+    params = model.init(
+        jax.random.key(config.seed), jnp.zeros((1, *characters.images.shape[2:], 1))
+    )
+    loss = few_shot_loss(model, config.batch_norm)
+    facts = {
+        "algorithm": config.algorithm,
+        "batch_norm": config.batch_norm,
+        "query_size": config.ways * config.queries,
+        "source": characters.source,
+    }
+    return Experiment(
+        "omniglot",
+        algorithm(config, loss, params),
+        params,
+        samplers,
+        few_shot_apply(model, config.batch_norm, evaluating=True),
+        few_shot_loss(model, config.batch_norm, evaluating=True),
+        "accuracy",
+        facts,
+        outer=(lambda adam: averaging(adam, config.momentum)) if running else (lambda adam: adam),
+    )
+
+
+def main(config: FewShot) -> Result:
+    """Runs it, prints the table and draws the figures."""
+    chosen = experiment(config)
+    result = run(chosen, config)
+    tables.show(result.summary)
+    figures.learning_curve(result.out, "accuracy", "accuracy")
+    figures.episodes(result.out, chosen, result.meta_params, max(1, config.inner_steps))
+    return result
+
+
+if __name__ == "__main__":
+    main(configure(PRESETS, __doc__))

@@ -1,0 +1,243 @@
+"""Runs an experiment: meta-training in jitted calls, evaluation, and a folder with what came out.
+
+The folder holds `log.jsonl`, a line a call, written as it happens, and `summary.json`. Ctrl-C
+ends meta-training after the call at work, and what was learned is evaluated like any other.
+"""
+
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich import progress
+from rich.console import Console
+
+import maml
+from benchmarks.config import Config
+from maml.types import LossFn, MetaParams, Params, RandomKey
+
+RESULTS = Path("results")
+PACKAGES = ("maml", "jax", "jaxlib", "optax", "flax", "numpy")
+Curve = dict[str, dict[str, float]]  # inner step -> {"mean": ..., "ci95": ...}
+
+
+class Experiment(NamedTuple):
+    """What a benchmark hands over.
+
+    Attributes:
+        name: of the benchmark.
+        algorithm: what is meta-trained.
+        params: where meta-training starts.
+        samplers: of ONE task, for each of the parts train, val and test.
+        predict: the model, `(params, inputs) -> outputs`.
+        metric: of the evaluation, `(params, query, key) -> (loss, metrics)`.
+        headline: which of the metrics is shown while it runs.
+        facts: what belongs to every result of the benchmark, such as the batch-norm mode.
+        outer: from the configured Adam to the outer optimiser.
+    """
+
+    name: str
+    algorithm: maml.Algorithm
+    params: Params
+    samplers: dict[str, maml.Sampler]
+    predict: Callable[[Params, Any], jax.Array]
+    metric: LossFn
+    headline: str
+    facts: dict[str, Any]
+    outer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda o: o
+
+
+class Result(NamedTuple):
+    """What came out: where it lies, what is in its summary, and the meta-parameters."""
+
+    out: Path
+    summary: dict[str, Any]
+    meta_params: MetaParams
+
+
+def run(experiment: Experiment, config: Config) -> Result:
+    """Meta-trains and evaluates; writes `log.jsonl` and `summary.json`.
+
+    Raises:
+        ValueError: the folder holds a finished run.
+        FloatingPointError: the meta-loss is not finite any more; the log says since when.
+    """
+    out = _folder(experiment.name, config)
+    state, seconds = train(experiment, config, out / "log.jsonl")
+    start = time.perf_counter()
+    metrics = evaluate(experiment, config, state.params, "test")
+    seconds["evaluate"] = time.perf_counter() - start
+    done = int(state.step)
+    summary = {
+        "benchmark": experiment.name,
+        "preset": config.preset,
+        **{name: curve(values) for name, values in metrics.items()},
+        **experiment.facts,
+        "seed": config.seed,
+        "tasks": config.eval_tasks,
+        "meta_steps": done,
+        "interrupted": done < config.meta_steps,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "tasks_per_second": round(done * config.meta_batch / max(seconds["train"], 1e-9), 1),
+        "device": _device(),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+        "command": _command(),
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if config.record:
+        with (RESULTS / f"{experiment.name}.jsonl").open("a") as file:
+            file.write(json.dumps(summary) + "\n")
+    return Result(out, summary, state.params)
+
+
+def train(
+    experiment: Experiment, config: Config, log: Path
+) -> tuple[maml.MetaState, dict[str, float]]:
+    """Meta-trains, one jitted call after the other; gives the state and the seconds it took."""
+    rate, every = config.outer_rate, config.steps_per_call
+    if config.cosine:
+        rate = optax.cosine_decay_schedule(rate, max(config.meta_steps, 1))
+    optimizer = experiment.outer(optax.adam(rate))
+    state = maml.init(experiment.algorithm, optimizer, experiment.params)
+    sample = maml.batched(experiment.samplers["train"], config.meta_batch)
+    key = jax.random.key(config.seed)
+
+    def call(state: maml.MetaState, sample: maml.Sampler, key: RandomKey) -> Any:
+        algorithm = experiment.algorithm
+        return maml.train(algorithm, optimizer, sample, state, key, every, chunk=config.chunk)
+
+    # The first state shares arrays with the experiment's parameters, so it is not donated itself.
+    state = jax.tree.map(jnp.copy, state)
+    start = time.perf_counter()
+    compiled = jax.jit(call, donate_argnums=0).lower(state, sample, key).compile()
+    seconds = {"compile": time.perf_counter() - start, "train": 0.0}
+    with _interruptible() as interrupted, _progress(config) as advance, log.open("w") as file:
+        for _ in range(config.meta_steps // every):
+            start = time.perf_counter()
+            state, metrics = jax.block_until_ready(compiled(state, sample, key))
+            spent = time.perf_counter() - start
+            seconds["train"] += spent
+            line: dict[str, Any] = {"step": int(state.step), "loss": float(metrics["loss"].mean())}
+            line |= {name: float(jnp.mean(values)) for name, values in metrics["query"].items()}
+            if config.val_tasks:
+                val = evaluate(experiment, config, state.params, "val")
+                line["val"] = {name: curve(values) for name, values in val.items()}
+            file.write(json.dumps(line | {"seconds": round(spent, 4)}) + "\n")
+            file.flush()
+            advance(spent, f"{experiment.headline} {line[experiment.headline]:.3f}")
+            if not np.isfinite(line["loss"]):
+                first = int(state.step) - every + int(np.argmin(np.isfinite(metrics["loss"])))
+                raise FloatingPointError(f"the meta-loss is {line['loss']} since step {first}")
+            if interrupted():
+                print(f"Stopped after {line['step']} meta-steps. Evaluating what was learned.")
+                break
+    return state, seconds
+
+
+def evaluate(
+    experiment: Experiment, config: Config, meta_params: MetaParams, part: str
+) -> dict[str, np.ndarray]:
+    """The metrics on the same tasks of a part every time, each `[task, steps + 1]`."""
+    validating = part == "val"
+    tasks = config.val_tasks if validating else config.eval_tasks
+    steps = config.inner_steps if validating else config.eval_steps
+    sample = maml.batched(experiment.samplers[part], tasks)
+    learner, metric = experiment.algorithm.learner, experiment.metric
+    values = _evaluate(learner, metric, steps, config.chunk or tasks, meta_params, sample)
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _evaluate(
+    learner: maml.Learner,
+    metric: LossFn,
+    steps: int,
+    chunk: int,
+    meta_params: MetaParams,
+    sample: maml.Sampler,
+) -> dict[str, jax.Array]:
+    sample_key, key = jax.random.split(jax.random.key(2017))
+    episodes = sample(sample_key)
+    return maml.evaluate(learner, metric, meta_params, episodes, key, steps, chunk=chunk)[1]
+
+
+def curve(values: np.ndarray) -> Curve:
+    """Mean and 95% confidence interval over tasks after every inner step."""
+    means, cis = maml.mean_ci95(jnp.asarray(values))
+    pairs = zip(means.tolist(), cis.tolist(), strict=True)
+    return {str(step): {"mean": mean, "ci95": ci95} for step, (mean, ci95) in enumerate(pairs)}
+
+
+def _folder(name: str, config: Config) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    out = config.out or RESULTS / "runs" / f"{name}-{config.preset}-{config.seed}-{stamp}"
+    if (out / "summary.json").exists():
+        raise ValueError(f"{out} holds a finished run; name another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def _command() -> str:
+    """How this process was started; a notebook and a test have no module to name."""
+    spec = sys.modules["__main__"].__spec__
+    return " ".join(["python -m", spec.name, *sys.argv[1:]]) if spec else "from Python"
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    return f"{jax.device_count()} x {device.device_kind}{cores}"
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is noted instead of raised, so that no result is lost; a second one is raised."""
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+        print("Interrupted: the call at work is finished first. Again to give up at once.")
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _progress(config: Config) -> Iterator[Callable[[float, str], None]]:
+    """A bar with meta-steps/s, tasks/s, time left and the latest metric."""
+    columns = (
+        progress.TextColumn("meta-training"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[latest]}"),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=config.meta_steps, speed="compiling", latest="")
+
+        def advance(seconds: float, latest: str) -> None:
+            rate = config.steps_per_call / seconds
+            speed = f"{rate:.4g} meta-steps/s, {rate * config.meta_batch:.4g} tasks/s"
+            bar.update(task, advance=config.steps_per_call, speed=speed, latest=latest)
+
+        yield advance

@@ -1,0 +1,103 @@
+"""Results beside the published numbers: on the terminal, and in the README.
+
+python -m benchmarks.tables      # writes the README's table anew from results/*.jsonl
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.runner import RESULTS
+
+README = Path("README.md")
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+# metric, scale, unit, decimals
+METRICS = {"sinusoid": ("mse", 1, "MSE", 2), "omniglot": ("accuracy", 100, "accuracy, %", 2)}
+
+# What MAML's paper prints: for each task, the value after an inner step.
+FINN = "Finn et al. 2017"
+PUBLISHED: dict[str, dict[str, str]] = {
+    "sinusoid 5-shot": {"1": "0.67", "5": "0.38", "10": "0.35"},
+    "omniglot 5-way 1-shot": {"3": "98.7 ± 0.4"},
+    "omniglot 5-way 5-shot": {"3": "99.9 ± 0.1"},
+    "omniglot 20-way 1-shot": {"5": "95.8 ± 0.3"},
+    "omniglot 20-way 5-shot": {"5": "98.9 ± 0.2"},
+}
+Summary = dict[str, Any]
+
+
+def task_of(summary: Summary) -> str:
+    """What was asked: `omniglot 5-way 1-shot`."""
+    config = summary["config"]
+    name = config.get("dataset", summary["benchmark"])
+    ways = f"{config['ways']}-way " if "ways" in config else ""
+    return f"{name} {ways}{config['shots']}-shot"
+
+
+def cell(summary: Summary, step: str) -> str:
+    """The mean and confidence interval after an inner step, in the unit of the table."""
+    metric, scale, _, decimals = METRICS[summary["benchmark"]]
+    value = summary[metric][step]
+    return f"{scale * value['mean']:.{decimals}f} ± {scale * value['ci95']:.{decimals}f}"
+
+
+def show(summary: Summary) -> None:
+    """Prints the table of one run, with what has to be known to compare it."""
+    metric, _, unit, _ = METRICS[summary["benchmark"]]
+    published = PUBLISHED.get(task_of(summary), {})
+    table = Table(title=f"{task_of(summary)}, {summary['algorithm']}: {unit} (95% CI)")
+    for column in ("inner steps", "ours", FINN):
+        table.add_column(column, justify="right")
+    for step in summary[metric]:
+        table.add_row(step, cell(summary, step), published.get(step, ""))
+    seconds = ", ".join(f"{name} {value:g} s" for name, value in summary["seconds"].items())
+    table.caption = (
+        f"{summary['meta_steps']} meta-steps, {summary['tasks']} test tasks,"
+        f" batch norm {summary['batch_norm']}, {summary['query_size']} query points a task,"
+        f" {seconds}, {summary['device']}"
+    )
+    Console().print(table)
+
+
+def recorded(folder: Path = RESULTS) -> list[Summary]:
+    """Every result line that is committed, oldest first."""
+    files = sorted(folder.glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def markdown(summaries: Iterable[Summary]) -> str:
+    """A row for each run and each inner step that has a published number."""
+    rows = [
+        "| task | algorithm | inner steps | ours | published | batch norm | query | tasks | seed"
+        " | minutes | device | command |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for summary in summaries:
+        task, config = task_of(summary), summary["config"]
+        published = PUBLISHED.get(task, {})
+        for step in published or {str(config["inner_steps"]): ""}:
+            shown = (
+                *(task, summary["algorithm"], step, cell(summary, step)),
+                published.get(step, "none"),
+                *(summary["batch_norm"], summary["query_size"], summary["tasks"], summary["seed"]),
+                f"{sum(summary['seconds'].values()) / 60:.1f}",
+                *(summary["device"], f"`{summary['command']}`"),
+            )
+            rows.append(f"| {' | '.join(map(str, shown))} |")
+    return "\n".join(rows)
+
+
+def with_table(readme: str, table: str) -> str:
+    """The README with this table between the two marks."""
+    head, _, rest = readme.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(README.read_text(), markdown(recorded())))

@@ -1,0 +1,90 @@
+"""Sinusoid regression: each task is a wave, given by a few of its points.
+
+    y = A sin(x - phase),   A ~ U[0.1, 5],   phase ~ U[0, pi],   x ~ U[-5, 5]
+
+The network of the paper is `models.MLP()`. Its baselines are compositions: a network pre-trained
+on all tasks is MAML with no inner step, and the oracle is that with `oracle=True` here.
+
+Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.1.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from maml import Episode, Sampler
+from maml.types import RandomKey
+
+AMPLITUDE = (0.1, 5.0)
+PHASE = (0.0, jnp.pi)
+INPUT = (-5.0, 5.0)
+
+
+class Wave(NamedTuple):
+    """One task:  y = amplitude sin(x - phase).
+
+    Attributes:
+        amplitude: in the unit of y.
+        phase: in radians.
+    """
+
+    amplitude: Float[Array, ""]
+    phase: Float[Array, ""]
+
+    def __call__(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """The wave at x (radians).
+
+        >>> float(Wave(jnp.array(2.0), jnp.array(0.0))(jnp.array(jnp.pi / 2)))
+        2.0
+        """
+        return self.amplitude * jnp.sin(x - self.phase)
+
+
+def draw_wave(key: RandomKey) -> Wave:
+    """A wave of the paper's distribution."""
+    amplitude_key, phase_key = jax.random.split(key)
+    return Wave(_uniform(amplitude_key, AMPLITUDE), _uniform(phase_key, PHASE))
+
+
+def few_points(shots: int, queries: int, *, oracle: bool = False) -> Sampler:
+    """A sampler of one task: support and query are points of one wave at random places.
+
+    Args:
+        shots: points of the support set, K.
+        queries: points of the query set.
+        oracle: whether the inputs say which wave it is: (x, amplitude, phase) instead of (x).
+
+    Returns:
+        `sample(key) -> Episode(support=(inputs, targets), query=(inputs, targets))`, inputs
+        `[points, 1 or 3]` and targets `[points, 1]`.
+
+    Raises:
+        ValueError: a count is below 1.
+
+    >>> inputs, targets = few_points(shots=5, queries=10)(jax.random.key(0)).query
+    >>> inputs.shape, targets.shape
+    ((10, 1), (10, 1))
+    """
+    if min(shots, queries) < 1:
+        raise ValueError(f"shots and queries must be >= 1; got {shots} and {queries}")
+    return jax.tree_util.Partial(partial(_draw, shots=shots, queries=queries, oracle=oracle))
+
+
+def points(wave: Wave, x: Float[Array, " n"], *, oracle: bool = False) -> tuple[Array, Array]:
+    """Inputs and targets of a wave at x, as `few_points` puts them."""
+    columns = [x, *(jnp.full_like(x, number) for number in wave)] if oracle else [x]
+    return jnp.stack(columns, axis=-1), wave(x)[:, None]
+
+
+def _draw(key: RandomKey, *, shots: int, queries: int, oracle: bool) -> Episode:
+    wave_key, input_key = jax.random.split(key)
+    x = _uniform(input_key, INPUT, (shots + queries,))
+    wave = draw_wave(wave_key)
+    return Episode(*(points(wave, part, oracle=oracle) for part in (x[:shots], x[shots:])))
+
+
+def _uniform(key: RandomKey, bounds: tuple[float, float], shape: tuple[int, ...] = ()) -> Array:
+    return jax.random.uniform(key, shape, minval=bounds[0], maxval=bounds[1])

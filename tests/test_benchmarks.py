@@ -1,0 +1,192 @@
+"""The benchmarks at a tiny size: what they write, what they refuse, and that nothing is lost."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from benchmarks import demo, figures, omniglot, runner, sinusoid, tables
+from benchmarks.config import configure
+
+TINY = {"meta_steps": 4, "steps_per_call": 2, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 2}
+
+
+@pytest.fixture
+def waves(tmp_path):
+    return replace(sinusoid.PAPER, out=tmp_path / "run", meta_batch=3, **TINY)
+
+
+@pytest.fixture(scope="module")
+def glyphs(tmp_path_factory):
+    config = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=2, **TINY)
+    return replace(config, out=tmp_path_factory.mktemp("glyphs") / "run")
+
+
+@pytest.fixture(scope="module")
+def glyph_run(glyphs):
+    return omniglot.main(glyphs)
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_leaves_a_log_a_summary_and_figures(glyphs, glyph_run):
+    written = {path.name for path in glyphs.out.iterdir()}
+    assert written == {"log.jsonl", "summary.json", "learning_curve.png", "episodes.png"}
+    assert [line["step"] for line in read(glyphs.out / "log.jsonl")] == [2, 4]
+
+
+def test_a_summary_says_what_has_to_be_known_to_compare_it(glyphs, glyph_run):
+    summary = json.loads((glyphs.out / "summary.json").read_text())
+    assert summary == glyph_run.summary
+    assert set(summary["accuracy"]) == {"0", "1", "2"}
+    assert summary["batch_norm"] == "transductive" and summary["query_size"] == 5
+    assert summary["tasks"] == 3 and summary["config"]["inner_rate"] == 2.0
+    assert {"compile", "train", "evaluate"} == set(summary["seconds"])
+    assert {"jax", "python", "maml"} <= set(summary["versions"])
+
+
+def test_the_evaluation_is_of_the_learned_parameters_on_the_test_part(glyphs, glyph_run):
+    experiment = omniglot.experiment(glyphs)
+    values = runner.evaluate(experiment, glyphs, glyph_run.meta_params, "test")
+    assert runner.curve(values["accuracy"]) == glyph_run.summary["accuracy"]
+    others = runner.evaluate(experiment, glyphs, experiment.params, "test")
+    assert not np.array_equal(values["cross_entropy"], others["cross_entropy"])
+
+
+def test_a_finished_run_is_not_written_over(glyphs, glyph_run):
+    with pytest.raises(ValueError, match="holds a finished run"):
+        omniglot.main(glyphs)
+
+
+@pytest.mark.parametrize("algorithm", ["fomaml", "anil", "boil", "meta_sgd", "reptile", "imaml"])
+def test_every_algorithm_learns_characters(glyphs, algorithm, tmp_path):
+    config = replace(glyphs, algorithm=algorithm, model="fully-connected", out=tmp_path / "run")
+    before = omniglot.experiment(config).params
+    result = runner.run(omniglot.experiment(config), config)
+    learned = getattr(result.meta_params, "params", result.meta_params)
+    moved = [
+        bool(jnp.any(old != new))
+        for old, new in zip(map_leaves(before), map_leaves(learned), strict=True)
+    ]
+    assert sum(moved) >= len(moved) - 4, moved  # of a bias before batch norm the gradient is zero
+    assert result.summary["algorithm"] == algorithm
+
+
+def map_leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+@pytest.mark.parametrize("batch_norm", ["support", "running"])
+def test_the_batch_norm_mode_is_in_the_summary(glyphs, batch_norm, tmp_path):
+    config = replace(glyphs, batch_norm=batch_norm, model="fully-connected", out=tmp_path / "run")
+    assert runner.run(omniglot.experiment(config), config).summary["batch_norm"] == batch_norm
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "pretrained", "oracle"])
+def test_sinusoids_run_with_their_baselines(waves, algorithm):
+    config = replace(waves, algorithm=algorithm)
+    summary = sinusoid.main(config).summary
+    assert summary["algorithm"] == algorithm and set(summary["mse"]) == {"0", "1", "2"}
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(waves, tmp_path):
+    runs = [
+        runner.run(sinusoid.experiment(config), config).summary["mse"]
+        for config in (
+            waves,
+            replace(waves, out=tmp_path / "again"),
+            replace(waves, out=tmp_path / "other", seed=1),
+        )
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_ctrl_c_ends_with_the_evaluation_of_what_was_learned(waves, monkeypatch, capsys):
+    evaluate = runner.evaluate
+
+    def interrupting(*args):
+        if args[-1] == "val":
+            os.kill(os.getpid(), signal.SIGINT)
+        return evaluate(*args)
+
+    monkeypatch.setattr(runner, "evaluate", interrupting)
+    summary = runner.run(sinusoid.experiment(waves), waves).summary
+    assert summary["interrupted"] and summary["meta_steps"] == 2
+    assert [line["step"] for line in read(waves.out / "log.jsonl")] == [2]
+    assert "Stopped after 2 meta-steps" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_says_since_when(waves):
+    config = replace(waves, inner_rate=1e30)
+    with pytest.raises(FloatingPointError, match=r"the meta-loss is \S+ since step [0-4]"):
+        runner.run(sinusoid.experiment(config), config)
+    assert read(waves.out / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ways": 2000}, r"2000 ways need as many classes; the split has \d+"),
+        ({"queries": 20}, "1 shots \\+ 20 queries need as many drawings; a class has 20"),
+        ({"algorithm": "reptile", "batch_norm": "running"}, "records no running averages"),
+    ],
+)
+def test_what_the_data_cannot_serve_is_refused_before_any_work(glyphs, change, message):
+    with pytest.raises(ValueError, match=message):
+        omniglot.experiment(replace(glyphs, **change))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--inner-steps", "-1"], "inner_steps must be >= 0; got -1"),
+        (["--chunk", "7"], "a chunk must divide the meta-batch of 25; got 7"),
+        (["--steps-per-call", "999"], "steps_per_call must divide meta_steps; got 999"),
+        (["--preset", "nonesuch"], "no preset 'nonesuch'; there are maml-paper-5-shot"),
+    ],
+)
+def test_bad_options_are_refused_in_words(options, message):
+    with pytest.raises(SystemExit, match=message):
+        configure(sinusoid.PRESETS, "words", options)
+
+
+def test_a_preset_is_changed_by_the_other_options():
+    config = configure(omniglot.PRESETS, "words", ["--preset", "maml-paper-20-way-1-shot"])
+    assert (config.ways, config.inner_steps, config.meta_batch) == (20, 5, 16)
+    config = configure(omniglot.PRESETS, "words", ["--seed", "7", "--algorithm", "fomaml"])
+    assert (config.seed, config.algorithm, config.ways) == (7, "fomaml", 5)
+
+
+def test_a_recorded_run_is_a_row_of_the_table(waves, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    config = replace(waves, record=True)
+    summary = runner.run(sinusoid.experiment(config), config).summary
+    assert tables.recorded(tmp_path) == [summary]
+    assert tables.cell(summary, "1") in tables.markdown([summary])
+
+
+def test_the_readme_holds_the_table_of_the_recorded_results():
+    readme = tables.README.read_text()
+    assert tables.with_table(readme, tables.markdown(tables.recorded())) == readme
+
+
+def test_the_demo_runs(tmp_path, capsys):
+    demo.main(tmp_path / "demo", meta_batch=2, **TINY)
+    assert len(list((tmp_path / "demo").rglob("*.png"))) == 4
+    assert "0.67" in capsys.readouterr().out
+
+
+def test_a_figure_without_validation_has_one_curve(waves):
+    config = replace(waves, val_tasks=0)
+    runner.run(sinusoid.experiment(config), config)
+    figure = figures.learning_curve(config.out, "mse", "MSE")
+    assert isinstance(figure, Figure) and len(figure.axes[0].lines) == 1

@@ -1,0 +1,147 @@
+"""Few-shot episodes, told by their pixels: which class, which drawing, turned how far."""
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from scipy.stats import chisquare
+
+import maml
+from tasks.sampling import few_shot
+
+CLASSES, DRAWINGS, SIDE = 7, 6, 4
+WAYS, SHOTS, QUERIES = 3, 1, 2
+EPISODES = 4000
+KEY = jax.random.key(0)
+IMAGES = np.random.default_rng(0).integers(0, 256, (CLASSES, DRAWINGS, SIDE, SIDE), np.uint8)
+ORIGIN = {
+    np.rot90(IMAGES[c, d], turn).tobytes(): (c, d, turn)
+    for c in range(CLASSES)
+    for d in range(DRAWINGS)
+    for turn in range(4)
+}
+
+
+def origins(images):
+    """Class, drawing and quarter turns of images whose pixels are n / 255 within one ulp."""
+    pixels = np.rint(np.asarray(images)[..., 0] * 255).astype(np.uint8)
+    np.testing.assert_array_max_ulp(images[..., 0], np.float32(pixels) / np.float32(255))
+    found = [ORIGIN[image.tobytes()] for image in pixels.reshape(-1, SIDE, SIDE)]
+    return np.reshape(found, (*images.shape[:-3], 3))
+
+
+def by_class(episodes):
+    """Origins `[episode, way, support then query, 3]`."""
+    parts = (episodes.support[0], episodes.query[0].images)
+    return np.concatenate([origins(x).reshape(len(x), WAYS, -1, 3) for x in parts], axis=2)
+
+
+def draw(rotate=True):
+    sample = maml.batched(few_shot(IMAGES, WAYS, SHOTS, QUERIES, rotate=rotate), EPISODES)
+    return jax.jit(sample)(KEY)
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return draw()
+
+
+@pytest.fixture(scope="module")
+def drawn(episodes):
+    return by_class(episodes)
+
+
+def assert_uniform(rows, outcomes):
+    counts = np.unique(rows, axis=0, return_counts=True)[1]
+    assert len(counts) == outcomes
+    assert chisquare(counts).pvalue > 0.01
+
+
+def test_a_label_is_a_class_with_one_rotation_in_support_and_query_alike(episodes, drawn):
+    assert (episodes.support[1] == np.repeat(np.arange(WAYS), SHOTS)).all()
+    assert (episodes.query[1] == np.repeat(np.arange(WAYS), QUERIES)).all()
+    assert (drawn[..., (0, 2)] == drawn[:, :, :1, (0, 2)]).all()
+
+
+def test_classes_are_distinct_and_every_order_of_them_is_equally_likely(drawn):
+    classes = drawn[:, :, 0, 0]
+    assert all(len(set(episode)) == WAYS for episode in classes)
+    assert_uniform(classes, 7 * 6 * 5)
+
+
+def test_support_and_query_are_distinct_drawings_and_all_choices_equally_likely(drawn):
+    drawings = drawn[..., 1].reshape(-1, SHOTS + QUERIES)
+    assert all(len(set(of_class)) == SHOTS + QUERIES for of_class in drawings)
+    assert_uniform(drawings, 6 * 5 * 4)
+
+
+def test_the_four_rotations_are_equally_likely_and_independent_for_each_class(drawn):
+    assert_uniform(drawn[:, :, 0, 2], 4**WAYS)
+
+
+def test_class_drawing_and_rotation_are_independent(drawn):
+    assert_uniform(drawn[:, 0, 0], CLASSES * DRAWINGS * 4)
+    assert_uniform(drawn[:, :2, 0, 1], DRAWINGS**2)
+
+
+def test_without_rotation_the_same_drawings_stand_upright(drawn):
+    upright = by_class(draw(rotate=False))
+    assert (upright[..., 2] == 0).all()
+    assert (upright[..., :2] == drawn[..., :2]).all()
+
+
+def test_the_support_that_rides_with_the_query_is_the_support(episodes):
+    assert (episodes.query[0].support == episodes.support[0]).all()
+
+
+def test_an_episode_may_be_the_whole_set():
+    episode = few_shot(IMAGES, CLASSES, 2, DRAWINGS - 2)(KEY)
+    found = np.concatenate([origins(x) for x in (episode.support[0], episode.query[0].images)])
+    assert len({(c, d) for c, d, _ in found.tolist()}) == CLASSES * DRAWINGS
+
+
+def test_an_episode_is_a_function_of_its_key():
+    sample = few_shot(IMAGES, WAYS, SHOTS, QUERIES)
+    one, again, other = (ravel_pytree(sample(k))[0] for k in (KEY, KEY, jax.random.key(1)))
+    assert (one == again).all()
+    assert (one != other).any()
+
+
+@pytest.mark.parametrize("num_tasks", [None, 2])
+def test_a_program_that_samples_does_not_hold_the_data_set(num_tasks):
+    def program(classes):
+        sample = few_shot(np.zeros((classes, 20, 9, 9), np.uint8), 5, 1, 1)
+        sample = sample if num_tasks is None else maml.batched(sample, num_tasks)
+        return jax.jit(lambda sample, key: sample(key)).lower(sample, KEY).as_text()
+
+    assert len(program(900)) == len(program(100))
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ((8, 1, 1), "8 ways .* has 7"),
+        ((5, 4, 3), r"4 shots \+ 3 queries .* has 6"),
+        ((0, 1, 1), ">= 1; got 0, 1, 1"),
+        ((5, 0, 1), ">= 1; got 5, 0, 1"),
+        ((5, 1, -2), ">= 1; got 5, 1, -2"),
+    ],
+)
+def test_impossible_counts_are_refused_with_the_numbers(counts, message):
+    with pytest.raises(ValueError, match=message):
+        few_shot(IMAGES, *counts)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (IMAGES / 255, r"got float64 \[7, 6, 4, 4\]"),
+        (IMAGES[..., :3], r"got uint8 \[7, 6, 4, 3\]"),
+        (IMAGES[0], r"got uint8 \[6, 4, 4\]"),
+    ],
+)
+def test_images_that_are_not_square_drawings_in_uint8_are_refused(images, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+    with pytest.raises(ValueError, match=message):
+        few_shot(images, 5, 1, 1)
