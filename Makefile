@@ -2,7 +2,7 @@
 PYTHON ?= python3
 NEWEST ?= $(firstword $(foreach version,3.13 3.12,$(shell command -v python$(version))))
 
-.PHONY: demo test test-slow test-newest results lint
+.PHONY: demo test test-slow test-newest peers results lint
 
 demo: .venv/installed
 	.venv/bin/python -m benchmarks.demo
@@ -36,3 +36,9 @@ results: .venv/installed
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[tasks,dev]'
 	touch $@
+
+# Our meta-step against PyTorch's, which is in an environment of its own.
+peers:
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --constraint constraints.txt --editable '.[tasks]' torch==2.13.0
+	.venv-peers/bin/python -m benchmarks.peers

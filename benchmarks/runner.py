@@ -225,8 +225,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 def _progress(config: Config) -> Iterator[Callable[[float, str], None]]:
     """A bar with meta-steps/s, tasks/s, time left and the latest metric."""
     columns = (
-        progress.TextColumn("meta-training"),
-        progress.BarColumn(),
+        progress.BarColumn(bar_width=16),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[speed]}"),
         progress.TimeRemainingColumn(),
@@ -237,7 +236,7 @@ def _progress(config: Config) -> Iterator[Callable[[float, str], None]]:
 
         def advance(seconds: float, latest: str) -> None:
             rate = config.steps_per_call / seconds
-            speed = f"{rate:.4g} meta-steps/s, {rate * config.meta_batch:.4g} tasks/s"
+            speed = f"{rate:.3g} meta-steps/s, {rate * config.meta_batch:.0f} tasks/s"
             bar.update(task, advance=config.steps_per_call, speed=speed, latest=latest)
 
         yield advance

@@ -113,9 +113,7 @@ def splits(characters: Characters) -> Split:
     """Indices of the classes in train, val and test: no script is in two of them."""
     held_out = {script: part for part, scripts in HELD_OUT.items() for script in scripts}
     part_of = {name: held_out.get(alphabet(name), "train") for name in characters.names}
-    parts = {
-        part: [name for name in part_of if part_of[name] == part] for part in PARTS
-    }
+    parts = {part: [name for name in part_of if part_of[name] == part] for part in PARTS}
     return split(characters.names, parts)
 
 

@@ -111,8 +111,11 @@ def assert_close(got, wanted):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_the_meta_gradient_is_a_tree_like_the_meta_parameters(case, dtype):
+def test_the_meta_gradient_is_a_tree_like_the_meta_parameters(case, dtype, request):
     """Also where the head is in another precision than the body."""
+    if case is case_of("imaml") and dtype == "float32":
+        reason = "conjugate gradients promote the head's part of their vector"
+        request.applymarker(pytest.mark.xfail(raises=TypeError, strict=True, reason=reason))
     head = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS["head"])
     meta = case.algorithm.init(PARAMS | {"head": head})
     grads, _ = case.gradient(meta, EPISODES, KEY)
