@@ -101,9 +101,11 @@ PRESETS = {
         replace(
             PAPER,
             preset="half-hour-5-way-1-shot",
-            meta_steps=9_000,
-            steps_per_call=100,
+            outer_rate=6e-3,
             cosine=True,
+            meta_batch=16,
+            meta_steps=18_000,
+            steps_per_call=200,
         ),
         replace(
             PAPER,

@@ -6,6 +6,7 @@ Each builds `grad(meta_params, episode, key) -> (meta_grads, metrics)` for ONE t
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import PyTree
 
@@ -76,14 +77,16 @@ def implicit(
             phi, episode.query, query_key
         )
 
+        flat, unravel = ravel_pytree(gradient)  # one vector, even if leaves differ in precision
+
         def support_gradient(phi: Params) -> Params:
             return jax.grad(loss, has_aux=True)(phi, episode.support, curvature_key)[0]
 
-        def curved(v: Params) -> Params:
-            hessian_v = jax.jvp(support_gradient, (phi,), (v,))[1]
-            return jax.tree.map(lambda v, hv: v + hv / strength, v, hessian_v)
+        def curved(v: jax.Array) -> jax.Array:
+            hessian_v = jax.jvp(support_gradient, (phi,), (unravel(v),))[1]
+            return v + ravel_pytree(hessian_v)[0] / strength
 
-        meta_grads, _ = cg(curved, gradient, tol=0.0, maxiter=cg_steps)
+        meta_grads = unravel(cg(curved, flat, tol=0.0, maxiter=cg_steps)[0])
         return meta_grads, {"loss": value, "query": metrics, "support": trace}
 
     return grad

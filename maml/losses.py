@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from maml.inner import checked
 from maml.types import LossFn, Params, RandomKey
 
 Apply = Callable[[Params, PyTree], Array]
@@ -77,7 +78,7 @@ def proximal(loss: LossFn, center: Params, strength: float) -> LossFn:
     """
 
     def pulled(params: Params, batch: PyTree, key: RandomKey) -> tuple[Array, PyTree]:
-        value, metrics = loss(params, batch, key)
+        value, metrics = checked(loss)(params, batch, key)
         pull = jax.tree.map(lambda p, c: jnp.sum(jnp.square(p - c)), params, center)
         return value + 0.5 * strength * sum(jax.tree.leaves(pull)), metrics
 

@@ -39,8 +39,11 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
     """From a sampler of one task to a sampler of a meta-batch, `Episode[task, ...]`.
 
     Args:
-        sample: of one task; a `Partial` stays one, so that its arrays remain arguments of jit.
+        sample: of one task; the arrays of a `Partial` remain arguments of jit.
         num_tasks: the size of the meta-batch, >= 1.
+
+    Returns:
+        A `Partial`. Build it once: jit takes every new one for another function, and compiles.
 
     Raises:
         ValueError: `num_tasks` is below 1.
@@ -51,7 +54,9 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
     (3, 5)
     """
     check_count(num_tasks, least=1, of="tasks")
-    return jax.tree_util.Partial(partial(_sample_batch, num_tasks), sample)
+    partial_type = jax.tree_util.Partial
+    sample = sample if isinstance(sample, partial_type) else partial_type(sample)
+    return partial_type(partial(_sample_batch, num_tasks), sample)
 
 
 def _sample_batch(num_tasks: int, sample: Sampler, key: RandomKey) -> Episode:

@@ -9,6 +9,7 @@ The support set is always normalised by its own statistics. The query set is nor
 
 Running averages r are meta-parameters with an objective of their own, 1/2 ||r - observed||^2, so
 gradient descent with rate 1 - momentum is the moving average, and nothing else has to know of it.
+(Reptile does not learn from query sets, and so would never record: it has no `running` mode.)
 """
 
 from collections.abc import Callable

@@ -1,8 +1,11 @@
 """A set of drawn characters and its splits: what Omniglot and glyphs have in common."""
 
 import hashlib
+import io
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 PARTS = ("train", "val", "test")
+Images = UInt8[np.ndarray, "class drawing height width"]
 
 
 class Characters(NamedTuple):
@@ -21,12 +25,41 @@ class Characters(NamedTuple):
         source: where the drawings came from, in words, printed with every result.
     """
 
-    images: UInt8[np.ndarray, "class drawing height width"]
+    images: Images
     names: tuple[str, ...]
     source: str
 
 
 Split = dict[str, Int[np.ndarray, "class"]]  # part ("train", "val", "test") -> indices of classes
+
+
+def cached(
+    file: Path, build: Callable[[], tuple[Images, tuple[str, ...]]]
+) -> tuple[Images, tuple[str, ...]]:
+    """Images and names as the file keeps them, or else built and kept; never a pickle.
+
+    A file that is corrupt is built anew, and one that cannot be written is done without: both
+    with a warning. It is written in one step, so that no process ever reads half of it.
+    """
+    if file.is_file():
+        try:
+            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+                images, names = arrays["images"], tuple(arrays["names"].tolist())
+            if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(names):
+                raise ValueError(f"it holds {images.dtype} {images.shape} for {len(names)} names")
+            return images, names
+        except Exception as error:  # whatever is wrong with it, it can be built again
+            warnings.warn(f"the cache {file} is corrupt and is rebuilt: {error}", stacklevel=3)
+    images, names = build()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            partial = Path(folder, file.name)
+            np.savez_compressed(partial, images=images, names=np.array(names))
+            partial.replace(file)
+    except OSError as error:
+        warnings.warn(f"{file} is not cached: it cannot be written ({error})", stacklevel=3)
+    return images, names
 
 
 def alphabet(name: str) -> str:

@@ -11,14 +11,10 @@ set holds only the first of them in the order of `SCRIPTS`.
 
 import hashlib
 import unicodedata
-import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain, cycle, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import matplotlib
 import numpy as np
@@ -30,7 +26,7 @@ from platformdirs import user_cache_dir
 from rich.progress import track
 from scipy.ndimage import map_coordinates
 
-from tasks.characters import PARTS, Characters, Split, alphabet, split
+from tasks.characters import PARTS, Characters, Images, Split, alphabet, cached, split
 
 RECIPE = 1  # raise it with every change that changes an image: old caches are then left alone
 DRAWINGS = 20
@@ -98,15 +94,10 @@ def load(*, cache: Path | None = None) -> Characters:
     Args:
         cache: the folder that keeps the rendered set; None means the user's cache folder.
     """
-    path = Path(cache or user_cache_dir("maml")) / f"glyphs-{_fingerprint()}.npz"
-    if path.exists():
-        try:
-            return _read(path)
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            warnings.warn(f"{path} is corrupt ({error}); rendering it again", stacklevel=2)
-    characters = render(classes())
-    _write(path, characters)
-    return characters
+    file = Path(cache or user_cache_dir("maml")) / f"glyphs-{_fingerprint()}.npz"
+    images, names = cached(file, lambda: render(classes()))
+    source = f"glyphs: characters from the fonts of matplotlib {matplotlib.__version__}"
+    return Characters(images, names, source)
 
 
 def splits(characters: Characters) -> Split:
@@ -129,12 +120,10 @@ def classes() -> dict[str, Canvas]:
     return {names[index]: shapes[names[index]] for index in kept[1:]}
 
 
-def render(shapes: dict[str, Canvas]) -> Characters:
-    """Draws every one of these `classes`."""
+def render(shapes: dict[str, Canvas]) -> tuple[Images, tuple[str, ...]]:
+    """Images and names of every one of these `classes`."""
     steps = track(shapes.items(), "Rendering glyphs", transient=True)
-    images = np.stack([_drawings(name, shape) for name, shape in steps])
-    source = f"glyphs: characters from the fonts of matplotlib {matplotlib.__version__}"
-    return Characters(images, tuple(shapes), source)
+    return np.stack([_drawings(name, shape) for name, shape in steps]), tuple(shapes)
 
 
 def fitted(character: str, face: str) -> Canvas:
@@ -272,21 +261,3 @@ def _fingerprint() -> str:
     """What the images depend on: this recipe, the fonts, the renderer, the table of characters."""
     versions = (RECIPE, matplotlib.__version__, PIL.__version__, unicodedata.unidata_version)
     return hashlib.sha256(repr(versions).encode()).hexdigest()[:16]
-
-
-def _read(path: Path) -> Characters:
-    # NumPy would leave a file that it opened itself open when the archive is truncated.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        images, names, source = (arrays[field] for field in Characters._fields)
-    if images.shape != (len(names), DRAWINGS, SIDE, SIDE) or images.dtype != np.uint8:
-        raise ValueError(f"images are {images.dtype} {images.shape}, names {len(names)}")
-    return Characters(images, tuple(map(str, names)), str(source))
-
-
-def _write(path: Path, characters: Characters) -> None:
-    """Writes the cache in one step, so that no process ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / path.name
-        np.savez_compressed(partial, allow_pickle=False, **characters._asdict())
-        partial.replace(path)

@@ -111,11 +111,8 @@ def assert_close(got, wanted):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_the_meta_gradient_is_a_tree_like_the_meta_parameters(case, dtype, request):
+def test_the_meta_gradient_is_a_tree_like_the_meta_parameters(case, dtype):
     """Also where the head is in another precision than the body."""
-    if case is case_of("imaml") and dtype == "float32":
-        reason = "conjugate gradients promote the head's part of their vector"
-        request.applymarker(pytest.mark.xfail(raises=TypeError, strict=True, reason=reason))
     head = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS["head"])
     meta = case.algorithm.init(PARAMS | {"head": head})
     grads, _ = case.gradient(meta, EPISODES, KEY)
@@ -207,14 +204,7 @@ def test_a_vector_of_losses_is_refused_with_its_shape(name):
         maml.meta_gradient(algorithm.grad, algorithm.init(PARAMS), EPISODES, KEY)
 
 
-UNCHECKED = pytest.mark.xfail(
-    raises=TypeError, strict=True, reason="`proximal` unpacks the loss before it is checked"
-)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=UNCHECKED) if n == "imaml" else n for n in ALGORITHMS]
-)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_a_loss_without_metrics_is_refused(name):
     algorithm = build(name, lambda params, batch, key: LOSS(params, batch, key)[0])
     with pytest.raises(ValueError, match=r"returns \(scalar, metrics\)"):

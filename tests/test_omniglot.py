@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks import omniglot
+from tasks import omniglot, omniglot_files
 from tasks.characters import Characters, alphabet
 from tasks.omniglot import EVALUATION, load, splits
 
@@ -429,7 +429,7 @@ def test_offline_the_error_comes_at_once_and_names_three_ways_out(read, offline)
 def test_a_silent_name_server_cannot_hold_the_error_back(read, offline, monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60) and [])
-    monkeypatch.setattr(omniglot, "_PATIENCE", 0.3)
+    monkeypatch.setattr(omniglot_files, "_PATIENCE", 0.3)
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=r"no answer in 0.3 seconds"):
         read()
@@ -554,7 +554,7 @@ def test_the_evaluation_alphabets_are_those_of_its_zip(real):
 
 
 def test_the_only_two_equal_drawings_are_of_the_first_braille_character(real):
-    files = omniglot._read([real / f"{part}.zip" for part in (BACKGROUND, EVALUATED)])
+    files = omniglot_files.read([real / f"{part}.zip" for part in (BACKGROUND, EVALUATED)])
     seen: dict[bytes, str] = {}
     pairs = []
     for where, content in files.items():

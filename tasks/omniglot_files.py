@@ -1,0 +1,183 @@
+"""Where Omniglot's files are: two zips, two folders, a prepared set, or the download.
+
+Each source is found, and fingerprinted by its content, without decoding a drawing.
+"""
+
+import hashlib
+import queue
+import re
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+Files = dict[str, bytes]  # ".../Alphabet/characterNN/file" -> PNG
+
+_PARTS = ("images_background", "images_evaluation")
+_DRAWING = re.compile(r".*/[^/]+/character\d\d/\d{4}_\d\d\.png")
+_PATIENCE = 10.0  # seconds; tensorflow-datasets alone would retry for minutes
+_WAYS = (
+    "Pass a folder that holds images_background.zip and images_evaluation.zip as `path`; or"
+    " prepare omniglot as array_record with tensorflow-datasets on another machine and copy its"
+    " data_dir here; or connect this machine to the network."
+)
+
+
+class Source(NamedTuple):
+    """Where drawings come from: in words, what they will be (a hash), and how to read them."""
+
+    words: str
+    fingerprint: str
+    read: Callable[[], Files]
+
+
+def find(path: Path | None, cache: Path) -> Source:
+    """The source in a folder; for None the prepared set in its usual place, or the download.
+
+    Args:
+        path: see `omniglot.load`.
+        cache: where a download is kept.
+
+    Raises:
+        ValueError: the folder holds no Omniglot.
+        FileNotFoundError: `path` is not a folder.
+    """
+    if path is None:
+        return _prepared(None) or _download(cache / "omniglot")
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is not a folder. {_WAYS}")
+    source = _official(path, ".zip") or _official(path, "") or _prepared(path)
+    if source is None:
+        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:9]) or "nothing"
+        raise ValueError(
+            f"{path} must hold {' and '.join(_PARTS)} as zips or as folders, or an omniglot that"
+            f" tensorflow-datasets has prepared; it holds {found}"
+        )
+    return source
+
+
+def _official(folder: Path, suffix: str) -> Source | None:
+    parts = [folder / f"{part}{suffix}" for part in _PARTS]
+    if not all(part.exists() for part in parts):
+        return None
+    files = [file for part in parts for file in (part.rglob("*.png") if not suffix else [part])]
+    fingerprint = _fingerprint(_checksums(folder, files))
+    return Source(f"images_*{suffix} in {folder}", fingerprint, lambda: read(files))
+
+
+def _prepared(data_dir: Path | None) -> Source | None:
+    import tensorflow_datasets as tfds  # slow to import, and only two of the sources need it
+
+    try:
+        builder: Any = tfds.builder("omniglot", data_dir=data_dir)
+    except Exception as error:  # its types for damaged descriptions are no public ones
+        place = data_dir or "the data_dir of tensorflow-datasets"
+        raise ValueError(f"cannot read the omniglot in {place}: {error}") from error
+    if not builder.is_prepared():
+        return None
+    folder = Path(builder.data_path)
+
+    def records_read() -> Files:
+        decoders = {"image": tfds.decode.SkipDecoding()}  # the record holds the original PNG
+        try:
+            records = builder.as_data_source("train+test", decoders=decoders)
+            kind = builder.info.features["alphabet"].int2str
+            return {
+                f"{folder}/{kind(int(record['alphabet']))}"
+                f"/character{record['alphabet_char_id'] + 1:02d}/record {i}": record["image"]
+                for i, record in enumerate(records)
+            }
+        except Exception as error:  # each damage and each other file format has its own type
+            raise ValueError(f"cannot read {folder} as array_record: {error}") from error
+
+    fingerprint = _fingerprint(_checksums(folder, filter(Path.is_file, folder.iterdir())))
+    return Source(f"tensorflow-datasets, prepared in {folder}", fingerprint, records_read)
+
+
+def _download(folder: Path) -> Source:
+    import tensorflow_datasets as tfds
+
+    zips = [f"{part}.zip" for part in _PARTS]
+    infos = tfds.builder_cls("omniglot").url_infos or {}
+    urls = {info.filename: url for url, info in infos.items() if info.filename in zips}
+
+    def downloaded() -> Files:
+        if not all((folder / name).is_file() for name in zips):
+            _probe(urls.values())
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as partial:
+                manager = tfds.download.DownloadManager(
+                    download_dir=partial, url_infos=infos, force_checksums_validation=True
+                )
+                for name in zips:  # one by one: a failure must not leave another one running
+                    Path(str(manager.download(urls[name]))).replace(folder / name)
+        return read([folder / name for name in zips])
+
+    # The registered checksums find the cached array without a download.
+    fingerprint = _fingerprint({name: infos[urls[name]].checksum for name in zips})
+    return Source("the official zips, by tensorflow-datasets", fingerprint, downloaded)
+
+
+def _probe(urls: Iterable[str]) -> None:
+    import requests
+
+    answers: queue.Queue[Exception | None] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            for url in urls:
+                with requests.get(url, stream=True, timeout=_PATIENCE / 2) as response:
+                    response.raise_for_status()
+            answers.put(None)
+        except Exception as error:
+            answers.put(error)
+
+    # A name server that keeps silent outlasts the timeout of requests, hence the thread.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        error = answers.get(timeout=_PATIENCE)
+    except queue.Empty:
+        error = TimeoutError(f"no answer in {_PATIENCE:g} seconds")
+    if error:
+        raise ConnectionError(f"cannot download Omniglot. {_WAYS} ({error})") from error
+
+
+def read(files: Iterable[Path]) -> Files:
+    """The drawings among these PNGs and inside these zips.
+
+    Raises:
+        ValueError: a zip is corrupt, or an entry of it leaves its folder.
+    """
+    contents: Files = {}
+    for file in files:
+        where = file.as_posix()
+        contents |= _members(file) if file.suffix == ".zip" else {where: file.read_bytes()}
+    return {where: png for where, png in contents.items() if _DRAWING.fullmatch(where)}
+
+
+def _members(path: Path) -> Files:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+    except Exception as error:  # damage surfaces as a dozen unrelated types
+        raise ValueError(f"{path} is a corrupt zip: {error}") from error
+    for name in members:
+        inside = PurePosixPath(name.replace("\\", "/"))
+        if inside.is_absolute() or ".." in inside.parts:
+            raise ValueError(f"{path} is refused: its entry {name!r} leaves the archive's folder")
+    return {f"{path.as_posix()}/{name}": content for name, content in members.items()}
+
+
+def _checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
+
+
+def _fingerprint(checksums: Mapping[str, str]) -> str:
+    lines = "\n".join(f"{name} {checksum}" for name, checksum in sorted(checksums.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
