@@ -19,7 +19,7 @@ import optax
 import maml
 from benchmarks import figures, tables
 from benchmarks.config import Config, configure
-from benchmarks.runner import Experiment, Result, run
+from benchmarks.runner import Experiment, Result, initial_key, run
 from maml.types import LossFn, Params
 from tasks import glyphs, omniglot
 from tasks.batch_norm import Mode, averaging, few_shot_apply, few_shot_loss
@@ -164,9 +164,7 @@ def experiment(config: FewShot) -> Experiment:
     }
     running = config.batch_norm == "running"
     model = MODELS[config.model](ways=config.ways, track=running)
-    params = model.init(
-        jax.random.key(config.seed), jnp.zeros((1, *characters.images.shape[2:], 1))
-    )
+    params = model.init(initial_key(config), jnp.zeros((1, *characters.images.shape[2:], 1)))
     loss = few_shot_loss(model, config.batch_norm)
     facts = {
         "algorithm": config.algorithm,

@@ -61,6 +61,11 @@ class Experiment(NamedTuple):
     outer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda o: o
 
 
+def initial_key(config: Config) -> RandomKey:
+    """The key of a run's initialisation."""
+    return jax.random.fold_in(jax.random.key(config.seed), 0)
+
+
 class Result(NamedTuple):
     """What came out: where it lies, what is in its summary, and the meta-parameters."""
 
@@ -115,7 +120,7 @@ def train(
     optimizer = experiment.outer(optax.adam(rate))
     state = maml.init(experiment.algorithm, optimizer, experiment.params)
     sample = maml.batched(experiment.samplers["train"], config.meta_batch)
-    key = jax.random.key(config.seed)
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is that of the initialisation
 
     def call(state: maml.MetaState, sample: maml.Sampler, key: RandomKey) -> Any:
         algorithm = experiment.algorithm
@@ -125,7 +130,7 @@ def train(
     state = jax.tree.map(jnp.copy, state)
     start = time.perf_counter()
     compiled = jax.jit(call, donate_argnums=0).lower(state, sample, key).compile()
-    seconds = {"compile": time.perf_counter() - start, "train": 0.0}
+    seconds = {"compile": time.perf_counter() - start, "train": 0.0, "validate": 0.0}
     with _interruptible() as interrupted, _progress(config) as advance, log.open("w") as file:
         for _ in range(config.meta_steps // every):
             start = time.perf_counter()
@@ -135,7 +140,9 @@ def train(
             line: dict[str, Any] = {"step": int(state.step), "loss": float(metrics["loss"].mean())}
             line |= {name: float(jnp.mean(values)) for name, values in metrics["query"].items()}
             if config.val_tasks:
+                start = time.perf_counter()
                 val = evaluate(experiment, config, state.params, "val")
+                seconds["validate"] += time.perf_counter() - start
                 line["val"] = {name: curve(values) for name, values in val.items()}
             file.write(json.dumps(line | {"seconds": round(spent, 4)}) + "\n")
             file.flush()
@@ -158,7 +165,8 @@ def evaluate(
     steps = config.inner_steps if validating else config.eval_steps
     sample = maml.batched(experiment.samplers[part], tasks)
     learner, metric = experiment.algorithm.learner, experiment.metric
-    values = _evaluate(learner, metric, steps, config.chunk or tasks, meta_params, sample)
+    key = jax.random.key(2018 if validating else 2017)
+    values = _evaluate(learner, metric, steps, config.chunk, meta_params, sample, key)
     return {name: np.asarray(value) for name, value in values.items()}
 
 
@@ -167,11 +175,12 @@ def _evaluate(
     learner: maml.Learner,
     metric: LossFn,
     steps: int,
-    chunk: int,
+    chunk: int | None,
     meta_params: MetaParams,
     sample: maml.Sampler,
+    key: RandomKey,
 ) -> dict[str, jax.Array]:
-    sample_key, key = jax.random.split(jax.random.key(2017))
+    sample_key, key = jax.random.split(key)
     episodes = sample(sample_key)
     return maml.evaluate(learner, metric, meta_params, episodes, key, steps, chunk=chunk)[1]
 

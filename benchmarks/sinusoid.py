@@ -16,7 +16,7 @@ import optax
 import maml
 from benchmarks import figures, tables
 from benchmarks.config import Config, configure
-from benchmarks.runner import Experiment, Result, run
+from benchmarks.runner import Experiment, Result, initial_key, run
 from maml.types import Params
 from tasks.models import MLP
 from tasks.sinusoid import few_points
@@ -80,7 +80,7 @@ def experiment(config: Sinusoid) -> Experiment:
         "oracle": lambda: maml.maml(loss, inner, 0),
     }[config.algorithm]()
     inputs = jax.eval_shape(samplers["train"], jax.random.key(0)).support[0]
-    params = model.init(jax.random.key(config.seed), jnp.zeros(inputs.shape))
+    params = model.init(initial_key(config), jnp.zeros(inputs.shape))
     facts = {"algorithm": config.algorithm, "query_size": config.shots, "batch_norm": "none"}
     return Experiment("sinusoid", algorithm, params, samplers, predict, loss, "mse", facts)
 

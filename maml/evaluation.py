@@ -19,7 +19,7 @@ def evaluate(
     key: RandomKey,
     num_steps: int,
     *,
-    chunk: int = 1,
+    chunk: int | None = None,
 ) -> PyTree[Array]:
     """The metric on the query set after 0, 1, ..., `num_steps` inner steps on the support set.
 
@@ -31,7 +31,7 @@ def evaluate(
         episodes: `Episode[task, ...]`.
         key: split into one key a task.
         num_steps: K >= 0.
-        chunk: how many tasks are mapped at once; it need not divide their number.
+        chunk: how many tasks are mapped at once (default: all); it need not divide their number.
 
     Returns:
         The metric, `[task, K + 1]`.
@@ -39,6 +39,8 @@ def evaluate(
     Raises:
         ValueError: `num_steps` is negative or `chunk` below 1.
     """
+    num_tasks = count_tasks(episodes)
+    chunk = num_tasks if chunk is None else chunk
     check_count(num_steps, least=0)
     check_count(chunk, least=1, of="tasks in a chunk")
 
@@ -52,8 +54,7 @@ def evaluate(
         inner = learner(meta_params)
         return adapt(inner, episode.support, support_key, num_steps, probe=probe)[1]
 
-    keys = jax.random.split(key, count_tasks(episodes))
-    return jax.lax.map(one, (episodes, keys), batch_size=None if chunk == 1 else chunk)
+    return jax.lax.map(one, (episodes, jax.random.split(key, num_tasks)), batch_size=chunk)
 
 
 def mean_ci95(

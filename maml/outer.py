@@ -1,6 +1,7 @@
 """The outer loop: the only map over tasks in meta-training, and the only scan over meta-steps."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
         num_tasks: the size of the meta-batch, >= 1.
 
     Returns:
-        A `Partial`. Build it once: jit takes every new one for another function, and compiles.
+        A `Partial`; those of one sampler and one size are the same function to jit.
 
     Raises:
         ValueError: `num_tasks` is below 1.
@@ -56,11 +57,16 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
     check_count(num_tasks, least=1, of="tasks")
     partial_type = jax.tree_util.Partial
     sample = sample if isinstance(sample, partial_type) else partial_type(sample)
-    return partial_type(partial(_sample_batch, num_tasks), sample)
+    return partial_type(_Batch(num_tasks), sample)
 
 
-def _sample_batch(num_tasks: int, sample: Sampler, key: RandomKey) -> Episode:
-    return jax.vmap(sample)(jax.random.split(key, num_tasks))
+class _Batch(NamedTuple):
+    """Compared by value, where two equal `functools.partial` differ: jit compiles once."""
+
+    num_tasks: int
+
+    def __call__(self, sample: Sampler, key: RandomKey) -> Episode:
+        return jax.vmap(sample)(jax.random.split(key, self.num_tasks))
 
 
 def meta_gradient(
