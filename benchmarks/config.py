@@ -1,10 +1,10 @@
 """The options that all benchmarks share, and how the command line sets them."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -50,6 +50,8 @@ class Config:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be >= {bound}; got {getattr(self, name)}")
+        if self.val_tasks == 1:
+            raise ValueError("val_tasks must be 0 or >= 2, to have a confidence interval; got 1")
         if self.meta_steps % self.steps_per_call:
             raise ValueError(
                 f"steps_per_call must divide meta_steps; got {self.steps_per_call} for"
@@ -73,14 +75,27 @@ def configure(
         presets: by name.
         description: printed by `--help`.
         argv: the command line; None is the process's own.
+
+    Raises:
+        ValueError: there is no such preset, or options do not go together.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--preset", default=next(iter(presets)))
     name = parser.parse_known_args(argv)[0].preset
     if name not in presets:
-        raise SystemExit(f"no preset {name!r}; there are {', '.join(presets)}")
+        raise ValueError(f"no preset {name!r}; there are {', '.join(presets)}")
     words = f"{description}\n\nPresets: {', '.join(presets)}."
+    return tyro.cli(type(presets[name]), default=presets[name], description=words, args=argv)
+
+
+def launch(
+    main: Callable[[C], Any],
+    presets: Mapping[str, C],
+    description: str | None,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs a benchmark from the command line; what it refuses, it refuses in one line."""
     try:
-        return tyro.cli(type(presets[name]), default=presets[name], description=words, args=argv)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+        main(configure(presets, description, argv))
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error

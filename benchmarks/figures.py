@@ -1,6 +1,7 @@
 """The figures of a run, written beside its summary."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ def learning_curve(out: Path, metric: str, label: str) -> Figure:
     axes.plot(steps, [line[metric] for line in lines], label="meta-training tasks, adapted")
     curves = [line["val"][metric] for line in lines if "val" in line]
     for step in dict.fromkeys(("0", max(curves[0], key=int))) if curves else ():
-        mean = np.array([curve[step]["mean"] for curve in curves])
-        ci95 = np.array([curve[step]["ci95"] for curve in curves])
+        mean, ci95 = (
+            np.array([curve[step][name] for curve in curves], float) for name in ("mean", "ci95")
+        )
         (line,) = axes.plot(steps, mean, label=f"validation tasks, {step} inner steps")
         axes.fill_between(steps, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.2)
     axes.set(xlabel="meta-steps", ylabel=label)
@@ -46,11 +48,12 @@ def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
     waves = [Wave(jnp.array(4.0), jnp.array(0.5)), Wave(jnp.array(1.0), jnp.array(2.5))]
     x = jnp.linspace(*INPUT, 200)
     figure = Figure(figsize=(9, 6), layout="constrained")
+    path_of = jax.jit(partial(_predictions, experiment, steps=10))
     grid = figure.subplots(2, 2, sharex=True, sharey="row")
     for row, wave in zip(grid, waves, strict=True):
         supports = {"half of the range": jnp.linspace(0.5, 4.5, 10), "5 points": x[20::40]}
         for axes, (name, support) in zip(row, supports.items(), strict=True):
-            path = _predictions(experiment, meta_params, points(wave, support), x[:, None])
+            path = path_of(meta_params, points(wave, support), x[:, None])
             axes.plot(x, wave(x), color="tab:red", label="truth")
             for step, style in ((0, ":"), (1, "--"), (10, "-")):
                 axes.plot(x, path[step, :, 0], style, color="tab:green", label=f"{step} steps")
@@ -72,12 +75,12 @@ def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: 
         meta_params: what was learned.
         steps: inner steps before the prediction.
     """
+    path_of = jax.jit(partial(_predictions, experiment, steps=steps))
     figure = Figure(figsize=(9, 6), layout="constrained")
     for number, part in enumerate(np.array(figure.subfigures(2, 2)).flat):
         episode = experiment.samplers["test"](jax.random.key(number))
         (support, support_labels), (query, labels) = episode
-        logits = _predictions(experiment, meta_params, episode.support, query, steps)[steps]
-        found = logits.argmax(-1)
+        found = path_of(meta_params, episode.support, query)[steps].argmax(-1)
         shown = np.linspace(0, len(labels) - 1, min(5, len(labels))).round().astype(int)
         grid = part.subplots(2, len(shown), squeeze=False)
         for column, place in enumerate(shown):
@@ -91,15 +94,15 @@ def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: 
 
 
 def _predictions(
-    experiment: Experiment, meta_params: MetaParams, support: Any, inputs: Any, steps: int = 10
-) -> np.ndarray:
+    experiment: Experiment, meta_params: MetaParams, support: Any, inputs: Any, *, steps: int
+) -> jax.Array:
     """The outputs for some inputs after 0 .. `steps` inner steps on a support set."""
 
     def predict(params: Params) -> jax.Array:
         return experiment.predict(params, inputs)
 
     inner = experiment.algorithm.learner(meta_params)
-    return np.asarray(maml.adapt(inner, support, jax.random.key(0), steps, probe=predict)[1])
+    return maml.adapt(inner, support, jax.random.key(0), steps, probe=predict)[1]
 
 
 def _draw(axes: Axes, image: jax.Array, title: str, color: str) -> None:

@@ -18,7 +18,7 @@ import optax
 
 import maml
 from benchmarks import figures, tables
-from benchmarks.config import Config, configure
+from benchmarks.config import Config, launch
 from benchmarks.runner import Experiment, Result, initial_key, run
 from maml.types import LossFn, Params
 from tasks import glyphs, omniglot
@@ -54,7 +54,8 @@ class FewShot(Config):
     rotate: bool = True
     """Turn each class of an episode by 0, 90, 180 or 270 degrees."""
     algorithm: Literal["maml", "fomaml", "anil", "boil", "meta_sgd", "reptile", "imaml"] = "maml"
-    """What is meta-trained. Batch-norm biases do not adapt, as in MAML's code (but in imaml)."""
+    """What is meta-trained. Batch-norm biases do not adapt, as in MAML's code, but in reptile and
+    imaml."""
     model: Literal["conv4", "conv4-pool", "fully-connected"] = "conv4"
     """Four convolutions with stride 2, or with max-pooling, or four dense layers."""
     batch_norm: Mode = "transductive"
@@ -98,6 +99,8 @@ PRESETS = {
             inner_steps=5,
             meta_batch=16,
         ),
+        replace(PAPER, preset="no-conv-5-way-1-shot", model="fully-connected"),
+        replace(PAPER, preset="no-conv-5-way-5-shot", model="fully-connected", shots=5, queries=5),
         replace(
             PAPER,
             preset="half-hour-5-way-1-shot",
@@ -111,6 +114,7 @@ PRESETS = {
             PAPER,
             preset="glyphs-5-way-1-shot",
             dataset="glyphs",
+            outer_rate=6e-3,
             meta_batch=16,
             meta_steps=800,
             steps_per_call=40,
@@ -133,7 +137,7 @@ def algorithm(config: FewShot, loss: LossFn, params: Params) -> maml.Algorithm:
         "anil": lambda: maml.anil(loss, inner, steps, head=head),
         "boil": lambda: maml.boil(loss, inner, steps, head=maml.complement(body)),
         "meta_sgd": lambda: maml.meta_sgd(loss, optax.sgd(1.0), steps, rate=rate, mask=adapts),
-        "reptile": lambda: maml.reptile(loss, inner, steps, mask=adapts),
+        "reptile": lambda: maml.reptile(loss, inner, steps),
         "imaml": lambda: maml.imaml(loss, inner, steps, strength=config.strength, cg_steps=5),
     }[config.algorithm]()
 
@@ -146,6 +150,13 @@ def experiment(config: FewShot) -> Experiment:
     """
     if config.algorithm == "reptile" and config.batch_norm == "running":
         raise ValueError("reptile never looks at a query set, so it records no running averages")
+    if config.algorithm == "reptile" and config.inner_steps < 2:
+        raise ValueError(f"reptile needs inner_steps >= 2; got {config.inner_steps}")
+    if config.algorithm == "imaml" and config.inner_rate * config.strength >= 2:
+        raise ValueError(
+            "imaml's pull diverges unless inner_rate * strength < 2; got"
+            f" {config.inner_rate} * {config.strength}"
+        )
     if config.dataset == "glyphs":
         characters = glyphs.load()
         parts = glyphs.splits(characters)
@@ -196,4 +207,4 @@ def main(config: FewShot) -> Result:
 
 
 if __name__ == "__main__":
-    main(configure(PRESETS, __doc__))
+    launch(main, PRESETS, __doc__)

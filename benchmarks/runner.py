@@ -32,7 +32,7 @@ from maml.types import LossFn, MetaParams, Params, RandomKey
 
 RESULTS = Path("results")
 PACKAGES = ("maml", "jax", "jaxlib", "optax", "flax", "numpy")
-Curve = dict[str, dict[str, float]]  # inner step -> {"mean": ..., "ci95": ...}
+Curve = dict[str, dict[str, float | None]]  # inner step -> {"mean": ..., "ci95": ...}
 
 
 class Experiment(NamedTuple):
@@ -78,7 +78,7 @@ def run(experiment: Experiment, config: Config) -> Result:
     """Meta-trains and evaluates; writes `log.jsonl` and `summary.json`.
 
     Raises:
-        ValueError: the folder holds a finished run.
+        ValueError: the folder holds a run.
         FloatingPointError: the meta-loss is not finite any more; the log says since when.
     """
     out = _folder(experiment.name, config)
@@ -103,8 +103,9 @@ def run(experiment: Experiment, config: Config) -> Result:
         "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
         "command": _command(),
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    if config.record:
+    (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    if config.record and not summary["interrupted"]:
+        RESULTS.mkdir(exist_ok=True)
         with (RESULTS / f"{experiment.name}.jsonl").open("a") as file:
             file.write(json.dumps(summary) + "\n")
     return Result(out, summary, state.params)
@@ -128,10 +129,11 @@ def train(
 
     # The first state shares arrays with the experiment's parameters, so it is not donated itself.
     state = jax.tree.map(jnp.copy, state)
-    start = time.perf_counter()
-    compiled = jax.jit(call, donate_argnums=0).lower(state, sample, key).compile()
-    seconds = {"compile": time.perf_counter() - start, "train": 0.0, "validate": 0.0}
+    seconds = {"compile": 0.0, "train": 0.0, "validate": 0.0}
     with _interruptible() as interrupted, _progress(config) as advance, log.open("w") as file:
+        start = time.perf_counter()
+        compiled = jax.jit(call, donate_argnums=0).lower(state, sample, key).compile()
+        seconds["compile"] = time.perf_counter() - start
         for _ in range(config.meta_steps // every):
             start = time.perf_counter()
             state, metrics = jax.block_until_ready(compiled(state, sample, key))
@@ -150,7 +152,7 @@ def train(
             if not np.isfinite(line["loss"]):
                 first = int(state.step) - every + int(np.argmin(np.isfinite(metrics["loss"])))
                 raise FloatingPointError(f"the meta-loss is {line['loss']} since step {first}")
-            if interrupted():
+            if interrupted() and line["step"] < config.meta_steps:
                 print(f"Stopped after {line['step']} meta-steps. Evaluating what was learned.")
                 break
     return state, seconds
@@ -186,17 +188,17 @@ def _evaluate(
 
 
 def curve(values: np.ndarray) -> Curve:
-    """Mean and 95% confidence interval over tasks after every inner step."""
-    means, cis = maml.mean_ci95(jnp.asarray(values))
-    pairs = zip(means.tolist(), cis.tolist(), strict=True)
-    return {str(step): {"mean": mean, "ci95": ci95} for step, (mean, ci95) in enumerate(pairs)}
+    """Mean and 95% confidence interval over tasks after every inner step; None if one diverged."""
+    pairs = np.stack(maml.mean_ci95(jnp.asarray(values)), axis=-1)
+    numbers = [[float(n) if np.isfinite(n) else None for n in pair] for pair in pairs]
+    return {str(step): {"mean": mean, "ci95": ci95} for step, (mean, ci95) in enumerate(numbers)}
 
 
 def _folder(name: str, config: Config) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     out = config.out or RESULTS / "runs" / f"{name}-{config.preset}-{config.seed}-{stamp}"
-    if (out / "summary.json").exists():
-        raise ValueError(f"{out} holds a finished run; name another folder with --out")
+    if (out / "log.jsonl").exists():
+        raise ValueError(f"{out} holds a run; name another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     return out
 

@@ -19,14 +19,17 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 # metric, scale, unit, decimals
 METRICS = {"sinusoid": ("mse", 1, "MSE", 2), "omniglot": ("accuracy", 100, "accuracy, %", 2)}
 
-# What MAML's paper prints: for each task, the value after an inner step.
+# What MAML's paper prints: task, algorithm and model -> inner step -> value.
 FINN = "Finn et al. 2017"
-PUBLISHED: dict[str, dict[str, str]] = {
-    "sinusoid 5-shot": {"1": "0.67", "5": "0.38", "10": "0.35"},
-    "omniglot 5-way 1-shot": {"3": "98.7 ± 0.4"},
-    "omniglot 5-way 5-shot": {"3": "99.9 ± 0.1"},
-    "omniglot 20-way 1-shot": {"5": "95.8 ± 0.3"},
-    "omniglot 20-way 5-shot": {"5": "98.9 ± 0.2"},
+PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
+    ("sinusoid 5-shot", "maml", ""): {"1": "0.67", "5": "0.38", "10": "0.35"},
+    ("sinusoid 5-shot", "pretrained", ""): {"1": "2.41", "5": "2.23", "10": "2.19"},
+    ("omniglot 5-way 1-shot", "maml", "conv4"): {"3": "98.7 ± 0.4"},
+    ("omniglot 5-way 5-shot", "maml", "conv4"): {"3": "99.9 ± 0.1"},
+    ("omniglot 20-way 1-shot", "maml", "conv4"): {"5": "95.8 ± 0.3"},
+    ("omniglot 20-way 5-shot", "maml", "conv4"): {"5": "98.9 ± 0.2"},
+    ("omniglot 5-way 1-shot", "maml", "fully-connected"): {"3": "89.7 ± 1.1"},
+    ("omniglot 5-way 5-shot", "maml", "fully-connected"): {"3": "97.5 ± 0.6"},
 }
 Summary = dict[str, Any]
 
@@ -39,22 +42,30 @@ def task_of(summary: Summary) -> str:
     return f"{name} {ways}{config['shots']}-shot"
 
 
+def published(summary: Summary) -> dict[str, str]:
+    """What the paper prints for this task, algorithm and model, by inner step."""
+    model = summary["config"].get("model", "")
+    return PUBLISHED.get((task_of(summary), summary["algorithm"], model), {})
+
+
 def cell(summary: Summary, step: str) -> str:
     """The mean and confidence interval after an inner step, in the unit of the table."""
     metric, scale, _, decimals = METRICS[summary["benchmark"]]
     value = summary[metric][step]
+    if value["mean"] is None or value["ci95"] is None:
+        return "diverged"
     return f"{scale * value['mean']:.{decimals}f} ± {scale * value['ci95']:.{decimals}f}"
 
 
 def show(summary: Summary) -> None:
     """Prints the table of one run, with what has to be known to compare it."""
     metric, _, unit, _ = METRICS[summary["benchmark"]]
-    published = PUBLISHED.get(task_of(summary), {})
+    theirs = published(summary)
     table = Table(title=f"{task_of(summary)}, {summary['algorithm']}: {unit} (95% CI)")
     for column in ("inner steps", "ours", FINN):
         table.add_column(column, justify="right")
     for step in summary[metric]:
-        table.add_row(step, cell(summary, step), published.get(step, ""))
+        table.add_row(step, cell(summary, step), theirs.get(step, ""))
     seconds = ", ".join(f"{name} {value:g} s" for name, value in summary["seconds"].items())
     table.caption = (
         f"{summary['meta_steps']} meta-steps, {summary['tasks']} test tasks,"
@@ -72,24 +83,25 @@ def recorded(folder: Path = RESULTS) -> list[Summary]:
 
 def markdown(summaries: Iterable[Summary]) -> str:
     """A row for each run and each inner step that has a published number."""
-    rows = [
-        "| task | algorithm | inner steps | ours | published | batch norm | query | tasks | seed"
-        " | minutes | device | command |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = (
+        *("task", "preset", "algorithm", "inner steps", "ours", "published", "meta-steps"),
+        *("batch norm", "query", "test tasks", "seed", "minutes", "device", "command"),
+    )
+    rows = [head, ("---",) * len(head)]
     for summary in summaries:
-        task, config = task_of(summary), summary["config"]
-        published = PUBLISHED.get(task, {})
-        for step in published or {str(config["inner_steps"]): ""}:
-            shown = (
-                *(task, summary["algorithm"], step, cell(summary, step)),
-                published.get(step, "none"),
-                *(summary["batch_norm"], summary["query_size"], summary["tasks"], summary["seed"]),
-                f"{sum(summary['seconds'].values()) / 60:.1f}",
-                *(summary["device"], f"`{summary['command']}`"),
+        theirs = published(summary)
+        reported = [step for step in theirs if int(step) <= summary["config"]["eval_steps"]]
+        for step in reported or [str(summary["config"]["inner_steps"])]:
+            rows.append(
+                (
+                    *(task_of(summary), summary["preset"], summary["algorithm"], step),
+                    *(cell(summary, step), theirs.get(step, "none"), summary["meta_steps"]),
+                    *(summary["batch_norm"], summary["query_size"], summary["tasks"]),
+                    *(summary["seed"], f"{sum(summary['seconds'].values()) / 60:.1f}"),
+                    *(summary["device"], f"`{summary['command']}`"),
+                )
             )
-            rows.append(f"| {' | '.join(map(str, shown))} |")
-    return "\n".join(rows)
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
 def with_table(readme: str, table: str) -> str:

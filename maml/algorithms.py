@@ -165,24 +165,17 @@ def meta_sgd(
     return Algorithm(init, learner, unrolled(learner, loss, num_steps))
 
 
-def reptile(
-    loss: LossFn,
-    optimizer: optax.GradientTransformation,
-    num_steps: int,
-    *,
-    mask: PyTree[bool] | None = None,
-) -> Algorithm:
+def reptile(loss: LossFn, optimizer: optax.GradientTransformation, num_steps: int) -> Algorithm:
     """Reptile:  the meta-gradient is theta - phi_K.
 
     With `optax.sgd(epsilon)` outside, theta moves the fraction epsilon of the way to the mean of
-    the adapted parameters. Arguments and errors are MAML's.
+    the adapted parameters. Everything adapts, since what does not is not learned either; and one
+    step is joint training, K >= 2 is meant. Arguments and errors are MAML's.
 
     Nichol, Achiam, Schulman: On first-order meta-learning algorithms (2018).
     """
-    learner = _descent(loss, optimizer, mask)
-    return Algorithm(
-        lambda params: _initially(params, mask), learner, displacement(learner, loss, num_steps)
-    )
+    learner = _descent(loss, optimizer)
+    return Algorithm(_initially, learner, displacement(learner, loss, num_steps))
 
 
 def imaml(

@@ -143,5 +143,5 @@ def check_count(count: int, *, least: int, of: str = "steps") -> None:
     Raises:
         ValueError: saying what was counted, what was got and what was wanted.
     """
-    if not isinstance(count, int) or count < least:
+    if isinstance(count, bool) or not hasattr(count, "__index__") or count < least:
         raise ValueError(f"the number of {of} must be an integer >= {least}; got {count!r}")

@@ -71,6 +71,7 @@ PRESET = replace(
     sinusoid.PRESETS["quick"],
     meta_steps=400 if QUICK else 20_000,
     steps_per_call=200 if QUICK else 1000,
+    val_tasks=0,
     eval_tasks=100 if QUICK else 1000,
 )
 
@@ -82,7 +83,7 @@ def trained(experiment, config):
 
 experiments, results = {}, {}
 for name in ("maml", "pretrained", "oracle"):
-    config = replace(PRESET, algorithm=name)
+    config = replace(PRESET, algorithm=name, val_tasks=100 if name == "maml" else 0)
     experiments[name] = sinusoid.experiment(config)
     results[name] = trained(experiments[name], config)
 tables.show(results["maml"].summary)
@@ -115,29 +116,34 @@ plt.show()
 # network, it adapts with the rate that suits it best on validation waves; MAML uses the rate that
 # it was meta-trained with.
 
-
 # %%
-def adapted(experiment, meta_params, rate, part):
-    """The error `[task, steps + 1]` when another inner rate is used."""
-    other = maml.maml(experiment.metric, optax.sgd(rate), 0)
-    config = replace(PRESET, inner_steps=PRESET.eval_steps)
-    values = runner.evaluate(experiment._replace(algorithm=other), config, meta_params, part)
-    return values["mse"]
+loss, pretrained = experiments["maml"].metric, results["pretrained"].meta_params
+waves = maml.batched(experiments["pretrained"].samplers["val"], 300)(jax.random.key(0))
 
 
-baseline = experiments["pretrained"], results["pretrained"].meta_params
+def with_rate(rate):
+    return maml.maml(loss, optax.sgd(rate), num_steps=0)
+
+
+@jax.jit
+def after_ten_steps(rate):
+    learner = with_rate(rate).learner
+    return maml.evaluate(learner, loss, pretrained, waves, jax.random.key(1), 10)[0][:, -1].mean()
+
+
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
-errors = [adapted(*baseline, rate, "val")[:, -1].mean() for rate in RATES]
-rate = RATES[int(np.argmin(np.nan_to_num(errors, nan=np.inf)))]
-print(f"pretrained adapts best with a rate of {rate}")
+rate = min(RATES, key=after_ten_steps)
+best = experiments["pretrained"]._replace(algorithm=with_rate(rate))
 curves = {
     "MAML": results["maml"].summary["mse"],
-    f"pretrained, rate {rate}": runner.curve(adapted(*baseline, rate, "test")),
+    f"pretrained, rate {rate}": runner.curve(
+        runner.evaluate(best, PRESET, pretrained, "test")["mse"]
+    ),
     "oracle": results["oracle"].summary["mse"],
 }
 
 # %%
-PAPER = tables.PUBLISHED["sinusoid 5-shot"]
+PAPER = tables.PUBLISHED["sinusoid 5-shot", "maml", ""]
 
 
 def plot(axes, curve, label):
@@ -190,13 +196,20 @@ figures.fits(
 # gradient itself is fine; the *meta*-gradient is not. `eps_root`, inside of the root, is the cure.
 
 # %%
-loss, start = experiments["maml"].metric, experiments["maml"].params
+start = experiments["maml"].params
 episode = experiments["maml"].samplers["train"](jax.random.key(0))
-for eps_root in (0.0, 1e-8):
+
+
+@jax.jit
+def count_nan(eps_root):
     inner = optax.adam(0.01, eps_root=eps_root)
     grads, _ = maml.maml(loss, inner, num_steps=2).grad(start, episode, jax.random.key(0))
-    broken = sum(int(jnp.isnan(leaf).sum()) for leaf in jax.tree.leaves(grads))
-    print(f"eps_root={eps_root:g}: {broken} numbers of the meta-gradient are NaN")
+    return sum(jnp.isnan(leaf).sum() for leaf in jax.tree.leaves(grads))
+
+
+numbers = sum(leaf.size for leaf in jax.tree.leaves(start))
+for eps_root in (0.0, 1e-8):
+    print(f"eps_root={eps_root:g}: {count_nan(eps_root)} of {numbers} numbers are NaN")
 
 # %% [markdown]
 # Meta-training with three inner steps and three optimisers, everything else alike.

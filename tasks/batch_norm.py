@@ -107,7 +107,12 @@ def averaging(
     Args:
         optimizer: of every other leaf.
         momentum: of the moving average over meta-steps, in [0, 1).
+
+    Raises:
+        ValueError: the momentum is outside.
     """
+    if not 0 <= momentum < 1:
+        raise ValueError(f"the momentum of an average must be in [0, 1); got {momentum!r}")
 
     def labels(params: Params) -> PyTree[str]:
         return jax.tree.map_with_path(

@@ -46,7 +46,8 @@ def few_shot(
 
     Returns:
         `sample(key) -> Episode(support=(images, labels), query=(Query, labels))`, ordered by
-        class, with the data set as an argument of jit, not a constant.
+        class, with the data set as an argument of jit, not a constant. A model without batch
+        normalisation reads a `Query` by its `.images`; `batch_norm.few_shot_loss` takes both.
 
     Raises:
         ValueError: more ways than classes, more shots + queries than drawings, a count below 1,

@@ -1,5 +1,10 @@
 """Shapes are enforced, and every test may ask for float64."""
 
+import socket
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -7,9 +12,60 @@ from jaxtyping import install_import_hook
 install_import_hook(["maml", "tasks"], "beartype.beartype")
 jax.config.update("jax_platforms", "cpu")
 
+from tiny_omniglot import NAMES, nothing_prepared, tiny_files, write_zips  # noqa: E402
+
+from tasks import omniglot  # noqa: E402
+
 
 @pytest.fixture
 def x64():
     """Float64, where derivatives are compared to rounding."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def read(monkeypatch, tmp_path):
+    """`load` for tiny sets, with a cache of its own."""
+    monkeypatch.setattr(omniglot, "CHARACTERS", len(NAMES))
+    monkeypatch.setattr(omniglot, "DRAWINGS", 3)
+    return partial(omniglot.load, cache=tmp_path / "cache")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No network and nothing prepared; gives the names that were looked up."""
+    asked = []
+
+    def refuse(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    nothing_prepared(monkeypatch, tmp_path)
+    return asked
+
+
+@pytest.fixture
+def served(monkeypatch, tmp_path):
+    """The tiny zips on a server of this machine, registered as the official ones."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.checksums import compute_url_info
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):
+            pass
+
+    folder = write_zips(tmp_path / "served", tiny_files())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    infos = {f"{address}/{zipped.name}": compute_url_info(zipped) for zipped in folder.iterdir()}
+    monkeypatch.setattr(tfds.builder_cls("omniglot"), "url_infos", infos)
+    monkeypatch.setenv("NO_PROXY", "*")
+    nothing_prepared(monkeypatch, tmp_path)
+    yield folder
+    server.shutdown()
+    server.server_close()
+    thread.join()

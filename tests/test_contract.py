@@ -214,7 +214,7 @@ def test_a_loss_without_metrics_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "option"),
     [
-        *((name, "mask") for name in ("maml", "fomaml", "meta_sgd", "reptile")),
+        *((name, "mask") for name in ("maml", "fomaml", "meta_sgd")),
         *(("anil", "head"), ("boil", "head"), ("cavia", "context")),
     ],
 )

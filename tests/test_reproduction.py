@@ -1,0 +1,25 @@
+"""The papers' numbers at full size, minutes long each: `make test-slow`."""
+
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import omniglot, sinusoid
+from benchmarks.runner import run
+from benchmarks.tables import published
+
+pytestmark = pytest.mark.slow
+
+
+def test_sinusoids_reach_the_paper_within_the_confidence_interval(tmp_path):
+    config = replace(sinusoid.PAPER, out=tmp_path / "run")
+    summary = run(sinusoid.experiment(config), config).summary
+    for step, wanted in published(summary).items():
+        got = summary["mse"][step]
+        assert got["mean"] - got["ci95"] <= float(wanted), (step, got)
+
+
+def test_glyphs_are_learned_far_beyond_the_nearest_neighbour_in_pixels(tmp_path):
+    config = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], out=tmp_path / "run")
+    accuracy = run(omniglot.experiment(config), config).summary["accuracy"]
+    assert accuracy["0"]["mean"] < 0.25 and accuracy["1"]["mean"] > 0.75
