@@ -5,7 +5,7 @@
 
 To reach: 0.67 / 0.38 / 0.35 after 1 / 5 / 10 steps with 5 shots. The presets `maml-paper-*` have
 the inner rate of the paper's code, 0.001; with the 0.01 of its text some tasks diverge after more
-steps than meta-training took. The presets `best-*` differ in the outer rate.
+steps than meta-training took.
 """
 
 from dataclasses import dataclass, replace
@@ -52,8 +52,6 @@ PRESETS = {
         PAPER,
         replace(PAPER, preset="maml-paper-10-shot", shots=10),
         replace(PAPER, preset="alpha-of-the-text-5-shot", inner_rate=0.01),
-        replace(PAPER, preset="best-5-shot", outer_rate=3e-3, cosine=True),
-        replace(PAPER, preset="best-10-shot", shots=10, outer_rate=3e-3, cosine=True),
         replace(PAPER, preset="quick", inner_rate=0.01, meta_steps=10_000, steps_per_call=1000),
     )
 }

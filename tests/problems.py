@@ -33,10 +33,10 @@ BATCH_NORMS: tuple[Mode, ...] = get_args(Mode)
 STRENGTH, RATE = 2.0, 0.7
 KEY = jax.random.key(0)
 # Programs that run once: compiling them well takes longer than running them badly.
-quick = partial(
-    jax.jit,
-    compiler_options={"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False},
-)
+QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # the option is gone from newer XLA
+    QUICK["xla_cpu_use_fusion_emitters"] = False
+quick = partial(jax.jit, compiler_options=QUICK)
 
 
 class Tiny(nn.Module):
