@@ -19,11 +19,10 @@ def main(out: Path = RESULTS / "demo", **changes: int) -> None:
     shutil.rmtree(out, ignore_errors=True)
     console = Console()
     console.rule("Sinusoids: a wave from 5 of its points")
-    quick = replace(sinusoid.PRESETS["quick"], out=out / "sinusoid", **changes)
-    sinusoid.main(quick)
+    sinusoid.main(replace(sinusoid.PAPER, out=out / "sinusoid", **changes))
     console.rule("Glyphs: 5 characters of unseen scripts from 1 drawing each")
-    glyphs = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], out=out / "glyphs", **changes)
-    omniglot.main(glyphs)
+    glyphs = omniglot.PRESETS["glyphs-5-way-1-shot"]
+    omniglot.main(replace(glyphs, out=out / "glyphs", **changes))
     console.print("Omniglot itself: python -m benchmarks.omniglot --help")
     for figure in sorted(out.rglob("*.png")):
         console.print(f"figure: {figure}")

@@ -52,7 +52,7 @@ PRESETS = {
         PAPER,
         replace(PAPER, preset="maml-paper-10-shot", shots=10),
         replace(PAPER, preset="alpha-of-the-text-5-shot", inner_rate=0.01),
-        replace(PAPER, preset="quick", inner_rate=0.01, meta_steps=10_000, steps_per_call=1000),
+        replace(PAPER, preset="quick", meta_steps=10_000, steps_per_call=1000),
     )
 }
 
