@@ -62,7 +62,8 @@ def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
         row[0].set_ylabel("y")
     for axes in grid[-1]:
         axes.set_xlabel("x")
-    figure.axes[0].legend(ncols=2, fontsize="small")
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=5)
     return _saved(figure, out / "fits.png")
 
 

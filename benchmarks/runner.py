@@ -242,12 +242,15 @@ def _progress(config: Config) -> Iterator[Callable[[float, str], None]]:
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[latest]}"),
     )
-    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    # In a notebook the refreshing thread does not reach the widget: every update refreshes it.
+    with progress.Progress(*columns, console=console, auto_refresh=not console.is_jupyter) as bar:
         task = bar.add_task("", total=config.meta_steps, speed="compiling", latest="")
 
         def advance(seconds: float, latest: str) -> None:
             rate = config.steps_per_call / seconds
             speed = f"{rate:.3g} meta-steps/s, {rate * config.meta_batch:.0f} tasks/s"
-            bar.update(task, advance=config.steps_per_call, speed=speed, latest=latest)
+            advanced = config.steps_per_call
+            bar.update(task, advance=advanced, speed=speed, latest=latest, refresh=True)
 
         yield advance

@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Omniglot
 #
-# Section 5.2 of MAML's paper, in 1,600 meta-steps of 2 tasks instead of 60,000 of 32: tell five new
+# Section 5.2 of MAML's paper, in 1,200 meta-steps of 2 tasks instead of 60,000 of 32: tell five new
 # characters apart, given one drawing of each. And the question that few-shot results hang on:
 # *whose statistics normalise the query?*
 
@@ -139,7 +139,7 @@ CONFIG = replace(
     dataset="omniglot" if REAL else "glyphs",
     data=folder if REAL else None,
     meta_batch=2,
-    meta_steps=4 if QUICK else 1600,
+    meta_steps=4 if QUICK else 1200,
     steps_per_call=2 if QUICK else 100,
     momentum=0.98,
     val_tasks=0,
@@ -206,4 +206,4 @@ figures.episodes(
 
 # %% [markdown]
 # The rest is patience: `python -m benchmarks.omniglot --help` has the paper's presets, the same
-# code with 600 times as many tasks, and one that takes half an hour on two cores.
+# code with 800 times as many tasks, and one that takes half an hour on two cores.
