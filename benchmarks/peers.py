@@ -27,8 +27,8 @@ CONFIG = replace(PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # the pixels do
 def torch_meta_gradient(params: dict, rate: float) -> Callable[[tuple], tuple]:
     """MAML's meta-gradient by `torch.func.grad` in `torch.func.vmap`.
 
-    Convolutions are `unfold` and a matrix product, like ours: with `conv2d`, whose kernels differ
-    from task to task under vmap, PyTorch is some fifteen times slower.
+    Convolutions are `unfold` and a matrix product, like ours: `conv2d`, whose kernels differ from
+    task to task under vmap, becomes a grouped convolution, and PyTorch is slower with it.
 
     Args:
         params: flax's, as numpy arrays; every leaf but the batch-norm biases adapts.
