@@ -15,6 +15,8 @@ from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
 from maml.inner import adapt, gradient_descent
 from maml.losses import classification, proximal, regression
+from maml.mapping import task_mesh
+from maml.memory import Memory
 from maml.outer import batched, init, meta_gradient, meta_step, train
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (
@@ -34,6 +36,7 @@ __all__ = [
     "Inner",
     "Learner",
     "LossFn",
+    "Memory",
     "MetaGrad",
     "MetaSGD",
     "MetaState",
@@ -63,6 +66,7 @@ __all__ = [
     "proximal",
     "regression",
     "reptile",
+    "task_mesh",
     "train",
     "unrolled",
 ]

@@ -15,6 +15,7 @@ from maml import tree
 from maml.estimators import displacement, implicit, unrolled
 from maml.inner import check_optimizer, gradient_descent
 from maml.losses import proximal
+from maml.memory import Memory, check_memory
 from maml.types import Algorithm, Inner, Learner, LossFn, Params
 
 
@@ -30,10 +31,12 @@ def _descent(
     mask: PyTree[bool] | None = None,
     *,
     first_order: bool = False,
+    memory: Memory = "store",
 ) -> Learner:
     check_optimizer(optimizer)
+    check_memory(memory)
     return lambda theta: gradient_descent(
-        loss, optimizer, theta, mask=mask, first_order=first_order
+        loss, optimizer, theta, mask=mask, first_order=first_order, memory=memory
     )
 
 
@@ -43,6 +46,7 @@ def maml(
     num_steps: int,
     *,
     mask: PyTree[bool] | None = None,
+    memory: Memory = "store",
 ) -> Algorithm:
     """MAML:  phi_{k+1} = phi_k + u(grad L_support(phi_k)),  d L_query(phi_K) / d theta.
 
@@ -51,9 +55,11 @@ def maml(
         optimizer: the inner optimiser, any optax transformation.
         num_steps: K >= 0; with K = 0 it is joint training: adaptation comes only afterwards.
         mask: True where a leaf adapts (default: everywhere).
+        memory: what is kept of the inner steps, and how they are derived: `maml.Memory`.
 
     Raises:
-        ValueError: K negative, no optax optimiser, a mask of another structure (from `init`).
+        ValueError: K negative, no optax optimiser, a mask of another structure (from `init`), no
+            such memory mode.
 
     Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017).
 
@@ -64,7 +70,7 @@ def maml(
     >>> round(float(grads), 6)  # (1 - 0.1)^2 * 3
     2.43
     """
-    learner = _descent(loss, optimizer, mask)
+    learner = _descent(loss, optimizer, mask, memory=memory)
     return Algorithm(
         lambda params: _initially(params, mask), learner, unrolled(learner, loss, num_steps)
     )
@@ -80,7 +86,7 @@ def fomaml(
     """First-order MAML: as MAML, with every grad L_support(phi_k) taken for a constant.
 
     With SGD, momentum, Adam, RMSProp or clipping inside, the meta-gradient is grad L_query(phi_K).
-    Arguments and errors are MAML's.
+    Arguments and errors are MAML's; there are no second derivatives whose memory to choose.
 
     Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.2.
     """
@@ -96,16 +102,17 @@ def anil(
     num_steps: int,
     *,
     head: PyTree[bool],
+    memory: Memory = "store",
 ) -> Algorithm:
     """Almost no inner loop: MAML in which only the head adapts.
 
     Args:
-        loss, optimizer, num_steps: as MAML's.
+        loss, optimizer, num_steps, memory: as MAML's.
         head: True at the leaves of the head; `mask_by_path` makes it.
 
     Raghu, Raghu, Bengio, Vinyals: Rapid learning or feature reuse? (ICLR 2020).
     """
-    return maml(loss, optimizer, num_steps, mask=head)
+    return maml(loss, optimizer, num_steps, mask=head, memory=memory)
 
 
 def boil(
@@ -114,16 +121,17 @@ def boil(
     num_steps: int,
     *,
     head: PyTree[bool],
+    memory: Memory = "store",
 ) -> Algorithm:
     """Body only in the inner loop: MAML in which everything but the head adapts.
 
     Args:
-        loss, optimizer, num_steps: as MAML's.
+        loss, optimizer, num_steps, memory: as MAML's.
         head: True at the leaves of the head.
 
     Oh, Yoo, Kim, Yun: BOIL, towards representation change for few-shot learning (ICLR 2021).
     """
-    return maml(loss, optimizer, num_steps, mask=tree.complement(head))
+    return maml(loss, optimizer, num_steps, mask=tree.complement(head), memory=memory)
 
 
 class MetaSGD(NamedTuple):
@@ -140,18 +148,20 @@ def meta_sgd(
     *,
     rate: float,
     mask: PyTree[bool] | None = None,
+    memory: Memory = "store",
 ) -> Algorithm:
     """Meta-SGD:  phi_{k+1} = phi_k + rates * u(grad L_support(phi_k)),  learning theta and rates.
 
     With `optax.sgd(1.0)` the rates are the paper's alpha, a learned learning rate for each number.
 
     Args:
-        loss, optimizer, num_steps, mask: as MAML's.
+        loss, optimizer, num_steps, mask, memory: as MAML's.
         rate: where every rate starts.
 
     Li, Zhou, Chen, Li: Meta-SGD, learning to learn quickly for few-shot learning (2017).
     """
     check_optimizer(optimizer)
+    check_memory(memory)
 
     def init(params: Params) -> MetaSGD:
         rates = jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), params)
@@ -160,7 +170,8 @@ def meta_sgd(
     def learner(meta: MetaSGD) -> Inner:
         rates = meta.rates if mask is None else tree.partition(meta.rates, mask)[0]
         scale = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, rates, updates))
-        return gradient_descent(loss, optax.chain(optimizer, scale), meta.params, mask=mask)
+        chained = optax.chain(optimizer, scale)
+        return gradient_descent(loss, chained, meta.params, mask=mask, memory=memory)
 
     return Algorithm(init, learner, unrolled(learner, loss, num_steps))
 
@@ -213,21 +224,23 @@ def cavia(
     num_steps: int,
     *,
     context: PyTree[bool],
+    memory: Memory = "store",
 ) -> Algorithm:
     """CAVIA: MAML in which only context parameters adapt, from zero in every task.
 
     Args:
-        loss, optimizer, num_steps: as MAML's.
+        loss, optimizer, num_steps, memory: as MAML's.
         context: True at the leaves that are context: inputs of the model, not weights.
 
     Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson: Fast context adaptation (ICML 2019).
     """
     check_optimizer(optimizer)
+    check_memory(memory)
 
     def learner(theta: Params) -> Inner:
         part, network = tree.partition(theta, context)
         zeros = tree.combine(jax.tree.map(jnp.zeros_like, part), network)
-        return gradient_descent(loss, optimizer, zeros, mask=context)
+        return gradient_descent(loss, optimizer, zeros, mask=context, memory=memory)
 
     return Algorithm(
         lambda params: _initially(params, context), learner, unrolled(learner, loss, num_steps)

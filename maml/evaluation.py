@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PyTree
 
 from maml.inner import adapt, check_count
-from maml.outer import count_tasks
-from maml.types import Batch, Episode, Learner, MetaParams, Params, RandomKey
+from maml.mapping import across, count_tasks, share_of
+from maml.types import Batch, Episode, Learner, MetaParams, Params, RandomKey, RandomKeys
 
 
 def evaluate(
@@ -20,6 +21,7 @@ def evaluate(
     num_steps: int,
     *,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> PyTree[Array]:
     """The metric on the query set after 0, 1, ..., `num_steps` inner steps on the support set.
 
@@ -31,21 +33,22 @@ def evaluate(
         episodes: `Episode[task, ...]`.
         key: split into one key a task.
         num_steps: K >= 0.
-        chunk: how many tasks are mapped at once (default: all); it need not divide their number.
+        chunk: how many tasks a device maps at once (default: all); it need not divide their number.
+        mesh: devices that share out the tasks, see `task_mesh`. Default: one device.
 
     Returns:
         The metric, `[task, K + 1]`.
 
     Raises:
-        ValueError: `num_steps` is negative or `chunk` below 1.
+        ValueError: `num_steps` is negative or `chunk` below 1; the mesh does not divide the tasks,
+            or has another axis than "task".
     """
     num_tasks = count_tasks(episodes)
-    chunk = num_tasks if chunk is None else chunk
+    chunk = share_of(num_tasks, mesh) if chunk is None else chunk
     check_count(num_steps, least=0)
     check_count(chunk, least=1, of="tasks in a chunk")
 
-    def one(task: tuple[Episode, RandomKey]) -> PyTree[Array]:
-        episode, key = task
+    def one(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree[Array]:
         support_key, query_key = jax.random.split(key)
 
         def probe(params: Params) -> PyTree:
@@ -54,7 +57,11 @@ def evaluate(
         inner = learner(meta_params)
         return adapt(inner, episode.support, support_key, num_steps, probe=probe)[1]
 
-    return jax.lax.map(one, (episodes, jax.random.split(key, num_tasks)), batch_size=chunk)
+    def share(meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]) -> PyTree[Array]:
+        return jax.lax.map(lambda task: one(meta_params, *task), tasks, batch_size=chunk)
+
+    tasks = (episodes, jax.random.split(key, num_tasks))
+    return across(mesh, share, summed=False)(meta_params, tasks)
 
 
 def mean_ci95(

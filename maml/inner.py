@@ -15,7 +15,10 @@ import optax
 from jaxtyping import PyTree
 
 from maml import tree
+from maml.memory import Memory, check_memory, grad
 from maml.types import Batch, Inner, LossFn, Metrics, Params, RandomKey
+
+UNROLLED = 5  # inner steps up to which a loop is compiled step by step
 
 
 def checked(loss: LossFn) -> LossFn:
@@ -53,6 +56,7 @@ def gradient_descent(
     *,
     mask: PyTree[bool] | None = None,
     first_order: bool = False,
+    memory: Memory = "store",
 ) -> Inner:
     """Gradient descent on a loss, from `params`, by any optax transformation.
 
@@ -63,10 +67,15 @@ def gradient_descent(
         mask: True where a leaf adapts (default: everywhere); the others are constants of the task.
         first_order: take the gradients of the steps for constants, that is, drop every second
             derivative of the loss (Finn et al. 2017, section 5.2).
+        memory: what is kept of the steps for their derivative, and how it is taken: `maml.Memory`.
+
+    Returns:
+        The inner problem. The metrics of its steps are reported, not differentiated.
 
     Raises:
         ValueError: the optimiser is not optax's, the mask has another structure than `params`,
-            or (when the step is traced) the loss returns something else than `(scalar, metrics)`.
+            there is no such memory mode or first-order steps cannot honour it, or (when the step
+            is traced) the loss returns something else than `(scalar, metrics)`.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
@@ -75,6 +84,7 @@ def gradient_descent(
     2.0
     """
     check_optimizer(optimizer)
+    check_memory(memory, first_order=first_order)
     mask = jax.tree.map(lambda _: True, params) if mask is None else mask
     adapted, constant = tree.partition(params, mask)
 
@@ -86,12 +96,15 @@ def gradient_descent(
 
     def step(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
         adapted, opt_state = state
-        grads, metrics = jax.grad(objective, has_aux=True)(adapted, batch, key)
+        grads, metrics = grad(objective, memory)(adapted, batch, key)
         grads = jax.lax.stop_gradient(grads) if first_order else grads
         updates, opt_state = optimizer.update(grads, opt_state, adapted)
-        return (optax.apply_updates(adapted, updates), opt_state), metrics
+        state = optax.apply_updates(adapted, updates), opt_state
+        return state, jax.lax.stop_gradient(metrics)
 
-    return Inner((adapted, optimizer.init(adapted)), step, lambda state: whole(state[0]))
+    recompute = memory.endswith("recompute")
+    step = jax.checkpoint(step, prevent_cse=False) if recompute else step
+    return Inner((adapted, optimizer.init(adapted)), step, lambda state: whole(state[0]), recompute)
 
 
 def adapt(
@@ -130,7 +143,9 @@ def adapt(
         state, metrics = inner.step(state, batch, step_key)
         return state, metrics if probe is None else probe(inner.params(state))
 
-    state, trace = jax.lax.scan(body, inner.state, jax.random.split(key, num_steps))
+    unroll = num_steps <= UNROLLED and not inner.rolled  # a loop copies what it keeps
+    keys = jax.random.split(key, num_steps)
+    state, trace = jax.lax.scan(body, inner.state, keys, unroll=unroll)
     if probe is not None:
         start = probe(inner.params(inner.state))
         trace = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), start, trace)

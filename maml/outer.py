@@ -6,9 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from maml.inner import check_count, check_optimizer
+from maml.mapping import TASK, across, count_tasks, tasks_at_once
 from maml.types import (
     Algorithm,
     Episode,
@@ -76,54 +78,54 @@ def meta_gradient(
     key: RandomKey,
     *,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[MetaParams, Metrics]:
     """The mean over tasks of the meta-gradient, and of the metrics.
+
+    However the tasks are mapped, each has the same key, and the mean is the same to rounding.
 
     Args:
         grad: of one task.
         meta_params: where.
         episodes: `Episode[task, ...]`.
-        key: split into one key a task, whatever the chunk.
-        chunk: how many tasks are mapped at once; chunks run one after the other with their
+        key: split into one key a task.
+        chunk: how many tasks a device maps at once; chunks run one after the other with their
             gradients accumulated, so memory is that of one chunk. Default: all at once.
+        mesh: devices that share out the tasks, see `task_mesh`. Default: one device.
 
     Raises:
-        ValueError: the chunk does not divide the number of tasks, or leaves disagree about it.
+        ValueError: leaves disagree about the number of tasks, the mesh does not divide it, or the
+            chunk a device's share of it; the mesh has another axis than "task".
     """
     num_tasks = count_tasks(episodes)
-    chunk = num_tasks if chunk is None else chunk
-    check_count(chunk, least=1, of="tasks in a chunk")
-    if num_tasks % chunk:
-        raise ValueError(f"a chunk of {chunk} does not divide the meta-batch of {num_tasks} tasks")
+    chunk = tasks_at_once(num_tasks, chunk, mesh)
 
-    def total(episodes: Episode, keys: RandomKeys) -> tuple[MetaParams, Metrics]:
+    def total(
+        meta_params: MetaParams, episodes: Episode, keys: RandomKeys
+    ) -> tuple[MetaParams, Metrics]:
         outs = jax.vmap(grad, (None, 0, 0))(meta_params, episodes, keys)
         return jax.tree.map(partial(jnp.sum, axis=0), outs)
 
-    def add_chunk(sums: PyTree, tasks: tuple[Episode, RandomKeys]) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, sums, total(*tasks)), None
+    def share(
+        meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]
+    ) -> tuple[MetaParams, Metrics]:
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), tasks)
+
+        def add_chunk(sums: PyTree, tasks: tuple[Episode, RandomKeys]) -> tuple[PyTree, None]:
+            return jax.tree.map(jnp.add, sums, total(meta_params, *tasks)), None
+
+        if count_tasks(tasks[0]) == chunk:
+            sums = total(meta_params, *tasks)
+        else:
+            first = jax.tree.map(lambda leaf: leaf[0], chunks)
+            shapes = jax.eval_shape(total, meta_params, *first)
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            sums, _ = jax.lax.scan(add_chunk, zeros, chunks)
+        return sums if mesh is None else jax.lax.psum(sums, TASK)
 
     tasks = (episodes, jax.random.split(key, num_tasks))
-    if chunk == num_tasks:
-        sums = total(*tasks)
-    else:
-        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), tasks)
-        shapes = jax.eval_shape(total, *jax.tree.map(lambda leaf: leaf[0], chunks))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        sums, _ = jax.lax.scan(add_chunk, zeros, chunks)
+    sums = across(mesh, share, summed=True)(meta_params, tasks)
     return jax.tree.map(lambda leaf: leaf / num_tasks, sums)
-
-
-def count_tasks(episodes: Episode) -> int:
-    """The size of the leading axis that all leaves share.
-
-    Raises:
-        ValueError: there is none, or leaves disagree.
-    """
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
-    if len(sizes) != 1 or sizes == {()}:
-        raise ValueError(f"episodes need one leading task axis; got leading sizes {sorted(sizes)}")
-    return sizes.pop()[0]
 
 
 def meta_step(
@@ -134,6 +136,7 @@ def meta_step(
     key: RandomKey,
     *,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[MetaState, Metrics]:
     """One outer step:  theta <- theta + u(mean over tasks of the meta-gradient).
 
@@ -143,9 +146,11 @@ def meta_step(
         state: before.
         episodes: `Episode[task, ...]`.
         key: split into one key a task.
-        chunk: see `meta_gradient`.
+        chunk, mesh: see `meta_gradient`.
     """
-    grads, metrics = meta_gradient(algorithm.grad, state.params, episodes, key, chunk=chunk)
+    grads, metrics = meta_gradient(
+        algorithm.grad, state.params, episodes, key, chunk=chunk, mesh=mesh
+    )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return MetaState(params, opt_state, state.step + 1), metrics
@@ -160,6 +165,7 @@ def train(
     num_steps: int,
     *,
     chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[MetaState, Metrics]:
     """`num_steps` meta-steps in one scan, sampling included: jit it, and the host sleeps.
 
@@ -170,19 +176,19 @@ def train(
         state: before. Step t uses `fold_in(key, t)`, so two calls of n steps are one of 2 n.
         key: the key of the whole run, the same in every call.
         num_steps: how many.
-        chunk: see `meta_gradient`.
+        chunk, mesh: see `meta_gradient`.
 
     Returns:
         The state after, and the metrics of every meta-step, `[num_steps]`.
 
     Raises:
-        ValueError: `num_steps` is negative, or the chunk does not divide the tasks.
+        ValueError: `num_steps` is negative; chunk or mesh as in `meta_gradient`.
     """
     check_count(num_steps, least=0)
 
     def body(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
         sample_key, grad_key = jax.random.split(jax.random.fold_in(key, state.step))
         episodes = sample(sample_key)
-        return meta_step(algorithm, optimizer, state, episodes, grad_key, chunk=chunk)
+        return meta_step(algorithm, optimizer, state, episodes, grad_key, chunk=chunk, mesh=mesh)
 
     return jax.lax.scan(body, state, length=num_steps)

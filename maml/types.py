@@ -37,11 +37,13 @@ class Inner(NamedTuple):
         state: the initial state.
         step: `step(state, batch, key) -> (state, metrics)`.
         params: `params(state) -> model parameters`.
+        rolled: the steps stay in a loop, however few: only there is what they recompute not kept.
     """
 
     state: PyTree
     step: Callable[[PyTree, Batch, RandomKey], tuple[PyTree, Metrics]]
     params: Callable[[PyTree], Params]
+    rolled: bool = False
 
 
 Learner = Callable[[MetaParams], Inner]

@@ -1,7 +1,8 @@
-"""Convolution as patches times matrix, pooling, and batch normalisation with explicit statistics.
+"""Patches, pooling, and batch-normalised linear maps with explicit statistics.
 
-`vmap` over tasks gives every task its own kernel, and `lax.conv` then becomes a grouped
-convolution, which XLA runs tens of times slower on a CPU than the batched matrix product here.
+A convolution here is patches times a matrix: `vmap` over tasks gives every task its own kernel, and
+`lax.conv` then becomes a grouped convolution, which XLA runs tens of times slower on a CPU than a
+batched matrix product.
 """
 
 import jax.numpy as jnp
@@ -15,13 +16,16 @@ def patches(
 ) -> Float[Array, "n out_height out_width patch"]:
     """The `size` x `size` neighbourhoods that a SAME convolution with this stride looks at.
 
+    With an HWIO kernel, `patches(x, size, stride) @ kernel.reshape(-1, features)` is that
+    convolution.
+
     Args:
         x: images.
         size: of the neighbourhood, in pixels.
         stride: between neighbourhoods, in pixels.
 
     Returns:
-        Each neighbourhood as a vector of size * size * channels numbers.
+        Each neighbourhood as a vector of size * size * channels numbers, in the order HWI.
 
     >>> patches(jnp.ones((2, 28, 28, 1)), 3, 2).shape
     (2, 14, 14, 9)
@@ -48,26 +52,6 @@ def patches(
     return jnp.concatenate(shifts, axis=-1)
 
 
-def conv2d(
-    x: Float[Array, "n height width channels"],
-    kernel: Float[Array, "size size channels features"],
-    *,
-    stride: int = 1,
-) -> Float[Array, "n out_height out_width features"]:
-    """Convolution with SAME padding, equal to `lax.conv_general_dilated` to rounding.
-
-    Args:
-        x: images, NHWC.
-        kernel: HWIO.
-        stride: in pixels, in both directions.
-
-    >>> conv2d(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), stride=2).shape
-    (1, 2, 2, 5)
-    """
-    size, _, _, features = kernel.shape
-    return patches(x, size, stride) @ kernel.reshape(-1, features)
-
-
 def max_pool(
     x: Float[Array, "n height width channels"],
 ) -> Float[Array, "n half_h half_w channels"]:
@@ -84,34 +68,17 @@ def max_pool(
     return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
 
 
-class Conv(nn.Module):
-    """`conv2d` with a bias and Xavier-uniform kernels.
-
-    Attributes:
-        features: output channels.
-        size: of the kernel, in pixels.
-        stride: in pixels.
-    """
-
-    features: int
-    size: int = 3
-    stride: int = 1
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n out_h out_w features"]:
-        """Convolves images, NHWC."""
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return conv2d(x, kernel, stride=self.stride) + bias
-
-
 class BatchNorm(nn.Module):
-    """Batch normalisation  (x - mean) / sqrt(var + epsilon) + bias,  without a learned scale.
+    """A batch-normalised linear map  (x W - mean) / sqrt(var + epsilon) + bias.
 
+    No scale is learned, and the linear map has no bias, which the mean would take away again.
     Mean and (biased) variance are those of the call's own rows, of its first `reference` rows, or
     the running averages in the collection `batch_stats`. The module never averages: where it
     tracks and `batch_stats` is mutable, it puts out what it observed.
+
+    Where x is narrower than x W they are computed from x, as mean(x) W and diag(W' cov(x) W), and
+    dividing is done to W. In a network's first layer that spares most of the passes over its
+    largest activations, in the derivatives too.
 
     Attributes:
         track: whether the module has running averages.
@@ -125,12 +92,18 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n *rest"], *, reference: int | None = None, running: bool = False
-    ) -> Float[Array, "n *rest"]:
-        """Normalises each channel, the last axis.
+        self,
+        x: Float[Array, "n *rest inputs"],
+        kernel: Float[Array, "inputs features"],
+        *,
+        reference: int | None = None,
+        running: bool = False,
+    ) -> Float[Array, "n *rest features"]:
+        """Normalises each channel, the last axis, of x W.
 
         Args:
-            x: activations.
+            x: inputs of the linear map; patches, if it is a convolution.
+            kernel: W.
             reference: how many leading rows give the statistics (default: all).
             running: use the running averages instead.
 
@@ -139,10 +112,16 @@ class BatchNorm(nn.Module):
         """
         if (running and not self.track) or reference == 0:
             raise ValueError("running averages need track=True, and statistics at least one row")
-        features = x.shape[-1]
+        inputs, features = kernel.shape
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         axes = tuple(range(x.ndim - 1))
+        narrow = inputs < features
+        x = x if narrow else x @ kernel
         mean, var = x[:reference].mean(axes), x[:reference].var(axes)
+        if narrow:
+            centered = (x[:reference] - mean).reshape(-1, inputs)
+            covariance = centered.T @ centered / centered.shape[0]
+            mean, var = mean @ kernel, jnp.sum(kernel * (covariance @ kernel), axis=0)
         if self.track:
             averages = self.variable(
                 "batch_stats", "averages", lambda: (jnp.zeros(features), jnp.ones(features))
@@ -151,4 +130,7 @@ class BatchNorm(nn.Module):
                 mean, var = averages.value
             elif self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 averages.value = (mean, var)
-        return (x - mean) * lax.rsqrt(var + self.epsilon) + bias
+        scale = lax.rsqrt(var + self.epsilon)
+        if narrow:
+            return x @ (kernel * scale) + (bias - mean * scale)
+        return (x - mean) * scale + bias

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from tasks.layers import BatchNorm, Conv, max_pool
+from tasks.layers import BatchNorm, max_pool, patches
 
 
 class MLP(nn.Module):
@@ -36,7 +36,8 @@ class Conv4(nn.Module):
 
     With strides, the paper's Omniglot network: the blocks halve the image by stride 2, the head
     sees the mean over what is left and starts as N(0, 1). With pooling, its miniImageNet network:
-    by 2 x 2 max-pooling, flattened, with a Xavier-uniform head.
+    by 2 x 2 max-pooling, flattened, with a Xavier-uniform head. Kernels are Xavier-uniform; the
+    published networks also have biases before each normalisation, which takes them away again.
 
     Attributes:
         ways: classes.
@@ -55,13 +56,16 @@ class Conv4(nn.Module):
         self, x: Float[Array, "n h w c"], *, reference: int | None = None, running: bool = False
     ) -> Float[Array, "n ways"]:
         """Logits. `reference` and `running` are `BatchNorm`'s."""
+        draw = nn.initializers.glorot_uniform()
         for block in range(4):
-            x = Conv(self.features, stride=1 if self.pool else 2, name=f"conv{block}")(x)
+            shape = (3, 3, x.shape[-1], self.features)
+            kernel = self.param(f"conv{block}", draw, shape).reshape(-1, self.features)
             norm = BatchNorm(self.track, name=f"norm{block}")
-            x = nn.relu(norm(x, reference=reference, running=running))
+            x = patches(x, 3, stride=1 if self.pool else 2)
+            x = nn.relu(norm(x, kernel, reference=reference, running=running))
             x = max_pool(x) if self.pool else x
         x = x.reshape(x.shape[0], -1) if self.pool else x.mean((1, 2))
-        draw = nn.initializers.glorot_uniform() if self.pool else nn.initializers.normal(1.0)
+        draw = draw if self.pool else nn.initializers.normal(1.0)
         return nn.Dense(self.ways, kernel_init=draw, name="head")(x)
 
 
@@ -86,7 +90,7 @@ class FullyConnected(nn.Module):
         x = x.reshape(x.shape[0], -1)
         draw = nn.initializers.truncated_normal(0.01)
         for layer, width in enumerate(self.widths):
-            x = nn.Dense(width, kernel_init=draw, name=f"dense{layer}")(x)
+            kernel = self.param(f"dense{layer}", draw, (x.shape[-1], width))
             norm = BatchNorm(self.track, name=f"norm{layer}")
-            x = nn.relu(norm(x, reference=reference, running=running))
+            x = nn.relu(norm(x, kernel, reference=reference, running=running))
         return nn.Dense(self.ways, kernel_init=draw, name="head")(x)

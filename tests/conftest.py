@@ -11,6 +11,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["maml", "tasks"], "beartype.beartype")
 jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
 
 from tiny_omniglot import NAMES, nothing_prepared, tiny_files, write_zips  # noqa: E402
 

@@ -49,8 +49,8 @@ class Tiny(nn.Module):
         context = self.param(CONTEXT, nn.initializers.normal(0.5), (2,))
         x = x.reshape(x.shape[0], -1)
         x = jnp.concatenate([x, jnp.broadcast_to(context, (x.shape[0], 2)) * x[:, :1]], axis=1)
-        x = nn.Dense(3, param_dtype=jnp.float64)(x)
-        x = nn.tanh(BatchNorm(self.track)(x, reference=reference, running=running))
+        kernel = self.param("body", nn.initializers.lecun_normal(), (x.shape[1], 3), jnp.float64)
+        x = nn.tanh(BatchNorm(self.track)(x, kernel, reference=reference, running=running))
         return nn.Dense(WAYS, name=HEAD, param_dtype=jnp.float64)(x)
 
 

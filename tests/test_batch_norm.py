@@ -56,7 +56,7 @@ def written_out(params, x, given=None):
     """Logits and each layer's own statistics; those given normalise, or else its own."""
     x, seen = x.reshape(x.shape[0], -1), []
     for layer in range(len(WIDTHS)):
-        x = x @ params[f"dense{layer}"]["kernel"] + params[f"dense{layer}"]["bias"]
+        x = x @ params[f"dense{layer}"]
         seen.append((x.mean(0), x.var(0)))
         mean, var = (given or seen)[layer]
         x = (x - mean) / jnp.sqrt(var + 1e-3) + params[f"norm{layer}"]["bias"]
@@ -174,7 +174,7 @@ def test_adaptation_leaves_the_averages_alone(episodes, episode, optimizer):
     phi, _ = maml.adapt(inner, episode.support, KEY, STEPS)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), phi, variables)
     assert not any(jax.tree.leaves(moved[STATISTICS]))
-    assert moved["params"]["dense0"]["kernel"]
+    assert moved["params"]["dense0"]
 
 
 def test_an_unknown_mode_names_those_there_are(monkeypatch):

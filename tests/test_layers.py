@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from tasks.layers import BatchNorm, Conv, conv2d, max_pool
+from tasks.layers import BatchNorm, max_pool, patches
 
 EPSILON = 1e-3
 # Each program runs once: compiling it well would take longer.
@@ -49,10 +49,17 @@ def lax_conv(x, kernel, *, stride=1):
     return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
 
 
+def conv2d(x, kernel, *, stride):
+    size, _, _, features = kernel.shape
+    return patches(x, size, stride) @ kernel.reshape(-1, features)
+
+
 @pytest.mark.parametrize("sides", [(28, 7), (14, 3), (4, 5)])
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_conv2d_is_the_convolution_of_lax_to_the_second_derivative(sides, size, stride):
+def test_patches_times_a_matrix_are_the_convolution_of_lax_to_the_second_derivative(
+    sides, size, stride
+):
     x, kernel = draw(2, *sides, 2), draw(size, size, 2, 3, seed=3)
     assert_same(partial(conv2d, stride=stride), partial(lax_conv, stride=stride), x, kernel)
 
@@ -76,58 +83,56 @@ def test_max_pool_is_that_of_flax_and_drops_an_odd_last_row_or_column(side):
     )
 
 
-def test_layers_compose_inside_a_flax_model():
-    x = draw(3, 7, 7, 2)
-    model = nn.Sequential([Conv(4, size=5, stride=2), BatchNorm(), nn.relu, max_pool])
-    zeros = jit(model.init)(jax.random.key(0), x)["params"]
-    conv, norm = {"kernel": draw(5, 5, 2, 4), "bias": draw(4)}, {"bias": draw(4, seed=1)}
-    assert jax.tree.map(jnp.shape, zeros) == {
-        "layers_0": jax.tree.map(jnp.shape, conv),
-        "layers_1": jax.tree.map(jnp.shape, norm),
-    }
-    hidden = lax_conv(x, conv["kernel"], stride=2) + conv["bias"]
-    hidden = (hidden - hidden.mean((0, 1, 2))) / jnp.sqrt(hidden.var((0, 1, 2)) + EPSILON)
-    wanted = nn.max_pool(nn.relu(hidden + norm["bias"]), (2, 2), (2, 2))
-    assert_equal(jit(model.apply)({"params": {"layers_0": conv, "layers_1": norm}}, x), wanted)
+def normalised(x, kernel, bias, **options):
+    return jnp.asarray(BatchNorm().apply({"params": {"bias": bias}}, x, kernel, **options))
 
 
-def normalised(x, bias, **options):
-    return jnp.asarray(BatchNorm().apply({"params": {"bias": bias}}, x, **options))
+# As wide as x W, wider, and narrower, where the statistics come from those of x.
+INPUTS = pytest.mark.parametrize("inputs", [3, 5, 2])
 
 
-@pytest.mark.parametrize("shape", [(6, 3), (4, 5, 5, 3)])
-def test_batch_norm_is_that_of_flax_without_a_scale(shape):
-    def flax(x, bias):
+@INPUTS
+@pytest.mark.parametrize("rows", [(6,), (4, 5, 5)])
+def test_batch_norm_is_that_of_flax_without_a_scale(rows, inputs):
+    def flax(x, kernel, bias):
         model = nn.BatchNorm(False, use_scale=False, epsilon=EPSILON, use_fast_variance=False)
-        return model.apply({"params": {"bias": bias}}, x, mutable="batch_stats")[0]
+        return model.apply({"params": {"bias": bias}}, x @ kernel, mutable="batch_stats")[0]
 
-    assert_same(normalised, flax, draw(*shape), draw(3, seed=1))
+    assert_same(normalised, flax, draw(*rows, inputs), draw(inputs, 3, seed=4), draw(3, seed=1))
 
 
-@pytest.mark.parametrize("shape", [(6, 3), (6, 5, 5, 3)])
-def test_reference_rows_alone_give_the_statistics(shape):
-    def formula(x, bias):
+@INPUTS
+@pytest.mark.parametrize("rows", [(6,), (6, 5, 5)])
+def test_reference_rows_alone_give_the_statistics(rows, inputs):
+    def formula(x, kernel, bias):
+        x = x @ kernel
         axes = tuple(range(x.ndim - 1))
         return (x - x[:4].mean(axes)) / jnp.sqrt(x[:4].var(axes) + EPSILON) + bias
 
-    x, bias = draw(*shape), draw(3, seed=1)
-    assert_same(partial(normalised, reference=4), formula, x, bias)
-    outlier = normalised(x.at[4].add(100.0), bias, reference=4)
+    x, kernel, bias = draw(*rows, inputs), draw(inputs, 3, seed=4), draw(3, seed=1)
+    assert_same(partial(normalised, reference=4), formula, x, kernel, bias)
+    outlier = normalised(x.at[4].add(100.0), kernel, bias, reference=4)
     unmoved = jnp.arange(6) != 4
-    assert (outlier[unmoved] == normalised(x, bias, reference=4)[unmoved]).all()
+    assert (outlier[unmoved] == normalised(x, kernel, bias, reference=4)[unmoved]).all()
 
 
-def test_running_averages_normalise_when_asked_for_and_only_then():
-    x, bias, mean, var = draw(6, 3), draw(3, seed=1), draw(3, seed=2), draw(3, seed=3) ** 2
+@INPUTS
+def test_running_averages_normalise_when_asked_for_and_only_then(inputs):
+    x, kernel, bias = draw(6, inputs), draw(inputs, 3, seed=4), draw(3, seed=1)
+    mean, var = draw(3, seed=2), draw(3, seed=3) ** 2
     variables = {"params": {"bias": bias}, "batch_stats": {"averages": (mean, var)}}
-    running = BatchNorm(track=True).apply(variables, x, running=True)
-    assert_equal(running, (x - mean) / jnp.sqrt(var + EPSILON) + bias)
-    assert_equal(BatchNorm(track=True).apply(variables, x), normalised(x, bias))
+    running = BatchNorm(track=True).apply(variables, x, kernel, running=True)
+    assert_equal(running, (x @ kernel - mean) / jnp.sqrt(var + EPSILON) + bias)
+    assert_equal(BatchNorm(track=True).apply(variables, x, kernel), normalised(x, kernel, bias))
 
 
-def test_a_tracking_batch_norm_puts_out_what_it_observed_and_starts_from_the_standard_normal():
-    x, model = draw(6, 3), BatchNorm(track=True)
-    variables = model.init(jax.random.key(0), x)
-    _, observed = model.apply(variables, x, mutable="batch_stats")
-    assert_equal(observed["batch_stats"]["averages"], (x.mean(0), x.var(0)))
+@INPUTS
+def test_a_tracking_batch_norm_puts_out_what_it_observed_and_starts_from_the_standard_normal(
+    inputs,
+):
+    x, kernel, model = draw(6, inputs), draw(inputs, 3, seed=4), BatchNorm(track=True)
+    variables = model.init(jax.random.key(0), x, kernel)
+    _, observed = model.apply(variables, x, kernel, mutable="batch_stats")
+    wanted = ((x @ kernel).mean(0), (x @ kernel).var(0))
+    assert_equal(observed["batch_stats"]["averages"], wanted)
     assert_equal(variables["batch_stats"]["averages"], (jnp.zeros(3), jnp.ones(3)))

@@ -1,0 +1,121 @@
+"""How tasks are laid over devices, for meta-training and evaluation alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, PartitionSpec
+
+from maml.inner import check_count
+from maml.types import Episode
+
+TASK = "task"  # the name of the mesh axis that tasks are shared out along
+
+
+def task_mesh(num_devices: int | None = None) -> Mesh:
+    """Devices in a row, among which the tasks of a meta-batch are shared out.
+
+    The devices of all processes count, as many from each. On a CPU, ask for devices with
+    `jax.config.update("jax_num_cpu_devices", n)` before the first array is made; with as many as
+    there are cores, each core works at a task of its own.
+
+    Args:
+        num_devices: how many (default: all there are).
+
+    Raises:
+        ValueError: there are fewer devices, or the processes cannot have equally many of them.
+
+    >>> task_mesh(1).shape
+    OrderedDict({'task': 1})
+    """
+    processes = jax.process_count()
+    available = jax.device_count()
+    count = available if num_devices is None else num_devices
+    check_count(count, least=processes, of="devices in a mesh")
+    if count > available or count % processes:
+        raise ValueError(
+            f"a mesh of {count} devices needs {count} devices, as many from each process; there"
+            f" are {available} in {processes} processes (for more on a CPU: jax_num_cpu_devices)"
+        )
+    local = [jax.local_devices(process)[: count // processes] for process in range(processes)]
+    return jax.make_mesh(
+        (count,), (TASK,), axis_types=(AxisType.Auto,), devices=[d for ds in local for d in ds]
+    )
+
+
+def count_tasks(episodes: Episode) -> int:
+    """The size of the leading axis that all leaves share.
+
+    Raises:
+        ValueError: there is none, or leaves disagree.
+    """
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
+    if len(sizes) != 1 or sizes == {()}:
+        raise ValueError(f"episodes need one leading task axis; got leading sizes {sorted(sizes)}")
+    return sizes.pop()[0]
+
+
+def share_of(num_tasks: int, mesh: Mesh | None) -> int:
+    """How many of the tasks are one device's.
+
+    Raises:
+        ValueError: the mesh does not divide the tasks, or has another axis than "task".
+    """
+    if mesh is None:
+        return num_tasks
+    if mesh.axis_names != (TASK,):
+        raise ValueError(
+            f"a mesh needs one axis, named {TASK!r}, as maml.task_mesh() makes it; got"
+            f" {mesh.axis_names}"
+        )
+    if num_tasks % mesh.size:
+        raise ValueError(
+            f"a mesh of {mesh.size} devices does not divide the {num_tasks} tasks; a mesh of"
+            f" {_divisors(num_tasks)} does"
+        )
+    return num_tasks // mesh.size
+
+
+def tasks_at_once(num_tasks: int, chunk: int | None, mesh: Mesh | None) -> int:
+    """How many tasks a device maps at once: the chunk, or its whole share.
+
+    Raises:
+        ValueError: as `share_of`, or the chunk does not divide the share.
+    """
+    share = share_of(num_tasks, mesh)
+    chunk = share if chunk is None else chunk
+    check_count(chunk, least=1, of="tasks in a chunk")
+    if share % chunk:
+        raise ValueError(
+            f"a chunk of {chunk} does not divide the {share} tasks of a device; a chunk of"
+            f" {_divisors(share)} does"
+        )
+    return chunk
+
+
+def across(mesh: Mesh | None, share: Callable[..., Any], *, summed: bool) -> Callable[..., Any]:
+    """From `share(meta_params, tasks)` of one device to that of the mesh.
+
+    Args:
+        mesh: the devices; None is one, and changes nothing.
+        share: what a device does with the whole of the meta-parameters and its own tasks.
+        summed: it returns sums over all devices, else results with a leading task axis.
+    """
+    if mesh is None:
+        return share
+    everywhere, by_task = PartitionSpec(), PartitionSpec(TASK)
+    # Not checked for what varies between devices: with the check, the gradients of the inner loop
+    # would be summed over the devices, and every optimiser state would have to be marked.
+    return jax.shard_map(
+        share,
+        mesh=mesh,
+        in_specs=(everywhere, by_task),
+        out_specs=everywhere if summed else by_task,
+        check_vma=False,
+    )
+
+
+def _divisors(number: int) -> str:
+    *most, last = [str(n) for n in range(1, number + 1) if number % n == 0]
+    return f"{', '.join(most)} or {last}" if most else last
