@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import tyro
+
+import maml
+from benchmarks import hardware
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +35,16 @@ class Config:
     """Meta-steps of the whole run."""
     steps_per_call: int
     """Meta-steps of one jitted call; progress, validation and the log come once a call."""
+    draw: int = 1
+    """Meta-steps whose episodes are drawn at once, at most."""
+    devices: int | None = None
+    """Devices that share out the tasks; None is what is fastest for the model and the machine."""
     chunk: int | None = None
-    """Tasks mapped at once; None is all of them."""
+    """Tasks that a device maps at once, 0 for all; None is what is fastest."""
+    memory: maml.Memory | None = None
+    """What is kept of the inner steps, and how they are derived; None is what is fastest."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache directory, and take them from there."""
     val_tasks: int = 100
     """Validation tasks after every call; 0 is none."""
     eval_tasks: int = 600
@@ -46,9 +58,10 @@ class Config:
 
     def __post_init__(self) -> None:
         least = {"inner_steps": 0, "eval_steps": 0, "val_tasks": 0, "meta_steps": 0}
-        least |= {"meta_batch": 1, "steps_per_call": 1, "eval_tasks": 2}
+        least |= {"meta_batch": 1, "steps_per_call": 1, "eval_tasks": 2, "draw": 1}
+        least |= {"devices": 1, "chunk": 0}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
+            if (getattr(self, name) is not None) and getattr(self, name) < bound:
                 raise ValueError(f"{name} must be >= {bound}; got {getattr(self, name)}")
         if self.val_tasks == 1:
             raise ValueError("val_tasks must be 0 or >= 2, to have a confidence interval; got 1")
@@ -57,9 +70,15 @@ class Config:
                 f"steps_per_call must divide meta_steps; got {self.steps_per_call} for"
                 f" {self.meta_steps} meta-steps"
             )
-        if self.chunk is not None and (self.chunk < 1 or self.meta_batch % self.chunk):
+        devices, chunk = self.devices or 1, self.chunk or 1
+        for name in ("meta_batch", "val_tasks", "eval_tasks"):
+            if getattr(self, name) % devices:
+                raise ValueError(
+                    f"the devices must divide {name}, which is {getattr(self, name)}; got {devices}"
+                )
+        if self.meta_batch // devices % chunk:
             raise ValueError(
-                f"a chunk must divide the meta-batch of {self.meta_batch}; got {self.chunk}"
+                f"a chunk must divide a device's {self.meta_batch // devices} tasks; got {chunk}"
             )
 
 
@@ -96,6 +115,13 @@ def launch(
 ) -> None:
     """Runs a benchmark from the command line; what it refuses, it refuses in one line."""
     try:
-        main(configure(presets, description, argv))
+        config = configure(presets, description, argv)
+        hardware.start(cache=config.cache)
+        main(config)
     except (ValueError, OSError, FloatingPointError) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        knobs = "--chunk 1 (tasks at a time) and --memory forward-recompute need less"
+        raise SystemExit(f"The device is out of memory: {knobs}.\n{error}") from error

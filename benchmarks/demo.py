@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import omniglot, sinusoid
+from benchmarks import hardware, omniglot, sinusoid
 from benchmarks.runner import RESULTS
 
 
@@ -29,4 +29,5 @@ def main(out: Path = RESULTS / "demo", **changes: int) -> None:
 
 
 if __name__ == "__main__":
+    hardware.start()
     main()

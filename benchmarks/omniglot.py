@@ -76,7 +76,6 @@ PAPER = FewShot(
     meta_batch=32,
     meta_steps=60_000,
     steps_per_call=500,
-    chunk=1,
 )
 PRESETS = {
     preset.preset: preset
@@ -130,13 +129,16 @@ def algorithm(config: FewShot, loss: LossFn, params: Params) -> maml.Algorithm:
     inner = optax.sgd(rate)
     adapts = maml.complement(maml.mask_by_path(params, "/norm"))
     head = maml.mask_by_path(params, "/head/")
+    memory = config.memory or "forward"
     body = jax.tree.map(lambda a, h: a and not h, adapts, head)
     return {
-        "maml": lambda: maml.maml(loss, inner, steps, mask=adapts),
+        "maml": lambda: maml.maml(loss, inner, steps, mask=adapts, memory=memory),
         "fomaml": lambda: maml.fomaml(loss, inner, steps, mask=adapts),
-        "anil": lambda: maml.anil(loss, inner, steps, head=head),
-        "boil": lambda: maml.boil(loss, inner, steps, head=maml.complement(body)),
-        "meta_sgd": lambda: maml.meta_sgd(loss, optax.sgd(1.0), steps, rate=rate, mask=adapts),
+        "anil": lambda: maml.anil(loss, inner, steps, head=head, memory=memory),
+        "boil": lambda: maml.boil(loss, inner, steps, head=maml.complement(body), memory=memory),
+        "meta_sgd": lambda: maml.meta_sgd(
+            loss, optax.sgd(1.0), steps, rate=rate, mask=adapts, memory=memory
+        ),
         "reptile": lambda: maml.reptile(loss, inner, steps),
         "imaml": lambda: maml.imaml(loss, inner, steps, strength=config.strength, cg_steps=5),
     }[config.algorithm]()
@@ -152,6 +154,11 @@ def experiment(config: FewShot) -> Experiment:
         raise ValueError("reptile never looks at a query set, so it records no running averages")
     if config.algorithm == "reptile" and config.inner_steps < 2:
         raise ValueError(f"reptile needs inner_steps >= 2; got {config.inner_steps}")
+    if config.memory and config.algorithm in ("fomaml", "reptile", "imaml"):
+        raise ValueError(
+            f"{config.algorithm} takes no derivative through its inner steps, so there is no memory"
+            f" mode to choose; got {config.memory!r}"
+        )
     if config.algorithm == "imaml" and config.inner_rate * config.strength >= 2:
         raise ValueError(
             "imaml's pull diverges unless inner_rate * strength < 2; got"

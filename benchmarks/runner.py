@@ -5,6 +5,7 @@ ends meta-training after the call at work, and what was learned is evaluated lik
 """
 
 import json
+import math
 import os
 import platform
 import signal
@@ -27,6 +28,7 @@ from rich import progress
 from rich.console import Console
 
 import maml
+from benchmarks import hardware
 from benchmarks.config import Config
 from maml.types import LossFn, MetaParams, Params, RandomKey
 
@@ -47,6 +49,7 @@ class Experiment(NamedTuple):
         metric: of the evaluation, `(params, query, key) -> (loss, metrics)`.
         headline: which of the metrics is shown while it runs.
         facts: what belongs to every result of the benchmark, such as the batch-norm mode.
+        heavy: a task is work enough for a core of its own.
         outer: from the configured Adam to the outer optimiser.
     """
 
@@ -58,6 +61,7 @@ class Experiment(NamedTuple):
     metric: LossFn
     headline: str
     facts: dict[str, Any]
+    heavy: bool = True
     outer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda o: o
 
 
@@ -123,9 +127,12 @@ def train(
     sample = maml.batched(experiment.samplers["train"], config.meta_batch)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is that of the initialisation
 
+    layout = _layout(experiment, config)
+    draw = max(n for n in range(1, config.draw + 1) if every % n == 0)
+    options = {"num_steps": every, "draw": draw, **layout._asdict()}
+
     def call(state: maml.MetaState, sample: maml.Sampler, key: RandomKey) -> Any:
-        algorithm = experiment.algorithm
-        return maml.train(algorithm, optimizer, sample, state, key, every, chunk=config.chunk)
+        return maml.train(experiment.algorithm, optimizer, sample, state, key, **options)
 
     # The first state shares arrays with the experiment's parameters, so it is not donated itself.
     state = jax.tree.map(jnp.copy, state)
@@ -134,6 +141,7 @@ def train(
         start = time.perf_counter()
         compiled = jax.jit(call, donate_argnums=0).lower(state, sample, key).compile()
         seconds["compile"] = time.perf_counter() - start
+        print(f"Meta-training on {layout}; compiled in {seconds['compile']:.1f} s.")
         for _ in range(config.meta_steps // every):
             start = time.perf_counter()
             state, metrics = jax.block_until_ready(compiled(state, sample, key))
@@ -168,7 +176,8 @@ def evaluate(
     sample = maml.batched(experiment.samplers[part], tasks)
     learner, metric = experiment.algorithm.learner, experiment.metric
     key = jax.random.key(2018 if validating else 2017)
-    values = _evaluate(learner, metric, steps, config.chunk, meta_params, sample, key)
+    layout = _layout(experiment, config)
+    values = _evaluate(learner, metric, steps, layout, meta_params, sample, key)
     return {name: np.asarray(value) for name, value in values.items()}
 
 
@@ -177,14 +186,23 @@ def _evaluate(
     learner: maml.Learner,
     metric: LossFn,
     steps: int,
-    chunk: int | None,
+    layout: hardware.Layout,
     meta_params: MetaParams,
     sample: maml.Sampler,
     key: RandomKey,
 ) -> dict[str, jax.Array]:
     sample_key, key = jax.random.split(key)
     episodes = sample(sample_key)
-    return maml.evaluate(learner, metric, meta_params, episodes, key, steps, chunk=chunk)[1]
+    options = layout._asdict()
+    return maml.evaluate(learner, metric, meta_params, episodes, key, steps, **options)[1]
+
+
+def _layout(experiment: Experiment, config: Config) -> hardware.Layout:
+    """One for the whole run: what is trained on some devices is evaluated on them."""
+    together = math.gcd(config.meta_batch, config.val_tasks, config.eval_tasks)
+    return hardware.layout(
+        together, heavy=experiment.heavy, devices=config.devices, chunk=config.chunk
+    )
 
 
 def curve(values: np.ndarray) -> Curve:

@@ -45,6 +45,7 @@ PAPER = Sinusoid(
     meta_batch=25,
     meta_steps=70_000,
     steps_per_call=3500,
+    draw=100,
 )
 PRESETS = {
     preset.preset: preset
@@ -58,7 +59,16 @@ PRESETS = {
 
 
 def experiment(config: Sinusoid) -> Experiment:
-    """The experiment of a configuration."""
+    """The experiment of a configuration.
+
+    Raises:
+        ValueError: a memory mode for an algorithm that has no use for one.
+    """
+    if config.memory and config.algorithm not in ("maml", "meta_sgd"):
+        raise ValueError(
+            f"{config.algorithm} takes no derivative through inner steps, so there is no memory"
+            f" mode to choose; got {config.memory!r}"
+        )
     model, oracle = MLP(), config.algorithm == "oracle"
     samplers = {
         part: few_points(shots, shots, oracle=oracle)
@@ -74,10 +84,11 @@ def experiment(config: Sinusoid) -> Experiment:
 
     loss = maml.regression(predict)
     inner, steps = optax.sgd(config.inner_rate), config.inner_steps
+    rate, memory = config.inner_rate, config.memory or "store"
     algorithm = {
-        "maml": lambda: maml.maml(loss, inner, steps),
+        "maml": lambda: maml.maml(loss, inner, steps, memory=memory),
         "fomaml": lambda: maml.fomaml(loss, inner, steps),
-        "meta_sgd": lambda: maml.meta_sgd(loss, optax.sgd(1.0), steps, rate=config.inner_rate),
+        "meta_sgd": lambda: maml.meta_sgd(loss, optax.sgd(1.0), steps, rate=rate, memory=memory),
         "reptile": lambda: maml.reptile(loss, inner, steps),
         "pretrained": lambda: maml.maml(loss, inner, 0),
         "oracle": lambda: maml.maml(loss, inner, 0),
@@ -85,7 +96,9 @@ def experiment(config: Sinusoid) -> Experiment:
     inputs = jax.eval_shape(samplers["train"], jax.random.key(0)).support[0]
     params = model.init(initial_key(config), jnp.zeros(inputs.shape))
     facts = {"algorithm": config.algorithm, "query_size": config.shots, "batch_norm": "none"}
-    return Experiment("sinusoid", algorithm, params, samplers, predict, loss, "mse", facts)
+    return Experiment(
+        "sinusoid", algorithm, params, samplers, predict, loss, "mse", facts, heavy=False
+    )
 
 
 def main(config: Sinusoid) -> Result:

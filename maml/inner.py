@@ -143,7 +143,7 @@ def adapt(
         state, metrics = inner.step(state, batch, step_key)
         return state, metrics if probe is None else probe(inner.params(state))
 
-    unroll = num_steps <= UNROLLED and not inner.rolled  # a loop copies what it keeps
+    unroll = 0 < num_steps <= UNROLLED and not inner.rolled  # a loop copies what it keeps
     keys = jax.random.split(key, num_steps)
     state, trace = jax.lax.scan(body, inner.state, keys, unroll=unroll)
     if probe is not None:

@@ -1,6 +1,5 @@
 """The outer loop: the only map over tasks in meta-training, and the only scan over meta-steps."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -100,32 +99,27 @@ def meta_gradient(
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 
-    def total(
-        meta_params: MetaParams, episodes: Episode, keys: RandomKeys
-    ) -> tuple[MetaParams, Metrics]:
-        outs = jax.vmap(grad, (None, 0, 0))(meta_params, episodes, keys)
-        return jax.tree.map(partial(jnp.sum, axis=0), outs)
-
     def share(
         meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]
     ) -> tuple[MetaParams, Metrics]:
-        chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), tasks)
+        def add_chunk(grads: MetaParams, tasks: tuple[Episode, RandomKeys]) -> PyTree:
+            more, metrics = jax.vmap(grad, (None, 0, 0))(meta_params, *tasks)
+            return jax.tree.map(lambda a, b: a + b.sum(0), grads, more), _sum(metrics)
 
-        def add_chunk(sums: PyTree, tasks: tuple[Episode, RandomKeys]) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, sums, total(meta_params, *tasks)), None
-
-        if count_tasks(tasks[0]) == chunk:
-            sums = total(meta_params, *tasks)
-        else:
-            first = jax.tree.map(lambda leaf: leaf[0], chunks)
-            shapes = jax.eval_shape(total, meta_params, *first)
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-            sums, _ = jax.lax.scan(add_chunk, zeros, chunks)
+        count = count_tasks(tasks[0]) // chunk
+        chunks = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), tasks)
+        zeros = jax.tree.map(jnp.zeros_like, meta_params)
+        grads, metrics = jax.lax.scan(add_chunk, zeros, chunks)
+        sums = grads, _sum(metrics)
         return sums if mesh is None else jax.lax.psum(sums, TASK)
 
     tasks = (episodes, jax.random.split(key, num_tasks))
     sums = across(mesh, share, summed=True)(meta_params, tasks)
     return jax.tree.map(lambda leaf: leaf / num_tasks, sums)
+
+
+def _sum(stacked: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.sum(axis=0), stacked)
 
 
 def meta_step(
@@ -166,6 +160,7 @@ def train(
     *,
     chunk: int | None = None,
     mesh: Mesh | None = None,
+    draw: int = 1,
 ) -> tuple[MetaState, Metrics]:
     """`num_steps` meta-steps in one scan, sampling included: jit it, and the host sleeps.
 
@@ -177,18 +172,28 @@ def train(
         key: the key of the whole run, the same in every call.
         num_steps: how many.
         chunk, mesh: see `meta_gradient`.
+        draw: of how many meta-steps the episodes are drawn at once. The same episodes: one large
+            draw costs less than many small ones, and needs the memory for its episodes.
 
     Returns:
         The state after, and the metrics of every meta-step, `[num_steps]`.
 
     Raises:
-        ValueError: `num_steps` is negative; chunk or mesh as in `meta_gradient`.
+        ValueError: `num_steps` is negative, or `draw` does not divide it; chunk or mesh as in
+            `meta_gradient`.
     """
     check_count(num_steps, least=0)
+    check_count(draw, least=1, of="meta-steps of a draw")
+    if num_steps % draw:
+        raise ValueError(f"a draw of {draw} meta-steps does not divide {num_steps} of them")
 
-    def body(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
-        sample_key, grad_key = jax.random.split(jax.random.fold_in(key, state.step))
-        episodes = sample(sample_key)
-        return meta_step(algorithm, optimizer, state, episodes, grad_key, chunk=chunk, mesh=mesh)
+    def body(state: MetaState, drawn: tuple[Episode, RandomKey]) -> tuple[MetaState, Metrics]:
+        return meta_step(algorithm, optimizer, state, *drawn, chunk=chunk, mesh=mesh)
 
-    return jax.lax.scan(body, state, length=num_steps)
+    def block(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
+        steps = state.step + jnp.arange(draw)
+        keys = jax.vmap(lambda step: jax.random.split(jax.random.fold_in(key, step)))(steps)
+        return jax.lax.scan(body, state, (jax.vmap(sample)(keys[:, 0]), keys[:, 1]))
+
+    state, metrics = jax.lax.scan(block, state, length=num_steps // draw)
+    return state, jax.tree.map(lambda leaf: leaf.reshape(num_steps, *leaf.shape[2:]), metrics)

@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import demo, figures, omniglot, runner, sinusoid, tables
+from benchmarks import demo, figures, hardware, omniglot, runner, sinusoid, tables
 from benchmarks.config import configure, launch
 
 TINY = {"meta_steps": 4, "steps_per_call": 2, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 2}
@@ -73,10 +76,8 @@ def test_every_algorithm_learns_every_layer(glyphs, algorithm, tmp_path):
     experiment = omniglot.experiment(config)
     state, _ = runner.train(experiment, config, tmp_path / "log.jsonl")
     learned = getattr(state.params, "params", state.params)["params"]
-    for layer, leaves in experiment.params["params"].items():
-        for name, leaf in leaves.items():
-            if not (layer.startswith("dense") and name == "bias"):  # batch norm subtracts them
-                assert jnp.any(leaf != learned[layer][name]), (layer, name)
+    for path, leaf in jax.tree.leaves_with_path(experiment.params["params"]):
+        assert jnp.any(leaf != reduce(lambda tree, key: tree[key.key], path, learned)), path
 
 
 @pytest.mark.parametrize("batch_norm", ["support", "running"])
@@ -169,6 +170,7 @@ def test_validation_tasks_are_not_the_test_tasks(waves):
         ({"queries": 20}, "1 shots \\+ 20 queries need as many drawings; a class has 20"),
         ({"algorithm": "reptile", "batch_norm": "running"}, "records no running averages"),
         ({"algorithm": "reptile"}, "reptile needs inner_steps >= 2; got 1"),
+        ({"algorithm": "fomaml", "memory": "forward"}, "no memory mode to choose; got 'forward'"),
         ({"algorithm": "imaml"}, r"inner_rate \* strength < 2; got 2.0 \* 2.0"),
     ],
 )
@@ -181,7 +183,10 @@ def test_what_the_data_cannot_serve_is_refused_before_any_work(glyphs, change, m
     ("options", "message"),
     [
         (["--inner-steps", "-1"], "inner_steps must be >= 0; got -1"),
-        (["--chunk", "7"], "a chunk must divide the meta-batch of 25; got 7"),
+        (["--chunk", "7"], "a chunk must divide a device's 25 tasks; got 7"),
+        (["--devices", "2"], "the devices must divide meta_batch, which is 25; got 2"),
+        (["--devices", "5", "--eval-tasks", "9"], "divide eval_tasks, which is 9; got 5"),
+        (["--devices", "0"], "devices must be >= 1; got 0"),
         (["--steps-per-call", "999"], "steps_per_call must divide meta_steps; got 999"),
         (["--val-tasks", "1"], "val_tasks must be 0 or >= 2"),
         (["--preset", "nonesuch"], "no preset 'nonesuch'; there are maml-paper-5-shot"),
@@ -194,9 +199,50 @@ def test_bad_options_are_refused_in_words(options, message, capsys):
 
 
 def test_a_missing_folder_is_refused_in_words(tmp_path):
-    options = ["--data", str(tmp_path / "nowhere")]
+    options = ["--no-cache", "--data", str(tmp_path / "nowhere")]
     with pytest.raises(SystemExit, match="nowhere is not a folder"):
         launch(omniglot.main, omniglot.PRESETS, "words", options)
+
+
+def test_a_device_without_memory_is_told_of_the_two_knobs():
+    def hungry(config):
+        jax.block_until_ready(jax.jit(lambda n: jnp.zeros((1 << 46,)) + n)(1.0))
+
+    with pytest.raises(SystemExit, match=r"--chunk 1 .* and --memory forward-recompute need less"):
+        launch(hungry, sinusoid.PRESETS, "words", ["--no-cache"])
+
+
+def test_heavy_tasks_have_a_core_each_and_light_ones_share_one():
+    """The tests run on eight devices of a CPU."""
+    layout = partial(hardware.layout, devices=None, chunk=None)
+    assert layout(25, heavy=False) == (None, None)
+    heavy = layout(20, heavy=True)
+    assert heavy.mesh and (heavy.chunk, heavy.mesh.size) == (1, 5)
+    assert str(heavy) == "5 x cpu, 1 tasks at a time on each"
+    asked = hardware.layout(20, heavy=True, devices=2, chunk=0)
+    assert asked.mesh and (asked.chunk, asked.mesh.size) == (None, 2)
+
+
+def test_compilations_are_kept_in_the_cache_of_the_user(tmp_path):
+    program = """
+import jax, pathlib, sys
+from benchmarks import hardware
+hardware.start(cache=sys.argv[1] == "yes")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: x * 2)(3.0)
+print(jax.device_count(), len(list(pathlib.Path(sys.argv[2]).rglob("*-cache"))))
+"""
+
+    def kept(cache):
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", program, cache, str(tmp_path)]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        devices, files = map(int, run.stdout.split())
+        assert devices == len(os.sched_getaffinity(0))
+        return files
+
+    assert kept("no") == 0
+    assert kept("yes") > 0
 
 
 def test_a_preset_is_changed_by_the_other_options():
