@@ -42,5 +42,5 @@ results: .venv/installed
 # Our meta-step against PyTorch's, which is in an environment of its own.
 peers:
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/pip install --quiet --constraint constraints.txt --editable '.[tasks]' torch==2.13.0
-	.venv-peers/bin/python -m benchmarks.peers
+	.venv-peers/bin/pip install --quiet --constraint constraints.txt --editable '.[tasks]' torch==2.13.0 higher==0.2.1 torchopt==0.7.3
+	.venv-peers/bin/python -m benchmarks.peers --out results/peers

@@ -1,148 +1,245 @@
-"""The time of one meta-gradient: ours against PyTorch's `torch.func`, in one run.
+"""The time of one second-order meta-step of MAML, ours beside others': one run, one table.
 
-    make peers      # PyTorch in an environment of its own; two minutes on two cores
+    make peers      # PyTorch and its packages in an environment of their own
 
-Omniglot 5-way 1-shot as in MAML's paper: 32 tasks, one inner step, second order. Both sides get
-the same images and the same parameters, and are timed only if their losses and meta-gradients
-agree to float32 rounding. Repeats are interleaved, and medians are reported.
+A meta-step is the meta-gradient of a meta-batch and Adam's update. All sides get the same tasks,
+parameters and architecture, and a side is timed, in float32, only if its first loss and
+meta-gradient agree with ours in float64. Rounds time every side, in turns; medians are reported,
+and ratios are medians of the ratios of a round. Ours runs as users run it, several meta-steps in
+one jitted scan. The peers:
+
+* `loop`: PyTorch, a loop over tasks with `torch.autograd.grad`, as in learn2learn;
+* `higher` and `torchopt`: the packages, as in their Omniglot examples;
+* `torch.func`: `grad` in `vmap`;
+* `jax-naive`: `jax.grad` of a vmap over tasks, with `lax.conv_general_dilated`, in a process of
+  its own, for ours makes devices of the cores.
 """
 
+import importlib
+import json
+import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-import torch  # pyright: ignore[reportMissingImports]
+import tyro
 from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-import maml
-from benchmarks.omniglot import PRESETS, experiment
+from benchmarks import hardware, omniglot, sinusoid
+from benchmarks.jax_peers import Arrays, Problem, Side, Workload, apart, doubled, ours
 
-REPEATS = 15
-CONFIG = replace(PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # the pixels do not change the time
+GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # pixels cost no time
+WAVES = sinusoid.PRESETS["alpha-of-the-text-5-shot"]
+WORKLOADS: dict[str, Workload] = {
+    "omniglot-5w1s": GLYPHS,
+    "omniglot-5w5s": replace(GLYPHS, shots=5, queries=5),
+    "omniglot-20w1s": replace(GLYPHS, ways=20, inner_steps=5, meta_batch=16),
+    "sinusoid": WAVES,
+    "sinusoid-5-steps": replace(WAVES, inner_steps=5),
+}
+PEERS = ("loop", "higher", "torchopt", "torch.func", "jax-naive")
+PACKAGES = ("maml", "jax", "jaxlib", "optax", "flax", "torch", "higher", "torchopt")
+TOLERANCE = 1e-6  # of the loss and of the length of the meta-gradient, in float64
+SLOW, SLOW_ROUNDS = 5.0, 2  # a peer whose first meta-step takes more seconds has fewer rounds
+SHORT = 0.1  # seconds that a side runs in a round at least, so that a cold start does not count
+SIZE = 2048  # of the matrices whose product says what the machine can do
+
+Seconds = dict[str, list[float]]
+Summary = dict[str, Any]
 
 
-def torch_meta_gradient(params: dict, rate: float) -> Callable[[tuple], tuple]:
-    """MAML's meta-gradient by `torch.func.grad` in `torch.func.vmap`.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is compared."""
 
-    Convolutions are `unfold` and a matrix product, like ours: `conv2d`, whose kernels differ from
-    task to task under vmap, becomes a grouped convolution, and PyTorch is slower with it.
+    workloads: tuple[str, ...] = tuple(WORKLOADS)
+    """Which workloads."""
+    peers: tuple[str, ...] = PEERS
+    """Which peers."""
+    rounds: int = 7
+    """How often each is timed; a peer that takes more than 5 s, only twice."""
+    out: Path | None = None
+    """Folder for summary.json."""
 
-    Args:
-        params: flax's, as numpy arrays; every leaf but the batch-norm biases adapts.
-        rate: of the one inner step.
+    def __post_init__(self) -> None:
+        asked = (("workload", self.workloads, WORKLOADS), ("peer", self.peers, PEERS))
+        for kind, names, known in asked:
+            if unknown := set(names) - set(known):
+                raise ValueError(f"no {kind} {min(unknown)!r}; there are {', '.join(known)}")
+        if self.rounds < 1 or not self.workloads:
+            raise ValueError("at least one round of one workload is needed")
 
-    Returns:
-        From (support, labels, query, labels), each `[task, ...]`, to loss and meta-gradient.
+
+def operations(ways: int, shots: int, queries: int, steps: int) -> float:
+    """Floating-point operations of the convolutions in the meta-gradient of one task.
+
+    A block's forward pass on an image takes  m = 2 * height * width * 9 * c_in * c_out.  A support
+    image costs 9 m an inner step: 1 forward, 2 for the gradients, 6 for the derivatives of these
+    three. A query image costs 3 m. The first block owes the image no gradient, which leaves 4 m
+    and 2 m. The head and element-wise work are not counted.
     """
-    functional = torch.nn.functional
-
-    def forward(weights: dict, images: torch.Tensor) -> torch.Tensor:
-        x = images
-        for block in range(4):
-            pad = (0, 1, 0, 1) if x.shape[-1] % 2 == 0 else (1, 1, 1, 1)  # SAME with stride 2
-            layer, side = weights[f"conv{block}"], (x.shape[-1] + 1) // 2
-            columns = functional.unfold(functional.pad(x, pad), 3, stride=2)
-            x = (layer["kernel"].flatten(1) @ columns).unflatten(-1, (side, side))
-            x = x + layer["bias"][:, None, None]
-            mean = x.mean((0, 2, 3), keepdim=True)
-            var = x.var((0, 2, 3), keepdim=True, unbiased=False)
-            x = (x - mean) * torch.rsqrt(var + 1e-3) + weights[f"norm{block}"]["bias"][
-                :, None, None
-            ]
-            x = functional.relu(x)
-        return x.mean((2, 3)) @ weights["head"]["kernel"] + weights["head"]["bias"]
-
-    def loss(weights: dict, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(forward(weights, images), labels)
-
-    def outer(weights: dict, task: tuple) -> torch.Tensor:
-        support, support_labels, query, labels = task
-        grads = torch.func.grad(loss)(weights, support, support_labels)
-        adapted = {
-            layer: {
-                name: leaf if layer.startswith("norm") else leaf - rate * grads[layer][name]
-                for name, leaf in leaves.items()
-            }
-            for layer, leaves in weights.items()
-        }
-        return loss(adapted, query, labels)
-
-    def total(weights: dict, tasks: tuple) -> torch.Tensor:
-        return torch.func.vmap(outer, in_dims=(None, 0))(weights, tasks).mean()
-
-    def as_torch(path: tuple, leaf: np.ndarray) -> torch.Tensor:
-        return torch.tensor(leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf)
-
-    weights = jax.tree.map_with_path(as_torch, params)
-    return lambda tasks: torch.func.grad_and_value(total)(weights, tasks)[::-1]
+    sizes = ((14, 1), (7, 64), (4, 64), (2, 64))
+    first, *others = (2 * side**2 * 9 * channels * 64 for side, channels in sizes)
+    support, query = 4 * first + 9 * sum(others), 2 * first + 3 * sum(others)
+    return float(ways * (shots * steps * support + queries * query))
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Seconds of a call."""
+def timed(run: Callable[[int], object], times: int = 1) -> float:
+    """Seconds of a run, the mean of so many."""
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    run(times)
+    return (time.perf_counter() - start) / times
 
 
-def main() -> None:
-    """Checks that both compute the same, times them in turns, and prints the medians."""
-    chosen = experiment(CONFIG)
-    key = jax.random.key(0)
-    episodes = jax.jit(maml.batched(chosen.samplers["train"], CONFIG.meta_batch))(key)
-    ours = jax.jit(
-        lambda params, episodes, key: maml.meta_gradient(
-            chosen.algorithm.grad, params, episodes, key, chunk=CONFIG.chunk
-        )
+def build(peer: str, problem: Problem) -> Side:
+    """A peer's side; an ImportError says which package is missing."""
+    if peer == "jax-naive":
+        return apart(problem)
+    return Side(*importlib.import_module("benchmarks.torch_peers").build(peer, *problem))
+
+
+def admit(peer: str, problem: Problem, expected: tuple[float, Arrays]) -> Side:
+    """A peer's side, after the check in float64.
+
+    Raises:
+        ImportError: its package is not installed.
+        ValueError: its loss or meta-gradient is another than ours.
+    """
+    with jax.enable_x64(True):
+        their_loss, their_grads = build(peer, doubled(problem)).check()
+    loss, grads = expected
+    if not abs(their_loss - loss) <= TOLERANCE * abs(loss):
+        raise ValueError(f"its loss is {their_loss:.8g}; ours is {loss:.8g}")
+    flat, theirs = (
+        np.concatenate([np.ravel(tree[name]) for name in grads]) for tree in (grads, their_grads)
     )
-    params = jax.tree.map(np.asarray, chosen.params)["params"]
-    theirs = torch_meta_gradient(params, CONFIG.inner_rate)
+    error = np.linalg.norm(flat - theirs) / np.linalg.norm(flat)
+    if not error <= TOLERANCE:
+        raise ValueError(f"its meta-gradient differs by {error:.2g} of the length of ours")
+    return build(peer, problem)
 
-    def images(batch: jax.Array) -> torch.Tensor:
-        return torch.tensor(np.asarray(batch).transpose(0, 1, 4, 2, 3))
 
-    def labels(batch: jax.Array) -> torch.Tensor:
-        return torch.tensor(np.asarray(batch), dtype=torch.long)
+def measure(
+    workload: Workload, options: Options, after: Callable[[], object], say: Callable[..., object]
+) -> tuple[Seconds, dict[str, str]]:
+    """Seconds of a meta-step of each side in each round, and which peers failed, and why.
 
-    (support, support_labels), (query, query_labels) = episodes
-    batch = images(support), labels(support_labels), images(query.images), labels(query_labels)
-    grads, metrics = ours(chosen.params, episodes, key)
-    their_loss, their_grads = theirs(batch)
-    np.testing.assert_allclose(metrics["loss"], their_loss.item(), rtol=1e-4)
-    as_flax = [
-        leaf.numpy().transpose(2, 3, 1, 0) if leaf.ndim == 4 else leaf.numpy()
-        for leaf in jax.tree.leaves(their_grads)
-    ]
-    flat, their_flat = (
-        np.concatenate([np.ravel(leaf) for leaf in leaves])
-        for leaves in (jax.tree.leaves(grads), as_flax)
-    )
-    error = np.linalg.norm(flat - their_flat) / np.linalg.norm(flat)
-    if error > 1e-3:
-        raise ValueError(f"the meta-gradients differ by {error:.2g} of their length")
+    `after` is called after each round, and `say` is told what goes on while no clock runs.
+    """
+    say(now="maml")
+    mine, problem = ours(workload)
+    expected, sides, failed = mine.check(), {"maml": mine}, {}
+    for peer in options.peers:
+        say(now=f"checking {peer}")
+        try:
+            sides[peer] = admit(peer, problem, expected)
+        except Exception as error:  # whatever it is, it is a result, and the others go on
+            failed[peer] = f"{type(error).__name__}: {error}"
+    first = {}
+    seconds: Seconds = {name: [] for name in sides}
+    for turn in range(options.rounds + 1):
+        for name, side in sides.items():
+            if turn == 0:
+                say(now=f"warming up {name}")
+                first[name] = timed(side.run)
+            elif name == "maml" or first[name] <= SLOW or turn <= SLOW_ROUNDS:
+                say(now=f"round {turn} of {options.rounds}: {name}")
+                spent = timed(side.run, times=max(1, round(SHORT / first[name])))
+                seconds[name].append(spent / side.meta_steps)
+        after()
+    return seconds, failed
 
-    calls = {
-        "maml": lambda: jax.block_until_ready(ours(chosen.params, episodes, key)),
-        "torch.func": lambda: theirs(batch),
+
+def summarise(
+    seconds: dict[str, Seconds], failed: dict[str, str], products: Seconds, threads: int
+) -> Summary:
+    """What is written: medians under `workload/side`, and what was measured by what, where."""
+    names = ("ratios", "milliseconds", "tasks_per_second", "rounds", "fraction_of_matmul")
+    summary: Summary = {name: {} for name in names} | {"failed": failed}
+    matmul = 2 * SIZE**3 / min(np.median(spent) for spent in products.values())
+    for workload, sides in seconds.items():
+        config, mine = WORKLOADS[workload], sides["maml"]
+        for side, spent in sides.items():
+            key, median = f"{workload}/{side}", float(np.median(spent))
+            summary["milliseconds"][key] = 1000 * median
+            summary["tasks_per_second"][key] = config.meta_batch / median
+            summary["rounds"][key] = len(spent)
+            if side != "maml":
+                summary["ratios"][key] = float(np.median(np.divide(spent, mine[: len(spent)])))
+        if isinstance(config, omniglot.FewShot):
+            work = operations(config.ways, config.shots, config.queries, config.inner_steps)
+            reached = float(config.meta_batch * work / np.median(mine) / matmul)
+            summary["fraction_of_matmul"][workload] = reached
+    return summary | {
+        "matmul_gflops": float(matmul / 1e9),
+        "versions": {name: version(name) for name in PACKAGES if find_spec(name)},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+        "threads": threads,
     }
-    seconds = {name: [] for name in calls}
-    for _ in range(REPEATS):
-        for name, call in calls.items():
-            seconds[name].append(timed(call))
-    table = Table(title="Omniglot 5-way 1-shot, one second-order meta-gradient of 32 tasks")
-    for column in ("", "median ms", "tasks/s", "their time / ours"):
-        table.add_column(column, justify="right")
-    for name, spent in seconds.items():
-        median, ratio = np.median(spent), np.median(np.array(spent) / np.array(seconds["maml"]))
-        rate = CONFIG.meta_batch / median
-        table.add_row(name, f"{1000 * median:.0f}", f"{rate:.0f}", f"{ratio:.2f}")
-    table.caption = (
-        f"jax {jax.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads"
-    )
+
+
+def show(summary: Summary) -> None:
+    """Prints the table of a summary."""
+    table = Table(title="One second-order meta-step of MAML")
+    for column in ("workload", "", "median ms", "tasks/s", "their time / ours", "rounds"):
+        table.add_column(column, justify="left" if column in ("workload", "") else "right")
+    for key, milliseconds in summary["milliseconds"].items():
+        workload, side = key.split("/")
+        rate, ratio = summary["tasks_per_second"][key], summary["ratios"].get(key)
+        numbers = f"{milliseconds:.3g}", f"{rate:.0f}", f"{ratio:.2f}" if ratio else ""
+        table.add_row(workload, side, *numbers, str(summary["rounds"][key]))
+    for key in summary["failed"]:
+        table.add_row(*key.split("/"), "not timed")
+    notes = [f"{key}: {reason}" for key, reason in summary["failed"].items()]
+    matmul = f"of the {summary['matmul_gflops']:.0f} GFLOP/s of a matrix product"
+    for workload, fraction in summary["fraction_of_matmul"].items():
+        notes.append(f"{workload}: ours reaches {fraction:.0%} {matmul}")
+    versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
+    notes.append(f"{summary['device']}, {summary['threads']} threads, {versions}")
+    table.caption = "\n".join(notes)
     Console().print(table)
 
 
+def main(options: Options) -> Summary:
+    """Checks and times everything, prints the table, and writes summary.json."""
+    matrix = np.ones((SIZE, SIZE), np.float32)
+    products: dict[str, Callable[[], object]] = {"numpy": lambda: matrix @ matrix}
+    threads = os.cpu_count() or 1
+    if find_spec("torch"):
+        torch_peers = importlib.import_module("benchmarks.torch_peers")
+        products["torch"], threads = torch_peers.matmul(SIZE), torch_peers.torch.get_num_threads()
+    spent: Seconds = {name: [] for name in products}
+    seconds, failed, summary = {}, {}, {}
+
+    def clock_products() -> None:
+        for name, call in products.items():
+            spent[name].append(timed(lambda _, call=call: call()))
+
+    columns = "{task.description}", TimeElapsedColumn(), "{task.fields[now]}"
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
+        for name in options.workloads:
+            say = partial(progress.update, progress.add_task(name, total=1, now=""), refresh=True)
+            seconds[name], reasons = measure(WORKLOADS[name], options, clock_products, say)
+            failed |= {f"{name}/{peer}": reason for peer, reason in reasons.items()}
+            say(now="done", completed=1)
+            summary = summarise(seconds, failed, spent, threads)
+            if options.out:
+                options.out.mkdir(parents=True, exist_ok=True)
+                (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    show(summary)
+    return summary
+
+
 if __name__ == "__main__":
-    main()
+    chosen = tyro.cli(Options, description=__doc__)
+    hardware.start()
+    main(chosen)

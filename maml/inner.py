@@ -6,6 +6,7 @@ with u the update of any optax transformation. Everything is differentiable, so 
 of phi_K by theta, through every step and every optimiser state, is JAX's.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxtyping import PyTree
 
 from maml import tree
 from maml.memory import Memory, check_memory, grad
-from maml.types import Batch, Inner, LossFn, Metrics, Params, RandomKey
+from maml.types import Batch, Inner, LossFn, Metrics, Params, RandomKey, RandomKeys
 
 UNROLLED = 5  # inner steps up to which a loop is compiled step by step
 
@@ -143,9 +144,20 @@ def adapt(
         state, metrics = inner.step(state, batch, step_key)
         return state, metrics if probe is None else probe(inner.params(state))
 
-    unroll = 0 < num_steps <= UNROLLED and not inner.rolled  # a loop copies what it keeps
+    def steps(state: PyTree, keys: RandomKeys) -> tuple[PyTree, PyTree]:
+        # A loop copies what it keeps, so that few steps are faster without one.
+        unroll = 0 < num_steps <= UNROLLED and not inner.recompute
+        return jax.lax.scan(body, state, keys, unroll=unroll)
+
     keys = jax.random.split(key, num_steps)
-    state, trace = jax.lax.scan(body, inner.state, keys, unroll=unroll)
+    if inner.recompute and num_steps:
+        # Blocks of about sqrt(K) steps: their first states are kept, and those of one block.
+        size = max(n for n in range(1, math.isqrt(num_steps) + 1) if num_steps % n == 0)
+        block = jax.checkpoint(steps, prevent_cse=False)
+        state, trace = jax.lax.scan(block, inner.state, keys.reshape(-1, size))
+        trace = jax.tree.map(lambda leaf: leaf.reshape(num_steps, *leaf.shape[2:]), trace)
+    else:
+        state, trace = steps(inner.state, keys)
     if probe is not None:
         start = probe(inner.params(inner.state))
         trace = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), start, trace)

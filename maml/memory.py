@@ -1,9 +1,9 @@
 """What is kept of the inner loop until the meta-gradient is taken, and how it is taken.
 
 The second derivatives of a step are a Hessian times a vector. Reverse mode through reverse mode,
-as `jax.grad` of `jax.grad` does it, transposes the backward pass and so keeps what both passes
-computed. A Hessian is symmetric, so forward mode through reverse mode gives the same vector: it
-pushes the cotangent of the step's gradient through it as a tangent.
+as `jax.grad` of `jax.grad` does it, transposes the backward pass. A Hessian is symmetric, so
+forward mode through reverse mode gives the same vector: it pushes the cotangent of the step's
+gradient through it as a tangent.
 
 Kemaev, Calian, Zintgraf, Farquhar, van Hasselt: Scalable meta-learning via mixed-mode
 differentiation (ICML 2025).
@@ -21,8 +21,9 @@ Memory = Literal["store", "recompute", "forward", "forward-recompute"]
 """What becomes of the K inner steps on the way to the meta-gradient; the answer is the same.
 
 * `store`: everything that both passes of every step computed is kept.
-* `recompute`: the state before each step is kept, and the step is done again when it is needed.
-* `forward`: second derivatives forward-over-reverse; what the forward mode needs is kept.
+* `recompute`: about 2 sqrt(K) states between steps are kept, and the steps are done again when they
+  are needed.
+* `forward`: second derivatives forward-over-reverse, which is faster; what they need is kept.
 * `forward-recompute`: both, which is MixFlow-MG.
 """
 

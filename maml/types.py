@@ -37,13 +37,13 @@ class Inner(NamedTuple):
         state: the initial state.
         step: `step(state, batch, key) -> (state, metrics)`.
         params: `params(state) -> model parameters`.
-        rolled: the steps stay in a loop, however few: only there is what they recompute not kept.
+        recompute: of the states before the steps, keep about 2 sqrt(K), and do the steps again.
     """
 
     state: PyTree
     step: Callable[[PyTree, Batch, RandomKey], tuple[PyTree, Metrics]]
     params: Callable[[PyTree], Params]
-    rolled: bool = False
+    recompute: bool = False
 
 
 Learner = Callable[[MetaParams], Inner]

@@ -1,0 +1,199 @@
+"""The JAX side of `benchmarks.peers`: our meta-step, and MAML as it is usually written in JAX.
+
+The latter, `naive`, is one `grad` of one `vmap` over tasks of plain functions, with neither `maml`
+nor `tasks`.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import PyTree
+
+import maml
+from benchmarks import hardware, omniglot, sinusoid
+from maml.types import Episode, RandomKey
+
+Workload = omniglot.FewShot | sinusoid.Sinusoid
+Arrays = dict[str, Any]  # by their path, such as `head/kernel`
+Batch = tuple[Any, Any]  # inputs, targets
+
+
+class Problem(NamedTuple):
+    """What a peer solves.
+
+    Attributes:
+        params: the initial meta-parameters; all but `norm...` adapt.
+        tasks: support and query batch, `[task, ...]`.
+        rate: of an inner step.
+        steps: how many.
+    """
+
+    params: Arrays
+    tasks: tuple[Batch, Batch]
+    rate: float
+    steps: int
+
+
+class Side(NamedTuple):
+    """One side of the comparison.
+
+    Attributes:
+        check: gives the first loss and meta-gradient, ours in float64.
+        run: takes `meta_steps` meta-steps, so many times.
+        meta_steps: how many.
+    """
+
+    check: Callable[[], tuple[float, Arrays]]
+    run: Callable[[int], object]
+    meta_steps: int = 1
+
+
+def by_name(params: PyTree) -> Arrays:
+    """The leaves by their path."""
+    leaves = [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(leaf))
+        for path, leaf in jax.tree.leaves_with_path(params)
+    ]
+    return {name.removeprefix("params/"): leaf for name, leaf in leaves}
+
+
+def doubled(tree: PyTree) -> PyTree:
+    """The same in float64: in float32, one program's rounding flips ReLUs of another's."""
+    return jax.tree.map(
+        lambda a: a.astype(np.float64) if getattr(a, "dtype", None) == np.float32 else a, tree
+    )
+
+
+def in_turn(episodes: Episode, key: RandomKey) -> Episode:
+    """The same tasks in another order, so that no work on them can leave a scan."""
+    places = jax.random.randint(key, (), 0, 1024)
+    return jax.tree.map(lambda leaf: jnp.roll(leaf, places, axis=0), episodes)
+
+
+def ours(workload: Workload) -> tuple[Side, Problem]:
+    """Our side, several meta-steps in a scan as users run them, and what the peers solve."""
+    few_shot = isinstance(workload, omniglot.FewShot)
+    chosen = omniglot.experiment(workload) if few_shot else sinusoid.experiment(workload)
+    algorithm, adam, key = chosen.algorithm, optax.adam(1e-3), jax.random.key(0)
+    episodes = jax.jit(maml.batched(chosen.samplers["train"], workload.meta_batch))(key)
+    state, meta_steps = maml.init(algorithm, adam, chosen.params), 5 if few_shot else 200
+    options = hardware.layout(
+        workload.meta_batch, heavy=chosen.heavy, devices=workload.devices, chunk=workload.chunk
+    )._asdict()
+
+    def gradient(params: PyTree, episodes: Episode, key: RandomKey) -> Any:
+        return maml.meta_gradient(algorithm.grad, params, episodes, key, **options)
+
+    def train(state: maml.MetaState, episodes: Episode, key: RandomKey) -> Any:
+        sample = jax.tree_util.Partial(in_turn, episodes)
+        draw = min(workload.draw, meta_steps)
+        return maml.train(algorithm, adam, sample, state, key, meta_steps, draw=draw, **options)
+
+    def check() -> tuple[float, Arrays]:
+        with jax.enable_x64(True):
+            grads, metrics = jax.jit(gradient)(*doubled((state.params, episodes)), key)
+            return float(metrics["loss"]), by_name(grads)
+
+    jitted = jax.jit(train)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            jax.block_until_ready(jitted(state, episodes, key))
+
+    side = Side(check, run, meta_steps)
+    support, (query, targets) = jax.tree.map(np.asarray, episodes)
+    tasks = support, (query.images if few_shot else query, targets)
+    params = by_name(chosen.params)
+    return side, Problem(params, tasks, workload.inner_rate, workload.inner_steps)
+
+
+def conv4_loss(weights: Arrays, x: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of `tasks.models.Conv4`."""
+    layout = ("NHWC", "HWIO", "NHWC")
+    for block in range(4):
+        kernel = weights[f"conv{block}"]
+        x = lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=layout)
+        x = (x - x.mean((0, 1, 2))) * lax.rsqrt(x.var((0, 1, 2)) + 1e-3)
+        x = jax.nn.relu(x + weights[f"norm{block}/bias"])
+    logits = x.mean((1, 2)) @ weights["head/kernel"] + weights["head/bias"]
+    return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def mlp_loss(weights: Arrays, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Mean squared error of `tasks.models.MLP`."""
+    for layer in range(3):
+        x = x @ weights[f"Dense_{layer}/kernel"] + weights[f"Dense_{layer}/bias"]
+        x = jax.nn.relu(x) if layer < 2 else x
+    return jnp.square(x - y).mean()
+
+
+def naive(problem: Problem) -> Side:
+    """The usual way: every meta-step is one jitted call."""
+    loss = conv4_loss if "head/kernel" in problem.params else mlp_loss
+    adam = optax.adam(1e-3)
+
+    def query_loss(weights: Arrays, support: Batch, query: Batch) -> jax.Array:
+        for _ in range(problem.steps):
+            grads = jax.grad(loss)(weights, *support)
+            weights = {
+                name: leaf if name.startswith("norm") else leaf - problem.rate * grads[name]
+                for name, leaf in weights.items()
+            }
+        return loss(weights, *query)
+
+    def total(weights: Arrays, support: Batch, query: Batch) -> jax.Array:
+        return jax.vmap(query_loss, (None, 0, 0))(weights, support, query).mean()
+
+    def step(weights: Arrays, opt_state: PyTree, tasks: tuple[Batch, Batch]) -> Any:
+        value, grads = jax.value_and_grad(total)(weights, *tasks)
+        updates, opt_state = adam.update(grads, opt_state)
+        return value, grads, optax.apply_updates(weights, updates), opt_state
+
+    weights, tasks = jax.tree.map(jnp.asarray, (problem.params, problem.tasks))
+    start = weights, adam.init(weights), tasks
+    compiled = jax.jit(step).lower(*start).compile()
+
+    def check() -> tuple[float, Arrays]:
+        value, grads, *_ = compiled(*start)
+        return float(value), by_name(grads)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            jax.block_until_ready(compiled(*start))
+
+    return Side(check, run)
+
+
+def apart(problem: Problem) -> Side:
+    """`naive` in a process of its own, where JAX is as it comes: one device, all its threads."""
+    pool = ProcessPoolExecutor(1, get_context("spawn"))
+    pool.submit(_start, problem).result()
+    return Side(
+        lambda: pool.submit(_check).result(), lambda times: pool.submit(_run, times).result()
+    )
+
+
+_here: list[Side] = []  # what that process holds
+
+
+def _start(problem: Problem) -> None:
+    os.environ.pop("PJRT_NPROC", None)
+    double = any(leaf.dtype == np.float64 for leaf in problem.params.values())
+    jax.config.update("jax_enable_x64", double)
+    _here.append(naive(problem))
+
+
+def _check() -> tuple[float, Arrays]:
+    return _here[0].check()
+
+
+def _run(times: int) -> None:
+    _here[0].run(times)

@@ -1,0 +1,248 @@
+"""The PyTorch side of `benchmarks.peers`: MAML's meta-step in the four ways that people write it.
+
+Everything comes in as numpy arrays in JAX's layouts. Nothing else in the repository imports torch.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from timeit import timeit
+from typing import NamedTuple
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
+
+Weights = dict[str, Tensor]
+Batch = tuple[Tensor, Tensor]  # inputs, targets
+Arrays = dict[str, np.ndarray]
+MetaGradient = Callable[[], Tensor]  # adds to the weights' `.grad`, and returns the loss
+
+
+class Problem(NamedTuple):
+    """What every peer solves: how well weights do on a query batch after SGD on a support batch."""
+
+    weights: Weights
+    tasks: tuple[Batch, Batch]  # support and query, `[task, ...]`
+    loss: Callable[..., Tensor]  # (weights, inputs, targets) -> loss
+    rate: float
+    steps: int
+
+
+def constant(name: str) -> bool:
+    """Whether a parameter does not adapt in the inner loop: a bias of batch normalisation."""
+    return name.startswith("norm")
+
+
+strided = partial(functional.conv2d, stride=2)
+
+
+def unfolded(x: Tensor, kernel: Tensor) -> Tensor:
+    """The same as a matrix times patches."""
+    side = (x.shape[-1] - 1) // 2
+    columns = functional.unfold(x, 3, stride=2)
+    return (kernel.flatten(1) @ columns).unflatten(-1, (side, side))
+
+
+def conv4_loss(
+    weights: Weights, x: Tensor, labels: Tensor, convolve: Callable[..., Tensor] = strided
+) -> Tensor:
+    """Cross-entropy of `tasks.models.Conv4` on images NCHW."""
+    for block in range(4):
+        pad = (0, 1, 0, 1) if x.shape[-1] % 2 == 0 else (1, 1, 1, 1)  # SAME with stride 2
+        x = convolve(functional.pad(x, pad), weights[f"conv{block}"])
+        bias = weights[f"norm{block}/bias"]
+        x = functional.batch_norm(x, None, None, bias=bias, training=True, eps=1e-3)
+        x = functional.relu(x)
+    logits = x.mean((2, 3)) @ weights["head/kernel"] + weights["head/bias"]
+    return functional.cross_entropy(logits, labels)
+
+
+def mlp_loss(weights: Weights, x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error of `tasks.models.MLP`."""
+    for layer in range(3):
+        x = x @ weights[f"Dense_{layer}/kernel"] + weights[f"Dense_{layer}/bias"]
+        x = functional.relu(x) if layer < 2 else x
+    return functional.mse_loss(x, y)
+
+
+class Part(torch.nn.Module):
+    """Parameters by name."""
+
+    def __init__(self, weights: Weights) -> None:
+        super().__init__()
+        for name, leaf in weights.items():
+            self.register_parameter(name, leaf)
+
+
+class Loss(torch.nn.Module):
+    """The problem's loss as a module; what adapts is a submodule of its own."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        leaves = problem.weights.items()
+        self.loss, self.names = problem.loss, [*problem.weights]
+        self.adapted = Part({name: leaf for name, leaf in leaves if not constant(name)})
+        self.constant = Part({name: leaf for name, leaf in leaves if constant(name)})
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch."""
+        parts = {False: self.adapted, True: self.constant}
+        weights = {name: getattr(parts[constant(name)], name) for name in self.names}
+        return self.loss(weights, inputs, targets)
+
+
+def one_by_one(problem: Problem, query_loss: Callable[[Batch, Batch], Tensor]) -> MetaGradient:
+    """The mean over tasks in a Python loop, with one backward pass a task."""
+    tasks = [*zip(*(zip(*batch, strict=True) for batch in problem.tasks), strict=True)]
+
+    def meta_gradient() -> Tensor:
+        total = torch.tensor(0.0)
+        for support, query in tasks:
+            loss = query_loss(support, query) / len(tasks)
+            loss.backward()
+            total = total + loss.detach()
+        return total
+
+    return meta_gradient
+
+
+def loop(problem: Problem) -> MetaGradient:
+    """Plain `torch.autograd.grad`, like learn2learn's."""
+    names = [name for name in problem.weights if not constant(name)]
+
+    def query_loss(support: Batch, query: Batch) -> Tensor:
+        weights = dict(problem.weights)
+        for _ in range(problem.steps):
+            leaves = [weights[name] for name in names]
+            loss = problem.loss(weights, *support)
+            grads = torch.autograd.grad(loss, leaves, create_graph=True)
+            for name, leaf, grad in zip(names, leaves, grads, strict=True):
+                weights[name] = leaf - problem.rate * grad
+        return problem.loss(weights, *query)
+
+    return one_by_one(problem, query_loss)
+
+
+def higher(problem: Problem) -> MetaGradient:
+    """The package `higher`, as in its examples/maml-omniglot.py."""
+    from higher import innerloop_ctx  # pyright: ignore[reportMissingImports]
+
+    module = Loss(problem)
+    inner = torch.optim.SGD(module.adapted.parameters(), lr=problem.rate)
+
+    def query_loss(support: Batch, query: Batch) -> Tensor:
+        with innerloop_ctx(module, inner, copy_initial_weights=False) as (loss, optimizer):
+            for _ in range(problem.steps):
+                optimizer.step(loss(*support))
+            return loss(*query)
+
+    return one_by_one(problem, query_loss)
+
+
+def torchopt(problem: Problem) -> MetaGradient:
+    """The package `torchopt`, as in its examples/few-shot/maml_omniglot.py."""
+    import torchopt as package  # pyright: ignore[reportMissingImports]
+
+    loss = Loss(problem)
+    inner = package.MetaSGD(loss.adapted, lr=problem.rate)
+    start = [package.extract_state_dict(part, by="reference") for part in (loss, inner)]
+
+    def query_loss(support: Batch, query: Batch) -> Tensor:
+        for _ in range(problem.steps):
+            inner.step(loss(*support))
+        value = loss(*query)
+        for part, state in zip((loss, inner), start, strict=True):
+            package.recover_state_dict(part, state)
+        return value
+
+    return one_by_one(problem, query_loss)
+
+
+def torch_func(problem: Problem) -> MetaGradient:
+    """`torch.func.grad` in `torch.func.vmap`, with the convolution that is faster here.
+
+    Under vmap every task has kernels of its own, and `conv2d` becomes a grouped convolution. It
+    depends on the sizes and the machine whether that is faster or a product with patches.
+    """
+    if problem.loss is mlp_loss:
+        return vmapped(problem)
+    ways = [problem._replace(loss=partial(conv4_loss, convolve=way)) for way in (strided, unfolded)]
+    return min(map(vmapped, ways), key=partial(timeit, number=2))
+
+
+def vmapped(problem: Problem) -> MetaGradient:
+    """The two transformations."""
+    weights, tasks, loss, rate, steps = problem
+
+    def query_loss(start: Weights, support: Batch, query: Batch) -> Tensor:
+        adapted = {name: leaf for name, leaf in start.items() if not constant(name)}
+        for _ in range(steps):
+            grads = torch.func.grad(lambda part: loss(start | part, *support))(adapted)
+            adapted = {name: leaf - rate * grads[name] for name, leaf in adapted.items()}
+        return loss(start | adapted, *query)
+
+    def total(start: Weights) -> Tensor:
+        return torch.func.vmap(query_loss, in_dims=(None, 0, 0))(start, *tasks).mean()
+
+    def meta_gradient() -> Tensor:
+        start = {name: leaf.detach() for name, leaf in weights.items()}
+        grads, value = torch.func.grad_and_value(total)(start)
+        for name, leaf in weights.items():
+            leaf.grad = grads[name]
+        return value
+
+    return meta_gradient
+
+
+PEERS = {"loop": loop, "higher": higher, "torchopt": torchopt, "torch.func": torch_func}
+
+
+def build(
+    peer: str, params: Arrays, tasks: tuple[tuple, tuple], rate: float, steps: int
+) -> tuple[Callable[[], tuple[float, Arrays]], Callable[[int], object]]:
+    """Two functions: loss and meta-gradient at the weights of the moment, and so many meta-steps.
+
+    Args:
+        peer: a name of `PEERS`.
+        params: the initial meta-parameters by name, such as `head/kernel`.
+        tasks: support and query, each (inputs, targets), `[task, ...]`, images NHWC.
+        rate: of an inner step.
+        steps: how many.
+
+    Raises:
+        ImportError: the peer's package is not installed.
+    """
+    weights = {name: torch.nn.Parameter(_tensor(leaf)) for name, leaf in params.items()}
+    support, query = (tuple(_tensor(part) for part in batch) for batch in tasks)
+    loss = conv4_loss if "head/kernel" in params else mlp_loss
+    meta_gradient = PEERS[peer](Problem(weights, (support, query), loss, rate, steps))
+    optimizer = torch.optim.Adam(weights.values(), lr=1e-3)
+
+    def check() -> tuple[float, Arrays]:
+        optimizer.zero_grad()
+        value = meta_gradient().item()
+        arrays = {name: leaf.grad.numpy().copy() for name, leaf in weights.items()}
+        return value, {k: a.transpose(2, 3, 1, 0) if a.ndim == 4 else a for k, a in arrays.items()}
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            optimizer.zero_grad()
+            meta_gradient()
+            optimizer.step()
+
+    return check, run
+
+
+def matmul(size: int) -> Callable[[], object]:
+    """A product of two square float32 matrices."""
+    a, b = torch.ones(size, size), torch.ones(size, size)
+    return lambda: a @ b
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Kernels HWIO become OIHW, images `[task, n, h, w, c]` become NCHW, labels become int64."""
+    if array.ndim >= 4:
+        array = np.moveaxis(array, -1, 2) if array.ndim == 5 else array.transpose(3, 2, 0, 1)
+    tensor = torch.from_numpy(np.array(array, order="C"))
+    return tensor if tensor.is_floating_point() else tensor.long()

@@ -1,0 +1,221 @@
+"""Language modelling: each task is a text, given by a few of its passages.
+
+    L(theta) = - mean over passages and positions t of  log p_theta(x_{t+1} | x_1 .. x_t)
+
+Tokens are integers below the vocabulary; those of a text are its bytes. A passage for a model
+that reads `length` tokens holds one more, since it is input and target at once.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Integer, UInt8
+
+from maml import Episode, LossFn, Sampler
+from maml.types import Params, RandomKey
+
+
+class Transformer(nn.Module):
+    """A causal transformer: layers of attention and of GELU, each normalised before and added.
+
+        x <- x + attention(norm(x)),   x <- x + W2 gelu(W1 norm(x))
+
+    No logit depends on a later token. Positions are learned. Embeddings start as N(0, 1), and the
+    head near zero: untrained, every token is as likely as any other.
+
+    Attributes:
+        vocabulary: how many tokens there are; of a token beyond, everything is NaN.
+        width: of the residual stream; the hidden layers are four times as wide.
+        layers: how many.
+        heads: of the attention; they divide the width.
+        length: the most tokens it reads.
+    """
+
+    vocabulary: int = 256
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    length: int = 128
+
+    @nn.compact
+    def __call__(self, tokens: Integer[Array, "n time"]) -> Float[Array, "n time vocabulary"]:
+        """Logits of the token after each.
+
+        Raises:
+            ValueError: more tokens than `length`, or a width that the heads do not divide.
+
+        >>> model, tokens = Transformer(width=8, layers=1), jnp.zeros((2, 9), int)
+        >>> jax.eval_shape(model.init_with_output, jax.random.key(0), tokens)[0].shape
+        (2, 9, 256)
+        """
+        time = tokens.shape[1]
+        if time > self.length:
+            raise ValueError(f"the model reads at most {self.length} tokens; got {time}")
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
+        draw = nn.initializers.normal(1.0)
+        x = nn.Embed(self.vocabulary, self.width, embedding_init=draw, name="tokens")(tokens)
+        x = x + self.param("positions", draw, (self.length, self.width))[:time]
+        for layer in range(self.layers):
+            h = nn.LayerNorm(name=f"norm{layer}a")(x)
+            h = nn.Dense(3 * self.width, name=f"attention{layer}")(h)
+            h = attention(*jnp.split(h.reshape(*h.shape[:2], self.heads, -1), 3, axis=-1))
+            x = x + nn.Dense(self.width, name=f"mixed{layer}")(h.reshape(x.shape))
+            h = nn.LayerNorm(name=f"norm{layer}b")(x)
+            h = nn.gelu(nn.Dense(4 * self.width, name=f"hidden{layer}")(h))
+            x = x + nn.Dense(self.width, name=f"added{layer}")(h)
+        x, draw = nn.LayerNorm(name="norm")(x), nn.initializers.normal(0.02)
+        return nn.Dense(self.vocabulary, kernel_init=draw, name="head")(x)
+
+
+def attention(
+    queries: Float[Array, "n time heads size"],
+    keys: Float[Array, "n time heads size"],
+    values: Float[Array, "n time heads size"],
+) -> Float[Array, "n time heads size"]:
+    """Causal attention:  y_t = sum over s <= t of softmax_s(q_t . k_s / sqrt(size)) v_s.
+
+    >>> values = jnp.arange(3.0).reshape(1, 3, 1, 1)
+    >>> attention(jnp.zeros_like(values), values, values).ravel().tolist()
+    [0.0, 0.5, 1.0]
+    """
+    time, _, size = queries.shape[1:]
+    scores = jnp.einsum("nthd,nshd->nhts", queries, keys) / np.sqrt(size).astype(queries.dtype)
+    weights = jax.nn.softmax(scores, where=jnp.tri(time, dtype=bool))
+    return jnp.einsum("nhts,nshd->nthd", weights, values)
+
+
+def next_token(model: nn.Module) -> LossFn:
+    """Mean cross-entropy of the next token, in nats.
+
+    Args:
+        model: called as `model(tokens[n, time]) -> logits[n, time, vocabulary]`.
+
+    Returns:
+        A loss of the batch `tokens[n, time + 1]`, with the metrics `cross_entropy` (nats) and
+        `bits_per_token`.
+
+    Raises:
+        ValueError: (when traced) passages of fewer than two tokens predict nothing.
+
+    >>> model, tokens = Transformer(width=8, layers=1), jnp.zeros((2, 9), int)
+    >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
+    >>> params = jax.tree.map(jnp.zeros_like, params)
+    >>> _, metrics = jax.jit(next_token(model))(params, tokens, jax.random.key(0))
+    >>> round(float(metrics["bits_per_token"]), 3)
+    8.0
+    """
+
+    def loss(
+        params: Params, tokens: Integer[Array, "n tokens"], key: RandomKey
+    ) -> tuple[Array, dict]:
+        if tokens.shape[1] < 2:
+            raise ValueError(f"a passage needs two tokens or more; got {tokens.shape[1]}")
+        logits = jnp.asarray(model.apply(params, tokens[:, :-1]))
+        entropies = optax.losses.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+        value = entropies.mean()
+        return value, {"cross_entropy": value, "bits_per_token": value / np.log(2)}
+
+    return loss
+
+
+def synthetic(
+    shots: int, queries: int, length: int, *, vocabulary: int = 256, branches: int = 4
+) -> Sampler:
+    """A sampler of one task: passages of a random Markov chain, a chain for each task.
+
+        x_{t+1} = S[x_t, b],   b ~ U{1 .. branches},   S[i, j] ~ U{0 .. vocabulary - 1}
+
+    Whoever knows the table S needs at most log(branches) nats a token; whoever does not,
+    log(vocabulary).
+
+    Args:
+        shots: passages of the support set.
+        queries: passages of the query set, others of the same chain.
+        length: tokens that a model reads of a passage.
+        vocabulary: how many tokens there are.
+        branches: successors of each token.
+
+    Returns:
+        `sample(key) -> Episode(support, query)`, tokens `[shots or queries, length + 1]`.
+
+    Raises:
+        ValueError: a count is below 1.
+
+    >>> episode = synthetic(shots=2, queries=3, length=8)(jax.random.key(0))
+    >>> episode.support.shape, episode.query.shape
+    ((2, 9), (3, 9))
+    """
+    _check(shots=shots, queries=queries, length=length, vocabulary=vocabulary, branches=branches)
+    sizes = {"shots": shots, "queries": queries, "length": length}
+    return jax.tree_util.Partial(partial(_walk, vocabulary=vocabulary, branches=branches, **sizes))
+
+
+def passages(text: bytes | str, shots: int, queries: int, length: int) -> Sampler:
+    """A sampler of one task: a place in a text, any as likely as any other.
+
+    The support set is what stands there, passage after passage; the query set is what follows.
+
+    Args:
+        text: its tokens are its bytes, of a string those of UTF-8.
+        shots: passages of the support set.
+        queries: passages of the query set.
+        length: tokens that a model reads of a passage.
+
+    Returns:
+        `sample(key) -> Episode(support, query)`, tokens `[shots or queries, length + 1]`, with
+        the text as an argument of jit, not a constant.
+
+    Raises:
+        ValueError: a count is below 1, or the text is shorter than one task.
+
+    >>> episode = passages("abcdefgh", shots=1, queries=1, length=3)(jax.random.key(0))
+    >>> bytes(episode.support[0].tolist()), bytes(episode.query[0].tolist())
+    (b'abcd', b'efgh')
+    """
+    _check(shots=shots, queries=queries, length=length)
+    tokens = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
+    wanted = (shots + queries) * (length + 1)
+    if len(tokens) < wanted:
+        raise ValueError(
+            f"{shots} + {queries} passages of {length} + 1 bytes need {wanted} bytes of text;"
+            f" got {len(tokens)}"
+        )
+    sizes = {"shots": shots, "queries": queries, "length": length}
+    return jax.tree_util.Partial(partial(_read, **sizes), jnp.asarray(tokens))
+
+
+def _check(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be >= 1; got {count}")
+
+
+def _walk(
+    key: RandomKey, *, shots: int, queries: int, length: int, vocabulary: int, branches: int
+) -> Episode:
+    table_key, start_key, branch_key = jax.random.split(key, 3)
+    successors = jax.random.randint(table_key, (vocabulary, branches), 0, vocabulary)
+    start = jax.random.randint(start_key, (shots + queries,), 0, vocabulary)
+    taken = jax.random.randint(branch_key, (length, shots + queries), 0, branches)
+
+    def step(token: Array, branch: Array) -> tuple[Array, Array]:
+        return successors[token, branch], token
+
+    last, before = jax.lax.scan(step, start, taken)
+    tokens = jnp.concatenate([before, last[None]]).T
+    return Episode(tokens[:shots], tokens[shots:])
+
+
+def _read(
+    text: UInt8[Array, " bytes"], key: RandomKey, *, shots: int, queries: int, length: int
+) -> Episode:
+    shape = (shots + queries, length + 1)
+    size = shape[0] * shape[1]
+    place = jax.random.randint(key, (), 0, text.size - size + 1)
+    tokens = jax.lax.dynamic_slice(text, (place,), (size,)).reshape(shape).astype(jnp.int32)
+    return Episode(tokens[:shots], tokens[shots:])

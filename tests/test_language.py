@@ -1,0 +1,169 @@
+"""The language model looks back only, its loss is cross-entropy, and its tasks can be learned."""
+
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from problems import KEY, quick
+
+import maml
+from tasks.language import Transformer, next_token, passages, synthetic
+
+TINY = Transformer(vocabulary=11, width=8, layers=2, heads=2, length=6)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 11, (3, 7)))
+TEXT = bytes(range(256))
+
+
+@pytest.fixture(scope="module")
+def params():
+    """Of any size, so that no part of the model is lost in rounding."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(TINY.init, KEY, TOKENS[:, :6])
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), "float32"), shapes)
+
+
+def dense(p, x):
+    return x @ p["kernel"] + p["bias"]
+
+
+def normed(p, x):
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return x * p["scale"] + p["bias"]
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def attended(p, x):
+    """One passage, one head and one position at a time."""
+    out = np.zeros((len(x), 2, 4))
+    queries, keys, values = np.split(dense(p, x).reshape(len(x), 2, 12), 3, axis=-1)
+    for head in range(2):
+        for t in range(len(x)):
+            weights = np.exp(keys[: t + 1, head] @ queries[t, head] / 2)
+            out[t, head] = weights / weights.sum() @ values[: t + 1, head]
+    return out.reshape(x.shape)
+
+
+def written_out(p, tokens):
+    x = p["tokens"]["embedding"][tokens] + p["positions"][: len(tokens)]
+    for layer in range(2):
+        h = attended(p[f"attention{layer}"], normed(p[f"norm{layer}a"], x))
+        x = x + dense(p[f"mixed{layer}"], h)
+        h = gelu(dense(p[f"hidden{layer}"], normed(p[f"norm{layer}b"], x)))
+        x = x + dense(p[f"added{layer}"], h)
+    return dense(p["head"], normed(p["norm"], x))
+
+
+def test_logits_and_loss_are_those_written_out_in_numpy(params):
+    exact = jax.tree.map(lambda leaf: np.asarray(leaf, float), params["params"])
+    wanted = np.stack([written_out(exact, row[:-1]) for row in np.asarray(TOKENS)])
+    logits = quick(TINY.apply)(params, TOKENS[:, :-1])
+    np.testing.assert_allclose(logits, wanted, atol=1e-4 * np.abs(wanted).max())
+
+    chosen = np.take_along_axis(wanted, np.asarray(TOKENS)[:, 1:, None], -1)[..., 0]
+    nats = np.mean(np.log(np.exp(wanted).sum(-1)) - chosen)
+    value, metrics = quick(next_token(TINY))(params, TOKENS, KEY)
+    np.testing.assert_allclose([value, metrics["cross_entropy"]], nats, rtol=1e-4)
+    np.testing.assert_allclose(metrics["bits_per_token"], nats / np.log(2), rtol=1e-4)
+
+
+def test_a_logit_depends_on_every_earlier_token_and_on_no_later_one(params):
+    apply = quick(TINY.apply)
+    before = apply(params, TOKENS[:, :6])
+    for place in range(6):
+        changed = TOKENS[:, :6].at[:, place].add(1) % 11
+        moved = (apply(params, changed) != before).any(-1)
+        assert not moved[:, :place].any() and moved[:, place:].all()
+
+
+def test_a_token_beyond_the_vocabulary_gives_nan_not_a_number(params):
+    for place in (0, 6):
+        wrong = TOKENS.at[0, place].set(11)
+        assert jnp.isnan(quick(next_token(TINY))(params, wrong, KEY)[0])
+
+
+@pytest.mark.parametrize("sample", [synthetic(2, 3, 8), passages(TEXT, 2, 3, 8)])
+def test_a_task_is_two_sets_of_passages_and_a_function_of_its_key(sample):
+    one, again, other = (jax.jit(sample)(key) for key in (KEY, KEY, jax.random.key(1)))
+    assert one.support.shape == (2, 9) and one.query.shape == (3, 9)
+    assert one.support.dtype == one.query.dtype == jnp.int32
+    flat, same, different = (ravel_pytree(episode)[0] for episode in (one, again, other))
+    assert (flat == same).all() and (flat != different).any()
+
+
+def test_a_chain_is_one_table_for_support_and_query_and_another_in_another_task():
+    sample = synthetic(10, 10, 60, vocabulary=20, branches=3)
+
+    def successors(tokens):
+        seen = {}
+        for row in np.asarray(tokens):
+            for a, b in pairwise(row):
+                seen.setdefault(a, set()).add(b)
+        return seen
+
+    episodes = jax.jit(maml.batched(sample, 2))(KEY)
+    for task in range(2):
+        both = np.concatenate([episodes.support[task], episodes.query[task]])
+        assert max(map(len, successors(both).values())) == 3
+        assert len(np.unique(both, axis=0)) == 20
+        assert both.min() >= 0 and both.max() < 20
+    assert max(map(len, successors(np.concatenate(episodes.support)).values())) > 3
+
+
+def test_passages_stand_side_by_side_and_every_place_is_drawn():
+    episodes = jax.jit(maml.batched(passages(TEXT[:20], 1, 2, 4), 200))(KEY)
+    rows = np.concatenate([episodes.support, episodes.query], axis=1).reshape(200, 15)
+    assert (rows == rows[:, :1] + np.arange(15)).all()
+    assert set(rows[:, 0]) == set(range(6))
+
+
+def test_a_string_is_its_bytes_and_the_text_is_no_constant():
+    episode = passages("é" * 4, 1, 1, 3)(KEY)
+    assert bytes(np.asarray(episode.query, np.uint8)[0]) == "éé".encode()
+
+    def program(size):
+        sample = passages(bytes(size), 1, 1, 3)
+        return jax.jit(lambda sample, key: sample(key)).lower(sample, KEY).as_text()
+
+    assert len(program(90_000)) == len(program(50_000))
+
+
+def test_adapting_to_passages_of_a_chain_helps_with_others_of_it():
+    """Untrained, it starts at log(16) = 2.8 nats; the chain itself has at most log(2) = 0.7."""
+    model = Transformer(vocabulary=16, width=32, layers=1, heads=2, length=32)
+    loss, sample = next_token(model), synthetic(8, 8, 32, vocabulary=16, branches=2)
+    params = jax.jit(model.init)(KEY, jnp.zeros((1, 1), int))
+    learner = maml.maml(loss, optax.sgd(0.5), 1).learner
+
+    def curve(params, key):
+        episodes = maml.batched(sample, 3)(key)
+        return maml.evaluate(learner, loss, params, episodes, key, 20)[0]
+
+    losses = quick(curve)(params, KEY)
+    assert (losses[:, 0] > 2.7).all() and (losses[:, -1] < 1.5).all()
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (partial(passages, TEXT[:29], 1, 2, 9), r"1 \+ 2 passages of 9 \+ 1 .* 30 .*; got 29"),
+        (partial(passages, "", 1, 1, 1), "need 4 bytes of text; got 0"),
+        (partial(passages, TEXT, 0, 1, 1), "shots must be >= 1; got 0"),
+        (partial(synthetic, 1, -1, 1), "queries must be >= 1; got -1"),
+        (partial(synthetic, 1, 1, 0), "length must be >= 1; got 0"),
+        (partial(synthetic, 1, 1, 1, branches=0), "branches must be >= 1; got 0"),
+        (partial(TINY.init, KEY, TOKENS), "at most 6 tokens; got 7"),
+        (partial(TINY.copy(heads=3).init, KEY, TOKENS[:, :2]), "3 heads do not divide .* 8"),
+        (partial(next_token(TINY), {}, TOKENS[:, :1], KEY), "two tokens or more; got 1"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_numbers(refused, message):
+    with pytest.raises(ValueError, match=message):
+        refused()
