@@ -27,8 +27,10 @@ def with_memory(name, optimizer, num_steps, task, memory):
         return algorithm(name, optimizer, num_steps, task.loss, task.params)
 
 
-@pytest.mark.parametrize("batch_norm", BATCH_NORMS)
-@pytest.mark.parametrize("optimizer", ["momentum", "adam", "clipped"])
+@pytest.mark.parametrize(
+    ("optimizer", "batch_norm"),
+    zip(("momentum", "clipped", "adam"), BATCH_NORMS, strict=True),
+)
 @pytest.mark.parametrize("name", SECOND_ORDER)
 def test_every_mode_gives_the_meta_gradient_of_store(name, optimizer, batch_norm):
     task = problem(batch_norm)
