@@ -26,8 +26,8 @@ def task_mesh(num_devices: int | None = None) -> Mesh:
     Raises:
         ValueError: there are fewer devices, or the processes cannot have equally many of them.
 
-    >>> task_mesh(1).shape
-    OrderedDict({'task': 1})
+    >>> dict(task_mesh(1).shape)
+    {'task': 1}
     """
     processes = jax.process_count()
     available = jax.device_count()

@@ -29,7 +29,7 @@ def with_memory(name, optimizer, num_steps, task, memory):
 
 @pytest.mark.parametrize(
     ("optimizer", "batch_norm"),
-    zip(("momentum", "clipped", "adam"), BATCH_NORMS, strict=True),
+    [*zip(("momentum", "clipped", "adam"), BATCH_NORMS, strict=True)],
 )
 @pytest.mark.parametrize("name", SECOND_ORDER)
 def test_every_mode_gives_the_meta_gradient_of_store(name, optimizer, batch_norm):

@@ -9,8 +9,8 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def test_the_example_learns_to_learn_sinusoids(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     scope = {}
-    exec(code, scope)
+    for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
+        exec(code, scope)
     before, after = jax.numpy.mean(scope["mse"], axis=0)[:2]
     assert after < 0.5 * before and "Array" in capsys.readouterr().out
