@@ -1,7 +1,8 @@
 """The options that all benchmarks share, and how the command line sets them."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,6 +108,28 @@ def configure(
     return tyro.cli(type(presets[name]), default=presets[name], description=words, args=argv)
 
 
+@contextmanager
+def in_words() -> Iterator[None]:
+    """What a script refuses, it refuses in one line."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+
+
+def check_memory(config: Config, algorithm: str, *, through: Collection[str]) -> None:
+    """Refuses a memory mode for an algorithm that is not among those through the inner steps.
+
+    Raises:
+        ValueError: saying which algorithm has no use for which mode.
+    """
+    if config.memory and algorithm not in through:
+        raise ValueError(
+            f"{algorithm} takes no derivative through inner steps, so there is no memory mode to"
+            f" choose; got {config.memory!r}"
+        )
+
+
 def launch(
     main: Callable[[C], Any],
     presets: Mapping[str, C],
@@ -115,11 +138,10 @@ def launch(
 ) -> None:
     """Runs a benchmark from the command line; what it refuses, it refuses in one line."""
     try:
-        config = configure(presets, description, argv)
-        hardware.start(cache=config.cache)
-        main(config)
-    except (ValueError, OSError, FloatingPointError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+        with in_words():
+            config = configure(presets, description, argv)
+            hardware.start(cache=config.cache)
+            main(config)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -4,7 +4,11 @@ Which layout suits which model and device was measured; the table is in docs/per
 """
 
 import os
+import platform
+from collections.abc import Iterable
 from contextlib import suppress
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +17,8 @@ import platformdirs
 from jax.sharding import Mesh
 
 import maml
+
+PACKAGES = ("maml", "jax", "jaxlib", "optax", "flax", "numpy")
 
 
 class Layout(NamedTuple):
@@ -44,6 +50,19 @@ def start(*, cache: bool = True) -> None:
         folder = Path(platformdirs.user_cache_dir("maml")) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def device() -> str:
+    """What a result was got on."""
+    first = jax.devices()[0]
+    cores = f", {os.cpu_count()} cores" if first.platform == "cpu" else ""
+    return f"{jax.device_count()} x {first.device_kind}{cores}"
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Of Python, and of those of the packages that are installed."""
+    found = {name: version(name) for name in packages if find_spec(name)}
+    return {"python": platform.python_version()} | found
 
 
 def layout(num_tasks: int, *, heavy: bool, devices: int | None, chunk: int | None) -> Layout:

@@ -14,12 +14,10 @@ steps; medians are reported. What needs more memory than is free is compiled, no
 
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -38,8 +36,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from rich.table import Table
 
 import maml
-from benchmarks import omniglot
-from benchmarks.runner import PACKAGES
+from benchmarks import hardware, omniglot
+from benchmarks.config import in_words
 from maml.types import LossFn, Params
 from tasks.language import Transformer, next_token, passages, synthetic
 
@@ -242,10 +240,9 @@ def draw(rows: Sequence[Row]) -> Figure:
 def main(options: Options) -> list[Row]:
     """Measures everything and prints the tables; what is measured is written as it comes."""
     problems = {model: problem(model, options) for model in options.model}
-    versions = {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
-    device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
     options_used = asdict(options) | {"inner_rate": options.rate}
-    facts = {"device": device, "versions": versions, "options": options_used}
+    facts = {"device": hardware.device(), "versions": hardware.versions()}
+    facts |= {"options": options_used}
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
@@ -268,7 +265,5 @@ def main(options: Options) -> list[Row]:
 
 
 if __name__ == "__main__":
-    try:
+    with in_words():
         main(tyro.cli(Options, description=__doc__))
-    except (ValueError, OSError, FloatingPointError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error

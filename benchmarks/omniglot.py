@@ -18,7 +18,7 @@ import optax
 
 import maml
 from benchmarks import figures, tables
-from benchmarks.config import Config, launch
+from benchmarks.config import Config, check_memory, launch
 from benchmarks.runner import Experiment, Result, initial_key, run
 from maml.types import LossFn, Params
 from tasks import glyphs, omniglot
@@ -154,11 +154,7 @@ def experiment(config: FewShot) -> Experiment:
         raise ValueError("reptile never looks at a query set, so it records no running averages")
     if config.algorithm == "reptile" and config.inner_steps < 2:
         raise ValueError(f"reptile needs inner_steps >= 2; got {config.inner_steps}")
-    if config.memory and config.algorithm in ("fomaml", "reptile", "imaml"):
-        raise ValueError(
-            f"{config.algorithm} takes no derivative through its inner steps, so there is no memory"
-            f" mode to choose; got {config.memory!r}"
-        )
+    check_memory(config, config.algorithm, through=("maml", "anil", "boil", "meta_sgd"))
     if config.algorithm == "imaml" and config.inner_rate * config.strength >= 2:
         raise ValueError(
             "imaml's pull diverges unless inner_rate * strength < 2; got"

@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import hardware, omniglot, sinusoid
+from benchmarks.config import in_words
 from benchmarks.jax_peers import Arrays, Problem, Side, Workload, apart, doubled, ours
 
 GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # pixels cost no time
@@ -47,7 +47,6 @@ WORKLOADS: dict[str, Workload] = {
     "sinusoid-5-steps": replace(WAVES, inner_steps=5),
 }
 PEERS = ("loop", "higher", "torchopt", "torch.func", "jax-naive")
-PACKAGES = ("maml", "jax", "jaxlib", "optax", "flax", "torch", "higher", "torchopt")
 TOLERANCE = 1e-6  # of the loss and of the length of the meta-gradient, in float64
 SLOW, SLOW_ROUNDS = 5.0, 2  # a peer whose first meta-step takes more seconds has fewer rounds
 SHORT = 0.1  # seconds that a side runs in a round at least, so that a cold start does not count
@@ -181,8 +180,8 @@ def summarise(
             summary["fraction_of_matmul"][workload] = reached
     return summary | {
         "matmul_gflops": float(matmul / 1e9),
-        "versions": {name: version(name) for name in PACKAGES if find_spec(name)},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
+        "versions": hardware.versions((*hardware.PACKAGES, "torch", "higher", "torchopt")),
+        "device": hardware.device(),
         "threads": threads,
     }
 
@@ -240,6 +239,7 @@ def main(options: Options) -> Summary:
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Options, description=__doc__)
-    hardware.start()
-    main(chosen)
+    with in_words():
+        chosen = tyro.cli(Options, description=__doc__)
+        hardware.start()
+        main(chosen)

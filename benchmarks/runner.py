@@ -6,8 +6,6 @@ ends meta-training after the call at work, and what was learned is evaluated lik
 
 import json
 import math
-import os
-import platform
 import signal
 import sys
 import time
@@ -16,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +30,6 @@ from benchmarks.config import Config
 from maml.types import LossFn, MetaParams, Params, RandomKey
 
 RESULTS = Path("results")
-PACKAGES = ("maml", "jax", "jaxlib", "optax", "flax", "numpy")
 Curve = dict[str, dict[str, float | None]]  # inner step -> {"mean": ..., "ci95": ...}
 
 
@@ -102,8 +98,8 @@ def run(experiment: Experiment, config: Config) -> Result:
         "interrupted": done < config.meta_steps,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "tasks_per_second": round(done * config.meta_batch / max(seconds["train"], 1e-9), 1),
-        "device": _device(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "device": hardware.device(),
+        "versions": hardware.versions(),
         "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
         "command": _command(),
     }
@@ -225,12 +221,6 @@ def _command() -> str:
     """How this process was started; a notebook and a test have no module to name."""
     spec = sys.modules["__main__"].__spec__
     return " ".join(["python -m", spec.name, *sys.argv[1:]]) if spec else "from Python"
-
-
-def _device() -> str:
-    device = jax.devices()[0]
-    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
-    return f"{jax.device_count()} x {device.device_kind}{cores}"
 
 
 @contextmanager

@@ -23,12 +23,14 @@ import numpy as np
 import optax
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import maml
 from benchmarks import hardware
+from benchmarks.config import in_words
 from maml.types import Params
 from tasks import glyphs
 from tasks.batch_norm import few_shot_loss
@@ -119,6 +121,8 @@ def layouts(options: Options, tasks: int = 32) -> list[dict]:
         for chunk in options.chunks
         if devices <= jax.device_count() and tasks // devices % (chunk or 1) == 0
     ]
+    for devices in (n for n in options.devices if n > jax.device_count()):
+        print(f"{devices} devices: not run, there are {jax.device_count()}")
     rows = []
     for name, devices, chunk in track(cases, "layouts", console=Console(stderr=True)):
         problem = MODELS[name]()
@@ -168,7 +172,10 @@ def figure(found: dict[str, dict[int, float]]) -> Figure:
         axes.plot(list(values), list(values.values()), "o-")
         axes.set(xscale="log", yscale="log", xlabel=labels[name])
         axes.set_xticks(list(values), map(str, values))
-        axes.minorticks_off()
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
     drawing.axes[0].set_ylabel("seconds a meta-gradient")
     return drawing
@@ -183,13 +190,14 @@ def main(options: Options) -> None:
         print(name, {value: round(spent, 4) for value, spent in values.items()})
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-        contents = {"layouts": rows, "growth": found, "device": device, "jax": jax.__version__}
+        contents = {"layouts": rows, "growth": found, "device": hardware.device()}
+        contents |= {"versions": hardware.versions()}
         (options.out / "scaling.json").write_text(json.dumps(contents, indent=2) + "\n")
         figure(found).savefig(options.out / "scaling.png", dpi=150)
 
 
 if __name__ == "__main__":
-    chosen = tyro.cli(Options, description=__doc__)
-    hardware.start()
-    main(chosen)
+    with in_words():
+        chosen = tyro.cli(Options, description=__doc__)
+        hardware.start()
+        main(chosen)

@@ -17,7 +17,7 @@ import optax
 
 import maml
 from benchmarks import figures, tables
-from benchmarks.config import Config, launch
+from benchmarks.config import Config, check_memory, launch
 from benchmarks.runner import Experiment, Result, initial_key, run
 from maml.types import Params
 from tasks.models import MLP
@@ -64,11 +64,7 @@ def experiment(config: Sinusoid) -> Experiment:
     Raises:
         ValueError: a memory mode for an algorithm that has no use for one.
     """
-    if config.memory and config.algorithm not in ("maml", "meta_sgd"):
-        raise ValueError(
-            f"{config.algorithm} takes no derivative through inner steps, so there is no memory"
-            f" mode to choose; got {config.memory!r}"
-        )
+    check_memory(config, config.algorithm, through=("maml", "meta_sgd"))
     model, oracle = MLP(), config.algorithm == "oracle"
     samplers = {
         part: few_points(shots, shots, oracle=oracle)
