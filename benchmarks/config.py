@@ -44,6 +44,9 @@ class Config:
     """Tasks that a device maps at once, 0 for all; None is what is fastest."""
     memory: maml.Memory | None = None
     """What is kept of the inner steps, and how they are derived; None is what is fastest."""
+    precision: hardware.Precision | None = None
+    """Of the layers' matrix products; meta-parameters, their statistics and updates are float32.
+    None is float32 on a CPU, and tensorfloat32 elsewhere."""
     cache: bool = True
     """Keep compiled programs in the user's cache directory, and take them from there."""
     val_tasks: int = 100

@@ -10,7 +10,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import platformdirs
@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 import maml
 
+Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 PACKAGES = ("maml", "jax", "jaxlib", "optax", "flax", "numpy")
 
 
@@ -50,6 +51,18 @@ def start(*, cache: bool = True) -> None:
         folder = Path(platformdirs.user_cache_dir("maml")) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def precision(asked: Precision | None) -> Precision:
+    """The precision that was asked for, or float32 on a CPU and tensorfloat32 elsewhere.
+
+    Raises:
+        ValueError: tensorfloat32 on a CPU, which has no such products.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    if asked == "tensorfloat32" and on_cpu:
+        raise ValueError("a CPU has float32 and bfloat16, and no tensorfloat32; got tensorfloat32")
+    return asked or ("float32" if on_cpu else "tensorfloat32")
 
 
 def device() -> str:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 import maml
-from benchmarks import figures, tables
+from benchmarks import figures, hardware, tables
 from benchmarks.config import Config, check_memory, launch
 from benchmarks.runner import Experiment, Result, initial_key, run
 from maml.types import LossFn, Params
@@ -177,7 +177,9 @@ def experiment(config: FewShot) -> Experiment:
         for part, classes in parts.items()
     }
     running = config.batch_norm == "running"
-    model = MODELS[config.model](ways=config.ways, track=running)
+    precision = hardware.precision(config.precision)
+    dtype = jnp.bfloat16 if precision == "bfloat16" else None
+    model = MODELS[config.model](ways=config.ways, track=running, dtype=dtype)
     params = model.init(initial_key(config), jnp.zeros((1, *characters.images.shape[2:], 1)))
     loss = few_shot_loss(model, config.batch_norm)
     facts = {
@@ -195,6 +197,7 @@ def experiment(config: FewShot) -> Experiment:
         few_shot_loss(model, config.batch_norm, evaluating=True),
         "accuracy",
         facts,
+        precision=precision,
         outer=(lambda adam: averaging(adam, config.momentum)) if running else (lambda adam: adam),
     )
 

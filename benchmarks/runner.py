@@ -46,6 +46,7 @@ class Experiment(NamedTuple):
         headline: which of the metrics is shown while it runs.
         facts: what belongs to every result of the benchmark, such as the batch-norm mode.
         heavy: a task is work enough for a core of its own.
+        precision: of the layers' matrix products.
         outer: from the configured Adam to the outer optimiser.
     """
 
@@ -58,6 +59,7 @@ class Experiment(NamedTuple):
     headline: str
     facts: dict[str, Any]
     heavy: bool = True
+    precision: hardware.Precision = "float32"
     outer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda o: o
 
 
@@ -82,9 +84,11 @@ def run(experiment: Experiment, config: Config) -> Result:
         FloatingPointError: the meta-loss is not finite any more; the log says since when.
     """
     out = _folder(experiment.name, config)
-    state, seconds = train(experiment, config, out / "log.jsonl")
-    start = time.perf_counter()
-    metrics = evaluate(experiment, config, state.params, "test")
+    exact = "tensorfloat32" if experiment.precision == "tensorfloat32" else "float32"
+    with jax.default_matmul_precision(exact):
+        state, seconds = train(experiment, config, out / "log.jsonl")
+        start = time.perf_counter()
+        metrics = evaluate(experiment, config, state.params, "test")
     seconds["evaluate"] = time.perf_counter() - start
     done = int(state.step)
     summary = {
@@ -92,6 +96,7 @@ def run(experiment: Experiment, config: Config) -> Result:
         "preset": config.preset,
         **{name: curve(values) for name, values in metrics.items()},
         **experiment.facts,
+        "precision": experiment.precision,
         "seed": config.seed,
         "tasks": config.eval_tasks,
         "meta_steps": done,
@@ -137,7 +142,10 @@ def train(
         start = time.perf_counter()
         compiled = jax.jit(call, donate_argnums=0).lower(state, sample, key).compile()
         seconds["compile"] = time.perf_counter() - start
-        print(f"Meta-training on {layout}; compiled in {seconds['compile']:.1f} s.")
+        print(
+            f"Meta-training on {layout}, in {experiment.precision}; compiled in"
+            f" {seconds['compile']:.1f} s."
+        )
         for _ in range(config.meta_steps // every):
             start = time.perf_counter()
             state, metrics = jax.block_until_ready(compiled(state, sample, key))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 import maml
-from benchmarks import figures, tables
+from benchmarks import figures, hardware, tables
 from benchmarks.config import Config, check_memory, launch
 from benchmarks.runner import Experiment, Result, initial_key, run
 from maml.types import Params
@@ -65,7 +65,9 @@ def experiment(config: Sinusoid) -> Experiment:
         ValueError: a memory mode for an algorithm that has no use for one.
     """
     check_memory(config, config.algorithm, through=("maml", "meta_sgd"))
-    model, oracle = MLP(), config.algorithm == "oracle"
+    precision = hardware.precision(config.precision)
+    model = MLP(dtype=jnp.bfloat16 if precision == "bfloat16" else None)
+    oracle = config.algorithm == "oracle"
     samplers = {
         part: few_points(shots, shots, oracle=oracle)
         for part, shots in (
@@ -93,7 +95,16 @@ def experiment(config: Sinusoid) -> Experiment:
     params = model.init(initial_key(config), jnp.zeros(inputs.shape))
     facts = {"algorithm": config.algorithm, "query_size": config.shots, "batch_norm": "none"}
     return Experiment(
-        "sinusoid", algorithm, params, samplers, predict, loss, "mse", facts, heavy=False
+        "sinusoid",
+        algorithm,
+        params,
+        samplers,
+        predict,
+        loss,
+        "mse",
+        facts,
+        heavy=False,
+        precision=precision,
     )
 
 

@@ -8,13 +8,23 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
-from jaxtyping import PyTree
+from jaxtyping import PyTree, Scalar
 
 from maml.inner import adapt, check_count, checked
-from maml.types import Episode, Learner, LossFn, MetaGrad, MetaParams, Metrics, Params, RandomKey
+from maml.types import (
+    Derivative,
+    Episode,
+    Learner,
+    LossFn,
+    MetaGrad,
+    MetaParams,
+    Metrics,
+    Params,
+    RandomKey,
+)
 
 
-def unrolled(learner: Learner, loss: LossFn, num_steps: int) -> MetaGrad:
+def unrolled(learner: Learner, loss: LossFn, num_steps: int) -> Derivative:
     """The derivative through the adaptation:  d/dtheta L_query(phi_K(theta)).
 
     Exact for whatever the learner does, second derivatives and optimiser states included.
@@ -31,17 +41,15 @@ def unrolled(learner: Learner, loss: LossFn, num_steps: int) -> MetaGrad:
     """
     check_count(num_steps, least=0)
 
-    def grad(meta_params: MetaParams, episode: Episode, key: RandomKey) -> tuple[PyTree, Metrics]:
+    def objective(
+        meta_params: MetaParams, episode: Episode, key: RandomKey
+    ) -> tuple[Scalar, Metrics]:
         support_key, query_key = jax.random.split(key)
+        params, trace = adapt(learner(meta_params), episode.support, support_key, num_steps)
+        value, metrics = checked(loss)(params, episode.query, query_key)
+        return value, {"loss": value, "query": metrics, "support": trace}
 
-        def objective(meta_params: MetaParams) -> tuple[jax.Array, Metrics]:
-            params, trace = adapt(learner(meta_params), episode.support, support_key, num_steps)
-            value, metrics = checked(loss)(params, episode.query, query_key)
-            return value, {"loss": value, "query": metrics, "support": trace}
-
-        return jax.grad(objective, has_aux=True)(meta_params)
-
-    return grad
+    return Derivative(objective)
 
 
 def implicit(

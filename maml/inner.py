@@ -145,9 +145,15 @@ def adapt(
         return state, metrics if probe is None else probe(inner.params(state))
 
     def steps(state: PyTree, keys: RandomKeys) -> tuple[PyTree, PyTree]:
-        # A loop copies what it keeps, so that few steps are faster without one.
-        unroll = 0 < num_steps <= UNROLLED and not inner.recompute
-        return jax.lax.scan(body, state, keys, unroll=unroll)
+        if inner.recompute or not 0 < num_steps <= UNROLLED:
+            return jax.lax.scan(body, state, keys)
+        # Few steps are faster one by one: a loop copies what it keeps, and mapped over tasks, its
+        # first step would work with a copy of theta for each.
+        traces = []
+        for step_key in keys:
+            state, trace = body(state, step_key)
+            traces.append(trace)
+        return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *traces)
 
     keys = jax.random.split(key, num_steps)
     if inner.recompute and num_steps:

@@ -1,18 +1,20 @@
 """The outer loop: the only map over tasks in meta-training, and the only scan over meta-steps."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import PyTree, Scalar
 
 from maml.inner import check_count, check_optimizer
 from maml.mapping import TASK, across, count_tasks, tasks_at_once
 from maml.types import (
     Algorithm,
+    Derivative,
     Episode,
+    LossFn,
     MetaGrad,
     MetaParams,
     MetaState,
@@ -96,15 +98,20 @@ def meta_gradient(
         ValueError: leaves disagree about the number of tasks, the mesh does not divide it, or the
             chunk a device's share of it; the mesh has another axis than "task".
     """
+    objective = grad.objective if isinstance(grad, Derivative) else _linear(grad)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 
     def share(
         meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]
     ) -> tuple[MetaParams, Metrics]:
-        def add_chunk(grads: MetaParams, tasks: tuple[Episode, RandomKeys]) -> PyTree:
-            more, metrics = jax.vmap(grad, (None, 0, 0))(meta_params, *tasks)
-            return jax.tree.map(lambda a, b: a + b.sum(0), grads, more), _sum(metrics)
+        def summed(meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
+            values, metrics = jax.vmap(objective, (None, 0, 0))(meta_params, *tasks)
+            return values.sum(), _sum(metrics)
+
+        def add_chunk(grads: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
+            more, metrics = jax.grad(summed, has_aux=True)(meta_params, tasks)
+            return jax.tree.map(jnp.add, grads, more), metrics
 
         count = count_tasks(tasks[0]) // chunk
         chunks = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), tasks)
@@ -116,6 +123,21 @@ def meta_gradient(
     tasks = (episodes, jax.random.split(key, num_tasks))
     sums = across(mesh, share, summed=True)(meta_params, tasks)
     return jax.tree.map(lambda leaf: leaf / num_tasks, sums)
+
+
+def _linear(grad: MetaGrad) -> LossFn:
+    """The objective with this gradient: its sum over tasks is differentiated, not each of them.
+
+    So what tasks share, they share in the derivative too: products with theta are one for all.
+    """
+
+    def objective(
+        meta_params: MetaParams, episode: Episode, key: RandomKey
+    ) -> tuple[Scalar, Metrics]:
+        grads, metrics = jax.lax.stop_gradient(grad(meta_params, episode, key))
+        return jnp.asarray(optax.tree.vdot(meta_params, grads)), metrics
+
+    return objective
 
 
 def _sum(stacked: PyTree) -> PyTree:

@@ -1,8 +1,10 @@
 """The vocabulary: seven types, and every function in the library is written in them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 from jaxtyping import Array, Int, Key, PyTree, Scalar
 
 Params = PyTree  # the parameters of a model: any tree of floating-point arrays
@@ -51,6 +53,24 @@ Learner = Callable[[MetaParams], Inner]
 
 MetaGrad = Callable[[MetaParams, Episode, RandomKey], tuple[MetaParams, Metrics]]
 """`grad(meta_params, episode, key) -> (meta_grads, metrics)` of ONE task."""
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """The `MetaGrad` of an objective that is a loss of the meta-parameters on an episode.
+
+    Attributes:
+        objective: `objective(meta_params, episode, key) -> (scalar, metrics)` of ONE task.
+    """
+
+    objective: LossFn
+
+    def __call__(
+        self, meta_params: MetaParams, episode: Episode, key: RandomKey
+    ) -> tuple[MetaParams, Metrics]:
+        """The derivative by the meta-parameters, and the metrics."""
+        return jax.grad(self.objective, has_aux=True)(meta_params, episode, key)
+
 
 Sampler = Callable[[RandomKey], Episode]
 """A pure function that draws episodes; its arrays ride in a `jax.tree_util.Partial`."""

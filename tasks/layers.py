@@ -8,6 +8,7 @@ batched matrix product.
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -83,12 +84,15 @@ class BatchNorm(nn.Module):
     Attributes:
         track: whether the module has running averages.
         epsilon: added to the variance; 1e-3 as in MAML's code.
+        dtype: in which x W is computed and the result put out; None is that of x and W. The
+            statistics are computed in float32 at least.
 
     Ioffe, Szegedy: Batch normalization (ICML 2015).
     """
 
     track: bool = False
     epsilon: float = 1e-3
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -116,10 +120,16 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         axes = tuple(range(x.ndim - 1))
         narrow = inputs < features
-        x = x if narrow else x @ kernel
-        mean, var = x[:reference].mean(axes), x[:reference].var(axes)
+        dtype = self.dtype or jnp.result_type(x, kernel)
+
+        def product(kernel: Array) -> Array:
+            return x.astype(dtype) @ kernel.astype(dtype)
+
+        seen = x if narrow else product(kernel)
+        exact = seen.astype(jnp.promote_types(seen.dtype, jnp.float32))
+        mean, var = exact[:reference].mean(axes), exact[:reference].var(axes)
         if narrow:
-            centered = (x[:reference] - mean).reshape(-1, inputs)
+            centered = (exact[:reference] - mean).reshape(-1, inputs)
             covariance = centered.T @ centered / centered.shape[0]
             mean, var = mean @ kernel, jnp.sum(kernel * (covariance @ kernel), axis=0)
         if self.track:
@@ -132,5 +142,7 @@ class BatchNorm(nn.Module):
                 averages.value = (mean, var)
         scale = lax.rsqrt(var + self.epsilon)
         if narrow:
-            return x @ (kernel * scale) + (bias - mean * scale)
-        return (x - mean) * scale + bias
+            normalised = product(kernel * scale) + (bias - mean * scale)
+        else:
+            normalised = (exact - mean) * scale + bias
+        return normalised.astype(dtype)

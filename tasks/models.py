@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from tasks.layers import BatchNorm, max_pool, patches
@@ -16,18 +17,21 @@ class MLP(nn.Module):
         outputs: how many numbers it puts out.
         deviation: of the normal that draws the weights before it is cut at 2 deviations; 0.01 as
             in MAML's code. Biases start at zero.
+        dtype: in which the layers below the head compute, such as bfloat16; None is that of inputs
+            and parameters.
     """
 
     widths: Sequence[int] = (40, 40)
     outputs: int = 1
     deviation: float = 0.01
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "n inputs"]) -> Float[Array, "n outputs"]:
         """Predictions."""
         draw = nn.initializers.truncated_normal(self.deviation)
         for width in self.widths:
-            x = nn.relu(nn.Dense(width, kernel_init=draw)(x))
+            x = nn.relu(nn.Dense(width, kernel_init=draw, dtype=self.dtype)(x))
         return nn.Dense(self.outputs, kernel_init=draw)(x)
 
 
@@ -44,12 +48,15 @@ class Conv4(nn.Module):
         features: channels of each block.
         pool: halve by max-pooling instead of by stride.
         track: whether batch normalisation has running averages.
+        dtype: in which the layers below the head compute, such as bfloat16; None is that of inputs
+            and parameters.
     """
 
     ways: int
     features: int = 64
     pool: bool = False
     track: bool = False
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -60,7 +67,7 @@ class Conv4(nn.Module):
         for block in range(4):
             shape = (3, 3, x.shape[-1], self.features)
             kernel = self.param(f"conv{block}", draw, shape).reshape(-1, self.features)
-            norm = BatchNorm(self.track, name=f"norm{block}")
+            norm = BatchNorm(self.track, dtype=self.dtype, name=f"norm{block}")
             x = patches(x, 3, stride=1 if self.pool else 2)
             x = nn.relu(norm(x, kernel, reference=reference, running=running))
             x = max_pool(x) if self.pool else x
@@ -76,11 +83,14 @@ class FullyConnected(nn.Module):
         ways: classes.
         widths: of the hidden layers.
         track: whether batch normalisation has running averages.
+        dtype: in which the layers below the head compute, such as bfloat16; None is that of inputs
+            and parameters.
     """
 
     ways: int
     widths: Sequence[int] = (256, 128, 64, 64)
     track: bool = False
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(
@@ -91,6 +101,6 @@ class FullyConnected(nn.Module):
         draw = nn.initializers.truncated_normal(0.01)
         for layer, width in enumerate(self.widths):
             kernel = self.param(f"dense{layer}", draw, (x.shape[-1], width))
-            norm = BatchNorm(self.track, name=f"norm{layer}")
+            norm = BatchNorm(self.track, dtype=self.dtype, name=f"norm{layer}")
             x = nn.relu(norm(x, kernel, reference=reference, running=running))
         return nn.Dense(self.ways, kernel_init=draw, name="head")(x)

@@ -51,6 +51,7 @@ def test_a_summary_says_what_has_to_be_known_to_compare_it(glyphs, glyph_run):
     assert summary == glyph_run.summary
     assert set(summary["accuracy"]) == {"0", "1", "2"}
     assert summary["batch_norm"] == "transductive" and summary["query_size"] == 5
+    assert summary["precision"] == "float32"
     assert summary["tasks"] == 3 and summary["config"]["inner_rate"] == 2.0
     assert {"compile", "train", "validate", "evaluate"} == set(summary["seconds"])
     assert {"jax", "python", "maml"} <= set(summary["versions"])
@@ -171,6 +172,7 @@ def test_validation_tasks_are_not_the_test_tasks(waves):
         ({"algorithm": "reptile", "batch_norm": "running"}, "records no running averages"),
         ({"algorithm": "reptile"}, "reptile needs inner_steps >= 2; got 1"),
         ({"algorithm": "fomaml", "memory": "forward"}, "no memory mode to choose; got 'forward'"),
+        ({"precision": "tensorfloat32"}, "a CPU has float32 and bfloat16, and no tensorfloat32"),
         ({"algorithm": "imaml"}, r"inner_rate \* strength < 2; got 2.0 \* 2.0"),
     ],
 )

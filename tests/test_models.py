@@ -157,3 +157,15 @@ def test_blank_and_binary_images_have_a_finite_meta_gradient(model):
         episode = maml.Episode((images, labels), (Query(images, images), labels))
         grads, _ = grad(params, episode, KEY)
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("model", [MLP(), Conv4(5), FullyConnected(5)])
+def test_in_bfloat16_the_layers_compute_and_the_parameters_are_float32(model):
+    x = jax.random.normal(KEY, (8, 1) if isinstance(model, MLP) else (8, *OMNIGLOT[1:]))
+    rounded = model.clone(dtype=jnp.bfloat16)
+    params = jit(rounded.init)(KEY, x)
+    exact, got = jit(model.apply)(params, x), jit(rounded.apply)(params, x)
+    grads = jit(jax.grad(lambda params: jnp.asarray(rounded.apply(params, x)).sum()))(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, grads, got))} == {jnp.dtype("float32")}
+    error = jnp.linalg.norm(got - exact) / jnp.linalg.norm(exact)
+    assert 1e-4 < error < 3e-2  # 8 bits of a mantissa round by 2^-9, in four layers

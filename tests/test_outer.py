@@ -1,5 +1,6 @@
 """The outer loop: means over tasks, keys of the step, one program a chunk; and small tools."""
 
+import re
 from functools import partial
 
 import jax
@@ -36,10 +37,16 @@ def start(algorithm=ALGORITHM):
     return maml.init(algorithm, OUTER, jnp.ones(3))
 
 
+def plain(*args):
+    """A function that gives the gradient, and no objective."""
+    return ALGORITHM.grad(*args)
+
+
+@pytest.mark.parametrize("grad", [ALGORITHM.grad, plain])
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3, 6])
-def test_gradient_and_metrics_are_means_over_tasks_with_a_key_each(chunk):
+def test_gradient_and_metrics_are_means_over_tasks_with_a_key_each(chunk, grad):
     episodes, theta = sample(KEY), jnp.arange(3.0)
-    grads, metrics = maml.meta_gradient(ALGORITHM.grad, theta, episodes, KEY, chunk=chunk)
+    grads, metrics = maml.meta_gradient(grad, theta, episodes, KEY, chunk=chunk)
     each = [
         ALGORITHM.grad(theta, jax.tree.map(lambda a, i=i: a[i], episodes), key)
         for i, key in enumerate(jax.random.split(KEY, TASKS))
@@ -47,6 +54,19 @@ def test_gradient_and_metrics_are_means_over_tasks_with_a_key_each(chunk):
     assert len({float(metrics["query"]["noise"]) for _, metrics in each}) == TASKS
     wanted = jax.tree.map(lambda *outs: np.mean(outs, axis=0), *each)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-13), (grads, metrics), wanted)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_tasks_share_the_meta_parameters_without_a_copy_for_each(num_steps):
+    def loss(w, x, key):
+        return jnp.square(x @ w).sum(), {}
+
+    grad = maml.maml(loss, optax.sgd(0.1), num_steps).grad
+    w, x = jnp.ones((4, 5)), jnp.ones((TASKS, 3, 4))
+    program = str(jax.make_jaxpr(partial(maml.meta_gradient, grad))(w, maml.Episode(x, x), KEY))
+    made = set(re.findall(rf"f64\[{TASKS},4,5\] = (\w+)", program))
+    assert "add" in made  # the adapted parameters
+    assert "broadcast_in_dim" not in made
 
 
 @pytest.mark.parametrize("chunk", [4, 5, 7, 12])
