@@ -17,21 +17,24 @@ from maml.inner import adapt, gradient_descent
 from maml.losses import classification, proximal, regression
 from maml.mapping import task_mesh
 from maml.memory import Memory
-from maml.outer import batched, init, meta_gradient, meta_step, train
+from maml.outer import batched, init, iterate, meta_gradient, meta_step, train
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (
     Algorithm,
+    Derivative,
     Episode,
     Inner,
     Learner,
     LossFn,
     MetaGrad,
     MetaState,
+    PerStep,
     Sampler,
 )
 
 __all__ = [
     "Algorithm",
+    "Derivative",
     "Episode",
     "Inner",
     "Learner",
@@ -40,6 +43,7 @@ __all__ = [
     "MetaGrad",
     "MetaSGD",
     "MetaState",
+    "PerStep",
     "Sampler",
     "adapt",
     "anil",
@@ -56,6 +60,7 @@ __all__ = [
     "imaml",
     "implicit",
     "init",
+    "iterate",
     "maml",
     "mask_by_path",
     "mean_ci95",

@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PyTree
 
 from maml.inner import adapt, check_count
-from maml.mapping import across, count_tasks, share_of
-from maml.types import Batch, Episode, Learner, MetaParams, Params, RandomKey, RandomKeys
+from maml.mapping import each_task
+from maml.types import Batch, Episode, Learner, MetaParams, Params, RandomKey
 
 
 def evaluate(
@@ -43,10 +43,7 @@ def evaluate(
         ValueError: `num_steps` is negative or `chunk` below 1; the mesh does not divide the tasks,
             or has another axis than "task".
     """
-    num_tasks = count_tasks(episodes)
-    chunk = share_of(num_tasks, mesh) if chunk is None else chunk
     check_count(num_steps, least=0)
-    check_count(chunk, least=1, of="tasks in a chunk")
 
     def one(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree[Array]:
         support_key, query_key = jax.random.split(key)
@@ -57,11 +54,7 @@ def evaluate(
         inner = learner(meta_params)
         return adapt(inner, episode.support, support_key, num_steps, probe=probe)[1]
 
-    def share(meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]) -> PyTree[Array]:
-        return jax.lax.map(lambda task: one(meta_params, *task), tasks, batch_size=chunk)
-
-    tasks = (episodes, jax.random.split(key, num_tasks))
-    return across(mesh, share, summed=False)(meta_params, tasks)
+    return each_task(one, meta_params, episodes, key, chunk=chunk, mesh=mesh)
 
 
 def mean_ci95(

@@ -17,7 +17,16 @@ from jaxtyping import PyTree
 
 from maml import tree
 from maml.memory import Memory, check_memory, grad
-from maml.types import Batch, Inner, LossFn, Metrics, Params, RandomKey, RandomKeys
+from maml.types import (
+    Batch,
+    Inner,
+    LossFn,
+    Metrics,
+    Params,
+    PerStep,
+    RandomKey,
+    RandomKeys,
+)
 
 UNROLLED = 5  # inner steps up to which a loop is compiled step by step
 
@@ -116,11 +125,11 @@ def adapt(
     *,
     probe: Callable[[Params], PyTree] | None = None,
 ) -> tuple[Params, PyTree]:
-    """`num_steps` inner steps on one batch, each with a key of its own.
+    """`num_steps` inner steps on one batch, or on one each, each with a key of its own.
 
     Args:
         inner: the inner problem.
-        batch: the support set.
+        batch: the support set, or a `PerStep` of K of them.
         key: split into one key a step.
         num_steps: K >= 0.
         probe: looks at the parameters after 0, 1, ..., K steps.
@@ -130,7 +139,7 @@ def adapt(
         probe, the metrics of the steps, `[K, ...]`.
 
     Raises:
-        ValueError: `num_steps` is negative.
+        ValueError: `num_steps` is negative, or there are not as many batches.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
@@ -140,30 +149,39 @@ def adapt(
     """
     check_count(num_steps, least=0)
 
-    def body(state: PyTree, step_key: RandomKey) -> tuple[PyTree, PyTree]:
-        state, metrics = inner.step(state, batch, step_key)
+    own = batch.batches if isinstance(batch, PerStep) else None
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(own)}
+    if counts - {(num_steps,)}:
+        raise ValueError(f"{num_steps} steps need as many batches; got {sorted(counts)}")
+
+    def body(state: PyTree, step: tuple[RandomKey, Batch]) -> tuple[PyTree, PyTree]:
+        step_key, own = step
+        state, metrics = inner.step(state, batch if own is None else own, step_key)
         return state, metrics if probe is None else probe(inner.params(state))
 
-    def steps(state: PyTree, keys: RandomKeys) -> tuple[PyTree, PyTree]:
+    def run(state: PyTree, steps: tuple[RandomKeys, Batch]) -> tuple[PyTree, PyTree]:
         if inner.recompute or not 0 < num_steps <= UNROLLED:
-            return jax.lax.scan(body, state, keys)
+            return jax.lax.scan(body, state, steps)
         # Few steps are faster one by one: a loop copies what it keeps, and mapped over tasks, its
         # first step would work with a copy of theta for each.
         traces = []
-        for step_key in keys:
-            state, trace = body(state, step_key)
+        for number in range(num_steps):
+            state, trace = body(state, jax.tree.map(lambda leaf, n=number: leaf[n], steps))
             traces.append(trace)
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *traces)
 
-    keys = jax.random.split(key, num_steps)
+    steps = jax.random.split(key, num_steps), own
     if inner.recompute and num_steps:
         # Blocks of about sqrt(K) steps: their first states are kept, and those of one block.
         size = max(n for n in range(1, math.isqrt(num_steps) + 1) if num_steps % n == 0)
-        block = jax.checkpoint(steps, prevent_cse=False)
-        state, trace = jax.lax.scan(block, inner.state, keys.reshape(-1, size))
+        block = jax.checkpoint(run, prevent_cse=False)
+        blocks = jax.tree.map(
+            lambda leaf: leaf.reshape(num_steps // size, size, *leaf.shape[1:]), steps
+        )
+        state, trace = jax.lax.scan(block, inner.state, blocks)
         trace = jax.tree.map(lambda leaf: leaf.reshape(num_steps, *leaf.shape[2:]), trace)
     else:
-        state, trace = steps(inner.state, keys)
+        state, trace = run(inner.state, steps)
     if probe is not None:
         start = probe(inner.params(inner.state))
         trace = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), start, trace)

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
+from jaxtyping import Array, PyTree
 
 from maml.inner import check_count
-from maml.types import Episode
+from maml.types import Episode, MetaParams, RandomKey, RandomKeys
 
 TASK = "task"  # the name of the mesh axis that tasks are shared out along
 
@@ -44,7 +45,7 @@ def task_mesh(num_devices: int | None = None) -> Mesh:
     )
 
 
-def count_tasks(episodes: Episode) -> int:
+def count_tasks(episodes: Episode | PyTree) -> int:
     """The size of the leading axis that all leaves share.
 
     Raises:
@@ -114,6 +115,40 @@ def across(mesh: Mesh | None, share: Callable[..., Any], *, summed: bool) -> Cal
         out_specs=everywhere if summed else by_task,
         check_vma=False,
     )
+
+
+def each_task(
+    function: Callable[[MetaParams, Any, RandomKey], PyTree],
+    meta_params: MetaParams,
+    tasks: PyTree,
+    key: RandomKey,
+    *,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+) -> PyTree[Array]:
+    """What `function(meta_params, task, key)` gives for each task, `[task, ...]`.
+
+    Args:
+        function: of one task.
+        meta_params: the same for all.
+        tasks: `[task, ...]`.
+        key: split into one key a task.
+        chunk: how many tasks a device maps at once (default: all); it need not divide their number.
+        mesh: devices that share out the tasks, see `task_mesh`. Default: one device.
+
+    Raises:
+        ValueError: `chunk` is below 1, the mesh does not divide the tasks, or has another axis
+            than "task".
+    """
+    num_tasks = count_tasks(tasks)
+    chunk = share_of(num_tasks, mesh) if chunk is None else chunk
+    check_count(chunk, least=1, of="tasks in a chunk")
+
+    def share(meta_params: MetaParams, tasks: tuple[Any, RandomKeys]) -> PyTree[Array]:
+        return jax.lax.map(lambda task: function(meta_params, *task), tasks, batch_size=chunk)
+
+    keys = jax.random.split(key, num_tasks)
+    return across(mesh, share, summed=False)(meta_params, (tasks, keys))
 
 
 def _divisors(number: int) -> str:

@@ -1,5 +1,7 @@
 """The outer loop: the only map over tasks in meta-training, and the only scan over meta-steps."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -204,13 +206,31 @@ def train(
         ValueError: `num_steps` is negative, or `draw` does not divide it; chunk or mesh as in
             `meta_gradient`.
     """
+    step = partial(meta_step, algorithm, optimizer, chunk=chunk, mesh=mesh)
+    return iterate(step, sample, state, key, num_steps, draw=draw)
+
+
+def iterate(
+    step: Callable[[MetaState, Any, RandomKey], tuple[MetaState, Metrics]],
+    sample: Callable[[RandomKey], Any],
+    state: MetaState,
+    key: RandomKey,
+    num_steps: int,
+    *,
+    draw: int = 1,
+) -> tuple[MetaState, Metrics]:
+    """As `train`, with any outer step, `step(state, sample(key), key) -> (state, metrics)`.
+
+    Raises:
+        ValueError: `num_steps` is negative, or `draw` does not divide it.
+    """
     check_count(num_steps, least=0)
     check_count(draw, least=1, of="meta-steps of a draw")
     if num_steps % draw:
         raise ValueError(f"a draw of {draw} meta-steps does not divide {num_steps} of them")
 
-    def body(state: MetaState, drawn: tuple[Episode, RandomKey]) -> tuple[MetaState, Metrics]:
-        return meta_step(algorithm, optimizer, state, *drawn, chunk=chunk, mesh=mesh)
+    def body(state: MetaState, drawn: tuple[Any, RandomKey]) -> tuple[MetaState, Metrics]:
+        return step(state, *drawn)
 
     def block(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
         steps = state.step + jnp.arange(draw)

@@ -32,6 +32,16 @@ class Episode(NamedTuple):
     query: Batch
 
 
+class PerStep(NamedTuple):
+    """A support set in which each inner step has a batch of its own.
+
+    Attributes:
+        batches: `[num_steps, ...]`.
+    """
+
+    batches: Batch
+
+
 class Inner(NamedTuple):
     """The inner problem of one task: where adaptation starts, how it steps, what it yields.
 

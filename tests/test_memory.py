@@ -122,3 +122,34 @@ def test_there_are_no_other_modes_and_first_order_steps_have_none():
     loss = problem("support").loss
     with pytest.raises(ValueError, match="memory must be 'store'; got 'forward'"):
         maml.gradient_descent(loss, optax.sgd(0.1), {}, first_order=True, memory="forward")
+
+
+@pytest.mark.parametrize("memory", ["store", *MODES])
+@pytest.mark.parametrize("num_steps", [2, UNROLLED + 1])
+def test_every_step_may_have_a_batch_of_its_own(memory, num_steps):
+    """Written out, without a loop: the same parameters, and the same derivative."""
+
+    def loss(w, target, key):
+        return jnp.sum(jnp.cosh(w - target)), {}
+
+    targets = jax.random.normal(KEY, (num_steps, 3))
+    learner = maml.maml(loss, optax.sgd(0.1), num_steps, memory=memory).learner
+
+    def adapted(w):
+        return maml.adapt(learner(w), maml.PerStep(targets), KEY, num_steps)[0]
+
+    def by_hand(w):
+        for target in targets:
+            w = w - 0.1 * jnp.sinh(w - target)
+        return w
+
+    start = jnp.ones(3)
+    assert relative_error(adapted(start), by_hand(start)) <= ROUNDING
+    derivatives = jax.jacrev(adapted)(start), jax.jacrev(by_hand)(start)
+    assert relative_error(*derivatives) <= ROUNDING
+
+
+def test_there_are_as_many_batches_as_steps():
+    inner = maml.gradient_descent(lambda w, x, key: (w, {}), optax.sgd(0.1), 1.0)
+    with pytest.raises(ValueError, match=r"2 steps need as many batches; got \[\(3,\)\]"):
+        maml.adapt(inner, maml.PerStep(jnp.ones(3)), KEY, 2)

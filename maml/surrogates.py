@@ -1,0 +1,104 @@
+"""Policy-gradient surrogates: what to derive, so that the derivatives are those of the value.
+
+All have one signature, `surrogate(log_ratio, advantage)`, of ONE trajectory:
+
+    l_t = log pi_theta(a_t | s_t) - log mu(a_t | s_t),   A_t = advantage of a_t under mu,
+
+with mu the policy that acted. Each estimates V(theta) - V(mu), to be maximised, is zero where theta
+is mu, and has the same first derivative there, the policy gradient. They differ in the second
+derivative, which is what meta-learning goes through, and away from mu:
+
+| surrogate | formula | second derivative at mu |
+|---|---|---|
+| `score_function` | sum_t l_t A_t | lacks how actions and states change with theta |
+| `likelihood_ratio` | sum_t (r_t - 1) A_t | lacks how the states change |
+| `clipped` | sum_t min((r_t - 1) A_t, clip(r_t - 1) A_t) | that of `likelihood_ratio` |
+| `taypo2` | sum_t (r_t - 1) (1 + sum_{s<t} (r_s - 1)) A_t | exact |
+| `dice` | sum_t (r_t - 1) prod_{s<t} r_s A_t | exact |
+
+with the ratio r_t = exp(l_t). A discount gamma of the rewards belongs into the advantages, A_t
+gamma^t. Steps after the end of a trajectory have l_t = A_t = 0.
+
+mu's log-probabilities are those recorded when it acted, and constants.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+Steps = Float[Array, " time"]
+Surrogate = Callable[[Steps, Steps], Scalar]
+"""`surrogate(log_ratio, advantage) -> scalar` of ONE trajectory, to be maximised."""
+
+
+def score_function(log_ratio: Steps, advantage: Steps) -> Scalar:
+    """The surrogate of REINFORCE:  sum_t l_t A_t.
+
+    Its second derivative is E[sum_t A_t hessian log pi]: no credit to theta for what it samples.
+    It is what MAML's code differentiates twice.
+
+    Williams: Simple statistical gradient-following algorithms (1992).
+
+    >>> log_ratio = jnp.array([0.5, -0.5])
+    >>> float(score_function(log_ratio, jnp.array([1.0, 3.0])))
+    -1.0
+    """
+    return jnp.vdot(log_ratio, advantage)
+
+
+def likelihood_ratio(log_ratio: Steps, advantage: Steps) -> Scalar:
+    """The low-variance surrogate (LVC) of ProMP:  sum_t (r_t - 1) A_t.
+
+    Its derivatives credit theta for the actions, and take the states they are chosen in for given.
+
+    Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019).
+    """
+    return jnp.vdot(jnp.expm1(log_ratio), advantage)
+
+
+def clipped(log_ratio: Steps, advantage: Steps, *, clip: float = 0.2) -> Scalar:
+    """The pessimistic surrogate of PPO:  sum_t min((r_t - 1) A_t, clip(r_t - 1, -c, c) A_t).
+
+    Args:
+        log_ratio: l_t.
+        advantage: A_t.
+        clip: c, how far from 1 a ratio still gains.
+
+    Schulman, Wolski, Dhariwal, Radford, Klimov: Proximal policy optimization (2017).
+
+    >>> float(clipped(jnp.log(jnp.array([1.5])), jnp.array([2.0]), clip=0.25))
+    0.5
+    """
+    change = jnp.expm1(log_ratio)
+    return jnp.minimum(change * advantage, jnp.clip(change, -clip, clip) * advantage).sum()
+
+
+def taypo2(log_ratio: Steps, advantage: Steps) -> Scalar:
+    """Second-order Taylor expansion of the value:  sum_t (r_t - 1) (1 + sum_{s<t} (r_s - 1)) A_t.
+
+    Exact to the second derivative at mu, and with less variance than `dice` away from it.
+
+    Tang, Kozuno, Rowland, Munos, Valko: Unifying gradient estimators for meta-reinforcement
+    learning via off-policy evaluation (NeurIPS 2021).
+    """
+    change = jnp.expm1(log_ratio)
+    return jnp.vdot(change * (1 + jnp.cumsum(change) - change), advantage)
+
+
+def dice(log_ratio: Steps, advantage: Steps, *, decay: float = 1.0) -> Scalar:
+    """Loaded DiCE:  sum_t (r_t - 1) exp(sum_{s<t} decay^(t-s) l_s) A_t.
+
+    With decay 1 the value itself, importance-sampled: exact in every derivative. Less trades bias
+    for variance; with 0 it is `likelihood_ratio`.
+
+    Args:
+        log_ratio: l_t.
+        advantage: A_t.
+        decay: lambda, how much of its consequences an action keeps from step to step.
+
+    Farquhar, Whiteson, Foerster: Loaded DiCE (NeurIPS 2019).
+    """
+    time = jnp.arange(log_ratio.shape[0])
+    weights = jnp.tril(decay ** jnp.abs(time[:, None] - time), -1)
+    return jnp.vdot(jnp.exp(weights @ log_ratio) * jnp.expm1(log_ratio), advantage)

@@ -1,0 +1,1 @@
+"""Reinforcement learning: environments whose task is an argument, policies, and their losses."""

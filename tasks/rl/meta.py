@@ -1,0 +1,203 @@
+"""Outer steps that look at the same trajectories several times.
+
+Trajectories are drawn once, into `Episode(support, query)`: for each inner step those of the policy
+it starts from, and those of the adapted policy. Every algorithm's objective is then a function of
+the meta-parameters on data that stays, with the ratios of its policies to those that acted:
+
+    collect -> Episode -> trust_region | proximal | meta_step of any optimiser
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import PyTree, Scalar
+
+from maml import Algorithm, Derivative, Learner, LossFn, MetaState, PerStep, adapt, meta_step
+from maml.mapping import each_task
+from maml.surrogates import score_function
+from maml.trust_region import Region, trust_region_step
+from maml.types import Episode, MetaParams, Metrics, Params, RandomKey
+from tasks.rl.losses import Collect, Experience, surrogate_loss
+from tasks.rl.policies import Policy
+
+NO_OBJECTIVE = "only an objective will do, as `maml.unrolled` makes it, and not a gradient alone"
+Improve = Callable[[MetaState, Episode, RandomKey], tuple[MetaState, Metrics]]
+"""One outer step on episodes that are there, `Episode[task, ...]`."""
+
+
+def recording(collect: Collect, policy: Policy, loss: LossFn) -> LossFn:
+    """The loss on trajectories that the policy itself draws; they are its metrics."""
+
+    def on_policy(params: PyTree, task: PyTree, key: RandomKey) -> tuple[Scalar, Experience]:
+        experience = collect(params, task, key)
+        return loss(params, experience, key)[0], experience
+
+    return on_policy
+
+
+def collect_episode(
+    learner: Learner, collect: Collect, num_steps: int
+) -> Callable[[MetaParams, PyTree, RandomKey], Episode]:
+    """What is experienced in one task while adapting to it, and by who has adapted.
+
+    Args:
+        learner: whose loss is `recording`.
+        collect: what the adapted policy does.
+        num_steps: K inner steps.
+    """
+
+    def episode(meta_params: MetaParams, task: PyTree, key: RandomKey) -> Episode:
+        support_key, query_key = jax.random.split(key)
+        params, experience = adapt(learner(meta_params), task, support_key, num_steps)
+        return jax.lax.stop_gradient(Episode(PerStep(experience), collect(params, task, query_key)))
+
+    return episode
+
+
+def outer_step(
+    episode: Callable[[MetaParams, PyTree, RandomKey], Episode],
+    improve: Improve,
+    *,
+    mesh: Mesh | None = None,
+) -> Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Metrics]]:
+    """Collects in every task, then improves: a step for `maml.iterate`.
+
+    Args:
+        episode: of one task.
+        improve: the outer step on all of them.
+        mesh: devices that share out the tasks.
+    """
+
+    def step(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Metrics]:
+        collect_key, improve_key = jax.random.split(key)
+        episodes = each_task(episode, state.params, tasks, collect_key, mesh=mesh)
+        return improve(state, episodes, improve_key)
+
+    return step
+
+
+def trust_region(
+    algorithm: Algorithm,
+    policy: Policy,
+    num_steps: int,
+    *,
+    mesh: Mesh | None = None,
+    **options: Any,
+) -> Improve:
+    """TRPO: the divergence is the mean KL of the adapted policies from those that acted.
+
+    Args:
+        algorithm: with an unrolled objective, whose outer loss is a `surrogate_loss`.
+        policy: what adapts.
+        num_steps: K inner steps.
+        mesh: devices that share out the tasks.
+        options: those of `trust_region_step`.
+    """
+    if not isinstance(algorithm.grad, Derivative):
+        raise ValueError(NO_OBJECTIVE)
+
+    def outputs(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree:
+        inner = algorithm.learner(meta_params)
+        params, _ = adapt(inner, episode.support, key, num_steps)
+        seen = episode.query.seen
+        return jax.vmap(jax.vmap(lambda x: policy.apply(params, x)))(seen.observation)
+
+    def divergence(old: PyTree, new: PyTree, episode: Episode) -> Scalar:
+        alive = episode.query.seen.alive
+        kl = jax.vmap(jax.vmap(policy.family.kl))(old, new)
+        return jnp.sum(kl, where=alive) / alive.sum()
+
+    region = Region(
+        algorithm.grad.objective, outputs, divergence, lambda metrics: metrics["query"]["kl"]
+    )
+
+    def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
+        params, metrics = trust_region_step(
+            region, state.params, episodes, key, mesh=mesh, **options
+        )
+        return MetaState(params, state.opt_state, state.step + 1), metrics
+
+    return improve
+
+
+def repeatedly(
+    algorithm: Algorithm,
+    optimizer: optax.GradientTransformation,
+    epochs: int = 1,
+    *,
+    mesh: Mesh | None = None,
+) -> Improve:
+    """Some steps of an optimiser on the same episodes; with ratios clipped outside, ProMP."""
+
+    def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
+        def epoch(state: MetaState, key: RandomKey) -> tuple[MetaState, Metrics]:
+            return meta_step(algorithm, optimizer, state, episodes, key, mesh=mesh)
+
+        after, metrics = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
+        return after._replace(step=state.step + 1), jax.tree.map(lambda leaf: leaf[0], metrics)
+
+    return improve
+
+
+def anchored(algorithm: Algorithm, policy: Policy, strength: float) -> Algorithm:
+    """The objective plus strength x KL of the meta-policy from the one that acted, as in ProMP.
+
+    Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019).
+    """
+    loss = surrogate_loss(policy)
+
+    def divergence(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
+        return loss(params, first, key)[1]["kl"]
+
+    return _plus(algorithm, strength, divergence, "inner_kl")
+
+
+def exploring(algorithm: Algorithm, policy: Policy, strength: float) -> Algorithm:
+    """The objective with the extra term of E-MAML: credit for what is adapted to.
+
+        - strength / steps  sum_i (R_query - mean_{j != i} R_j) sum_t l_it
+
+    over the trajectories i of the first inner step, with R the undiscounted returns: those that
+    adapting to gains more than trajectories of the meta-policy have on average become more likely.
+    Leaving out trajectory i keeps its own luck out of what it is compared with.
+
+    Stadie, Yang, Houthooft, Chen, Duan, Wu, Abbeel, Sutskever: Some considerations on learning to
+    explore via meta-reinforcement learning (2018).
+    """
+    loss = surrogate_loss(policy, score_function)
+
+    def credit(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
+        returns = first.seen.reward.sum(axis=1)
+        others = (returns.sum() - returns) / (returns.shape[0] - 1)
+        gain = episode.query.seen.reward.sum(axis=1).mean() - others
+        weighted = first._replace(advantage=first.seen.alive * gain[:, None])
+        return loss(params, weighted, key)[0]
+
+    return _plus(algorithm, strength, credit, "credit")
+
+
+def _plus(
+    algorithm: Algorithm,
+    strength: float,
+    term: Callable[[Params, Experience, Episode, RandomKey], Scalar],
+    name: str,
+) -> Algorithm:
+    """The algorithm with a term of the meta-policy on the trajectories of the first inner step."""
+    unrolled = algorithm.grad
+    if not isinstance(unrolled, Derivative):
+        raise ValueError(NO_OBJECTIVE)
+
+    def objective(
+        meta_params: MetaParams, episode: Episode, key: RandomKey
+    ) -> tuple[Scalar, Metrics]:
+        value, metrics = unrolled.objective(meta_params, episode, key)
+        inner = algorithm.learner(meta_params)
+        first = jax.tree.map(lambda leaf: leaf[0], episode.support.batches)
+        added = term(inner.params(inner.state), first, episode, key)
+        return value + strength * added, metrics | {name: added}
+
+    return algorithm._replace(grad=Derivative(objective))

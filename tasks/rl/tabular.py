@@ -1,0 +1,119 @@
+"""Bernoulli bandits and tabular Markov decision processes, and the exact value of a policy.
+
+Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel: RL^2 (2016), from which
+Mishra, Rohaninejad, Chen, Abbeel: A simple neural attentive meta-learner (ICLR 2018) took them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from maml.types import RandomKey
+from tasks.rl.environment import Environment
+
+
+class TabularMDP(NamedTuple):
+    """One task: a decision process with finitely many states and actions, which starts in state 0.
+
+    Attributes:
+        transitions: probability of the next state, `[state, action, next]`.
+        rewards: mean of the reward, `[state, action]`.
+    """
+
+    transitions: Float[Array, "state action state"]
+    rewards: Float[Array, "state action"]
+
+
+def bandit(arms: int) -> Environment:
+    """A bandit; the task is the probability of a reward of 1 for each arm, `[arm]`.
+
+    The observation says what came of the last pull: the arm, one-hot, and its reward, `[arm + 1]`;
+    zeros before the first.
+
+    >>> play = bandit(2)
+    >>> odds, arm = jnp.array([0.0, 1.0]), jnp.array(1)
+    >>> _, after, reward, _ = play.step(jax.random.key(0), None, arm, odds)
+    >>> after.tolist(), float(reward)
+    ([0.0, 1.0, 1.0], 1.0)
+    """
+
+    def reset(key: RandomKey, task: Array) -> tuple[None, Array]:
+        return None, jnp.zeros(arms + 1)
+
+    def step(
+        key: RandomKey, state: None, action: Array, task: Float[Array, " arm"]
+    ) -> tuple[None, Array, Array, Array]:
+        reward = jax.random.bernoulli(key, task[action]).astype(jnp.float32)
+        observation = jnp.append(jax.nn.one_hot(action, arms), reward)
+        return None, observation, reward, jnp.asarray(False)
+
+    return Environment(reset, step, arms)
+
+
+def draw_bandit(key: RandomKey, arms: int) -> Float[Array, " arm"]:
+    """Success probabilities, U[0, 1] each."""
+    return jax.random.uniform(key, (arms,))
+
+
+def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
+    """A tabular process; the task is a `TabularMDP`. The observation is the state, one-hot.
+
+    Args:
+        states: how many.
+        actions: how many.
+        noise: standard deviation of the rewards around their means.
+    """
+
+    def reset(key: RandomKey, task: TabularMDP) -> tuple[Array, Array]:
+        return jnp.zeros((), jnp.int32), jax.nn.one_hot(0, states)
+
+    def step(
+        key: RandomKey, state: Array, action: Array, task: TabularMDP
+    ) -> tuple[Array, Array, Array, Array]:
+        move_key, noise_key = jax.random.split(key)
+        after = jax.random.categorical(move_key, jnp.log(task.transitions[state, action]))
+        reward = task.rewards[state, action] + noise * jax.random.normal(noise_key)
+        return after.astype(jnp.int32), jax.nn.one_hot(after, states), reward, jnp.asarray(False)
+
+    return Environment(reset, step, actions)
+
+
+def draw_mdp(key: RandomKey, states: int = 10, actions: int = 5) -> TabularMDP:
+    """Transitions of a flat Dirichlet, and mean rewards N(1, 1), as in RL^2."""
+    transition_key, reward_key = jax.random.split(key)
+    transitions = jax.random.dirichlet(transition_key, jnp.ones(states), (states, actions))
+    return TabularMDP(transitions, 1 + jax.random.normal(reward_key, (states, actions)))
+
+
+def values(
+    mdp: TabularMDP, policy: Float[Array, "state action"], horizon: int, *, discount: float = 1.0
+) -> Float[Array, " state"]:
+    """Exact expectation of the discounted return of a policy, from each state.
+
+        V_T = 0,   V_t(s) = sum_a pi(a | s) (r(s, a) + discount sum_s' P(s' | s, a) V_{t+1}(s'))
+
+    Args:
+        mdp: the task.
+        policy: probability of each action in each state.
+        horizon: number of steps.
+        discount: of a reward, each step.
+    """
+    return _back(mdp, lambda gain: jnp.sum(policy * gain, axis=1), horizon, discount)
+
+
+def best_values(mdp: TabularMDP, horizon: int) -> Float[Array, " state"]:
+    """The largest expectation of the return over `horizon` steps that any policy has."""
+    return _back(mdp, lambda gain: jnp.max(gain, axis=1), horizon, 1.0)
+
+
+def _back(
+    mdp: TabularMDP, choose: Callable[[Array], Array], horizon: int, discount: float
+) -> Float[Array, " state"]:
+    def step(later: Array, _: None) -> tuple[Array, None]:
+        return choose(mdp.rewards + discount * mdp.transitions @ later), None
+
+    start = jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype)
+    return jax.lax.scan(step, start, length=horizon)[0]

@@ -1,0 +1,106 @@
+"""Trajectories that are collected once give the meta-gradient of those drawn on the way."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import maml
+from maml import surrogates
+from tasks.rl import meta, navigation
+from tasks.rl.environment import Trajectories
+from tasks.rl.losses import Experience, collector, policy_gradient, surrogate_loss
+from tasks.rl.policies import GaussianMLP, Policy, categorical, gaussian_policy
+
+pytestmark = pytest.mark.usefixtures("x64")
+KEY = jax.random.key(0)
+POLICY = gaussian_policy(GaussianMLP(2, widths=(8,)))
+COLLECT = collector(navigation.navigation(), POLICY, horizon=7, trajectories=5)
+GOALS = navigation.held_out_goals(4).astype(float)
+ALGORITHMS = {
+    "maml": partial(maml.maml, optimizer=optax.sgd(0.5)),
+    "fomaml": partial(maml.fomaml, optimizer=optax.sgd(0.5)),
+    "meta_sgd": partial(maml.meta_sgd, optimizer=optax.sgd(1.0), rate=0.5),
+}
+
+
+def doubled(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
+
+
+THETA = POLICY.init(KEY, jnp.zeros(2))
+
+
+def collected(build, loss, num_steps):
+    recorder = build(meta.recording(COLLECT, POLICY, loss), num_steps=num_steps).learner
+    return meta.collect_episode(recorder, COLLECT, num_steps)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("surrogate", [surrogates.likelihood_ratio, surrogates.score_function])
+def test_collected_trajectories_give_the_gradient_of_those_drawn_on_the_way(
+    name, surrogate, num_steps
+):
+    build, loss = ALGORITHMS[name], surrogate_loss(POLICY, surrogate)
+    theta = doubled(THETA)
+    drawn = build(policy_gradient(COLLECT, POLICY, surrogate), num_steps=num_steps)
+    fixed = build(loss, num_steps=num_steps)
+    meta_params = fixed.init(theta)
+    goal = GOALS[0]
+    wanted, metrics = jax.jit(drawn.grad)(meta_params, maml.Episode(goal, goal), KEY)
+    episode = jax.jit(collected(build, loss, num_steps))(meta_params, goal, KEY)
+    got, again = jax.jit(fixed.grad)(meta_params, episode, KEY)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), got, wanted)
+    assert float(again["query"]["kl"]) == pytest.approx(0, abs=1e-12)
+    assert float(again["query"]["return"]) == pytest.approx(float(metrics["query"]["return"]))
+
+
+def test_the_extra_term_of_e_maml_is_the_gradient_by_the_sampling_of_what_is_adapted_to():
+    """One pull of each of two trajectories of a bandit: all four outcomes, weighed exactly.
+
+    U(theta) = E[R(phi(theta, pulls))], with phi from the pulls by the inner step, which is kept
+    constant here, so that all of dU / dtheta comes from how likely the pulls are.
+    """
+    pays, scale = jnp.array([0.2, 1.0]), 0.7
+    policy = Policy(lambda key, x: x, lambda theta, x: theta, categorical)
+
+    def value_after(pulls):
+        """Of the adapted policy: any function of the pulls will do."""
+        return jnp.sin(1.0 + pulls[0] + 3.0 * pulls[1])
+
+    def expected(theta):
+        chance = jax.nn.softmax(theta)
+        outcomes = [(a, b) for a in range(2) for b in range(2)]
+        return sum(chance[a] * chance[b] * value_after(jnp.array([a, b])) for a, b in outcomes)
+
+    def seen(pulls, reward):
+        ones = jnp.ones((len(pulls), 1))
+        logits = jnp.broadcast_to(theta, (len(pulls), 1, 2))
+        log_prob = jax.nn.log_softmax(theta)[pulls][:, None]
+        observation = jnp.zeros((len(pulls), 1, 1))
+        alive = ones.astype(bool)
+        trajectories = Trajectories(
+            observation, pulls[:, None], logits, log_prob, reward[:, None], alive
+        )
+        return Experience(trajectories, ones)
+
+    def nothing(meta_params, episode, key):
+        return jnp.zeros(()), {}
+
+    theta = jnp.array([0.3, -0.4])
+    algorithm = maml.maml(surrogate_loss(policy), optax.sgd(0.1), 1)
+    algorithm = algorithm._replace(grad=maml.Derivative(nothing))
+    term = meta.exploring(algorithm, policy, 2 * scale).grad  # two steps are counted
+    total = jnp.zeros(2)
+    for a in range(2):
+        for b in range(2):
+            pulls = jnp.array([a, b])
+            support = jax.tree.map(lambda leaf: leaf[None], seen(pulls, pays[pulls]))
+            query = seen(pulls, jnp.full(2, value_after(pulls)))
+            chance = jax.nn.softmax(theta)[a] * jax.nn.softmax(theta)[b]
+            total += chance * term(theta, maml.Episode(maml.PerStep(support), query), KEY)[0]
+    np.testing.assert_allclose(total, -scale * jax.grad(expected)(theta), atol=1e-12)

@@ -1,0 +1,241 @@
+"""Environments, trajectories, advantages and policies, against the same things written out."""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from tasks.rl import navigation, policies, tabular
+from tasks.rl.advantages import advantages, discounted_sums, linear_baseline
+from tasks.rl.environment import Trajectories, rollout
+from tasks.rl.policies import Gaussian, GaussianMLP, categorical, gaussian, gaussian_policy
+
+KEY = jax.random.key(0)
+POLICY = gaussian_policy(GaussianMLP(2, widths=(8,)))
+PARAMS = POLICY.init(KEY, jnp.zeros(2))
+
+
+def walk(environment, task, *, policy=POLICY, params=PARAMS, horizon=20, trajectories=4):
+    counts = {"horizon": horizon, "trajectories": trajectories}
+    walked = jax.jit(lambda key: rollout(environment, policy, params, task, key, **counts))(KEY)
+    return jax.tree.map(np.asarray, walked)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_navigation_is_that_of_the_papers_code_step_by_step(squared):
+    goal = jnp.array([0.02, -0.03])  # so near that some walks end there
+    seen = walk(navigation.navigation(squared=squared), goal, horizon=100, trajectories=50)
+    assert 0 < jnp.sum(~seen.alive[:, -1]) < 50
+    for n in range(50):
+        position, done = np.zeros(2), False
+        for t in range(100):
+            assert bool(seen.alive[n, t]) == (not done)
+            if done:
+                assert seen.reward[n, t] == 0
+                continue
+            np.testing.assert_allclose(seen.observation[n, t], position, atol=1e-5)
+            position = position + 0.1 * np.clip(seen.action[n, t], -1, 1)
+            away = position - np.asarray(goal)
+            distance = np.sum(away**2) if squared else np.sqrt(np.sum(away**2))
+            assert seen.reward[n, t] == pytest.approx(-distance, rel=1e-5, abs=1e-5)
+            done = bool(np.all(np.abs(away) < 0.01))
+
+
+def test_an_oracle_sees_the_goal():
+    goal = jnp.array([0.3, 0.4])
+    model = gaussian_policy(GaussianMLP(2, widths=(8,)))
+    params = model.init(KEY, jnp.zeros(4))
+    seen = walk(navigation.navigation(oracle=True), goal, policy=model, params=params)
+    assert (seen.observation[..., 2:] == goal).all()
+
+
+def test_corners_are_felt_only_in_the_quarter_of_the_goal():
+    for goal in jnp.asarray(navigation.CORNERS):
+        seen = walk(navigation.corners(), goal, horizon=40, trajectories=30)
+        before, after = seen.observation[:, :-1], seen.observation[:, 1:]
+        nearer = jnp.linalg.norm(before - goal, axis=-1) - jnp.linalg.norm(after - goal, axis=-1)
+        mine = jnp.all(after * goal >= 0, axis=-1) & (jnp.abs(after).sum(-1) >= 0.5)
+        np.testing.assert_allclose(seen.reward[:, :-1], jnp.where(mine, nearer, 0), atol=1e-6)
+        assert seen.alive.all() and (jnp.abs(seen.observation[:, 0]) <= 0.2).all()
+
+
+def test_held_out_goals_are_those_of_the_paper():
+    goals = np.random.RandomState(1).uniform(-0.5, 0.5, (40, 2))
+    np.testing.assert_allclose(navigation.held_out_goals(), goals, rtol=1e-6)
+
+
+def test_arms_pay_as_often_as_the_task_says():
+    odds = jnp.array([0.1, 0.5, 0.9])
+    uniform = policies.Policy(lambda key, x: x, lambda params, x: jnp.zeros(3), categorical)
+    seen = walk(tabular.bandit(3), odds, policy=uniform, params=None, horizon=2000)
+    for arm, chance in enumerate(odds):
+        paid = np.asarray(seen.reward[seen.action == arm])
+        assert stats.binomtest(int(paid.sum()), paid.size, float(chance)).pvalue > 1e-3
+    chosen = jax.nn.one_hot(seen.action, 3)
+    assert (seen.observation[:, 1:, :3] == chosen[:, :-1]).all()
+    assert (seen.observation[:, 1:, 3] == seen.reward[:, :-1]).all()
+    assert (seen.observation[:, 0] == 0).all()
+
+
+def test_states_follow_as_often_as_the_task_says():
+    mdp = tabular.draw_mdp(KEY, 3, 2)
+    uniform = policies.Policy(lambda key, x: x, lambda params, x: jnp.zeros(2), categorical)
+    seen = walk(tabular.tabular(3, 2), mdp, policy=uniform, params=None, horizon=4000)
+    state = np.asarray(seen.observation.argmax(-1))
+    action, reward = np.asarray(seen.action), np.asarray(seen.reward)
+    for s, a in product(range(3), range(2)):
+        here = (state[:, :-1] == s) & (action[:, :-1] == a)
+        counts = np.bincount(state[:, 1:][here], minlength=3)
+        expected = counts.sum() * np.asarray(mdp.transitions[s, a], np.float64)
+        expected *= counts.sum() / expected.sum()
+        assert stats.chisquare(counts, expected).pvalue > 1e-3
+        gained = reward[:, :-1][here]
+        assert abs(np.mean(gained) - mdp.rewards[s, a]) < 4 / gained.size**0.5
+        assert np.std(gained) == pytest.approx(1, abs=0.1)
+
+
+def test_the_best_value_is_the_largest_of_all_policies():
+    """Those that may depend on the time: one action for each time and state."""
+    mdp, horizon = tabular.draw_mdp(KEY, 2, 2), 3
+
+    def value_of(plan):
+        later = np.zeros(2)
+        for choice in reversed(plan):
+            rows = np.arange(2), np.array(choice)
+            later = np.asarray(mdp.rewards)[rows] + np.asarray(mdp.transitions)[rows] @ later
+        return later
+
+    plans = product(product(range(2), repeat=2), repeat=horizon)
+    best = np.max([value_of(plan) for plan in plans], axis=0)
+    np.testing.assert_allclose(tabular.best_values(mdp, horizon), best, rtol=1e-5)
+
+
+def random_trajectories(ends=(5, 3, 7)):
+    length = max(ends)
+    observation_key, reward_key = jax.random.split(KEY)
+    alive = jnp.arange(length) < jnp.array(ends)[:, None]
+    reward = jax.random.normal(reward_key, alive.shape) * alive
+    observation = jax.random.normal(observation_key, (*alive.shape, 2))
+    return Trajectories(observation, reward, None, reward, reward, alive)
+
+
+@pytest.mark.usefixtures("x64")
+def test_discounted_sums_look_ahead():
+    x = np.random.default_rng(0).normal(size=(3, 6))
+    wanted = [[sum(0.9 ** (s - t) * row[s] for s in range(t, 6)) for t in range(6)] for row in x]
+    np.testing.assert_allclose(discounted_sums(jnp.asarray(x), 0.9), wanted, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_baseline_is_ridge_regression_on_the_steps_that_count():
+    seen = random_trajectories()
+    returns = discounted_sums(seen.reward, 0.9)
+    o, t = np.asarray(seen.observation), np.broadcast_to(np.arange(7) / 100, (3, 7))[..., None]
+    alive, goal = np.asarray(seen.alive), np.ones((3, 7, 1))  # what never changes explains nothing
+    features = np.concatenate([o, o**2, t, t**2, t**3], axis=-1)
+    rows, targets = features[alive], np.asarray(returns)[alive]
+    mean, deviation = rows.mean(0), rows.std(0) + 1e-6
+    z = (rows - mean) / deviation
+    gram = z.T @ z / len(z) + 1e-5 * np.eye(7)
+    weights = np.linalg.solve(gram, z.T @ (targets - targets.mean()) / len(z))
+    wanted = (features - mean) / deviation @ weights + targets.mean()
+    for observation in (seen.observation, jnp.concatenate([seen.observation, goal], axis=-1)):
+        got = linear_baseline(observation, returns, seen.alive)
+        np.testing.assert_allclose(got, wanted, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("smoothing", [1.0, 0.7, 0.0])
+def test_advantages_are_sums_of_surprises_until_the_end(smoothing):
+    seen, discount = random_trajectories(), 0.9
+    returns = discounted_sums(seen.reward, discount)
+    baseline = np.asarray(linear_baseline(seen.observation, returns, seen.alive))
+    got = advantages(seen, discount=discount, smoothing=smoothing, normalise=False)
+    for n, end in enumerate((5, 3, 7)):
+        expected = [*baseline[n, :end], 0.0]
+        surprise = [
+            float(seen.reward[n, t]) + discount * expected[t + 1] - expected[t] for t in range(end)
+        ]
+        for t in range(7):
+            decayed = [(discount * smoothing) ** (s - t) * surprise[s] for s in range(t, end)]
+            assert float(got[n, t]) == pytest.approx(sum(decayed), abs=1e-12)
+    if smoothing == 1:
+        np.testing.assert_allclose(got, (returns - baseline) * seen.alive, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+def test_normal_advantages_have_mean_zero_and_deviation_one_over_the_steps_that_count():
+    seen = random_trajectories()
+    counted = advantages(seen)[seen.alive]
+    assert float(counted.mean()) == pytest.approx(0, abs=1e-12)
+    assert float(counted.std()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_gaussian_is_that_of_scipy():
+    p = Gaussian(jnp.array([0.3, -1.0]), jnp.array([0.2, -0.5]))
+    q = Gaussian(jnp.array([0.0, -1.5]), jnp.array([-0.1, 0.4]))
+    x = jnp.array([1.0, -0.7])
+    wanted = stats.norm.logpdf(x, p.mean, np.exp(p.log_std)).sum()
+    assert float(gaussian.log_prob(p, x)) == pytest.approx(wanted, rel=1e-12)
+    drawn = jax.vmap(partial(gaussian.sample, p))(jax.random.split(KEY, 4000))
+    for n in range(2):
+        law = stats.norm(float(p.mean[n]), float(jnp.exp(p.log_std[n])))
+        assert stats.kstest(np.asarray(drawn[:, n]), law.cdf).pvalue > 1e-3
+    ratio = jax.vmap(lambda x: gaussian.log_prob(p, x) - gaussian.log_prob(q, x))(drawn)
+    error = 4 * float(ratio.std()) / 4000**0.5
+    assert float(gaussian.kl(p, q)) == pytest.approx(float(ratio.mean()), abs=error)
+    assert float(gaussian.kl(p, p)) == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_categorical_is_that_of_scipy():
+    p, q = jnp.array([0.1, 2.0, -1.0]), jnp.array([1.0, 1.0, 0.0])
+    chances = jax.nn.softmax(p)
+    assert float(categorical.log_prob(p, jnp.array(1))) == pytest.approx(float(jnp.log(chances[1])))
+    wanted = stats.entropy(chances, jax.nn.softmax(q))
+    assert float(categorical.kl(p, q)) == pytest.approx(float(wanted), rel=1e-12)
+    drawn = jax.vmap(partial(categorical.sample, p))(jax.random.split(KEY, 4000))
+    counts = np.bincount(np.asarray(drawn), minlength=3)
+    assert stats.chisquare(counts, 4000 * np.asarray(chances)).pvalue > 1e-3
+
+
+WALK = navigation.navigation()
+
+
+def changing(**leaves):
+    """Navigation whose step gives something else."""
+
+    def step(key, state, action, task):
+        names = ("state", "observation", "reward", "done")
+        out = dict(zip(names, WALK.step(key, state, action, task), strict=True))
+        return tuple((out | leaves).values())
+
+    return WALK._replace(step=step)
+
+
+@pytest.mark.parametrize(
+    ("environment", "options", "message"),
+    [
+        (WALK, {"horizon": 0}, "steps of a trajectory must be an integer >= 1; got 0"),
+        (WALK, {"trajectories": 0}, "number of trajectories must be an integer >= 1; got 0"),
+        (WALK._replace(actions=(3,)), {}, r"has actions \(3,\); the policy \(2,\)"),
+        (tabular.bandit(5)._replace(reset=WALK.reset), {}, r"has actions 5; the policy \(2,\)"),
+        (changing(state=jnp.zeros(3)), {}, r"keep state as float32\[2\]; it gives float32\[3\]"),
+        (
+            changing(observation=jnp.zeros(2, int)),
+            {},
+            r"observation as float32\[2\]; it gives int32",
+        ),
+        (changing(reward=jnp.zeros(1)), {}, r"reward as float32\[\]; it gives float32\[1\]"),
+        (changing(done=jnp.zeros(())), {}, r"done as bool\[\]; it gives float32\[\]"),
+        (changing(state={"x": jnp.zeros(2)}), {}, "changes the structure of the state"),
+    ],
+)
+def test_what_cannot_be_walked_in_is_refused(environment, options, message):
+    with pytest.raises(ValueError, match=message):
+        walk(environment, jnp.zeros(2), **options)
