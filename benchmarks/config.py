@@ -14,9 +14,20 @@ import maml
 from benchmarks import hardware
 
 
+def at_least(config: object, bounds: Mapping[str, int]) -> None:
+    """Refuses an option below its bound; None is no number.
+
+    Raises:
+        ValueError: naming the option, what was got and what is the least.
+    """
+    for name, bound in bounds.items():
+        if (getattr(config, name) is not None) and getattr(config, name) < bound:
+            raise ValueError(f"{name} must be >= {bound}; got {getattr(config, name)}")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """The options of every benchmark. A benchmark adds its own."""
+class Run:
+    """The options of every benchmark that meta-trains."""
 
     preset: str
     """The named set of defaults of all the other options."""
@@ -28,18 +39,44 @@ class Config:
     """Inner steps while meta-training."""
     outer_rate: float = 1e-3
     """Learning rate of the outer Adam."""
-    cosine: bool = False
-    """Let the outer rate fall to zero along a cosine instead of keeping it."""
     meta_batch: int
     """Tasks of one meta-step."""
     meta_steps: int
     """Meta-steps of the whole run."""
     steps_per_call: int
-    """Meta-steps of one jitted call; progress, validation and the log come once a call."""
-    draw: int = 1
-    """Meta-steps whose episodes are drawn at once, at most."""
+    """Meta-steps of one jitted call; progress and the log come once a call."""
     devices: int | None = None
     """Devices that share out the tasks; None is what is fastest for the model and the machine."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache directory, and take them from there."""
+    out: Path | None = None
+    """Folder of the run; None is a new one under results/runs."""
+    record: bool = False
+    """Add the summary to results/*.jsonl, from which the README's tables are made."""
+
+    def __post_init__(self) -> None:
+        at_least(self, {"inner_steps": 0, "meta_steps": 0, "meta_batch": 1})
+        at_least(self, {"steps_per_call": 1, "devices": 1})
+        if self.meta_steps % self.steps_per_call:
+            raise ValueError(
+                f"steps_per_call must divide meta_steps; got {self.steps_per_call} for"
+                f" {self.meta_steps} meta-steps"
+            )
+        if self.meta_batch % (self.devices or 1):
+            raise ValueError(
+                f"the devices must divide meta_batch, which is {self.meta_batch}; got"
+                f" {self.devices}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Run):
+    """The options of every benchmark on data. A benchmark adds its own."""
+
+    cosine: bool = False
+    """Let the outer rate fall to zero along a cosine instead of keeping it."""
+    draw: int = 1
+    """Meta-steps whose episodes are drawn at once, at most."""
     chunk: int | None = None
     """Tasks that a device maps at once, 0 for all; None is what is fastest."""
     memory: maml.Memory | None = None
@@ -47,35 +84,20 @@ class Config:
     precision: hardware.Precision | None = None
     """Of the layers' matrix products; meta-parameters, their statistics and updates are float32.
     None is float32 on a CPU, and tensorfloat32 elsewhere."""
-    cache: bool = True
-    """Keep compiled programs in the user's cache directory, and take them from there."""
     val_tasks: int = 100
     """Validation tasks after every call; 0 is none."""
     eval_tasks: int = 600
     """Test tasks of the final evaluation."""
     eval_steps: int = 10
     """Inner steps of the final evaluation, which reports every step from 0."""
-    out: Path | None = None
-    """Folder of the run; None is a new one under results/runs."""
-    record: bool = False
-    """Add the summary to results/*.jsonl, from which the README's tables are made."""
 
     def __post_init__(self) -> None:
-        least = {"inner_steps": 0, "eval_steps": 0, "val_tasks": 0, "meta_steps": 0}
-        least |= {"meta_batch": 1, "steps_per_call": 1, "eval_tasks": 2, "draw": 1}
-        least |= {"devices": 1, "chunk": 0}
-        for name, bound in least.items():
-            if (getattr(self, name) is not None) and getattr(self, name) < bound:
-                raise ValueError(f"{name} must be >= {bound}; got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(self, {"eval_steps": 0, "val_tasks": 0, "eval_tasks": 2, "draw": 1, "chunk": 0})
         if self.val_tasks == 1:
             raise ValueError("val_tasks must be 0 or >= 2, to have a confidence interval; got 1")
-        if self.meta_steps % self.steps_per_call:
-            raise ValueError(
-                f"steps_per_call must divide meta_steps; got {self.steps_per_call} for"
-                f" {self.meta_steps} meta-steps"
-            )
         devices, chunk = self.devices or 1, self.chunk or 1
-        for name in ("meta_batch", "val_tasks", "eval_tasks"):
+        for name in ("val_tasks", "eval_tasks"):
             if getattr(self, name) % devices:
                 raise ValueError(
                     f"the devices must divide {name}, which is {getattr(self, name)}; got {devices}"
@@ -86,7 +108,7 @@ class Config:
             )
 
 
-C = TypeVar("C", bound=Config)
+C = TypeVar("C", bound=Run)
 
 
 def configure(

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import hardware, omniglot, sinusoid
-from benchmarks.runner import RESULTS
+from benchmarks.session import RESULTS
 
 
 def main(out: Path = RESULTS / "demo", **changes: int) -> None:

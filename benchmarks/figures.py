@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import maml
+from benchmarks.rl_figures import saved
 from benchmarks.runner import Experiment
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
@@ -40,7 +41,7 @@ def learning_curve(out: Path, metric: str, label: str) -> Figure:
     axes.set(xlabel="meta-steps", ylabel=label)
     axes.grid(alpha=0.3)
     axes.legend()
-    return _saved(figure, out / "learning_curve.png")
+    return saved(figure, out / "learning_curve.png")
 
 
 def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
@@ -64,7 +65,7 @@ def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
         axes.set_xlabel("x")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=5)
-    return _saved(figure, out / "fits.png")
+    return saved(figure, out / "fits.png")
 
 
 def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: int) -> Figure:
@@ -91,7 +92,7 @@ def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: 
             color = "tab:green" if right else "tab:red"
             _draw(grid[1, column], query.images[place], f"→ {found[place]}", color)
         part.suptitle(f"support above, query below: {np.mean(found == labels):.0%} right")
-    return _saved(figure, out / "episodes.png")
+    return saved(figure, out / "episodes.png")
 
 
 def _predictions(
@@ -110,8 +111,3 @@ def _draw(axes: Axes, image: jax.Array, title: str, color: str) -> None:
     axes.imshow(1 - np.asarray(image)[..., 0], cmap="gray", vmin=0, vmax=1)
     axes.set_title(title, color=color, fontsize="small")
     axes.set(xticks=[], yticks=[])
-
-
-def _saved(figure: Figure, path: Path) -> Figure:
-    figure.savefig(path, dpi=120)
-    return figure

@@ -6,13 +6,8 @@ ends meta-training after the call at work, and what was learned is evaluated lik
 
 import json
 import math
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import datetime
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,15 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich import progress
-from rich.console import Console
 
 import maml
-from benchmarks import hardware
+from benchmarks import hardware, session
 from benchmarks.config import Config
 from maml.types import LossFn, MetaParams, Params, RandomKey
 
-RESULTS = Path("results")
 Curve = dict[str, dict[str, float | None]]  # inner step -> {"mean": ..., "ci95": ...}
 
 
@@ -83,7 +75,7 @@ def run(experiment: Experiment, config: Config) -> Result:
         ValueError: the folder holds a run.
         FloatingPointError: the meta-loss is not finite any more; the log says since when.
     """
-    out = _folder(experiment.name, config)
+    out = session.folder(experiment.name, config)
     exact = "tensorfloat32" if experiment.precision == "tensorfloat32" else "float32"
     with jax.default_matmul_precision(exact):
         state, seconds = train(experiment, config, out / "log.jsonl")
@@ -91,28 +83,9 @@ def run(experiment: Experiment, config: Config) -> Result:
         metrics = evaluate(experiment, config, state.params, "test")
     seconds["evaluate"] = time.perf_counter() - start
     done = int(state.step)
-    summary = {
-        "benchmark": experiment.name,
-        "preset": config.preset,
-        **{name: curve(values) for name, values in metrics.items()},
-        **experiment.facts,
-        "precision": experiment.precision,
-        "seed": config.seed,
-        "tasks": config.eval_tasks,
-        "meta_steps": done,
-        "interrupted": done < config.meta_steps,
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "tasks_per_second": round(done * config.meta_batch / max(seconds["train"], 1e-9), 1),
-        "device": hardware.device(),
-        "versions": hardware.versions(),
-        "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
-        "command": _command(),
-    }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    if config.record and not summary["interrupted"]:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / f"{experiment.name}.jsonl").open("a") as file:
-            file.write(json.dumps(summary) + "\n")
+    found: dict[str, Any] = {name: curve(values) for name, values in metrics.items()}
+    found |= experiment.facts | {"precision": experiment.precision, "tasks": config.eval_tasks}
+    summary = session.summarise(experiment.name, config, out, done, seconds, found)
     return Result(out, summary, state.params)
 
 
@@ -138,7 +111,11 @@ def train(
     # The first state shares arrays with the experiment's parameters, so it is not donated itself.
     state = jax.tree.map(jnp.copy, state)
     seconds = {"compile": 0.0, "train": 0.0, "validate": 0.0}
-    with _interruptible() as interrupted, _progress(config) as advance, log.open("w") as file:
+    with (
+        session.interruptible() as interrupted,
+        session.progress_bar(config) as advance,
+        log.open("w") as file,
+    ):
         start = time.perf_counter()
         compiled = jax.jit(call, donate_argnums=0).lower(state, sample, key).compile()
         seconds["compile"] = time.perf_counter() - start
@@ -214,59 +191,3 @@ def curve(values: np.ndarray) -> Curve:
     pairs = np.stack(maml.mean_ci95(jnp.asarray(values)), axis=-1)
     numbers = [[float(n) if np.isfinite(n) else None for n in pair] for pair in pairs]
     return {str(step): {"mean": mean, "ci95": ci95} for step, (mean, ci95) in enumerate(numbers)}
-
-
-def _folder(name: str, config: Config) -> Path:
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    out = config.out or RESULTS / "runs" / f"{name}-{config.preset}-{config.seed}-{stamp}"
-    if (out / "log.jsonl").exists():
-        raise ValueError(f"{out} holds a run; name another folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    return out
-
-
-def _command() -> str:
-    """How this process was started; a notebook and a test have no module to name."""
-    spec = sys.modules["__main__"].__spec__
-    return " ".join(["python -m", spec.name, *sys.argv[1:]]) if spec else "from Python"
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noted instead of raised, so that no result is lost; a second one is raised."""
-    noted: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        noted.append(number)
-        print("Interrupted: the call at work is finished first. Again to give up at once.")
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(noted)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _progress(config: Config) -> Iterator[Callable[[float, str], None]]:
-    """A bar with meta-steps/s, tasks/s, time left and the latest metric."""
-    columns = (
-        progress.BarColumn(bar_width=16),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[speed]}"),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[latest]}"),
-    )
-    console = Console(stderr=True)
-    # In a notebook the refreshing thread does not reach the widget: every update refreshes it.
-    with progress.Progress(*columns, console=console, auto_refresh=not console.is_jupyter) as bar:
-        task = bar.add_task("", total=config.meta_steps, speed="compiling", latest="")
-
-        def advance(seconds: float, latest: str) -> None:
-            rate = config.steps_per_call / seconds
-            speed = f"{rate:.3g} meta-steps/s, {rate * config.meta_batch:.0f} tasks/s"
-            advanced = config.steps_per_call
-            bar.update(task, advance=advanced, speed=speed, latest=latest, refresh=True)
-
-        yield advance

@@ -11,17 +11,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.runner import RESULTS
+from benchmarks.session import RESULTS
 
 README = Path("README.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 # metric, scale, unit, decimals
-METRICS = {"sinusoid": ("mse", 1, "MSE", 2), "omniglot": ("accuracy", 100, "accuracy, %", 2)}
+METRICS = {
+    "sinusoid": ("mse", 1, "MSE", 2),
+    "omniglot": ("accuracy", 100, "accuracy, %", 2),
+    "navigation": ("returns", 1, "return", 2),
+}
 
 # What MAML's paper prints: task, algorithm and model -> inner step -> value. With 10 shots it has
 # only a curve (figure 3), and the values are read off it.
 FINN = "Finn et al. 2017"
+NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
 PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
     ("sinusoid 5-shot", "maml", ""): {"1": "0.67", "5": "0.38", "10": "0.35"},
     ("sinusoid 10-shot", "maml", ""): {"1": "0.4 ± 0.1 (curve)", "9": "0.2 ± 0.1 (curve)"},
@@ -32,6 +37,10 @@ PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
     ("omniglot 20-way 5-shot", "maml", "conv4"): {"5": "98.9 ± 0.2"},
     ("omniglot 5-way 1-shot", "maml", "fully-connected"): {"3": "89.7 ± 1.1"},
     ("omniglot 5-way 5-shot", "maml", "fully-connected"): {"3": "97.5 ± 0.6"},
+    ("navigation", "maml", ""): dict(zip("01234", NAVIGATION, strict=True)),
+    ("navigation", "pretrained", ""): {"0": "-40.81", "1": "-19.73", "2": "-11.72", "3": "-8.47"},
+    ("navigation", "random", ""): {"0": "-82.66", "1": "-57.96", "2": "-53.84", "3": "-46.81"},
+    ("navigation", "oracle", ""): {"0": "-2.29 ± 0.1"},
 }
 Summary = dict[str, Any]
 
@@ -40,8 +49,11 @@ def task_of(summary: Summary) -> str:
     """What was asked: `omniglot 5-way 1-shot`."""
     config = summary["config"]
     name = config.get("dataset", summary["benchmark"])
-    ways = f"{config['ways']}-way " if "ways" in config else ""
-    return f"{name} {ways}{config['shots']}-shot"
+    ways, shots = (
+        f" {config[key]}-{word}" if key in config else ""
+        for key, word in (("ways", "way"), ("shots", "shot"))
+    )
+    return f"{name}{ways}{shots}"
 
 
 def published(summary: Summary) -> dict[str, str]:
@@ -54,9 +66,11 @@ def cell(summary: Summary, step: str) -> str:
     """The mean and confidence interval after an inner step, in the unit of the table."""
     metric, scale, _, decimals = METRICS[summary["benchmark"]]
     value = summary[metric][step]
-    if value["mean"] is None or value["ci95"] is None:
+    if value["mean"] is None:
         return "diverged"
-    return f"{scale * value['mean']:.{decimals}f} ± {scale * value['ci95']:.{decimals}f}"
+    numbers = (value["mean"], value["ci95"])
+    # One seed has no interval.
+    return " ± ".join(f"{scale * x:.{decimals}f}" for x in numbers if x is not None)
 
 
 def show(summary: Summary) -> None:

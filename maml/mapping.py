@@ -145,10 +145,28 @@ def each_task(
     check_count(chunk, least=1, of="tasks in a chunk")
 
     def share(meta_params: MetaParams, tasks: tuple[Any, RandomKeys]) -> PyTree[Array]:
-        return jax.lax.map(lambda task: function(meta_params, *task), tasks, batch_size=chunk)
+        return in_chunks(lambda task: function(meta_params, *task), tasks, chunk)
 
     keys = jax.random.split(key, num_tasks)
     return across(mesh, share, summed=False)(meta_params, (tasks, keys))
+
+
+def in_chunks(function: Callable[[Any], PyTree], tasks: Any, chunk: int) -> PyTree[Array]:
+    """What `function(task)` gives for each task, so many at a time, and the rest at last.
+
+    `jax.lax.map` with a batch size cannot give arrays of size zero: those of no inner step.
+    """
+    many = jax.vmap(function)
+    count = count_tasks(tasks) // chunk
+    first = jax.tree.map(lambda leaf: leaf[: count * chunk], tasks)
+    rest = jax.tree.map(lambda leaf: leaf[count * chunk :], tasks)
+    folded = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), first)
+    out = jax.tree.map(
+        lambda leaf: leaf.reshape(count * chunk, *leaf.shape[2:]), jax.lax.map(many, folded)
+    )
+    if not count_tasks(rest):
+        return out
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), out, many(rest))
 
 
 def _divisors(number: int) -> str:

@@ -107,24 +107,31 @@ def meta_gradient(
     def share(
         meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]
     ) -> tuple[MetaParams, Metrics]:
-        def summed(meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
-            values, metrics = jax.vmap(objective, (None, 0, 0))(meta_params, *tasks)
-            return values.sum(), _sum(metrics)
-
-        def add_chunk(grads: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
-            more, metrics = jax.grad(summed, has_aux=True)(meta_params, tasks)
-            return jax.tree.map(jnp.add, grads, more), metrics
-
-        count = count_tasks(tasks[0]) // chunk
-        chunks = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), tasks)
-        zeros = jax.tree.map(jnp.zeros_like, meta_params)
-        grads, metrics = jax.lax.scan(add_chunk, zeros, chunks)
-        sums = grads, _sum(metrics)
+        (_, metrics), grads = value_and_grad(objective, meta_params, tasks, chunk)
+        sums = grads, metrics
         return sums if mesh is None else jax.lax.psum(sums, TASK)
 
     tasks = (episodes, jax.random.split(key, num_tasks))
     sums = across(mesh, share, summed=True)(meta_params, tasks)
     return jax.tree.map(lambda leaf: leaf / num_tasks, sums)
+
+
+def value_and_grad(
+    objective: LossFn, meta_params: MetaParams, tasks: tuple[Episode, RandomKeys], chunk: int
+) -> tuple[tuple[Scalar, Metrics], MetaParams]:
+    """((value, metrics), gradient) of an objective, summed over the tasks, a chunk at a time."""
+
+    def summed(meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
+        return _sum(jax.vmap(objective, (None, 0, 0))(meta_params, *tasks))
+
+    def add_chunk(grads: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
+        seen, more = jax.value_and_grad(summed, has_aux=True)(meta_params, tasks)
+        return jax.tree.map(jnp.add, grads, more), seen
+
+    count = count_tasks(tasks[0]) // chunk
+    chunks = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), tasks)
+    grads, seen = jax.lax.scan(add_chunk, jax.tree.map(jnp.zeros_like, meta_params), chunks)
+    return _sum(seen), grads
 
 
 def _linear(grad: MetaGrad) -> LossFn:

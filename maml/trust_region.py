@@ -12,6 +12,7 @@ Schulman, Levine, Moritz, Jordan, Abbeel: Trust region policy optimization (ICML
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,8 @@ from jax.scipy.sparse.linalg import cg
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree, Scalar
 
-from maml.mapping import TASK, across, count_tasks, share_of
+from maml.mapping import TASK, across, count_tasks, in_chunks, tasks_at_once
+from maml.outer import value_and_grad
 from maml.types import Episode, LossFn, MetaParams, Metrics, RandomKey, RandomKeys
 
 
@@ -52,6 +54,7 @@ def trust_region_step(
     damping: float = 1e-5,
     backtracks: int = 15,
     shrink: float = 0.8,
+    chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[MetaParams, Metrics]:
     """One step inside the trust region, on episodes that stay the same meanwhile.
@@ -66,6 +69,7 @@ def trust_region_step(
         damping: added to the diagonal of F.
         backtracks: how many step lengths are tried.
         shrink: from one length to the next, in (0, 1).
+        chunk: how many tasks a device maps at once (default: all).
         mesh: devices that share out the tasks.
 
     Returns:
@@ -74,8 +78,8 @@ def trust_region_step(
         are the old ones), the divergence there, and what the objective gained.
 
     Raises:
-        ValueError: radius or damping is not positive, shrink is outside (0, 1), or the mesh does
-            not divide the tasks.
+        ValueError: radius or damping is not positive, shrink is outside (0, 1); chunk or mesh as
+            in `meta_gradient`.
     """
     if not (radius > 0 and damping > 0 and 0 < shrink < 1):
         raise ValueError(
@@ -83,7 +87,7 @@ def trust_region_step(
             f" {radius}, {damping}, {shrink}"
         )
     num_tasks = count_tasks(episodes)
-    share_of(num_tasks, mesh)
+    chunk = tasks_at_once(num_tasks, chunk, mesh)
 
     def share(meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
         start, unravel = ravel_pytree(meta_params)
@@ -93,13 +97,18 @@ def trust_region_step(
             return jax.tree.map(lambda leaf: leaf / num_tasks, total)
 
         def mapped(function: Callable) -> Callable[[Array], PyTree]:
-            return lambda flat: jax.vmap(function, (None, 0, 0))(unravel(flat), *tasks)
+            def each(flat: Array) -> PyTree:
+                one = partial(function, unravel(flat))
+                return in_chunks(lambda task: one(*task), tasks, chunk)
 
-        def summed(flat: Array) -> tuple[Scalar, Metrics]:
+            return each
+
+        def measure(flat: Array) -> tuple[Scalar, Metrics]:
             out = mapped(region.objective)(flat)
-            return jax.tree.map(lambda leaf: leaf.sum(axis=0), out)
+            return mean(jax.tree.map(lambda leaf: leaf.sum(axis=0), out))
 
-        (value, metrics), gradient = mean(jax.value_and_grad(summed, has_aux=True)(start))
+        (value, metrics), grads = mean(value_and_grad(region.objective, meta_params, tasks, chunk))
+        gradient = ravel_pytree(grads)[0]
         fisher = _fisher(region, mapped(region.outputs), start, tasks[0])
 
         def curved(v: Array) -> Array:
@@ -110,7 +119,7 @@ def trust_region_step(
 
         def attempt(count: Array) -> tuple[Array, Scalar, Scalar, Array]:
             fraction = shrink**count
-            now, seen = mean(summed(start - fraction * furthest * direction))
+            now, seen = measure(start - fraction * furthest * direction)
             divergence = region.measured(seen)
             return fraction, now, divergence, (now < value) & (divergence <= radius)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import demo, figures, hardware, omniglot, runner, sinusoid, tables
+from benchmarks import demo, figures, hardware, omniglot, runner, session, sinusoid, tables
 from benchmarks.config import configure, launch
 
 TINY = {"meta_steps": 4, "steps_per_call": 2, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 2}
@@ -255,7 +255,7 @@ def test_a_preset_is_changed_by_the_other_options():
 
 
 def test_a_recorded_run_is_a_row_of_the_table(waves, tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "RESULTS", tmp_path)
+    monkeypatch.setattr(session, "RESULTS", tmp_path)
     config = replace(waves, record=True)
     summary = runner.run(sinusoid.experiment(config), config).summary
     assert tables.recorded(tmp_path) == [summary]

@@ -13,7 +13,7 @@ from maml import surrogates
 from tasks.rl import meta, navigation
 from tasks.rl.environment import Trajectories
 from tasks.rl.losses import Experience, collector, policy_gradient, surrogate_loss
-from tasks.rl.policies import GaussianMLP, Policy, categorical, gaussian_policy
+from tasks.rl.policies import GaussianMLP, categorical, gaussian_policy, memoryless
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
@@ -66,7 +66,7 @@ def test_the_extra_term_of_e_maml_is_the_gradient_by_the_sampling_of_what_is_ada
     constant here, so that all of dU / dtheta comes from how likely the pulls are.
     """
     pays, scale = jnp.array([0.2, 1.0]), 0.7
-    policy = Policy(lambda key, x: x, lambda theta, x: theta, categorical)
+    policy = memoryless(lambda key, x: x, lambda theta, x: theta, categorical)
 
     def value_after(pulls):
         """Of the adapted policy: any function of the pulls will do."""

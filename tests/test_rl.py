@@ -70,20 +70,16 @@ def test_held_out_goals_are_those_of_the_paper():
 
 def test_arms_pay_as_often_as_the_task_says():
     odds = jnp.array([0.1, 0.5, 0.9])
-    uniform = policies.Policy(lambda key, x: x, lambda params, x: jnp.zeros(3), categorical)
+    uniform = policies.memoryless(lambda key, x: x, lambda params, x: jnp.zeros(3), categorical)
     seen = walk(tabular.bandit(3), odds, policy=uniform, params=None, horizon=2000)
     for arm, chance in enumerate(odds):
         paid = np.asarray(seen.reward[seen.action == arm])
         assert stats.binomtest(int(paid.sum()), paid.size, float(chance)).pvalue > 1e-3
-    chosen = jax.nn.one_hot(seen.action, 3)
-    assert (seen.observation[:, 1:, :3] == chosen[:, :-1]).all()
-    assert (seen.observation[:, 1:, 3] == seen.reward[:, :-1]).all()
-    assert (seen.observation[:, 0] == 0).all()
 
 
 def test_states_follow_as_often_as_the_task_says():
     mdp = tabular.draw_mdp(KEY, 3, 2)
-    uniform = policies.Policy(lambda key, x: x, lambda params, x: jnp.zeros(2), categorical)
+    uniform = policies.memoryless(lambda key, x: x, lambda params, x: jnp.zeros(2), categorical)
     seen = walk(tabular.tabular(3, 2), mdp, policy=uniform, params=None, horizon=4000)
     state = np.asarray(seen.observation.argmax(-1))
     action, reward = np.asarray(seen.action), np.asarray(seen.reward)
@@ -138,7 +134,8 @@ def test_the_baseline_is_ridge_regression_on_the_steps_that_count():
     alive, goal = np.asarray(seen.alive), np.ones((3, 7, 1))  # what never changes explains nothing
     features = np.concatenate([o, o**2, t, t**2, t**3], axis=-1)
     rows, targets = features[alive], np.asarray(returns)[alive]
-    mean, deviation = rows.mean(0), rows.std(0) + 1e-6
+    mean = rows.mean(0)
+    deviation = rows.std(0) + 1e-3 * abs(mean) + 1e-8
     z = (rows - mean) / deviation
     gram = z.T @ z / len(z) + 1e-5 * np.eye(7)
     weights = np.linalg.solve(gram, z.T @ (targets - targets.mean()) / len(z))
@@ -146,6 +143,24 @@ def test_the_baseline_is_ridge_regression_on_the_steps_that_count():
     for observation in (seen.observation, jnp.concatenate([seen.observation, goal], axis=-1)):
         got = linear_baseline(observation, returns, seen.alive)
         np.testing.assert_allclose(got, wanted, rtol=1e-9)
+
+
+def test_what_never_changes_leaves_the_baseline_alone_in_float32():
+    """Its rounding errors, made a feature, once gave a Gram matrix with negative eigenvalues."""
+    goals = navigation.held_out_goals(8)
+    oracle = navigation.navigation(oracle=True)
+    model = gaussian_policy(GaussianMLP(2, widths=(16,)))
+    params = model.init(KEY, jnp.zeros(4))
+
+    def both(goal):
+        seen = rollout(oracle, model, params, goal, KEY, horizon=100, trajectories=4)
+        returns = discounted_sums(seen.reward, 0.99)
+        places = seen.observation, seen.observation[..., :2]
+        return tuple(linear_baseline(o, returns, seen.alive) for o in places)
+
+    for mapped in (jax.vmap(both), partial(jax.lax.map, both)):
+        with_goal, without = jax.jit(mapped)(goals)
+        np.testing.assert_allclose(with_goal, without, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.usefixtures("x64")

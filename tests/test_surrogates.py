@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from maml import surrogates
 from tasks.rl import tabular
 from tasks.rl.environment import rollout
-from tasks.rl.policies import Policy, categorical
+from tasks.rl.policies import categorical, memoryless
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
@@ -30,7 +30,7 @@ ALL = {
 }
 EXACT = {name: ALL[name] for name in ("taypo2", "dice")}
 DISCOUNT, RATE = 0.9, 2.0
-TABLE = Policy(lambda key, x: x, lambda theta, state: state @ theta, categorical)
+TABLE = memoryless(lambda key, x: x, lambda theta, state: state @ theta, categorical)
 
 
 def values(mdp, theta, horizon):

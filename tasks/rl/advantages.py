@@ -42,8 +42,9 @@ def linear_baseline(
     time = jnp.broadcast_to(jnp.arange(returns.shape[1])[:, None] / 100, (*returns.shape, 1))
     features = jnp.concatenate([observation, observation**2, time, time**2, time**3], axis=-1)
     counts = alive[..., None]
-    features = features - features.mean((0, 1), where=counts)
-    features = features / (features.std((0, 1), where=counts) + 1e-6)
+    center, spread = (f((0, 1), where=counts) for f in (features.mean, features.std))
+    # What never changes is left as small as its rounding error, and not blown up to a feature.
+    features = (features - center) / (spread + 1e-3 * jnp.abs(center) + 1e-8)
     mean = returns.mean(where=alive)
     rows = jnp.where(counts, features, 0).reshape(-1, features.shape[-1])
     targets = jnp.where(alive, returns - mean, 0).ravel()

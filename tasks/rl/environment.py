@@ -82,17 +82,17 @@ def rollout(
         state, observation = environment.reset(reset_key, task)
 
         def step(carry: Any, key: RandomKey) -> tuple[Any, Trajectories]:
-            state, observation, alive = carry
+            state, observation, memory, alive = carry
             act_key, step_key = jax.random.split(key)
-            distribution = policy.apply(params, observation)
+            distribution, memory = policy.apply(params, observation, memory)
             action = policy.family.sample(distribution, act_key)
             log_prob = policy.family.log_prob(distribution, action)
             state, after, reward, done = environment.step(step_key, state, action, task)
             reward = jnp.where(alive, reward, 0)
             seen = Trajectories(observation, action, distribution, log_prob, reward, alive)
-            return (state, after, alive & ~done), seen
+            return (state, after, memory, alive & ~done), seen
 
-        start = state, observation, jnp.asarray(True)
+        start = state, observation, policy.memory, jnp.asarray(True)
         return jax.lax.scan(step, start, jax.random.split(walk_key, horizon))[1]
 
     drawn = jax.vmap(one)(jax.random.split(key, trajectories))
@@ -103,7 +103,7 @@ def _check(
     environment: Environment, policy: Policy, params: Params, task: PyTree, key: RandomKey
 ) -> None:
     state, observation = jax.eval_shape(environment.reset, key, task)
-    distribution = jax.eval_shape(policy.apply, params, observation)
+    distribution, _ = jax.eval_shape(policy.apply, params, observation, policy.memory)
     actions = policy.family.actions(distribution)
     if actions != environment.actions:
         raise ValueError(f"the environment has actions {environment.actions}; the policy {actions}")

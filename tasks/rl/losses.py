@@ -60,11 +60,11 @@ def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> L
 
     def loss(params: Params, batch: Experience, key: RandomKey) -> tuple[Scalar, Metrics]:
         seen, steps = batch.seen, batch.seen.alive.sum()
-        distribution = _twice(policy.apply, (None, 0))(params, seen.observation)
-        log_prob = _twice(policy.family.log_prob, (0, 0))(distribution, seen.action)
+        distribution = jax.vmap(policy.along, (None, 0))(params, seen.observation)
+        log_prob = _twice(policy.family.log_prob)(distribution, seen.action)
         log_ratio = jnp.where(seen.alive, log_prob - seen.log_prob, 0)
         gain = jax.vmap(surrogate)(log_ratio, batch.advantage).sum()
-        kl = _twice(policy.family.kl, (0, 0))(seen.distribution, distribution)
+        kl = _twice(policy.family.kl)(seen.distribution, distribution)
         metrics = {
             "return": seen.reward.sum(axis=1).mean(),
             "kl": jnp.sum(kl, where=seen.alive) / steps,
@@ -95,6 +95,6 @@ def policy_gradient(
     return on_policy
 
 
-def _twice(function: Callable, axes: tuple) -> Callable[..., Array]:
+def _twice(function: Callable) -> Callable[..., Array]:
     """Mapped over trajectories and their steps."""
-    return jax.vmap(jax.vmap(function, axes), axes)
+    return jax.vmap(jax.vmap(function))

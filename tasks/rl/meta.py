@@ -47,13 +47,15 @@ def collect_episode(
     Args:
         learner: whose loss is `recording`.
         collect: what the adapted policy does.
-        num_steps: K inner steps.
+        num_steps: K inner steps; with none, support and query are the same.
     """
 
     def episode(meta_params: MetaParams, task: PyTree, key: RandomKey) -> Episode:
         support_key, query_key = jax.random.split(key)
         params, experience = adapt(learner(meta_params), task, support_key, num_steps)
-        return jax.lax.stop_gradient(Episode(PerStep(experience), collect(params, task, query_key)))
+        query = collect(params, task, query_key)
+        support = PerStep(experience) if num_steps else query
+        return jax.lax.stop_gradient(Episode(support, query))
 
     return episode
 
@@ -62,6 +64,7 @@ def outer_step(
     episode: Callable[[MetaParams, PyTree, RandomKey], Episode],
     improve: Improve,
     *,
+    chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Metrics]]:
     """Collects in every task, then improves: a step for `maml.iterate`.
@@ -69,12 +72,12 @@ def outer_step(
     Args:
         episode: of one task.
         improve: the outer step on all of them.
-        mesh: devices that share out the tasks.
+        chunk, mesh: see `maml.evaluate`.
     """
 
     def step(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Metrics]:
         collect_key, improve_key = jax.random.split(key)
-        episodes = each_task(episode, state.params, tasks, collect_key, mesh=mesh)
+        episodes = each_task(episode, state.params, tasks, collect_key, chunk=chunk, mesh=mesh)
         return improve(state, episodes, improve_key)
 
     return step
@@ -85,7 +88,7 @@ def trust_region(
     policy: Policy,
     num_steps: int,
     *,
-    mesh: Mesh | None = None,
+    curvature: int | None = None,
     **options: Any,
 ) -> Improve:
     """TRPO: the divergence is the mean KL of the adapted policies from those that acted.
@@ -94,20 +97,28 @@ def trust_region(
         algorithm: with an unrolled objective, whose outer loss is a `surrogate_loss`.
         policy: what adapts.
         num_steps: K inner steps.
-        mesh: devices that share out the tasks.
+        curvature: how many trajectories of each batch give the natural gradient's metric (default:
+            all); gradient, objective, divergence and adapted policy are always those of all.
         options: those of `trust_region_step`.
     """
     if not isinstance(algorithm.grad, Derivative):
         raise ValueError(NO_OBJECTIVE)
 
     def outputs(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree:
-        inner = algorithm.learner(meta_params)
-        params, _ = adapt(inner, episode.support, key, num_steps)
-        seen = episode.query.seen
-        return jax.vmap(jax.vmap(lambda x: policy.apply(params, x)))(seen.observation)
+        few = jax.tree.map(lambda leaf: leaf[:, :curvature], episode.support)
+        all_of, some_of = (
+            adapt(algorithm.learner(meta_params), support, key, num_steps)[0]
+            for support in (episode.support, few)
+        )
+        # The policy that all adapt to; only its derivative is that of some.
+        params = jax.tree.map(
+            lambda whole, some: some + jax.lax.stop_gradient(whole - some), all_of, some_of
+        )
+        seen = jax.tree.map(lambda leaf: leaf[:curvature], episode.query.seen)
+        return jax.vmap(policy.along, (None, 0))(params, seen.observation)
 
     def divergence(old: PyTree, new: PyTree, episode: Episode) -> Scalar:
-        alive = episode.query.seen.alive
+        alive = episode.query.seen.alive[:curvature]
         kl = jax.vmap(jax.vmap(policy.family.kl))(old, new)
         return jnp.sum(kl, where=alive) / alive.sum()
 
@@ -116,9 +127,7 @@ def trust_region(
     )
 
     def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
-        params, metrics = trust_region_step(
-            region, state.params, episodes, key, mesh=mesh, **options
-        )
+        params, metrics = trust_region_step(region, state.params, episodes, key, **options)
         return MetaState(params, state.opt_state, state.step + 1), metrics
 
     return improve
@@ -128,14 +137,20 @@ def repeatedly(
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
     epochs: int = 1,
-    *,
-    mesh: Mesh | None = None,
+    **options: Any,
 ) -> Improve:
-    """Some steps of an optimiser on the same episodes; with ratios clipped outside, ProMP."""
+    """Some steps of an optimiser on the same episodes; with ratios clipped outside, ProMP.
+
+    Args:
+        algorithm: what gives the meta-gradient.
+        optimizer: the outer one.
+        epochs: how many steps.
+        options: those of `meta_step`.
+    """
 
     def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
         def epoch(state: MetaState, key: RandomKey) -> tuple[MetaState, Metrics]:
-            return meta_step(algorithm, optimizer, state, episodes, key, mesh=mesh)
+            return meta_step(algorithm, optimizer, state, episodes, key, **options)
 
         after, metrics = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
         return after._replace(step=state.step + 1), jax.tree.map(lambda leaf: leaf[0], metrics)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree, Scalar
 
@@ -77,13 +78,26 @@ class Policy(NamedTuple):
 
     Attributes:
         init: `init(key, observation) -> params`.
-        apply: `apply(params, observation) -> distribution`.
+        apply: `apply(params, observation, memory) -> (distribution, memory)`.
         family: of the distribution.
+        memory: before the first step of a trajectory; () is none, and steps are independent.
     """
 
     init: Callable[[RandomKey, Array], Params]
-    apply: Callable[[Params, Array], PyTree]
+    apply: Callable[[Params, Array, PyTree], tuple[PyTree, PyTree]]
     family: Family
+    memory: PyTree = ()
+
+    def along(self, params: Params, observations: Float[Array, "time *observation"]) -> PyTree:
+        """The distributions of a trajectory's actions, `[time, ...]`."""
+        if not jax.tree.leaves(self.memory):
+            return jax.vmap(lambda x: self.apply(params, x, self.memory)[0])(observations)
+
+        def step(memory: PyTree, x: Array) -> tuple[PyTree, PyTree]:
+            distribution, memory = self.apply(params, x, memory)
+            return memory, distribution
+
+        return jax.lax.scan(step, self.memory, observations)[1]
 
 
 class GaussianMLP(nn.Module):
@@ -132,11 +146,67 @@ def _hidden(x: Array, widths: Sequence[int], outputs: int) -> Array:
     return nn.Dense(outputs, kernel_init=draw)(x)
 
 
+class CategoricalGRU(nn.Module):
+    """Logits by a gated recurrent unit, which remembers what came before.
+
+    Attributes:
+        actions: how many there are to choose from.
+        size: of the memory.
+    """
+
+    actions: int
+    size: int = 128
+
+    @nn.compact
+    def __call__(self, observation: Array, memory: Array) -> tuple[Array, Array]:
+        """Logits, and the memory after."""
+        memory, out = nn.GRUCell(self.size)(memory, observation)
+        return nn.Dense(self.actions)(out), memory
+
+
+class GaussianGRU(nn.Module):
+    """As `CategoricalGRU`, with a learned standard deviation for each number of the action."""
+
+    actions: int
+    size: int = 128
+
+    @nn.compact
+    def __call__(self, observation: Array, memory: Array) -> tuple[Gaussian, Array]:
+        """The distribution of the action, and the memory after."""
+        memory, out = nn.GRUCell(self.size)(memory, observation)
+        log_std = self.param("log_std", nn.initializers.zeros, (self.actions,))
+        mean = nn.Dense(self.actions)(out)
+        return Gaussian(mean, jnp.maximum(log_std, jnp.log(SMALLEST))), memory
+
+
+def memoryless(
+    init: Callable[[RandomKey, Array], Params],
+    apply: Callable[[Params, Array], PyTree],
+    family: Family,
+) -> Policy:
+    """The policy of a function of the observation alone."""
+    return Policy(init, lambda params, x, memory: (apply(params, x), memory), family)
+
+
 def gaussian_policy(model: nn.Module) -> Policy:
     """The policy of a module that gives a `Gaussian`."""
-    return Policy(model.init, lambda params, x: model.apply(params, x), gaussian)
+    return memoryless(model.init, lambda params, x: model.apply(params, x), gaussian)
 
 
 def categorical_policy(model: nn.Module) -> Policy:
     """The policy of a module that gives logits."""
-    return Policy(model.init, lambda params, x: model.apply(params, x), categorical)
+    return memoryless(model.init, lambda params, x: model.apply(params, x), categorical)
+
+
+def recurrent_policy(model: CategoricalGRU | GaussianGRU) -> Policy:
+    """The policy of a module with a memory, zeros before the first step."""
+    family = categorical if isinstance(model, CategoricalGRU) else gaussian
+
+    def init(key: RandomKey, x: Array) -> Params:
+        return model.init(key, x, jnp.zeros(model.size))
+
+    def apply(params: Params, x: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
+        return model.apply(params, x, jnp.asarray(memory))  # pyright: ignore[reportReturnType]
+
+    # With numpy: no device is touched before the first use.
+    return Policy(init, apply, family, np.zeros(model.size, np.float32))

@@ -30,25 +30,21 @@ class TabularMDP(NamedTuple):
 def bandit(arms: int) -> Environment:
     """A bandit; the task is the probability of a reward of 1 for each arm, `[arm]`.
 
-    The observation says what came of the last pull: the arm, one-hot, and its reward, `[arm + 1]`;
-    zeros before the first.
+    There is nothing to see: the observation is 1, `[1]`.
 
-    >>> play = bandit(2)
-    >>> odds, arm = jnp.array([0.0, 1.0]), jnp.array(1)
-    >>> _, after, reward, _ = play.step(jax.random.key(0), None, arm, odds)
-    >>> after.tolist(), float(reward)
-    ([0.0, 1.0, 1.0], 1.0)
+    >>> play, odds = bandit(2), jnp.array([0.0, 1.0])
+    >>> float(play.step(jax.random.key(0), None, jnp.array(1), odds)[2])
+    1.0
     """
 
     def reset(key: RandomKey, task: Array) -> tuple[None, Array]:
-        return None, jnp.zeros(arms + 1)
+        return None, jnp.ones(1)
 
     def step(
         key: RandomKey, state: None, action: Array, task: Float[Array, " arm"]
     ) -> tuple[None, Array, Array, Array]:
         reward = jax.random.bernoulli(key, task[action]).astype(jnp.float32)
-        observation = jnp.append(jax.nn.one_hot(action, arms), reward)
-        return None, observation, reward, jnp.asarray(False)
+        return None, jnp.ones(1), reward, jnp.asarray(False)
 
     return Environment(reset, step, arms)
 

@@ -1,0 +1,166 @@
+"""From options to a `Study` of meta-reinforcement learning: what every such benchmark shares."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+import maml
+from benchmarks import hardware
+from benchmarks.config import Run, at_least
+from benchmarks.seeds import Trainer
+from maml import surrogates
+from maml.types import LossFn, MetaState, Metrics, RandomKey
+from tasks.rl import meta
+from tasks.rl.environment import Environment
+from tasks.rl.losses import Collect, collector, surrogate_loss
+from tasks.rl.policies import Policy
+
+SURROGATES = {
+    "score_function": surrogates.score_function,
+    "likelihood_ratio": surrogates.likelihood_ratio,
+    "taypo2": surrogates.taypo2,
+    "dice": surrogates.dice,
+}
+
+NOT_ADAPTED = ("pretrained", "oracle", "random", "rl2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaRL(Run):
+    """Options of the benchmarks in reinforcement learning. Each adds its own."""
+
+    algorithm: str = "maml"
+    """What is meta-trained."""
+    seeds: int = 5
+    """How many are trained: `seed`, `seed` + 1, ..."""
+    surrogate: Literal["score_function", "likelihood_ratio", "taypo2", "dice"]
+    """Of the inner steps; `score_function` is that of MAML's code."""
+    outer: Literal["trpo", "promp", "adam"] = "trpo"
+    """The outer step: a trust region, epochs of Adam on clipped ratios, or one step of Adam."""
+    radius: float = 0.01
+    """Largest mean KL divergence of a trust-region step, in nats."""
+    cg_steps: int = 10
+    """Conjugate-gradient steps of a trust-region step."""
+    curvature: int = 2
+    """Trajectories of each batch that give its metric."""
+    epochs: int = 5
+    """Of promp."""
+    clip: float = 0.3
+    """Of promp's ratios."""
+    anchor: float = 5e-4
+    """Strength of promp's KL penalty on the meta-policy."""
+    credit: float = 0.0
+    """Strength of E-MAML's term."""
+    discount: float = 0.99
+    """Of a reward, each step, in the advantages."""
+    smoothing: float = 1.0
+    """Lambda of the generalised advantage estimates."""
+    trajectories: int = 20
+    """Of each batch."""
+    horizon: int
+    """Most steps of an episode."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, dict.fromkeys(("seeds", "cg_steps", "curvature", "epochs"), 1))
+        at_least(self, {"trajectories": 1, "horizon": 1})
+
+    @property
+    def trained_steps(self) -> int:
+        """Inner steps that meta-training looks through."""
+        return 0 if self.algorithm in NOT_ADAPTED else self.inner_steps
+
+
+class Problem(NamedTuple):
+    """What is to be learned.
+
+    Attributes:
+        environment: whose tasks they are.
+        policy: what acts.
+        draw: a task, from a key.
+        horizon: the most steps of a trajectory.
+    """
+
+    environment: Environment
+    policy: Policy
+    draw: Callable[[RandomKey], PyTree]
+    horizon: int
+
+    def collector(self, config: MetaRL, trajectories: int | None = None) -> Collect:
+        """What the policy experiences, under the options."""
+        return collector(
+            self.environment,
+            self.policy,
+            horizon=self.horizon,
+            trajectories=trajectories or config.trajectories,
+            discount=config.discount,
+            smoothing=config.smoothing,
+        )
+
+
+def algorithm(config: MetaRL, loss: LossFn, *, evaluating: bool = False) -> maml.Algorithm:
+    """The configured algorithm. In an evaluation, what was trained without adaptation adapts.
+
+    There, updates beyond those of meta-training have half the rate, as in MAML's code.
+    """
+    steps = config.inner_steps if evaluating else config.trained_steps
+
+    def scaled(rate: float) -> optax.GradientTransformation:
+        halved = optax.piecewise_constant_schedule(rate, {config.inner_steps: 0.5})
+        return optax.sgd(halved if evaluating else rate)
+
+    rate = config.inner_rate
+    return {
+        "fomaml": lambda: maml.fomaml(loss, scaled(rate), steps),
+        "meta_sgd": lambda: maml.meta_sgd(loss, scaled(1.0), steps, rate=rate),
+    }.get(config.algorithm, lambda: maml.maml(loss, scaled(rate), steps))()
+
+
+def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Trainer:
+    """Collects, adapts, and improves by the outer step that is asked for.
+
+    Args:
+        problem: what is to be learned.
+        config: the options.
+        layout: of the tasks of a meta-batch.
+    """
+    policy, steps, options = problem.policy, config.trained_steps, layout._asdict()
+    collect = problem.collector(config)
+    inner = surrogate_loss(policy, SURROGATES[config.surrogate])
+    promp = config.outer == "promp"
+    clipped = partial(surrogates.clipped, clip=config.clip)
+    outer = surrogate_loss(policy, clipped if promp else surrogates.likelihood_ratio)
+    chosen = algorithm(config, inner)
+    chosen = chosen._replace(grad=maml.unrolled(chosen.learner, outer, steps))
+    if steps and config.credit:
+        chosen = meta.exploring(chosen, policy, config.credit)
+    if steps and promp:
+        chosen = meta.anchored(chosen, policy, config.anchor)
+    optimizer = optax.adam(config.outer_rate)
+    if config.outer == "trpo":
+        region: dict[str, Any] = {"radius": config.radius, "cg_steps": config.cg_steps, **options}
+        improve = meta.trust_region(chosen, policy, steps, curvature=config.curvature, **region)
+    else:
+        improve = meta.repeatedly(chosen, optimizer, config.epochs if promp else 1, **options)
+    recorder = algorithm(config, meta.recording(collect, policy, inner)).learner
+    episode = meta.collect_episode(recorder, collect, steps)
+
+    def start(key: RandomKey) -> MetaState:
+        _, observation = problem.environment.reset(key, problem.draw(key))
+        return maml.init(chosen, optimizer, policy.init(key, jnp.zeros_like(observation)))
+
+    def sample(key: RandomKey) -> PyTree:
+        return jax.vmap(problem.draw)(jax.random.split(key, config.meta_batch))
+
+    def follow(metrics: Metrics) -> dict[str, Array]:
+        after = metrics["query"]["return"]
+        before = metrics["support"]["return"][..., 0] if steps else after
+        return {"before": before, "after": after}
+
+    return Trainer(start, meta.outer_step(episode, improve, **options), sample, follow)

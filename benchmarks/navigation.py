@@ -1,0 +1,157 @@
+"""2D navigation by meta-reinforcement learning (Finn et al. 2017, section 5.3 and figure 4).
+
+    python -m benchmarks.navigation                       # their code's settings
+    python -m benchmarks.navigation --algorithm oracle    # who sees the goal
+
+To reach: average returns of -40.41, -11.68, -3.33, -3.23 after 0, 1, 2, 3 updates, on 40 goals that
+were not seen; -2.29 by the oracle. They are means over trajectories that finished first, as their
+sampler takes them (`finished_return`); the plain mean return stands beside it.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from math import gcd
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+import maml
+from benchmarks import hardware, rl_figures, seeds, tables
+from benchmarks.config import at_least, launch
+from benchmarks.meta_rl import MetaRL, Problem, algorithm, trainer
+from maml.mapping import each_task
+from maml.types import MetaParams, Params, RandomKey
+from tasks.rl import navigation
+from tasks.rl.environment import rollout
+from tasks.rl.losses import policy_gradient
+from tasks.rl.policies import GaussianGRU, GaussianMLP, gaussian_policy, recurrent_policy
+from tasks.rl.trials import by_episode, finished_return, trials
+
+Algorithm = Literal["maml", "fomaml", "meta_sgd", "pretrained", "oracle", "random", "rl2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Navigation(MetaRL):
+    """Options of the navigation benchmark."""
+
+    algorithm: Literal["maml", "fomaml", "meta_sgd", "pretrained", "oracle", "random", "rl2"] = (
+        "maml"
+    )
+    """What is meta-trained. `pretrained` learns all goals at once, `oracle` also sees the goal,
+    `random` is not trained, and `rl2` remembers earlier episodes instead of adapting."""
+    width: int = 100
+    """Of the policy's two hidden layers."""
+    squared: bool = False
+    """Reward minus the squared distance, as in the paper's text, not its code."""
+    goals: int = 40
+    """Of the evaluation; the first of the paper's."""
+    eval_trajectories: int = 40
+    """Of each batch of the evaluation."""
+    eval_steps: int = 4
+    """Updates of the evaluation; those beyond `inner_steps` at half the rate. For rl2, as many
+    episodes come before the last one of a trial."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, {"width": 1, "goals": 2, "eval_trajectories": 1, "eval_steps": 0})
+        if self.goals % (self.devices or 1):
+            raise ValueError(
+                f"the devices must divide goals, which is {self.goals}; got {self.devices}"
+            )
+
+
+FINN = Navigation(
+    preset="finn-2017",
+    surrogate="score_function",
+    inner_rate=0.5,
+    inner_steps=1,
+    meta_batch=20,
+    meta_steps=100,
+    steps_per_call=10,
+    horizon=100,
+)
+PUBLISHED = {"MAML, 0 updates": -40.41, "MAML, 1 update": -11.68, "oracle": -2.29}
+PRESETS = {FINN.preset: FINN}
+
+
+def problem(config: Navigation) -> Problem:
+    """The environment, with the goal in sight for an oracle, and the policy."""
+    environment = navigation.navigation(squared=config.squared, oracle=config.algorithm == "oracle")
+    draw, horizon = navigation.draw_goal, config.horizon
+    if config.algorithm == "rl2":
+        episodes = config.eval_steps + 1
+        policy = recurrent_policy(GaussianGRU(2, size=config.width))
+        return Problem(trials(environment, episodes, horizon), policy, draw, episodes * horizon)
+    policy = gaussian_policy(GaussianMLP(2, widths=(config.width, config.width)))
+    return Problem(environment, policy, draw, horizon)
+
+
+def study(config: Navigation) -> seeds.Study:
+    """The parts of the benchmark."""
+    chosen = problem(config)
+    layout = hardware.layout(
+        gcd(config.meta_batch, config.goals), heavy=True, devices=config.devices, chunk=None
+    )
+    environment, policy, *_ = chosen
+    collect = chosen.collector(config, config.eval_trajectories)
+    tester = policy_gradient(collect, policy)
+    counts = {"horizon": config.horizon, "trajectories": config.eval_trajectories}
+
+    def metric(params: Params, goal: Array, key: RandomKey) -> dict[str, Array]:
+        finished = finished_return(environment, policy, params, goal, key, **counts)
+        return {"returns": finished, "mean_returns": tester(params, goal, key)[1]["return"]}
+
+    def evaluate(meta_params: MetaParams, key: RandomKey) -> dict[str, Array]:
+        goals, options = navigation.held_out_goals(config.goals), layout._asdict()
+        if config.algorithm == "rl2":
+
+            def episodes(params: Params, goal: Array, key: RandomKey) -> dict[str, Array]:
+                seen = collect(params, goal, key).seen
+                return {"returns": by_episode(seen, config.eval_steps + 1).mean(axis=0)}
+
+            return each_task(episodes, meta_params, goals, key, **options)
+        learner = algorithm(config, tester, evaluating=True).learner
+        tasks, updates = maml.Episode(goals, goals), config.eval_steps
+        return maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
+
+    facts = {"algorithm": config.algorithm, "batch_norm": "none", "tasks": config.goals}
+    facts |= {"query_size": config.eval_trajectories}
+    return seeds.Study("navigation", trainer(chosen, config, layout), evaluate, facts)
+
+
+def walks(
+    config: Navigation, meta_params: MetaParams, goals: Float[Array, "goal 2"]
+) -> Float[Array, "goal update trajectory time 2"]:
+    """Walks to some goals after 0, 1, ... updates, NaN where they have ended."""
+    environment, policy, *_ = chosen = problem(config)
+    tester = policy_gradient(chosen.collector(config, config.eval_trajectories), policy)
+    learner = algorithm(config, tester, evaluating=True).learner
+    counts = {"horizon": config.horizon, "trajectories": 6}
+
+    def metric(params: Params, goal: Array, key: RandomKey) -> Array:
+        seen = rollout(environment, policy, params, goal, key, **counts)
+        return jnp.where(seen.alive[..., None], seen.observation[..., :2], jnp.nan)
+
+    tasks, key = maml.Episode(goals, goals), jax.random.key(2018)
+    return maml.evaluate(learner, metric, meta_params, tasks, key, config.eval_steps)
+
+
+def main(config: Navigation) -> seeds.Result:
+    """Runs it, prints the table and draws the figures."""
+    if config.algorithm == "random":
+        config = replace(config, meta_steps=0)
+    result = seeds.run(study(config), config, config.seeds)
+    tables.show(result.summary)
+    if config.meta_steps:
+        rl_figures.returns(result.out, "mean return", PUBLISHED)
+    if config.algorithm != "rl2":
+        first = jax.tree.map(lambda leaf: leaf[0], result.meta_params)
+        goals = navigation.held_out_goals(4)
+        rl_figures.paths(result.out, jax.jit(partial(walks, config))(first, goals), goals)
+    return result
+
+
+if __name__ == "__main__":
+    launch(main, PRESETS, __doc__)

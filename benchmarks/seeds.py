@@ -1,0 +1,143 @@
+"""Meta-trains the same problem from several seeds in one program, and evaluates each.
+
+For what is too noisy to be judged by one seed. Folder and log are as `benchmarks.runner`'s.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+from scipy import stats
+
+import maml
+from benchmarks import hardware, session
+from benchmarks.config import Run
+from maml.types import MetaParams, MetaState, Metrics, RandomKey
+
+
+class Trainer(NamedTuple):
+    """What meta-training consists of.
+
+    Attributes:
+        start: the first state, from a key.
+        step: an outer step, for `maml.iterate`.
+        sample: the tasks of a meta-batch, from a key.
+        follow: what the log and the bar show of a step's metrics, by name; numbers.
+    """
+
+    start: Callable[[RandomKey], MetaState]
+    step: Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Metrics]]
+    sample: Callable[[RandomKey], PyTree]
+    follow: Callable[[Metrics], dict[str, Array]]
+
+
+class Study(NamedTuple):
+    """What a benchmark hands over.
+
+    Attributes:
+        name: of the benchmark.
+        trainer: how it is meta-trained.
+        evaluate: `evaluate(meta_params, key) -> {name: [task, inner steps + 1]}`.
+        facts: what belongs to every result of the benchmark.
+    """
+
+    name: str
+    trainer: Trainer
+    evaluate: Callable[[MetaParams, RandomKey], dict[str, Array]]
+    facts: dict[str, Any]
+
+
+class Result(NamedTuple):
+    """Where it lies, what is in its summary, and the meta-parameters, `[seed, ...]`."""
+
+    out: Path
+    summary: dict[str, Any]
+    meta_params: MetaParams
+
+
+def run(study: Study, config: Run, seeds: int) -> Result:
+    """Meta-trains and evaluates; writes `log.jsonl` and `summary.json`.
+
+    Each evaluated metric is summarised by inner step: its mean over seeds and tasks, and the 95%
+    confidence interval over seeds (Student's t; None for one seed).
+
+    Raises:
+        ValueError: the folder holds a run.
+        FloatingPointError: a number that is followed is not finite any more.
+    """
+    out, trainer = session.folder(study.name, config), study.trainer
+    keys = jax.vmap(jax.random.key)(config.seed + jnp.arange(seeds))
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    # A core has enough to do with one seed; other devices take all.
+    batch = 1 if jax.default_backend() == "cpu" else seeds
+    every, seconds = config.steps_per_call, {"compile": 0.0, "train": 0.0}
+
+    def one(task: tuple[MetaState, RandomKey]) -> tuple[MetaState, dict[str, Array]]:
+        state, metrics = maml.iterate(trainer.step, trainer.sample, *task, every)
+        return state, trainer.follow(metrics)
+
+    def call(states: MetaState, keys: Any) -> tuple[MetaState, dict[str, Array]]:
+        return jax.lax.map(one, (states, keys), batch_size=batch)
+
+    def judge(states: MetaState, key: RandomKey) -> dict[str, Array]:
+        return jax.lax.map(lambda s: study.evaluate(s.params, key), states, batch_size=batch)
+
+    states, run_keys = jax.vmap(trainer.start)(fold(keys, 0)), fold(keys, 1)
+    with (
+        session.interruptible() as interrupted,
+        session.progress_bar(config) as advance,
+        (out / "log.jsonl").open("w") as file,
+    ):
+        start = time.perf_counter()
+        compiled = jax.jit(call, donate_argnums=0).lower(states, run_keys).compile()
+        seconds["compile"] = time.perf_counter() - start
+        print(f"{seeds} seeds on {hardware.device()}; compiled in {seconds['compile']:.1f} s.")
+        done = 0
+        while done < config.meta_steps and not interrupted():
+            start = time.perf_counter()
+            states, followed = jax.block_until_ready(compiled(states, run_keys))
+            spent = time.perf_counter() - start
+            seconds["train"] += spent
+            _check_finite(followed, done)
+            done += every
+            line = {name: np.mean(values, axis=1).tolist() for name, values in followed.items()}
+            file.write(json.dumps({"step": done, **line, "seconds": round(spent, 4)}) + "\n")
+            file.flush()
+            latest = ", ".join(f"{name} {np.mean(values):.3g}" for name, values in line.items())
+            advance(spent, latest)
+    start = time.perf_counter()
+    values = jax.block_until_ready(jax.jit(judge)(states, jax.random.key(2017)))
+    seconds["evaluate"] = time.perf_counter() - start
+    found = {name: over_seeds(np.asarray(value)) for name, value in values.items()}
+    facts = study.facts | {"seeds": seeds, "seconds_per_seed": round(seconds["train"] / seeds, 2)}
+    summary = session.summarise(study.name, config, out, done, seconds, found | facts)
+    return Result(out, summary, states.params)
+
+
+def over_seeds(values: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """Mean and 95% confidence interval over seeds of `[seed, task, step]`, by step."""
+    means = values.mean(axis=1)
+    count = len(means)
+    width = [None] * means.shape[1]
+    if count > 1:
+        error = means.std(axis=0, ddof=1) / count**0.5
+        width = (stats.t.ppf(0.975, count - 1) * error).tolist()
+    pairs = zip(means.mean(axis=0).tolist(), width, strict=True)
+    return {str(step): {"mean": mean, "ci95": ci95} for step, (mean, ci95) in enumerate(pairs)}
+
+
+def _check_finite(followed: dict[str, Array], done: int) -> None:
+    for name, values in followed.items():
+        finite = np.isfinite(values)
+        if not finite.all():
+            seed, step = np.argwhere(~finite)[0][:2]
+            raise FloatingPointError(
+                f"{name} is {np.asarray(values)[seed, step]} since meta-step {done + step} of the"
+                f" seed in place {seed}: look at the rewards first"
+            )

@@ -1,0 +1,120 @@
+"""What a run has around it: a folder, a bar, Ctrl-C, and the command that started it."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich import progress
+from rich.console import Console
+
+from benchmarks import hardware
+from benchmarks.config import Run
+
+RESULTS = Path("results")
+
+
+def folder(name: str, config: Run) -> Path:
+    """A new folder for a run, or the one it names.
+
+    Raises:
+        ValueError: it holds a run.
+    """
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    out = config.out or RESULTS / "runs" / f"{name}-{config.preset}-{config.seed}-{stamp}"
+    if (out / "log.jsonl").exists():
+        raise ValueError(f"{out} holds a run; name another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def summarise(
+    name: str,
+    config: Run,
+    out: Path,
+    done: int,
+    seconds: dict[str, float],
+    found: dict[str, Any],
+) -> dict[str, Any]:
+    """Writes `summary.json`, and where the run is to be recorded, a line of results/*.jsonl.
+
+    Args:
+        name: of the benchmark.
+        config: of the run.
+        out: its folder.
+        done: meta-steps that were taken.
+        seconds: what took how long; `train` is among it.
+        found: what came out, and what has to be known to compare it.
+    """
+    summary = {
+        "benchmark": name,
+        "preset": config.preset,
+        **found,
+        "seed": config.seed,
+        "meta_steps": done,
+        "interrupted": done < config.meta_steps,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "tasks_per_second": round(done * config.meta_batch / max(seconds["train"], 1e-9), 1),
+        "device": hardware.device(),
+        "versions": hardware.versions(),
+        "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+        "command": command(),
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    if config.record and not summary["interrupted"]:
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps(summary) + "\n")
+    return summary
+
+
+def command() -> str:
+    """How this process was started; a notebook and a test have no module to name."""
+    spec = sys.modules["__main__"].__spec__
+    return " ".join(["python -m", spec.name, *sys.argv[1:]]) if spec else "from Python"
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is noted instead of raised, so that no result is lost; a second one is raised."""
+    noted: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(number)
+        print("Interrupted: the call at work is finished first. Again to give up at once.")
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(noted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def progress_bar(config: Run) -> Iterator[Callable[[float, str], None]]:
+    """A bar with meta-steps/s, tasks/s, time left and the latest metric."""
+    columns = (
+        progress.BarColumn(bar_width=16),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[latest]}"),
+    )
+    console = Console(stderr=True)
+    # In a notebook the refreshing thread does not reach the widget: every update refreshes it.
+    with progress.Progress(*columns, console=console, auto_refresh=not console.is_jupyter) as bar:
+        task = bar.add_task("", total=config.meta_steps, speed="compiling", latest="")
+
+        def advance(seconds: float, latest: str) -> None:
+            rate = config.steps_per_call / seconds
+            speed = f"{rate:.3g} meta-steps/s, {rate * config.meta_batch:.0f} tasks/s"
+            advanced = config.steps_per_call
+            bar.update(task, advance=advanced, speed=speed, latest=latest, refresh=True)
+
+        yield advance

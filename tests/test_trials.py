@@ -1,0 +1,143 @@
+"""Episodes in a row, against the same written out, and the return that MAML's code reports."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tasks.rl import navigation, tabular
+from tasks.rl.environment import Environment, rollout
+from tasks.rl.losses import Experience, surrogate_loss
+from tasks.rl.policies import (
+    CategoricalGRU,
+    GaussianGRU,
+    categorical,
+    gaussian,
+    memoryless,
+    recurrent_policy,
+)
+from tasks.rl.trials import by_episode, finished_return, trials
+
+KEY = jax.random.key(0)
+FAIR = memoryless(lambda key, x: x, lambda params, x: jnp.zeros(2), categorical)
+
+
+def counting(ends_after):
+    """An episode counts its steps, pays the count, and ends with probability 1 / `ends_after`."""
+
+    def reset(key, task):
+        return jnp.zeros(()), jnp.zeros(1)
+
+    def step(key, count, action, task):
+        count = count + 1
+        return count, count[None], count, jax.random.bernoulli(key, 1 / ends_after)
+
+    return Environment(reset, step, 2)
+
+
+def walk(environment, policy, params, task=None, **counts):
+    walked = jax.jit(lambda key: rollout(environment, policy, params, task, key, **counts))(KEY)
+    return jax.tree.map(np.asarray, walked)
+
+
+@pytest.mark.parametrize("ends_after", [1, 3, 1000])
+def test_a_trial_is_its_episodes_one_after_the_other(ends_after):
+    trial = trials(counting(ends_after), 4, 5)
+    seen = walk(trial, FAIR, None, horizon=20, trajectories=50)
+    returns = np.asarray(by_episode(seen, 4))
+    for n in range(50):
+        episode, count, wanted = 0, 0, np.zeros(4)
+        for t in range(20):
+            assert bool(seen.alive[n, t]) == (episode < 4)
+            if episode == 4:
+                continue
+            place, *action, reward, new = seen.observation[n, t]
+            assert place == count and new == (count == 0)
+            if t:
+                assert action == list(np.eye(2)[seen.action[n, t - 1]])
+                assert reward == seen.reward[n, t - 1]
+            count += 1
+            assert seen.reward[n, t] == count
+            wanted[episode] += count
+            over = t + 1 < 20 and seen.observation[n, t + 1, -1]
+            if over or count == 5:
+                episode, count = episode + 1, 0
+        np.testing.assert_array_equal(returns[n], wanted)
+
+
+@pytest.mark.parametrize(("ends_after", "horizon"), [(4, 12), (20, 12), (1000, 7)])
+def test_the_reported_return_is_that_of_the_sampler_of_mamls_code(ends_after, horizon):
+    """Its loop, with numpy: walkers side by side, until finished paths hold enough steps."""
+    random, walkers = np.random.default_rng(0), 10
+
+    def sampled():
+        ages, returns, lengths = np.zeros(walkers, int), [], 0
+        while lengths < walkers * horizon:
+            ages += 1
+            over = (random.random(walkers) < 1 / ends_after) | (ages == horizon)
+            returns += [age * (age + 1) / 2 for age in ages[over]]
+            lengths += ages[over].sum()
+            ages[over] = 0
+        return np.mean(returns)
+
+    theirs = np.array([sampled() for _ in range(400)])
+    counts = {"horizon": horizon, "trajectories": walkers}
+    one = partial(finished_return, counting(ends_after), FAIR, None, None, **counts)
+    ours = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(KEY, 400)))
+    error = np.sqrt((theirs.var() + ours.var()) / 400)
+    assert abs(theirs.mean() - ours.mean()) <= 4 * error
+
+
+@pytest.mark.parametrize(
+    ("policy", "environment", "task"),
+    [
+        (recurrent_policy(CategoricalGRU(2, size=6)), tabular.bandit(2), jnp.array([0.1, 0.9])),
+        (recurrent_policy(GaussianGRU(2, size=6)), navigation.navigation(), jnp.array([0.3, 0.2])),
+    ],
+)
+def test_a_memory_is_walked_as_it_is_looked_back_on(policy, environment, task):
+    trial = trials(environment, 3, 4)
+    observation = trial.reset(KEY, task)[1]
+    params = policy.init(KEY, observation)
+    seen = rollout(trial, policy, params, task, KEY, horizon=12, trajectories=5)
+    again = jax.vmap(policy.along, (None, 0))(params, seen.observation)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), again, seen.distribution)
+    first = jax.vmap(lambda x: policy.apply(params, x, policy.memory)[0])(seen.observation[:, 5])
+    there = jax.tree.map(lambda leaf: leaf[:, 5], again)
+    assert any(
+        not np.allclose(a, b)
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(there), strict=True)
+    )
+
+
+def test_a_memory_is_trained_through_time():
+    """The gradient by an early observation's weights is there: the last action alone is paid."""
+    policy = recurrent_policy(CategoricalGRU(2, size=6))
+    trial = trials(tabular.bandit(2), 6, 1)
+    task = jnp.array([0.1, 0.9])
+    params = policy.init(KEY, trial.reset(KEY, task)[1])
+    seen = rollout(trial, policy, params, task, KEY, horizon=6, trajectories=3)
+    last = jnp.zeros((3, 6)).at[:, -1].set(1.0)
+
+    def value(observation):
+        changed = seen._replace(observation=observation)
+        return surrogate_loss(policy)(params, Experience(changed, last), KEY)[0]
+
+    by_observation = jax.grad(value)(seen.observation)
+    assert (jnp.abs(by_observation).max(axis=(0, 2)) > 0).all()
+
+
+def test_families_of_memories_are_those_of_their_modules():
+    assert recurrent_policy(CategoricalGRU(2)).family is categorical
+    assert recurrent_policy(GaussianGRU(2)).family is gaussian
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [((0, 5), "number of episodes must be"), ((5, 0), "steps of an episode must be")],
+)
+def test_a_trial_needs_episodes_and_steps(counts, message):
+    with pytest.raises(ValueError, match=message):
+        trials(counting(2), *counts)
