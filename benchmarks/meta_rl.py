@@ -61,6 +61,9 @@ class MetaRL(Run):
     """Of a reward, each step, in the advantages."""
     smoothing: float = 1.0
     """Lambda of the generalised advantage estimates."""
+    lesson: Literal["reward", "square"] = "reward"
+    """What inner steps ascend: the rewards, with advantages of mean 0 and deviation 1, or minus
+    their squares as they are. The square of a distance says how far, the distance only where to."""
     trajectories: int = 20
     """Of each batch."""
     horizon: int
@@ -92,8 +95,11 @@ class Problem(NamedTuple):
     draw: Callable[[RandomKey], PyTree]
     horizon: int
 
-    def collector(self, config: MetaRL, trajectories: int | None = None) -> Collect:
-        """What the policy experiences, under the options."""
+    def collector(
+        self, config: MetaRL, trajectories: int | None = None, *, adapting: bool = False
+    ) -> Collect:
+        """What the policy experiences, under the options; `adapting`, with their lesson."""
+        square = adapting and config.lesson == "square"
         return collector(
             self.environment,
             self.policy,
@@ -101,6 +107,8 @@ class Problem(NamedTuple):
             trajectories=trajectories or config.trajectories,
             discount=config.discount,
             smoothing=config.smoothing,
+            normalise=not square,
+            lesson=(lambda reward: -jnp.square(reward)) if square else (lambda reward: reward),
         )
 
 
@@ -131,7 +139,7 @@ def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Traine
         layout: of the tasks of a meta-batch.
     """
     policy, steps, options = problem.policy, config.trained_steps, layout._asdict()
-    collect = problem.collector(config)
+    collect, study = problem.collector(config), problem.collector(config, adapting=True)
     inner = surrogate_loss(policy, SURROGATES[config.surrogate])
     promp = config.outer == "promp"
     clipped = partial(surrogates.clipped, clip=config.clip)
@@ -148,7 +156,7 @@ def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Traine
         improve = meta.trust_region(chosen, policy, steps, curvature=config.curvature, **region)
     else:
         improve = meta.repeatedly(chosen, optimizer, config.epochs if promp else 1, **options)
-    recorder = algorithm(config, meta.recording(collect, policy, inner)).learner
+    recorder = algorithm(config, meta.recording(study, policy, inner)).learner
     episode = meta.collect_episode(recorder, collect, steps)
 
     def start(key: RandomKey) -> MetaState:

@@ -1,7 +1,9 @@
 """2D navigation by meta-reinforcement learning (Finn et al. 2017, section 5.3 and figure 4).
 
-    python -m benchmarks.navigation                       # their code's settings
+    python -m benchmarks.navigation                       # their code's settings; 3 minutes
+    python -m benchmarks.navigation --preset best         # ours
     python -m benchmarks.navigation --algorithm oracle    # who sees the goal
+    python -m benchmarks.navigation --preset corners      # sparse rewards: who explores?
 
 To reach: average returns of -40.41, -11.68, -3.33, -3.23 after 0, 1, 2, 3 updates, on 40 goals that
 were not seen; -2.29 by the oracle. They are means over trajectories that finished first, as their
@@ -21,6 +23,7 @@ import maml
 from benchmarks import hardware, rl_figures, seeds, tables
 from benchmarks.config import at_least, launch
 from benchmarks.meta_rl import MetaRL, Problem, algorithm, trainer
+from benchmarks.seeds import by_step
 from maml.mapping import each_task
 from maml.types import MetaParams, Params, RandomKey
 from tasks.rl import navigation
@@ -41,8 +44,11 @@ class Navigation(MetaRL):
     )
     """What is meta-trained. `pretrained` learns all goals at once, `oracle` also sees the goal,
     `random` is not trained, and `rl2` remembers earlier episodes instead of adapting."""
+    corners: bool = False
+    """Goals in four corners, which pay in their own quarter alone: who does not look there before
+    adapting cannot adapt."""
     width: int = 100
-    """Of the policy's two hidden layers."""
+    """Of the policy's two hidden layers, or of rl2's memory."""
     squared: bool = False
     """Reward minus the squared distance, as in the paper's text, not its code."""
     goals: int = 40
@@ -55,6 +61,8 @@ class Navigation(MetaRL):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.corners and (self.algorithm == "oracle" or self.squared):
+            raise ValueError("corners are for those who cannot see them, and pay no squares")
         at_least(self, {"width": 1, "goals": 2, "eval_trajectories": 1, "eval_steps": 0})
         if self.goals % (self.devices or 1):
             raise ValueError(
@@ -73,19 +81,38 @@ FINN = Navigation(
     horizon=100,
 )
 PUBLISHED = {"MAML, 0 updates": -40.41, "MAML, 1 update": -11.68, "oracle": -2.29}
-PRESETS = {FINN.preset: FINN}
+BEST = replace(
+    FINN,
+    preset="best",
+    surrogate="likelihood_ratio",
+    lesson="square",
+    smoothing=0.95,
+    inner_rate=0.02,
+)
+RL2 = replace(FINN, preset="rl2", algorithm="rl2", outer="promp", smoothing=0.95, width=64)
+CORNERS = replace(FINN, preset="corners", corners=True, surrogate="likelihood_ratio")
+PRESETS = {preset.preset: preset for preset in (FINN, BEST, RL2, CORNERS)}
 
 
 def problem(config: Navigation) -> Problem:
     """The environment, with the goal in sight for an oracle, and the policy."""
     environment = navigation.navigation(squared=config.squared, oracle=config.algorithm == "oracle")
     draw, horizon = navigation.draw_goal, config.horizon
+    if config.corners:
+        environment, draw = navigation.corners(), navigation.draw_corner
     if config.algorithm == "rl2":
         episodes = config.eval_steps + 1
         policy = recurrent_policy(GaussianGRU(2, size=config.width))
         return Problem(trials(environment, episodes, horizon), policy, draw, episodes * horizon)
     policy = gaussian_policy(GaussianMLP(2, widths=(config.width, config.width)))
     return Problem(environment, policy, draw, horizon)
+
+
+def held_out(config: Navigation) -> Float[Array, "goal 2"]:
+    """The goals of the evaluation."""
+    if config.corners:
+        return jnp.resize(navigation.CORNERS, (config.goals, 2))
+    return navigation.held_out_goals(config.goals)
 
 
 def study(config: Navigation) -> seeds.Study:
@@ -95,7 +122,7 @@ def study(config: Navigation) -> seeds.Study:
         gcd(config.meta_batch, config.goals), heavy=True, devices=config.devices, chunk=None
     )
     environment, policy, *_ = chosen
-    collect = chosen.collector(config, config.eval_trajectories)
+    collect = chosen.collector(config, config.eval_trajectories, adapting=True)
     tester = policy_gradient(collect, policy)
     counts = {"horizon": config.horizon, "trajectories": config.eval_trajectories}
 
@@ -103,18 +130,20 @@ def study(config: Navigation) -> seeds.Study:
         finished = finished_return(environment, policy, params, goal, key, **counts)
         return {"returns": finished, "mean_returns": tester(params, goal, key)[1]["return"]}
 
-    def evaluate(meta_params: MetaParams, key: RandomKey) -> dict[str, Array]:
-        goals, options = navigation.held_out_goals(config.goals), layout._asdict()
+    def evaluate(meta_params: MetaParams, key: RandomKey) -> dict[str, dict[str, Array]]:
+        goals, options = held_out(config), layout._asdict()
         if config.algorithm == "rl2":
 
-            def episodes(params: Params, goal: Array, key: RandomKey) -> dict[str, Array]:
+            def episodes(params: Params, goal: Array, key: RandomKey) -> Array:
                 seen = collect(params, goal, key).seen
-                return {"returns": by_episode(seen, config.eval_steps + 1).mean(axis=0)}
+                return by_episode(seen, config.eval_steps + 1).mean(axis=0)
 
-            return each_task(episodes, meta_params, goals, key, **options)
+            returns = each_task(episodes, meta_params, goals, key, **options)
+            return {"returns": by_step(returns)}
         learner = algorithm(config, tester, evaluating=True).learner
         tasks, updates = maml.Episode(goals, goals), config.eval_steps
-        return maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
+        found = maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
+        return {name: by_step(values) for name, values in found.items()}
 
     facts = {"algorithm": config.algorithm, "batch_norm": "none", "tasks": config.goals}
     facts |= {"query_size": config.eval_trajectories}
@@ -126,7 +155,8 @@ def walks(
 ) -> Float[Array, "goal update trajectory time 2"]:
     """Walks to some goals after 0, 1, ... updates, NaN where they have ended."""
     environment, policy, *_ = chosen = problem(config)
-    tester = policy_gradient(chosen.collector(config, config.eval_trajectories), policy)
+    collect = chosen.collector(config, config.eval_trajectories, adapting=True)
+    tester = policy_gradient(collect, policy)
     learner = algorithm(config, tester, evaluating=True).learner
     counts = {"horizon": config.horizon, "trajectories": 6}
 
@@ -145,10 +175,11 @@ def main(config: Navigation) -> seeds.Result:
     result = seeds.run(study(config), config, config.seeds)
     tables.show(result.summary)
     if config.meta_steps:
-        rl_figures.returns(result.out, "mean return", PUBLISHED)
+        levels = {} if config.corners else PUBLISHED
+        rl_figures.returns(result.out, "mean return", levels)
     if config.algorithm != "rl2":
         first = jax.tree.map(lambda leaf: leaf[0], result.meta_params)
-        goals = navigation.held_out_goals(4)
+        goals = held_out(config)[:4]
         rl_figures.paths(result.out, jax.jit(partial(walks, config))(first, goals), goals)
     return result
 

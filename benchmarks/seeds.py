@@ -43,13 +43,13 @@ class Study(NamedTuple):
     Attributes:
         name: of the benchmark.
         trainer: how it is meta-trained.
-        evaluate: `evaluate(meta_params, key) -> {name: [task, inner steps + 1]}`.
+        evaluate: `evaluate(meta_params, key) -> {metric: {when: [task]}}`.
         facts: what belongs to every result of the benchmark.
     """
 
     name: str
     trainer: Trainer
-    evaluate: Callable[[MetaParams, RandomKey], dict[str, Array]]
+    evaluate: Callable[[MetaParams, RandomKey], dict[str, dict[str, Array]]]
     facts: dict[str, Any]
 
 
@@ -64,8 +64,8 @@ class Result(NamedTuple):
 def run(study: Study, config: Run, seeds: int) -> Result:
     """Meta-trains and evaluates; writes `log.jsonl` and `summary.json`.
 
-    Each evaluated metric is summarised by inner step: its mean over seeds and tasks, and the 95%
-    confidence interval over seeds (Student's t; None for one seed).
+    Each evaluated metric is summarised by its mean over seeds and tasks, and the 95% confidence
+    interval over seeds (Student's t; None for one seed).
 
     Raises:
         ValueError: the folder holds a run.
@@ -85,7 +85,7 @@ def run(study: Study, config: Run, seeds: int) -> Result:
     def call(states: MetaState, keys: Any) -> tuple[MetaState, dict[str, Array]]:
         return jax.lax.map(one, (states, keys), batch_size=batch)
 
-    def judge(states: MetaState, key: RandomKey) -> dict[str, Array]:
+    def judge(states: MetaState, key: RandomKey) -> dict[str, dict[str, Array]]:
         return jax.lax.map(lambda s: study.evaluate(s.params, key), states, batch_size=batch)
 
     states, run_keys = jax.vmap(trainer.start)(fold(keys, 0)), fold(keys, 1)
@@ -114,22 +114,32 @@ def run(study: Study, config: Run, seeds: int) -> Result:
     start = time.perf_counter()
     values = jax.block_until_ready(jax.jit(judge)(states, jax.random.key(2017)))
     seconds["evaluate"] = time.perf_counter() - start
-    found = {name: over_seeds(np.asarray(value)) for name, value in values.items()}
+    found = {
+        metric: {when: over_seeds(np.asarray(curve[when])) for when in sorted(curve, key=_order)}
+        for metric, curve in values.items()
+    }
     facts = study.facts | {"seeds": seeds, "seconds_per_seed": round(seconds["train"] / seeds, 2)}
     summary = session.summarise(study.name, config, out, done, seconds, found | facts)
     return Result(out, summary, states.params)
 
 
-def over_seeds(values: np.ndarray) -> dict[str, dict[str, float | None]]:
-    """Mean and 95% confidence interval over seeds of `[seed, task, step]`, by step."""
+def by_step(values: Array) -> dict[str, Array]:
+    """From `[task, step]` to each step's."""
+    return {str(step): values[:, step] for step in range(values.shape[1])}
+
+
+def over_seeds(values: np.ndarray) -> dict[str, float | None]:
+    """Mean and 95% confidence interval over seeds of `[seed, task]`."""
     means = values.mean(axis=1)
-    count = len(means)
-    width = [None] * means.shape[1]
+    count, ci95 = len(means), None
     if count > 1:
-        error = means.std(axis=0, ddof=1) / count**0.5
-        width = (stats.t.ppf(0.975, count - 1) * error).tolist()
-    pairs = zip(means.mean(axis=0).tolist(), width, strict=True)
-    return {str(step): {"mean": mean, "ci95": ci95} for step, (mean, ci95) in enumerate(pairs)}
+        ci95 = float(stats.t.ppf(0.975, count - 1) * means.std(ddof=1) / count**0.5)
+    return {"mean": float(means.mean()), "ci95": ci95}
+
+
+def _order(when: str) -> tuple[bool, int, str]:
+    """Steps as numbers, and then all else."""
+    return not when.isdigit(), int(when) if when.isdigit() else 0, when
 
 
 def _check_finite(followed: dict[str, Array], done: int) -> None:

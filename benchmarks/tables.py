@@ -21,11 +21,11 @@ METRICS = {
     "sinusoid": ("mse", 1, "MSE", 2),
     "omniglot": ("accuracy", 100, "accuracy, %", 2),
     "navigation": ("returns", 1, "return", 2),
+    "bandits": ("reward", 1, "reward", 3),
 }
 
 # What MAML's paper prints: task, algorithm and model -> inner step -> value. With 10 shots it has
 # only a curve (figure 3), and the values are read off it.
-FINN = "Finn et al. 2017"
 NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
 PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
     ("sinusoid 5-shot", "maml", ""): {"1": "0.67", "5": "0.38", "10": "0.35"},
@@ -42,6 +42,25 @@ PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
     ("navigation", "random", ""): {"0": "-82.66", "1": "-57.96", "2": "-53.84", "3": "-46.81"},
     ("navigation", "oracle", ""): {"0": "-2.29 ± 0.1"},
 }
+# SNAIL's table of MAML, and that of RL2 (Duan et al. 2016); budget and arms, then who.
+BANDITS = {
+    (10, 5): ("6.5 ± 0.1", "6.7"),
+    (10, 10): ("6.6 ± 0.1", "6.7"),
+    (10, 50): ("6.6 ± 0.1", "6.8"),
+    (100, 5): ("67.1 ± 1.1", "78.7"),
+    (100, 10): ("70.1 ± 0.6", "83.5"),
+    (100, 50): ("70.3 ± 0.4", "84.9"),
+    (500, 5): ("too expensive", "401.5"),
+    (500, 10): ("too expensive", "432.5"),
+    (500, 50): ("too expensive", "438.9"),
+}
+MDPS = {
+    10: ("0.563", "0.752"),
+    25: ("0.591", "0.859"),
+    50: ("too expensive", "0.902"),
+    75: ("too expensive", "0.918"),
+    100: ("too expensive", "0.922"),
+}
 Summary = dict[str, Any]
 
 
@@ -53,12 +72,18 @@ def task_of(summary: Summary) -> str:
         f" {config[key]}-{word}" if key in config else ""
         for key, word in (("ways", "way"), ("shots", "shot"))
     )
-    return f"{name}{ways}{shots}"
+    return f"{name}{' corners' if config.get('corners') else ''}{ways}{shots}"
 
 
 def published(summary: Summary) -> dict[str, str]:
     """What the paper prints for this task, algorithm and model, by inner step."""
-    model = summary["config"].get("model", "")
+    config = summary["config"]
+    if summary["benchmark"] == "bandits":
+        budget, place = config["budget"], int(summary["algorithm"] == "rl2")
+        bandit = config["problem"] == "bandit"
+        cells = BANDITS.get((budget, config["arms"])) if bandit else MDPS.get(budget)
+        return dict.fromkeys(("total", "at the last rate"), cells[place]) if cells else {}
+    model = config.get("model", "")
     return PUBLISHED.get((task_of(summary), summary["algorithm"], model), {})
 
 
@@ -78,7 +103,7 @@ def show(summary: Summary) -> None:
     metric, _, unit, _ = METRICS[summary["benchmark"]]
     theirs = published(summary)
     table = Table(title=f"{task_of(summary)}, {summary['algorithm']}: {unit} (95% CI)")
-    for column in ("inner steps", "ours", FINN):
+    for column in ("inner steps", "ours", "published"):
         table.add_column(column, justify="right")
     for step in summary[metric]:
         table.add_row(step, cell(summary, step), theirs.get(step, ""))
@@ -106,7 +131,8 @@ def markdown(summaries: Iterable[Summary]) -> str:
     rows = [head, ("---",) * len(head)]
     for summary in summaries:
         theirs = published(summary)
-        reported = [step for step in theirs if int(step) <= summary["config"]["eval_steps"]]
+        found = summary[METRICS[summary["benchmark"]][0]]
+        reported = [step for step in theirs if step in found]
         for step in reported or [str(summary["config"]["inner_steps"])]:
             rows.append(
                 (

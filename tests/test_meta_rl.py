@@ -20,8 +20,12 @@ KEY = jax.random.key(0)
 POLICY = gaussian_policy(GaussianMLP(2, widths=(8,)))
 COLLECT = collector(navigation.navigation(), POLICY, horizon=7, trajectories=5)
 GOALS = navigation.held_out_goals(4).astype(float)
+THETA = POLICY.init(KEY, jnp.zeros(2))
+HEAD = maml.mask_by_path(THETA, "Dense_1")
 ALGORITHMS = {
     "maml": partial(maml.maml, optimizer=optax.sgd(0.5)),
+    "anil": partial(maml.anil, optimizer=optax.sgd(0.5), head=HEAD),
+    "cavia": partial(maml.cavia, optimizer=optax.sgd(0.5), context=HEAD),
     "fomaml": partial(maml.fomaml, optimizer=optax.sgd(0.5)),
     "meta_sgd": partial(maml.meta_sgd, optimizer=optax.sgd(1.0), rate=0.5),
 }
@@ -29,9 +33,6 @@ ALGORITHMS = {
 
 def doubled(tree):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
-
-
-THETA = POLICY.init(KEY, jnp.zeros(2))
 
 
 def collected(build, loss, num_steps):
@@ -104,3 +105,52 @@ def test_the_extra_term_of_e_maml_is_the_gradient_by_the_sampling_of_what_is_ada
             chance = jax.nn.softmax(theta)[a] * jax.nn.softmax(theta)[b]
             total += chance * term(theta, maml.Episode(maml.PerStep(support), query), KEY)[0]
     np.testing.assert_allclose(total, -scale * jax.grad(expected)(theta), atol=1e-12)
+
+
+def episodes_and(improve):
+    """An outer step on episodes of all goals, and the algorithm it is of."""
+    algorithm = maml.maml(surrogate_loss(POLICY), optax.sgd(0.5), 2)
+    episode = collected(ALGORITHMS["maml"], surrogate_loss(POLICY), 2)
+    step = jax.jit(meta.outer_step(episode, improve(algorithm)))
+    return step, maml.init(algorithm, optax.adam(1e-2), doubled(THETA))
+
+
+def test_the_metric_of_all_trajectories_is_that_of_all():
+    def region(algorithm, curvature):
+        return meta.trust_region(algorithm, POLICY, 2, curvature=curvature, cg_steps=60)
+
+    after = []
+    for curvature in (None, 5, 1):
+        step, state = episodes_and(partial(region, curvature=curvature))
+        after.append(step(state, GOALS, KEY)[0].params)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8), *after[:2])
+    assert any(map(np.any, jax.tree.leaves(jax.tree.map(np.not_equal, after[0], after[2]))))
+
+
+@pytest.mark.parametrize("outer", ["trpo", "few", "promp", "adam"])
+def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
+    loss = surrogate_loss(POLICY)
+    improve = {
+        # Far from quadratic, so that few conjugate-gradient steps are the best.
+        "trpo": lambda a: meta.trust_region(a, POLICY, 2, cg_steps=2),
+        "few": lambda a: meta.trust_region(a, POLICY, 2, cg_steps=2, curvature=1),
+        "promp": lambda a: meta.repeatedly(meta.anchored(a, POLICY, 0.1), optax.adam(1e-2), 5),
+        "adam": lambda a: meta.repeatedly(a, optax.adam(1e-2)),
+    }[outer]
+    step, state = episodes_and(improve)
+    after, _ = step(state, GOALS, KEY)
+    assert int(after.step) == 1
+    derivative = maml.maml(loss, optax.sgd(0.5), 2).grad
+    assert isinstance(derivative, maml.Derivative)
+    episode = collected(ALGORITHMS["maml"], loss, 2)
+    key = jax.random.split(KEY)[0]
+    episodes = jax.vmap(episode, (None, 0, 0))(state.params, GOALS, jax.random.split(key, 4))
+
+    def value(params):
+        values, metrics = jax.vmap(derivative.objective, (None, 0, None))(params, episodes, KEY)
+        return float(values.mean()), float(metrics["query"]["kl"].mean())
+
+    (before, same), (now, far) = value(state.params), value(after.params)
+    assert now < before and same == pytest.approx(0, abs=1e-12) and far > 0
+    if outer in ("trpo", "few"):
+        assert 0.003 < far <= 0.01

@@ -110,14 +110,14 @@ def test_a_small_step_is_along_the_natural_gradient():
     assert float(cosine) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
-def test_devices_share_out_the_tasks_to_the_same_step(devices):
+@pytest.mark.parametrize(("devices", "chunk"), [(1, 1), (1, 4), (2, None), (2, 2), (4, 1), (8, 1)])
+def test_devices_and_chunks_share_out_the_tasks_to_the_same_step(devices, chunk):
     """Conjugate gradients that end before they converge blow up rounding, so here they do."""
     region, theta, episodes = problem()
     step = partial(trust_region_step, region, cg_steps=40)
     alone = jax.jit(step)(theta, episodes, KEY)
     mesh = maml.task_mesh(devices)
-    shared = jax.jit(partial(step, mesh=mesh))(theta, episodes, KEY)
+    shared = jax.jit(partial(step, mesh=mesh, chunk=chunk))(theta, episodes, KEY)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9), shared, alone)
 
 

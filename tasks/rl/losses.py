@@ -34,13 +34,23 @@ def collector(
     trajectories: int,
     discount: float = 0.99,
     smoothing: float = 1.0,
+    normalise: bool = True,
+    lesson: Callable[[Array], Array] = lambda reward: reward,
 ) -> Collect:
-    """Collects experience; the options are those of `rollout` and `advantages`."""
+    """Collects experience.
+
+    Args:
+        environment, policy, horizon, trajectories: as in `rollout`.
+        discount, smoothing, normalise: as in `advantages`.
+        lesson: what is learned from a reward; the advantages are those of it. Default: itself.
+    """
 
     def collect(params: Params, task: PyTree, key: RandomKey) -> Experience:
         counts = {"horizon": horizon, "trajectories": trajectories}
         seen = rollout(environment, policy, params, task, key, **counts)
-        advantage = advantages(seen, discount=discount, smoothing=smoothing)
+        judged = seen._replace(reward=lesson(seen.reward) * seen.alive)
+        options = {"discount": discount, "smoothing": smoothing, "normalise": normalise}
+        advantage = advantages(judged, **options)
         return Experience(seen, jax.lax.stop_gradient(advantage))
 
     return collect

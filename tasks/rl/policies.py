@@ -198,6 +198,15 @@ def categorical_policy(model: nn.Module) -> Policy:
     return memoryless(model.init, lambda params, x: model.apply(params, x), categorical)
 
 
+def table_policy(actions: int) -> Policy:
+    """Logits linear in the observation, zeros at first: a table, where one state is observed."""
+
+    def init(key: RandomKey, x: Float[Array, " size"]) -> Params:
+        return jnp.zeros((x.size, actions))
+
+    return memoryless(init, lambda params, x: x @ params, categorical)
+
+
 def recurrent_policy(model: CategoricalGRU | GaussianGRU) -> Policy:
     """The policy of a module with a memory, zeros before the first step."""
     family = categorical if isinstance(model, CategoricalGRU) else gaussian
