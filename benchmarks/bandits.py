@@ -72,7 +72,7 @@ def _preset(problem: Literal["bandit", "mdp"], budget: int, arms: int) -> Bandit
         budget=budget,
         trajectories=budget // (steps + 1),
         horizon=1 if problem == "bandit" else EPISODE,
-        inner_rate=2.0 * arms,
+        inner_rate=(2.0 if problem == "bandit" else 10.0) * arms,
         inner_steps=steps,
         meta_batch=200,
         meta_steps=200,

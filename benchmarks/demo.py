@@ -1,7 +1,7 @@
-"""Three minutes of meta-learning, with no data and no network: `make demo`.
+"""Four minutes of meta-learning, with no data and no network: `make demo`.
 
-Meta-trains on sinusoids and on the embedded glyphs, prints both tables beside the numbers of
-MAML's paper, and leaves the figures in results/demo.
+Meta-trains on sinusoids, on the embedded glyphs and on walks to a goal out of sight, prints the
+tables beside the numbers of MAML's paper, and leaves the figures in results/demo.
 """
 
 import shutil
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import hardware, omniglot, sinusoid
+from benchmarks import hardware, navigation, omniglot, sinusoid
 from benchmarks.session import RESULTS
 
 
 def main(out: Path = RESULTS / "demo", **changes: int) -> None:
-    """Runs both; `changes` make them smaller."""
+    """Runs all three; `changes` make them smaller, where they have such an option."""
     shutil.rmtree(out, ignore_errors=True)
     console = Console()
     console.rule("Sinusoids: a wave from 5 of its points")
@@ -23,6 +23,10 @@ def main(out: Path = RESULTS / "demo", **changes: int) -> None:
     console.rule("Glyphs: 5 characters of unseen scripts from 1 drawing each")
     glyphs = omniglot.PRESETS["glyphs-5-way-1-shot"]
     omniglot.main(replace(glyphs, out=out / "glyphs", **changes))
+    console.rule("Navigation: to a goal out of sight, after one policy-gradient step")
+    walks = replace(navigation.BEST, out=out / "navigation", seeds=1, meta_steps=50)
+    options = {name: value for name, value in changes.items() if hasattr(walks, name)}
+    navigation.main(replace(walks, **options))
     console.print("Omniglot itself: python -m benchmarks.omniglot --help")
     for figure in sorted(out.rglob("*.png")):
         console.print(f"figure: {figure}")

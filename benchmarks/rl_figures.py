@@ -53,14 +53,14 @@ def paths(
     figure = Figure(figsize=(2.2 * columns, 2.3 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for row, goal, updates in zip(grid, goals, np.asarray(walks), strict=True):
-        for axes, title, trajectories in zip(row, titles, updates, strict=True):
+        for axes, trajectories in zip(row, updates, strict=True):
             for walk in trajectories:
                 axes.plot(*walk.T, linewidth=0.8, alpha=0.7)
             axes.plot(0, 0, "ko", markersize=4)
             axes.plot(*goal, "*", color="tab:red", markersize=12, markeredgecolor="white")
             axes.set_aspect("equal")
-            if row is grid[0]:
-                axes.set_title(title)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title)
     return saved(figure, out / "paths.png")
 
 

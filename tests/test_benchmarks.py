@@ -269,8 +269,9 @@ def test_the_readme_holds_the_table_of_the_recorded_results():
 
 def test_the_demo_runs(tmp_path, capsys):
     demo.main(tmp_path / "demo", meta_batch=2, **TINY)
-    assert len(list((tmp_path / "demo").rglob("*.png"))) == 4
-    assert "0.67" in capsys.readouterr().out
+    assert len(list((tmp_path / "demo").rglob("*.png"))) == 6
+    shown = capsys.readouterr().out
+    assert "0.67" in shown and "-11.68" in shown
 
 
 def test_a_figure_without_validation_has_one_curve(waves):

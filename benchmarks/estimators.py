@@ -1,0 +1,138 @@
+"""Do sampled meta-gradients converge, and to the right one? Each surrogate on a decision process.
+
+    python -m benchmarks.estimators --out results/estimators       # a minute on two cores
+
+The meta-gradient  d V(theta + rate grad V(theta)) / d theta  of a table of logits is known exactly.
+Its estimate takes the second derivative from a surrogate of N trajectories, and everything else
+exactly, so that what is seen is the surrogate's. DiCE and TayPO-2 become exact; the likelihood
+ratio keeps an error, that of taking the states for given; the score function has no second
+derivative at all here.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array
+from matplotlib.figure import Figure
+from rich.progress import track
+
+from benchmarks import hardware
+from benchmarks.config import in_words
+from benchmarks.meta_rl import SURROGATES
+from benchmarks.rl_figures import saved
+from benchmarks.session import RESULTS, command
+from maml.types import RandomKey
+from tasks.rl import tabular
+from tasks.rl.environment import rollout
+from tasks.rl.policies import table_policy
+
+STATES, ACTIONS, HORIZON, DISCOUNT, RATE = 10, 5, 10, 0.9, 2.0
+MEASURES = ("error", "cosine")
+
+
+@dataclass(frozen=True)
+class Estimators:
+    """Options of the comparison."""
+
+    out: Path = RESULTS / "estimators"
+    """Folder of the figure and of the numbers."""
+    largest: int = 14
+    """Logarithm, base 2, of the most trajectories; they grow by four from 16."""
+    repeats: int = 20
+    """Estimates of each size, of which median and quartiles are shown."""
+
+
+def problem(key: RandomKey) -> tuple[Callable[[str, int, RandomKey], Array], Array]:
+    """(`estimate(surrogate, trajectories, key)`, the exact meta-gradient) of a random process."""
+    mdp_key, policy_key = jax.random.split(key)
+    mdp = tabular.draw_mdp(mdp_key, STATES, ACTIONS)
+    theta = jax.random.normal(policy_key, (STATES, ACTIONS))
+    environment, policy = tabular.tabular(STATES, ACTIONS), table_policy(ACTIONS)
+
+    def to_go(theta: Array, steps: int) -> Array:
+        return tabular.values(mdp, jax.nn.softmax(theta), steps, discount=DISCOUNT)
+
+    gradient = jax.grad(lambda theta: to_go(theta, HORIZON)[0])
+    outer = gradient(theta + RATE * gradient(theta))
+    exact = outer + RATE * jax.jvp(gradient, (theta,), (outer,))[1]
+    baseline = jnp.stack([to_go(theta, HORIZON - time) for time in range(HORIZON)])
+    weights = DISCOUNT ** jnp.arange(HORIZON)
+
+    @partial(jax.jit, static_argnums=(0, 1))
+    def estimate(surrogate: str, trajectories: int, key: RandomKey) -> Array:
+        counts = {"horizon": HORIZON, "trajectories": trajectories}
+        seen = rollout(environment, policy, theta, mdp, key, **counts)
+        expected = baseline[jnp.arange(HORIZON), seen.observation.argmax(axis=-1)]
+        gained = jnp.cumsum((weights * seen.reward)[:, ::-1], axis=1)[:, ::-1]
+        advantage = gained - weights * expected
+
+        def mean(theta: Array) -> Array:
+            log_prob = jax.vmap(jax.vmap(policy.family.log_prob))(
+                jax.vmap(policy.along, (None, 0))(theta, seen.observation), seen.action
+            )
+            return jax.vmap(SURROGATES[surrogate])(log_prob - seen.log_prob, advantage).mean()
+
+        return outer + RATE * jax.jvp(jax.grad(mean), (theta,), (outer,))[1]
+
+    return estimate, exact
+
+
+def measure(config: Estimators) -> dict[str, Any]:
+    """Relative error and cosine by surrogate and size: `[first quartile, median, third]`."""
+    estimate, exact = problem(jax.random.key(0))
+    sizes = [2**n for n in range(4, config.largest + 1, 2)]
+    found: dict[str, Any] = {"trajectories": sizes}
+    keys = jax.random.split(jax.random.key(1), config.repeats)
+    for name in track(SURROGATES, description="surrogates"):
+        found[name] = {measure: [] for measure in MEASURES}
+        for size in sizes:
+            estimates = jnp.stack([estimate(name, size, key) for key in keys])
+            away = jnp.linalg.norm(estimates - exact, axis=(1, 2)) / jnp.linalg.norm(exact)
+            along = jnp.einsum("nij,ij->n", estimates, exact)
+            cosine = along / jnp.linalg.norm(estimates, axis=(1, 2)) / jnp.linalg.norm(exact)
+            for measure, values in zip(MEASURES, (away, cosine), strict=True):
+                found[name][measure].append(np.quantile(values, [0.25, 0.5, 0.75]).tolist())
+    return found
+
+
+def draw(out: Path, found: dict[str, Any]) -> Figure:
+    """Both measures over the number of trajectories; saved as `estimators.png`."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, measure in zip(figure.subplots(1, 2), MEASURES, strict=True):
+        for name in SURROGATES:
+            low, middle, high = np.array(found[name][measure]).T
+            # At the policy that acted, TayPO-2 and DiCE are one.
+            style = {"label": name.replace("_", " "), "linestyle": "--" if name == "dice" else "-"}
+            (line,) = axes.plot(found["trajectories"], middle, **style)
+            axes.fill_between(found["trajectories"], low, high, alpha=0.2, color=line.get_color())
+        axes.set(xscale="log", xlabel="trajectories", ylabel=measure)
+        axes.grid(alpha=0.3)
+    figure.axes[0].set(yscale="log", ylabel="relative error of the meta-gradient")
+    figure.axes[1].set_ylabel("cosine with the exact meta-gradient")
+    figure.axes[1].legend()
+    return saved(figure, out / "estimators.png")
+
+
+def main(config: Estimators) -> dict[str, Any]:
+    """Measures, writes `estimators.json` and draws."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    found = measure(config)
+    about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
+    (config.out / "estimators.json").write_text(json.dumps(found | about, indent=2) + "\n")
+    draw(config.out, found)
+    print(f"figure: {config.out / 'estimators.png'}")
+    return found
+
+
+if __name__ == "__main__":
+    with in_words():
+        hardware.start()
+        main(tyro.cli(Estimators, description=__doc__))
