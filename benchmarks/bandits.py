@@ -74,7 +74,7 @@ def _preset(problem: Literal["bandit", "mdp"], budget: int, arms: int) -> Bandit
         horizon=1 if problem == "bandit" else EPISODE,
         inner_rate=(2.0 if problem == "bandit" else 10.0) * arms,
         inner_steps=steps,
-        meta_batch=200,
+        meta_batch=200 if budget <= 25 or problem == "bandit" else 100,
         meta_steps=200,
         steps_per_call=10,
         curvature=budget,

@@ -49,6 +49,8 @@ class Navigation(MetaRL):
     adapting cannot adapt."""
     width: int = 100
     """Of the policy's two hidden layers, or of rl2's memory."""
+    std: float = 1.0
+    """Standard deviation of the policy's actions at the start."""
     squared: bool = False
     """Reward minus the squared distance, as in the paper's text, not its code."""
     goals: int = 40
@@ -90,7 +92,15 @@ BEST = replace(
     inner_rate=0.02,
 )
 RL2 = replace(FINN, preset="rl2", algorithm="rl2", outer="promp", smoothing=0.95, width=64)
-CORNERS = replace(FINN, preset="corners", corners=True, surrogate="likelihood_ratio")
+CORNERS = replace(
+    FINN,
+    preset="corners",
+    corners=True,
+    surrogate="likelihood_ratio",
+    std=0.3,
+    horizon=50,
+    eval_steps=1,
+)
 PRESETS = {preset.preset: preset for preset in (FINN, BEST, RL2, CORNERS)}
 
 
@@ -104,7 +114,7 @@ def problem(config: Navigation) -> Problem:
         episodes = config.eval_steps + 1
         policy = recurrent_policy(GaussianGRU(2, size=config.width))
         return Problem(trials(environment, episodes, horizon), policy, draw, episodes * horizon)
-    policy = gaussian_policy(GaussianMLP(2, widths=(config.width, config.width)))
+    policy = gaussian_policy(GaussianMLP(2, widths=(config.width, config.width), std=config.std))
     return Problem(environment, policy, draw, horizon)
 
 

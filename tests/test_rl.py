@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import product
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ from scipy import stats
 
 from tasks.rl import navigation, policies, tabular
 from tasks.rl.advantages import advantages, discounted_sums, linear_baseline
-from tasks.rl.environment import Trajectories, rollout
+from tasks.rl.environment import Trajectories, from_gymnax, rollout
 from tasks.rl.policies import Gaussian, GaussianMLP, categorical, gaussian, gaussian_policy
 
 KEY = jax.random.key(0)
+WALK = navigation.navigation()
 POLICY = gaussian_policy(GaussianMLP(2, widths=(8,)))
 PARAMS = POLICY.init(KEY, jnp.zeros(2))
 
@@ -61,6 +63,28 @@ def test_corners_are_felt_only_in_the_quarter_of_the_goal():
         mine = jnp.all(after * goal >= 0, axis=-1) & (jnp.abs(after).sum(-1) >= 0.5)
         np.testing.assert_allclose(seen.reward[:, :-1], jnp.where(mine, nearer, 0), atol=1e-6)
         assert seen.alive.all() and (jnp.abs(seen.observation[:, 0]) <= 0.2).all()
+
+
+class Gymnaxlike:
+    """Navigation behind the methods of gymnax, with a dictionary for parameters."""
+
+    def action_space(self, params):
+        return SimpleNamespace(shape=(2,))
+
+    def reset_env(self, key, params):
+        state, observation = WALK.reset(key, params["goal"])
+        return observation, state
+
+    def step_env(self, key, state, action, params):
+        state, observation, reward, done = WALK.step(key, state, action, params["goal"])
+        return observation, state, reward, done, {}
+
+
+def test_an_environment_of_gymnax_is_walked_in_with_its_parameters_for_the_task():
+    goal = jnp.array([0.3, 0.4])
+    task = {"goal": goal}
+    theirs = walk(from_gymnax(Gymnaxlike(), task), task)
+    jax.tree.map(np.testing.assert_array_equal, theirs, walk(WALK, goal))
 
 
 def test_held_out_goals_are_those_of_the_paper():
@@ -217,9 +241,6 @@ def test_the_categorical_is_that_of_scipy():
     drawn = jax.vmap(partial(categorical.sample, p))(jax.random.split(KEY, 4000))
     counts = np.bincount(np.asarray(drawn), minlength=3)
     assert stats.chisquare(counts, 4000 * np.asarray(chances)).pvalue > 1e-3
-
-
-WALK = navigation.navigation()
 
 
 def changing(**leaves):

@@ -127,3 +127,28 @@ def _check_same(name: str, was: PyTree, now: PyTree) -> None:
                 f"a step must keep {name}{jax.tree_util.keystr(path)} as"
                 f" {leaf.dtype}{list(leaf.shape)}; it gives {got.dtype}{list(got.shape)}"
             )
+
+
+def from_gymnax(environment: Any, params: PyTree) -> Environment:
+    """An environment of gymnax (or with its methods), whose parameters are the task.
+
+    Episodes end where it says so, its limit on time included.
+
+    Args:
+        environment: with `reset_env(key, params)`, `step_env(key, state, action, params)` and
+            `action_space(params)`.
+        params: of any task, for the space of actions; every task needs the same one.
+    """
+    space = environment.action_space(params)
+
+    def reset(key: RandomKey, task: PyTree) -> tuple[PyTree, Array]:
+        observation, state = environment.reset_env(key, task)
+        return state, observation
+
+    def step(
+        key: RandomKey, state: PyTree, action: Array, task: PyTree
+    ) -> tuple[PyTree, Array, Array, Array]:
+        observation, state, reward, done, _ = environment.step_env(key, state, action, task)
+        return state, observation, jnp.asarray(reward, float), jnp.asarray(done)
+
+    return Environment(reset, step, getattr(space, "n", None) or tuple(space.shape))
