@@ -49,14 +49,21 @@ class Run:
     """Devices that share out the tasks; None is what is fastest for the model and the machine."""
     cache: bool = True
     """Keep compiled programs in the user's cache directory, and take them from there."""
+    patience: int = 20
+    """Meta-steps in a row whose gradient is not finite, after which the run ends. They are left out
+    and counted; so are those that are fewer."""
     out: Path | None = None
     """Folder of the run; None is a new one under results/runs."""
+    resume: bool = False
+    """Go on with the run in `out`, from its latest checkpoint."""
+    save_seconds: float = 60.0
+    """Least time between two checkpoints; there is one at the end as well."""
     record: bool = False
     """Add the summary to results/*.jsonl, from which the README's tables are made."""
 
     def __post_init__(self) -> None:
         at_least(self, {"inner_steps": 0, "meta_steps": 0, "meta_batch": 1})
-        at_least(self, {"steps_per_call": 1, "devices": 1})
+        at_least(self, {"steps_per_call": 1, "devices": 1, "patience": 1, "save_seconds": 0})
         if self.meta_steps % self.steps_per_call:
             raise ValueError(
                 f"steps_per_call must divide meta_steps; got {self.steps_per_call} for"

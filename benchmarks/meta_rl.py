@@ -171,4 +171,5 @@ def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Traine
         before = metrics["support"]["return"][..., 0] if steps else after
         return {"before": before, "after": after}
 
-    return Trainer(start, meta.outer_step(episode, improve, **options), sample, follow)
+    step = meta.outer_step(episode, improve, **options)
+    return Trainer(start, step, sample, follow, headline="after")

@@ -4,7 +4,6 @@ The folder holds `log.jsonl`, a line a call, written as it happens, and `summary
 ends meta-training after the call at work, and what was learned is evaluated like any other.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import numpy as np
 import optax
 
 import maml
-from benchmarks import hardware, session
+from benchmarks import hardware, loop, session
 from benchmarks.config import Config
 from maml.types import LossFn, MetaParams, Params, RandomKey
 
@@ -35,7 +34,9 @@ class Experiment(NamedTuple):
         samplers: of ONE task, for each of the parts train, val and test.
         predict: the model, `(params, inputs) -> outputs`.
         metric: of the evaluation, `(params, query, key) -> (loss, metrics)`.
-        headline: which of the metrics is shown while it runs.
+        headline: which of the metrics is shown while it runs, and by which on validation tasks the
+            best checkpoint is kept.
+        higher: whether more of it is better.
         facts: what belongs to every result of the benchmark, such as the batch-norm mode.
         heavy: a task is work enough for a core of its own.
         precision: of the layers' matrix products.
@@ -50,6 +51,7 @@ class Experiment(NamedTuple):
     metric: LossFn
     headline: str
     facts: dict[str, Any]
+    higher: bool = True
     heavy: bool = True
     precision: hardware.Precision = "float32"
     outer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda o: o
@@ -72,31 +74,36 @@ def run(experiment: Experiment, config: Config) -> Result:
     """Meta-trains and evaluates; writes `log.jsonl` and `summary.json`.
 
     Raises:
-        ValueError: the folder holds a run.
-        FloatingPointError: the meta-loss is not finite any more; the log says since when.
+        ValueError: the folder holds a run, or another one than is to be resumed.
+        FloatingPointError: the meta-gradient was not finite for too long; the log says since when.
     """
     out = session.folder(experiment.name, config)
     exact = "tensorfloat32" if experiment.precision == "tensorfloat32" else "float32"
     with jax.default_matmul_precision(exact):
-        state, seconds = train(experiment, config, out / "log.jsonl")
+        state, done, seconds = train(experiment, config, out)
         start = time.perf_counter()
         metrics = evaluate(experiment, config, state.params, "test")
     seconds["evaluate"] = time.perf_counter() - start
-    done = int(state.step)
     found: dict[str, Any] = {name: curve(values) for name, values in metrics.items()}
     found |= experiment.facts | {"precision": experiment.precision, "tasks": config.eval_tasks}
+    found["skipped_steps"] = maml.skipped(state.opt_state)[0]
     summary = session.summarise(experiment.name, config, out, done, seconds, found)
     return Result(out, summary, state.params)
 
 
-def train(
-    experiment: Experiment, config: Config, log: Path
-) -> tuple[maml.MetaState, dict[str, float]]:
-    """Meta-trains, one jitted call after the other; gives the state and the seconds it took."""
-    rate, every = config.outer_rate, config.steps_per_call
+def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTransformation:
+    """Adam, with the configured rate, which leaves broken gradients out."""
+    rate = config.outer_rate
     if config.cosine:
         rate = optax.cosine_decay_schedule(rate, max(config.meta_steps, 1))
-    optimizer = experiment.outer(optax.adam(rate))
+    return maml.skip_nonfinite(experiment.outer(optax.adam(rate)))
+
+
+def train(
+    experiment: Experiment, config: Config, out: Path
+) -> tuple[maml.MetaState, int, dict[str, float]]:
+    """Meta-trains; gives the state, the meta-steps taken and the seconds it took."""
+    optimizer, every = outer_optimizer(experiment, config), config.steps_per_call
     state = maml.init(experiment.algorithm, optimizer, experiment.params)
     sample = maml.batched(experiment.samplers["train"], config.meta_batch)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is that of the initialisation
@@ -108,43 +115,37 @@ def train(
     def call(state: maml.MetaState, sample: maml.Sampler, key: RandomKey) -> Any:
         return maml.train(experiment.algorithm, optimizer, sample, state, key, **options)
 
-    # The first state shares arrays with the experiment's parameters, so it is not donated itself.
-    state = jax.tree.map(jnp.copy, state)
-    seconds = {"compile": 0.0, "train": 0.0, "validate": 0.0}
-    with (
-        session.interruptible() as interrupted,
-        session.progress_bar(config) as advance,
-        log.open("w") as file,
-    ):
-        start = time.perf_counter()
-        compiled = jax.jit(call, donate_argnums=0).lower(state, sample, key).compile()
-        seconds["compile"] = time.perf_counter() - start
-        print(
-            f"Meta-training on {layout}, in {experiment.precision}; compiled in"
-            f" {seconds['compile']:.1f} s."
-        )
-        for _ in range(config.meta_steps // every):
+    validating = 0.0
+
+    def observe(state: maml.MetaState, metrics: Any, done: int) -> loop.Observed:
+        nonlocal validating
+        line: dict[str, Any] = {"loss": float(metrics["loss"].mean())}
+        line |= {name: float(jnp.mean(values)) for name, values in metrics["query"].items()}
+        score = -line["loss"]
+        if config.val_tasks:
             start = time.perf_counter()
-            state, metrics = jax.block_until_ready(compiled(state, sample, key))
-            spent = time.perf_counter() - start
-            seconds["train"] += spent
-            line: dict[str, Any] = {"step": int(state.step), "loss": float(metrics["loss"].mean())}
-            line |= {name: float(jnp.mean(values)) for name, values in metrics["query"].items()}
-            if config.val_tasks:
-                start = time.perf_counter()
-                val = evaluate(experiment, config, state.params, "val")
-                seconds["validate"] += time.perf_counter() - start
-                line["val"] = {name: curve(values) for name, values in val.items()}
-            file.write(json.dumps(line | {"seconds": round(spent, 4)}) + "\n")
-            file.flush()
-            advance(spent, f"{experiment.headline} {line[experiment.headline]:.3f}")
-            if not np.isfinite(line["loss"]):
-                first = int(state.step) - every + int(np.argmin(np.isfinite(metrics["loss"])))
-                raise FloatingPointError(f"the meta-loss is {line['loss']} since step {first}")
-            if interrupted() and line["step"] < config.meta_steps:
-                print(f"Stopped after {line['step']} meta-steps. Evaluating what was learned.")
-                break
-    return state, seconds
+            val = evaluate(experiment, config, state.params, "val")
+            validating += time.perf_counter() - start
+            line["val"] = {name: curve(values) for name, values in val.items()}
+            score = float(val[experiment.headline][:, -1].mean()) * (1 if experiment.higher else -1)
+        total, row, leaves = maml.skipped(state.opt_state)
+        trouble = None
+        if total:
+            line["skipped"] = total
+        if row >= config.patience:
+            since = int(state.step) - row
+            trouble = (
+                f"the meta-gradient is not finite since step {since}, in {', '.join(leaves)}; the"
+                f" meta-loss is {line['loss']}"
+            )
+        shown = f"{experiment.headline} {line[experiment.headline]:.3f}"
+        return loop.Observed(line, shown, score, trouble)
+
+    # The first state shares arrays with the experiment's parameters, so it is not donated itself.
+    state, arguments = jax.tree.map(jnp.copy, state), (sample, key)
+    about = f"Meta-training on {layout}, in {experiment.precision}"
+    state, done, seconds = loop.train(call, state, arguments, config, out, observe, about=about)
+    return state, done, seconds | {"validate": validating}
 
 
 def evaluate(

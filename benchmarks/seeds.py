@@ -3,7 +3,6 @@
 For what is too noisy to be judged by one seed. Folder and log are as `benchmarks.runner`'s.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from jaxtyping import Array, PyTree
 from scipy import stats
 
 import maml
-from benchmarks import hardware, session
+from benchmarks import hardware, loop, session
 from benchmarks.config import Run
 from maml.types import MetaParams, MetaState, Metrics, RandomKey
 
@@ -29,12 +28,14 @@ class Trainer(NamedTuple):
         step: an outer step, for `maml.iterate`.
         sample: the tasks of a meta-batch, from a key.
         follow: what the log and the bar show of a step's metrics, by name; numbers.
+        headline: by which of them the best checkpoint is kept, higher is better.
     """
 
     start: Callable[[RandomKey], MetaState]
     step: Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Metrics]]
     sample: Callable[[RandomKey], PyTree]
     follow: Callable[[Metrics], dict[str, Array]]
+    headline: str
 
 
 class Study(NamedTuple):
@@ -76,7 +77,7 @@ def run(study: Study, config: Run, seeds: int) -> Result:
     fold = jax.vmap(jax.random.fold_in, (0, None))
     # A core has enough to do with one seed; other devices take all.
     batch = 1 if jax.default_backend() == "cpu" else seeds
-    every, seconds = config.steps_per_call, {"compile": 0.0, "train": 0.0}
+    every = config.steps_per_call
 
     def one(task: tuple[MetaState, RandomKey]) -> tuple[MetaState, dict[str, Array]]:
         state, metrics = maml.iterate(trainer.step, trainer.sample, *task, every)
@@ -88,29 +89,15 @@ def run(study: Study, config: Run, seeds: int) -> Result:
     def judge(states: MetaState, key: RandomKey) -> dict[str, dict[str, Array]]:
         return jax.lax.map(lambda s: study.evaluate(s.params, key), states, batch_size=batch)
 
-    states, run_keys = jax.vmap(trainer.start)(fold(keys, 0)), fold(keys, 1)
-    with (
-        session.interruptible() as interrupted,
-        session.progress_bar(config) as advance,
-        (out / "log.jsonl").open("w") as file,
-    ):
-        start = time.perf_counter()
-        compiled = jax.jit(call, donate_argnums=0).lower(states, run_keys).compile()
-        seconds["compile"] = time.perf_counter() - start
-        print(f"{seeds} seeds on {hardware.device()}; compiled in {seconds['compile']:.1f} s.")
-        done = 0
-        while done < config.meta_steps and not interrupted():
-            start = time.perf_counter()
-            states, followed = jax.block_until_ready(compiled(states, run_keys))
-            spent = time.perf_counter() - start
-            seconds["train"] += spent
-            _check_finite(followed, done)
-            done += every
-            line = {name: np.mean(values, axis=1).tolist() for name, values in followed.items()}
-            file.write(json.dumps({"step": done, **line, "seconds": round(spent, 4)}) + "\n")
-            file.flush()
-            latest = ", ".join(f"{name} {np.mean(values):.3g}" for name, values in line.items())
-            advance(spent, latest)
+    def observe(states: MetaState, followed: Any, done: int) -> loop.Observed:
+        lines = {name: np.mean(values, axis=1).tolist() for name, values in followed.items()}
+        shown = ", ".join(f"{name} {np.mean(values):.3g}" for name, values in lines.items())
+        score = float(np.mean(lines[trainer.headline]))
+        return loop.Observed(lines, shown, score, _trouble(followed, done - every))
+
+    states, arguments = jax.vmap(trainer.start)(fold(keys, 0)), (fold(keys, 1),)
+    about = f"{seeds} seeds on {hardware.device()}"
+    states, done, seconds = loop.train(call, states, arguments, config, out, observe, about=about)
     start = time.perf_counter()
     values = jax.block_until_ready(jax.jit(judge)(states, jax.random.key(2017)))
     seconds["evaluate"] = time.perf_counter() - start
@@ -142,12 +129,14 @@ def _order(when: str) -> tuple[bool, int, str]:
     return not when.isdigit(), int(when) if when.isdigit() else 0, when
 
 
-def _check_finite(followed: dict[str, Array], done: int) -> None:
+def _trouble(followed: dict[str, Array], before: int) -> str | None:
+    """What is not finite, and since when."""
     for name, values in followed.items():
         finite = np.isfinite(values)
         if not finite.all():
             seed, step = np.argwhere(~finite)[0][:2]
-            raise FloatingPointError(
-                f"{name} is {np.asarray(values)[seed, step]} since meta-step {done + step} of the"
+            return (
+                f"{name} is {np.asarray(values)[seed, step]} since meta-step {before + step} of the"
                 f" seed in place {seed}: look at the rewards first"
             )
+    return None

@@ -20,17 +20,38 @@ RESULTS = Path("results")
 
 
 def folder(name: str, config: Run) -> Path:
-    """A new folder for a run, or the one it names.
+    """A new folder for a run, or the one it names, with the options in `config.json`.
 
     Raises:
-        ValueError: it holds a run.
+        ValueError: it holds a run that is not to be resumed, or one of other options; or there is
+            none to resume.
     """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     out = config.out or RESULTS / "runs" / f"{name}-{config.preset}-{config.seed}-{stamp}"
-    if (out / "log.jsonl").exists():
-        raise ValueError(f"{out} holds a run; name another folder with --out")
+    options, started = out / "config.json", (out / "log.jsonl").exists()
+    wanted = {"benchmark": name} | _plain(config)
+    for free in ("resume", "record", "out", "cache", "save_seconds"):
+        del wanted[free]
+    if started and not config.resume:
+        raise ValueError(f"{out} holds a run; go on with --resume, or name another with --out")
+    if config.resume:
+        if not (config.out and options.exists()):
+            raise ValueError(f"there is no run to resume in {out}; --out names its folder")
+        found = json.loads(options.read_text())
+        different = [
+            f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here"
+            for key in found | wanted
+            if found.get(key) != wanted.get(key)
+        ]
+        if different:
+            raise ValueError(f"{out} holds a run of other options: {'; '.join(different)}")
     out.mkdir(parents=True, exist_ok=True)
+    options.write_text(json.dumps(wanted, indent=2) + "\n")
     return out
+
+
+def _plain(config: Run) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
 
 
 def summarise(
@@ -51,6 +72,7 @@ def summarise(
         seconds: what took how long; `train` is among it.
         found: what came out, and what has to be known to compare it.
     """
+    tasks = done * config.meta_batch * found.get("seeds", 1)
     summary = {
         "benchmark": name,
         "preset": config.preset,
@@ -59,10 +81,10 @@ def summarise(
         "meta_steps": done,
         "interrupted": done < config.meta_steps,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "tasks_per_second": round(done * config.meta_batch / max(seconds["train"], 1e-9), 1),
+        "tasks_per_second": round(tasks / max(seconds["train"], 1e-9), 1),
         "device": hardware.device(),
         "versions": hardware.versions(),
-        "config": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()},
+        "config": _plain(config),
         "command": command(),
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
@@ -97,7 +119,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def progress_bar(config: Run) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(config: Run, done: int = 0) -> Iterator[Callable[[float, str], None]]:
     """A bar with meta-steps/s, tasks/s, time left and the latest metric."""
     columns = (
         progress.BarColumn(bar_width=16),
@@ -109,7 +131,9 @@ def progress_bar(config: Run) -> Iterator[Callable[[float, str], None]]:
     console = Console(stderr=True)
     # In a notebook the refreshing thread does not reach the widget: every update refreshes it.
     with progress.Progress(*columns, console=console, auto_refresh=not console.is_jupyter) as bar:
-        task = bar.add_task("", total=config.meta_steps, speed="compiling", latest="")
+        task = bar.add_task(
+            "", total=config.meta_steps, completed=done, speed="compiling", latest=""
+        )
 
         def advance(seconds: float, latest: str) -> None:
             rate = config.steps_per_call / seconds

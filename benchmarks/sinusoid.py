@@ -103,6 +103,7 @@ def experiment(config: Sinusoid) -> Experiment:
         loss,
         "mse",
         facts,
+        higher=False,
         heavy=False,
         precision=precision,
     )

@@ -13,6 +13,7 @@ from maml.algorithms import (
 )
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
+from maml.finite import skip_nonfinite, skipped
 from maml.inner import adapt, gradient_descent
 from maml.losses import classification, proximal, regression
 from maml.mapping import task_mesh
@@ -71,6 +72,8 @@ __all__ = [
     "proximal",
     "regression",
     "reptile",
+    "skip_nonfinite",
+    "skipped",
     "task_mesh",
     "train",
     "unrolled",

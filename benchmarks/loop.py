@@ -1,0 +1,116 @@
+"""The loop of every meta-training: jitted calls, a line of the log for each, and what ends it.
+
+It goes on from where a killed run stopped, bit for bit: all randomness comes from the number of the
+meta-step, the state is a checkpoint, and lines of the log beyond it are written anew.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from benchmarks import session
+from benchmarks.checkpoints import checkpoints, restore
+from benchmarks.config import Run
+
+
+class Observed(NamedTuple):
+    """What is said of a call.
+
+    Attributes:
+        line: of the log, by name.
+        latest: for the bar.
+        score: by which the best checkpoint is kept, higher is better.
+        trouble: why the run cannot go on, if it cannot.
+    """
+
+    line: dict[str, Any]
+    latest: str
+    score: float
+    trouble: str | None = None
+
+
+def train(
+    call: Callable[..., tuple[PyTree, PyTree]],
+    state: PyTree,
+    arguments: tuple,
+    config: Run,
+    out: Path,
+    observe: Callable[[PyTree, PyTree, int], Observed],
+    *,
+    about: str,
+) -> tuple[PyTree, int, dict[str, float]]:
+    """Calls `call(state, *arguments) -> (state, metrics)` until all meta-steps are done.
+
+    Args:
+        call: `steps_per_call` meta-steps.
+        state: before; it is donated.
+        arguments: the same in every call.
+        config: how many, how often.
+        out: the folder of the run.
+        observe: `observe(state, metrics, meta-steps done)`.
+        about: what is printed of how it runs.
+
+    Returns:
+        The state after, the meta-steps that were taken, and the seconds it took by what for.
+
+    Raises:
+        FloatingPointError: trouble was observed.
+    """
+    every, seconds = config.steps_per_call, {"compile": 0.0, "train": 0.0}
+    folder = out / "checkpoints"
+    if config.resume:
+        state = restore(folder, state)
+    with checkpoints(folder, config.save_seconds) as saved:
+        done = int(np.max(state.step))
+        log = _kept(out / "log.jsonl", done)
+        seconds["train"] = sum(line["seconds"] for line in log)
+        observed = Observed({}, "", -np.inf)
+        with (
+            session.interruptible() as interrupted,
+            session.progress_bar(config, done) as advance,
+            (out / "log.jsonl").open("a") as file,
+        ):
+            start = time.perf_counter()
+            compiled = jax.jit(call, donate_argnums=0).lower(state, *arguments).compile()
+            seconds["compile"] = time.perf_counter() - start
+            print(f"{about}; compiled in {seconds['compile']:.1f} s.")
+            while done < config.meta_steps and not interrupted():
+                start = time.perf_counter()
+                state, metrics = jax.block_until_ready(compiled(state, *arguments))
+                spent = time.perf_counter() - start
+                seconds["train"] += spent
+                done += every
+                observed = observe(state, metrics, done)
+                line = {"step": done, **observed.line, "seconds": round(spent, 4)}
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                advance(spent, observed.latest)
+                if observed.trouble:
+                    raise FloatingPointError(observed.trouble)
+                saved.save(done, state, observed.score)
+        if observed.line:
+            saved.finish(done, state, observed.score)
+    if done < config.meta_steps:
+        print(f"Stopped after {done} meta-steps. Evaluating what was learned.")
+    return state, done, seconds
+
+
+def _kept(log: Path, done: int) -> list[dict[str, Any]]:
+    """Lines up to a meta-step; later ones, and one that was cut off, are taken out of the file."""
+    lines = []
+    for text in log.read_text().splitlines() if log.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    kept = [line for line in lines if line["step"] <= done]
+    aside = log.with_suffix(".part")
+    aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    aside.replace(log)
+    return kept
