@@ -31,7 +31,8 @@ def walked(tmp_path_factory):
 
 def test_a_run_over_seeds_leaves_a_log_a_summary_and_figures(walked):
     names = {path.name for path in walked.out.iterdir()}
-    assert names == {"log.jsonl", "summary.json", "learning_curve.png", "paths.png"}
+    figures = {"learning_curve.png", "paths.png"}
+    assert names == figures | {"config.json", "log.jsonl", "summary.json", "checkpoints"}
     lines = [json.loads(line) for line in (walked.out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(len(line["before"]) == len(line["after"]) == 2 for line in lines)
