@@ -65,12 +65,12 @@ def test_the_interval_over_seeds_is_students():
 @pytest.mark.parametrize(
     ("algorithm", "outer"),
     [
-        ("fomaml", "adam"),
         ("meta_sgd", "promp"),
         ("pretrained", "trpo"),
-        ("oracle", "promp"),
-        ("random", "adam"),
         ("rl2", "promp"),
+        pytest.param("fomaml", "adam", marks=pytest.mark.slow),
+        pytest.param("oracle", "promp", marks=pytest.mark.slow),
+        pytest.param("random", "adam", marks=pytest.mark.slow),
     ],
 )
 def test_every_baseline_runs_with_every_outer_step(algorithm, outer, tmp_path):
