@@ -23,12 +23,11 @@ from jaxtyping import Array, PyTree
 import maml
 from benchmarks import hardware, seeds, tables
 from benchmarks.config import at_least, launch
-from benchmarks.meta_rl import MetaRL, Problem, algorithm, trainer
+from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
 from benchmarks.seeds import by_step
 from maml.mapping import each_task
 from maml.types import MetaParams, Params, RandomKey
 from tasks.rl import tabular
-from tasks.rl.losses import policy_gradient
 from tasks.rl.policies import CategoricalGRU, recurrent_policy, table_policy
 from tasks.rl.trials import by_episode, trials
 
@@ -70,7 +69,6 @@ def _preset(problem: Literal["bandit", "mdp"], budget: int, arms: int) -> Bandit
         problem=problem,
         arms=arms,
         budget=budget,
-        trajectories=budget // (steps + 1),
         horizon=1 if problem == "bandit" else EPISODE,
         inner_rate=(2.0 if problem == "bandit" else 10.0) * arms,
         inner_steps=steps,
@@ -116,16 +114,15 @@ def study(config: Bandits) -> seeds.Study:
         meta_params: MetaParams, tasks: tabular.TabularMDP | Array, key: RandomKey
     ) -> Array:
         """Mean returns, `[task, batch]`."""
-        collect = chosen.collector(config, 1 if remembers else None, adapting=True)
         if remembers:
+            collect = chosen.collector(config, 1)
 
             def episodes(params: Params, task: PyTree, key: RandomKey) -> Array:
                 returns = by_episode(collect(params, task, key).seen, config.budget)
                 return returns.reshape(config.inner_steps + 1, -1).mean(axis=1)
 
             return each_task(episodes, meta_params, tasks, key, chunk=100)
-        loss = policy_gradient(collect, chosen.policy)
-        learner = algorithm(config, loss, evaluating=True).learner
+        learner, loss = evaluated(chosen, config)
         episode, updates = maml.Episode(tasks, tasks), config.inner_steps
         return maml.evaluate(learner, loss, meta_params, episode, key, updates)[1]["return"]
 

@@ -49,9 +49,6 @@ class Run:
     """Devices that share out the tasks; None is what is fastest for the model and the machine."""
     cache: bool = True
     """Keep compiled programs in the user's cache directory, and take them from there."""
-    patience: int = 20
-    """Meta-steps in a row whose gradient is not finite, after which the run ends. They are left out
-    and counted; so are those that are fewer."""
     out: Path | None = None
     """Folder of the run; None is a new one under results/runs."""
     resume: bool = False
@@ -63,7 +60,7 @@ class Run:
 
     def __post_init__(self) -> None:
         at_least(self, {"inner_steps": 0, "meta_steps": 0, "meta_batch": 1})
-        at_least(self, {"steps_per_call": 1, "devices": 1, "patience": 1, "save_seconds": 0})
+        at_least(self, {"steps_per_call": 1, "devices": 1, "save_seconds": 0})
         if self.meta_steps % self.steps_per_call:
             raise ValueError(
                 f"steps_per_call must divide meta_steps; got {self.steps_per_call} for"
@@ -95,12 +92,16 @@ class Config(Run):
     """Validation tasks after every call; 0 is none."""
     eval_tasks: int = 600
     """Test tasks of the final evaluation."""
+    patience: int = 20
+    """Meta-steps in a row whose gradient is not finite, after which the run ends. They are left out
+    and counted; so are those that are fewer."""
     eval_steps: int = 10
     """Inner steps of the final evaluation, which reports every step from 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, {"eval_steps": 0, "val_tasks": 0, "eval_tasks": 2, "draw": 1, "chunk": 0})
+        at_least(self, {"patience": 1})
         if self.val_tasks == 1:
             raise ValueError("val_tasks must be 0 or >= 2, to have a confidence interval; got 1")
         devices, chunk = self.devices or 1, self.chunk or 1

@@ -1,6 +1,5 @@
 """The figures of a run, written beside its summary."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import maml
-from benchmarks.rl_figures import saved
+from benchmarks.rl_figures import read_log, saved
 from benchmarks.runner import Experiment
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
@@ -26,7 +25,7 @@ def learning_curve(out: Path, metric: str, label: str) -> Figure:
         metric: which one.
         label: of the axis.
     """
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    lines = read_log(out)
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

@@ -18,7 +18,7 @@ from maml import surrogates
 from maml.types import LossFn, MetaState, Metrics, RandomKey
 from tasks.rl import meta
 from tasks.rl.environment import Environment
-from tasks.rl.losses import Collect, collector, surrogate_loss
+from tasks.rl.losses import Collect, collector, policy_gradient, surrogate_loss
 from tasks.rl.policies import Policy
 
 SURROGATES = {
@@ -128,6 +128,15 @@ def algorithm(config: MetaRL, loss: LossFn, *, evaluating: bool = False) -> maml
         "fomaml": lambda: maml.fomaml(loss, scaled(rate), steps),
         "meta_sgd": lambda: maml.meta_sgd(loss, scaled(1.0), steps, rate=rate),
     }.get(config.algorithm, lambda: maml.maml(loss, scaled(rate), steps))()
+
+
+def evaluated(
+    problem: Problem, config: MetaRL, trajectories: int | None = None
+) -> tuple[maml.Learner, LossFn]:
+    """(What adapts in an evaluation, its loss), both on trajectories drawn on the way."""
+    collect = problem.collector(config, trajectories, adapting=True)
+    loss = policy_gradient(collect, problem.policy)
+    return algorithm(config, loss, evaluating=True).learner, loss
 
 
 def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Trainer:

@@ -22,13 +22,12 @@ from jaxtyping import Array, Float
 import maml
 from benchmarks import hardware, rl_figures, seeds, tables
 from benchmarks.config import at_least, launch
-from benchmarks.meta_rl import MetaRL, Problem, algorithm, trainer
+from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
 from benchmarks.seeds import by_step
 from maml.mapping import each_task
 from maml.types import MetaParams, Params, RandomKey
 from tasks.rl import navigation
 from tasks.rl.environment import rollout
-from tasks.rl.losses import policy_gradient
 from tasks.rl.policies import GaussianGRU, GaussianMLP, gaussian_policy, recurrent_policy
 from tasks.rl.trials import by_episode, finished_return, trials
 
@@ -132,17 +131,17 @@ def study(config: Navigation) -> seeds.Study:
         gcd(config.meta_batch, config.goals), heavy=True, devices=config.devices, chunk=None
     )
     environment, policy, *_ = chosen
-    collect = chosen.collector(config, config.eval_trajectories, adapting=True)
-    tester = policy_gradient(collect, policy)
+    learner, loss = evaluated(chosen, config, config.eval_trajectories)
     counts = {"horizon": config.horizon, "trajectories": config.eval_trajectories}
 
     def metric(params: Params, goal: Array, key: RandomKey) -> dict[str, Array]:
         finished = finished_return(environment, policy, params, goal, key, **counts)
-        return {"returns": finished, "mean_returns": tester(params, goal, key)[1]["return"]}
+        return {"returns": finished, "mean_returns": loss(params, goal, key)[1]["return"]}
 
     def evaluate(meta_params: MetaParams, key: RandomKey) -> dict[str, dict[str, Array]]:
         goals, options = held_out(config), layout._asdict()
         if config.algorithm == "rl2":
+            collect = chosen.collector(config, config.eval_trajectories)
 
             def episodes(params: Params, goal: Array, key: RandomKey) -> Array:
                 seen = collect(params, goal, key).seen
@@ -150,7 +149,6 @@ def study(config: Navigation) -> seeds.Study:
 
             returns = each_task(episodes, meta_params, goals, key, **options)
             return {"returns": by_step(returns)}
-        learner = algorithm(config, tester, evaluating=True).learner
         tasks, updates = maml.Episode(goals, goals), config.eval_steps
         found = maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
         return {name: by_step(values) for name, values in found.items()}
@@ -165,9 +163,7 @@ def walks(
 ) -> Float[Array, "goal update trajectory time 2"]:
     """Walks to some goals after 0, 1, ... updates, NaN where they have ended."""
     environment, policy, *_ = chosen = problem(config)
-    collect = chosen.collector(config, config.eval_trajectories, adapting=True)
-    tester = policy_gradient(collect, policy)
-    learner = algorithm(config, tester, evaluating=True).learner
+    learner, _ = evaluated(chosen, config, config.eval_trajectories)
     counts = {"horizon": config.horizon, "trajectories": 6}
 
     def metric(params: Params, goal: Array, key: RandomKey) -> Array:
@@ -184,7 +180,7 @@ def main(config: Navigation) -> seeds.Result:
         config = replace(config, meta_steps=0)
     result = seeds.run(study(config), config, config.seeds)
     tables.show(result.summary)
-    if config.meta_steps:
+    if result.summary["meta_steps"]:
         levels = {} if config.corners else PUBLISHED
         rl_figures.returns(result.out, "mean return", levels)
     if config.algorithm != "rl2":

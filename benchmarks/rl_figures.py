@@ -1,8 +1,8 @@
 """The figures of a run in reinforcement learning, written beside its summary."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -17,7 +17,7 @@ def returns(out: Path, label: str, published: dict[str, float] | None = None) ->
         label: of the axis.
         published: levels to compare with, by name.
     """
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    lines = read_log(out)
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -38,7 +38,6 @@ def paths(
     out: Path,
     walks: Float[Array, "goal update trajectory time 2"],
     goals: Float[Array, "goal 2"],
-    titles: Sequence[str] = (),
 ) -> Figure:
     """Walks to some goals before and after each update, NaN where they have ended; `paths.png`.
 
@@ -46,10 +45,8 @@ def paths(
         out: the folder of the run.
         walks: where.
         goals: of each row.
-        titles: of the columns (default: how many updates).
     """
     rows, columns = walks.shape[:2]
-    titles = titles or [f"{n} updates" for n in range(columns)]
     figure = Figure(figsize=(2.2 * columns, 2.3 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for row, goal, updates in zip(grid, goals, np.asarray(walks), strict=True):
@@ -59,9 +56,14 @@ def paths(
             axes.plot(0, 0, "ko", markersize=4)
             axes.plot(*goal, "*", color="tab:red", markersize=12, markeredgecolor="white")
             axes.set_aspect("equal")
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title)
+    for updates, axes in enumerate(grid[0]):
+        axes.set_title(f"{updates} updates")
     return saved(figure, out / "paths.png")
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `log.jsonl`."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def saved(figure: Figure, path: Path) -> Figure:
