@@ -36,25 +36,47 @@ class Checkpoints(NamedTuple):
 
 @contextmanager
 def checkpoints(folder: Path, every: float) -> Iterator[Checkpoints]:
-    """Writes to a folder, at most once in `every` seconds; all is there when it is left."""
+    """Writes to a folder, at most once in `every` seconds; all is there when it is left.
+
+    Raises:
+        OSError: one cannot be written.
+    """
     best = POLICIES.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1)
     keep = POLICIES.AnyPreservationPolicy([POLICIES.LatestN(KEPT), best])
     always = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     options = {"preservation_policy": keep, "save_decision_policy": always}
     where, last = str(folder.absolute()), time.monotonic()
-    with ocp.training.Checkpointer(where, cleanup_tmp_directories=True, **options) as checkpointer:
+    checkpointer = ocp.training.Checkpointer(where, cleanup_tmp_directories=True, **options)
 
-        def finish(step: int, state: PyTree, score: float) -> None:
-            if checkpointer.latest is None or checkpointer.latest.step < step:
+    def finish(step: int, state: PyTree, score: float) -> None:
+        if checkpointer.latest is None or checkpointer.latest.step < step:
+            with _in_a_line(folder):
                 checkpointer.save_async(step, state, metrics={"score": score})
 
-        def save(step: int, state: PyTree, score: float) -> None:
-            nonlocal last
-            if time.monotonic() - last >= every:
-                finish(step, state, score)
-                last = time.monotonic()
+    def save(step: int, state: PyTree, score: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            finish(step, state, score)
+            last = time.monotonic()
 
+    try:
         yield Checkpoints(save, finish)
+    finally:
+        with _in_a_line(folder):
+            checkpointer.close()
+
+
+@contextmanager
+def _in_a_line(folder: Path) -> Iterator[None]:
+    """What kept a checkpoint from being written, a full disk say, and which one is still good."""
+    try:
+        yield
+    except Exception as error:
+        good = [path.name for path in _steps(folder)][-1:] or ["none"]
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"no checkpoint can be written to {folder}, the last good one is {good[0]}: {reason}"
+        ) from error
 
 
 def restore(folder: Path, state: State) -> State:

@@ -136,8 +136,9 @@ def test_the_best_checkpoint_stays_beside_the_latest(tmp_path):
     assert read()["x"][0] == 4 and read(step=1)["x"][0] == 1
 
 
-def test_a_disk_that_is_full_ends_the_run_in_words_and_keeps_what_was_saved(config, tmp_path):
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+def test_a_disk_that_is_full_ends_the_run_and_says_which_checkpoint_is_good(tmp_path):
+    """A limit on the size of files, which the parameters' file is above."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, 5_000))"
     code = f"""
 import sys
 {limit}
@@ -149,4 +150,6 @@ launch(sinusoid.main, sinusoid.PRESETS, "")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode not in (0, None)
-    assert "Error" in done.stderr.splitlines()[-1], done.stderr[-2000:]
+    last = done.stderr.splitlines()[-1]
+    assert "OSError: no checkpoint can be written to" in last, done.stderr[-2000:]
+    assert "the last good one is none: " in last and "File too large" in last
