@@ -126,6 +126,7 @@ best = trained("best")
 # %%
 goals = held_out_goals(3)
 figure, grid = plt.subplots(2, 3, figsize=(9, 6), sharex=True, sharey=True, layout="constrained")
+figure.suptitle("gray before, green after one update")
 for row, (config, learned), name in zip(grid, (finn, best), ("finn-2017", "best"), strict=True):
     walked = jax.jit(partial(navigation.walks, config))(learned, goals)
     for axes, place, updates in zip(row, goals, np.asarray(walked), strict=True):
@@ -133,7 +134,7 @@ for row, (config, learned), name in zip(grid, (finn, best), ("finn-2017", "best"
             for walk in updates[update]:
                 axes.plot(*walk.T, color=color, linewidth=0.8)
         axes.plot(*place, "*", color="tab:red", markersize=14, markeredgecolor="white")
-        axes.set(title=f"{name}: before, and after one update", aspect="equal")
+        axes.set(title=name, aspect="equal")
 plt.show()
 
 # %% [markdown]
