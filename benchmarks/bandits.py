@@ -138,7 +138,8 @@ def study(config: Bandits) -> seeds.Study:
 
     facts = {"algorithm": config.algorithm, "batch_norm": "none", "tasks": config.eval_tasks}
     facts |= {"query_size": config.trajectories}
-    return seeds.Study("bandits", trainer(chosen, config, layout), evaluate, facts)
+    headline = "reward", "total"
+    return seeds.Study("bandits", trainer(chosen, config, layout), evaluate, facts, headline)
 
 
 def main(config: Bandits) -> seeds.Result:

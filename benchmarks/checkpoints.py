@@ -112,6 +112,15 @@ def load(folder: Path, state: State, *, step: int | None = None) -> State:
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), loaded)
 
 
+def best(folder: Path) -> int | None:
+    """The step of the checkpoint with the highest score, if there is one."""
+
+    def score(path: Path) -> float:
+        return json.loads((path / "metrics" / "metrics").read_text())["score"]
+
+    return max(((score(path), int(path.name)) for path in _steps(folder)), default=(0, None))[1]
+
+
 def _steps(folder: Path) -> list[Path]:
     paths = folder.iterdir() if folder.exists() else ()
     return sorted((path for path in paths if path.name.isdigit()), key=lambda path: int(path.name))

@@ -11,7 +11,7 @@ import jax
 import tyro
 
 import maml
-from benchmarks import hardware
+from benchmarks import hardware, tensorboard
 
 
 def at_least(config: object, bounds: Mapping[str, int]) -> None:
@@ -55,10 +55,14 @@ class Run:
     """Go on with the run in `out`, from its latest checkpoint."""
     save_seconds: float = 60.0
     """Least time between two checkpoints; there is one at the end as well."""
+    tensorboard: bool = False
+    """Write the log's numbers for TensorBoard too, into the run's folder."""
     record: bool = False
     """Add the summary to results/*.jsonl, from which the README's tables are made."""
 
     def __post_init__(self) -> None:
+        if self.tensorboard:
+            tensorboard.check_installed()
         at_least(self, {"inner_steps": 0, "meta_steps": 0, "meta_batch": 1})
         at_least(self, {"steps_per_call": 1, "devices": 1, "save_seconds": 0})
         if self.meta_steps % self.steps_per_call:
@@ -90,8 +94,8 @@ class Config(Run):
     None is float32 on a CPU, and tensorfloat32 elsewhere."""
     val_tasks: int = 100
     """Validation tasks after every call; 0 is none."""
-    eval_tasks: int = 600
-    """Test tasks of the final evaluation."""
+    eval_tasks: int = 10_000
+    """Test tasks of the final evaluation; the papers take 600."""
     patience: int = 20
     """Meta-steps in a row whose gradient is not finite, after which the run ends. They are left out
     and counted; so are those that are fewer."""

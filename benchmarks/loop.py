@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from benchmarks import session
 from benchmarks.checkpoints import checkpoints, restore
 from benchmarks.config import Run
+from benchmarks.tensorboard import scalars
 
 
 class Observed(NamedTuple):
@@ -75,6 +76,7 @@ def train(
             session.interruptible() as interrupted,
             session.progress_bar(config, done) as advance,
             (out / "log.jsonl").open("a") as file,
+            scalars(out / "tensorboard", done, wanted=config.tensorboard) as write,
         ):
             start = time.perf_counter()
             compiled = jax.jit(call, donate_argnums=0).lower(state, *arguments).compile()
@@ -90,6 +92,7 @@ def train(
                 line = {"step": done, **observed.line, "seconds": round(spent, 4)}
                 file.write(json.dumps(line) + "\n")
                 file.flush()
+                write(observed.line, done)
                 advance(spent, observed.latest)
                 if observed.trouble:
                     raise FloatingPointError(observed.trouble)

@@ -155,7 +155,8 @@ def study(config: Navigation) -> seeds.Study:
 
     facts = {"algorithm": config.algorithm, "batch_norm": "none", "tasks": config.goals}
     facts |= {"query_size": config.eval_trajectories}
-    return seeds.Study("navigation", trainer(chosen, config, layout), evaluate, facts)
+    headline = "returns", str(min(config.eval_steps, 1))
+    return seeds.Study("navigation", trainer(chosen, config, layout), evaluate, facts, headline)
 
 
 def walks(

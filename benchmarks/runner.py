@@ -17,10 +17,11 @@ import numpy as np
 import optax
 
 import maml
-from benchmarks import hardware, loop, session
+from benchmarks import checkpoints, hardware, loop, session
 from benchmarks.config import Config
 from maml.types import LossFn, MetaParams, Params, RandomKey
 
+BLOCK = 500  # test tasks of one jitted call
 Curve = dict[str, dict[str, float | None]]  # inner step -> {"mean": ..., "ci95": ...}
 
 
@@ -35,7 +36,7 @@ class Experiment(NamedTuple):
         predict: the model, `(params, inputs) -> outputs`.
         metric: of the evaluation, `(params, query, key) -> (loss, metrics)`.
         headline: which of the metrics is shown while it runs, and by which on validation tasks the
-            best checkpoint is kept.
+            best checkpoint is kept; results are the last one's, and the best one's beside it.
         higher: whether more of it is better.
         facts: what belongs to every result of the benchmark, such as the batch-norm mode.
         heavy: a task is work enough for a core of its own.
@@ -82,13 +83,25 @@ def run(experiment: Experiment, config: Config) -> Result:
     with jax.default_matmul_precision(exact):
         state, done, seconds = train(experiment, config, out)
         start = time.perf_counter()
-        metrics = evaluate(experiment, config, state.params, "test")
+        found: dict[str, Any] = tested(experiment, config, state.params)
+        best = checkpoints.best(out / "checkpoints") if config.val_tasks else None
+        if best not in (None, done):
+            earlier = checkpoints.load(out / "checkpoints", state, step=best).params
+            found["best"] = {"meta_steps": best} | tested(experiment, config, earlier)
     seconds["evaluate"] = time.perf_counter() - start
-    found: dict[str, Any] = {name: curve(values) for name, values in metrics.items()}
-    found |= experiment.facts | {"precision": experiment.precision, "tasks": config.eval_tasks}
+    found |= experiment.facts
+    found |= {"precision": experiment.precision, "tasks": config.eval_tasks}
     found["skipped_steps"] = maml.skipped(state.opt_state)[0]
+    when = min(config.inner_steps, config.eval_steps)
+    found |= session.headline(found, experiment.headline, when)
     summary = session.summarise(experiment.name, config, out, done, seconds, found)
     return Result(out, summary, state.params)
+
+
+def tested(experiment: Experiment, config: Config, meta_params: MetaParams) -> dict[str, Curve]:
+    """The curve of each metric on the test tasks."""
+    metrics = evaluate(experiment, config, meta_params, "test")
+    return {name: curve(values) for name, values in metrics.items()}
 
 
 def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTransformation:
@@ -155,12 +168,17 @@ def evaluate(
     validating = part == "val"
     tasks = config.val_tasks if validating else config.eval_tasks
     steps = config.inner_steps if validating else config.eval_steps
-    sample = maml.batched(experiment.samplers[part], tasks)
-    learner, metric = experiment.algorithm.learner, experiment.metric
-    key = jax.random.key(2018 if validating else 2017)
     layout = _layout(experiment, config)
-    values = _evaluate(learner, metric, steps, layout, meta_params, sample, key)
-    return {name: np.asarray(value) for name, value in values.items()}
+    devices, blocks = layout.mesh.size if layout.mesh else 1, -(-tasks // BLOCK)
+    block = -(-tasks // (blocks * devices)) * devices
+    sample = maml.batched(experiment.samplers[part], block)
+    learner, metric = experiment.algorithm.learner, experiment.metric
+    key, seen = jax.random.key(2018 if validating else 2017), []
+    for number in session.track(range(blocks), "Evaluating", shown=blocks > 1):
+        at = jax.random.fold_in(key, number)
+        values = _evaluate(learner, metric, steps, layout, meta_params, sample, at)
+        seen.append(jax.device_get(values))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:tasks], *seen)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

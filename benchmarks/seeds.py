@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
-from scipy import stats
 
 import maml
 from benchmarks import hardware, loop, session
 from benchmarks.config import Run
+from benchmarks.statistics import over_seeds
 from maml.types import MetaParams, MetaState, Metrics, RandomKey
 
 
@@ -46,12 +46,14 @@ class Study(NamedTuple):
         trainer: how it is meta-trained.
         evaluate: `evaluate(meta_params, key) -> {metric: {when: [task]}}`.
         facts: what belongs to every result of the benchmark.
+        headline: the metric, and when, that others compare with.
     """
 
     name: str
     trainer: Trainer
     evaluate: Callable[[MetaParams, RandomKey], dict[str, dict[str, Array]]]
     facts: dict[str, Any]
+    headline: tuple[str, str]
 
 
 class Result(NamedTuple):
@@ -106,6 +108,7 @@ def run(study: Study, config: Run, seeds: int) -> Result:
         for metric, curve in values.items()
     }
     facts = study.facts | {"seeds": seeds, "seconds_per_seed": round(seconds["train"] / seeds, 2)}
+    facts |= session.headline(found, *study.headline)
     summary = session.summarise(study.name, config, out, done, seconds, found | facts)
     return Result(out, summary, states.params)
 
@@ -113,15 +116,6 @@ def run(study: Study, config: Run, seeds: int) -> Result:
 def by_step(values: Array) -> dict[str, Array]:
     """From `[task, step]` to each step's."""
     return {str(step): values[:, step] for step in range(values.shape[1])}
-
-
-def over_seeds(values: np.ndarray) -> dict[str, float | None]:
-    """Mean and 95% confidence interval over seeds of `[seed, task]`."""
-    means = values.mean(axis=1)
-    count, ci95 = len(means), None
-    if count > 1:
-        ci95 = float(stats.t.ppf(0.975, count - 1) * means.std(ddof=1) / count**0.5)
-    return {"mean": float(means.mean()), "ci95": ci95}
 
 
 def _order(when: str) -> tuple[bool, int, str]:

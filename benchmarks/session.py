@@ -3,12 +3,12 @@
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import progress
 from rich.console import Console
@@ -17,6 +17,15 @@ from benchmarks import hardware
 from benchmarks.config import Run
 
 RESULTS = Path("results")
+FREE = (
+    "resume",
+    "record",
+    "out",
+    "cache",
+    "save_seconds",
+    "tensorboard",
+)  # options that change no result
+T = TypeVar("T")
 
 
 def folder(name: str, config: Run) -> Path:
@@ -29,8 +38,8 @@ def folder(name: str, config: Run) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     out = config.out or RESULTS / "runs" / f"{name}-{config.preset}-{config.seed}-{stamp}"
     options, started = out / "config.json", (out / "log.jsonl").exists()
-    wanted = {"benchmark": name} | _plain(config)
-    for free in ("resume", "record", "out", "cache", "save_seconds"):
+    wanted = {"benchmark": name} | plain(config)
+    for free in FREE:
         del wanted[free]
     if started and not config.resume:
         raise ValueError(f"{out} holds a run; go on with --resume, or name another with --out")
@@ -50,7 +59,8 @@ def folder(name: str, config: Run) -> Path:
     return out
 
 
-def _plain(config: Run) -> dict[str, Any]:
+def plain(config: Run) -> dict[str, Any]:
+    """The options as JSON has them."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
 
 
@@ -70,7 +80,7 @@ def summarise(
         out: its folder.
         done: meta-steps that were taken.
         seconds: what took how long; `train` is among it.
-        found: what came out, and what has to be known to compare it.
+        found: what came out, with its `headline`, and what has to be known to compare it.
     """
     tasks = done * config.meta_batch * found.get("seeds", 1)
     summary = {
@@ -84,7 +94,7 @@ def summarise(
         "tasks_per_second": round(tasks / max(seconds["train"], 1e-9), 1),
         "device": hardware.device(),
         "versions": hardware.versions(),
-        "config": _plain(config),
+        "config": plain(config),
         "command": command(),
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
@@ -93,6 +103,11 @@ def summarise(
         with (RESULTS / f"{name}.jsonl").open("a") as file:
             file.write(json.dumps(summary) + "\n")
     return summary
+
+
+def headline(found: dict[str, Any], metric: str, when: int | str) -> dict[str, Any]:
+    """The one number of a result that others compare with, after which inner step it was got."""
+    return {"metric": metric, "steps": when, **found[metric][str(when)]}
 
 
 def command() -> str:
@@ -116,6 +131,13 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(noted)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def track(items: Sequence[T], about: str, *, shown: bool = True) -> Iterable[T]:
+    """The items one by one, under a bar with the time left."""
+    return progress.track(
+        items, about, console=Console(stderr=True), transient=True, disable=not shown
+    )
 
 
 @contextmanager

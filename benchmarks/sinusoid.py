@@ -28,9 +28,16 @@ from tasks.sinusoid import few_points
 class Sinusoid(Config):
     """Options of the sinusoid benchmark."""
 
-    algorithm: Literal["maml", "fomaml", "meta_sgd", "reptile", "pretrained", "oracle"] = "maml"
+    algorithm: Literal[
+        "maml", "maml++", "fomaml", "meta_sgd", "reptile", "cavia", "r2d2", "pretrained", "oracle"
+    ] = "maml"
     """What is trained. `pretrained` learns all tasks at once and adapts only in the evaluation;
-    `oracle` is that with amplitude and phase among the inputs, and need not adapt."""
+    `oracle` is that with amplitude and phase among the inputs, and need not adapt. `maml++` learns
+    rates, and its multi-step loss fades over the first half of meta-training."""
+    frequencies: bool = False
+    """Meta-SGD's task, in which the frequency differs from wave to wave."""
+    context: int = 5
+    """Of cavia's inputs that adapt."""
     shots: int
     """Support points in the evaluation, and as many query points."""
     train_shots: int = 10
@@ -47,12 +54,28 @@ PAPER = Sinusoid(
     steps_per_call=3500,
     draw=100,
 )
+TEXT = replace(PAPER, preset="alpha-of-the-text-5-shot", inner_rate=0.01)
+META_SGD = replace(
+    TEXT,
+    preset="meta-sgd-paper-5-shot",
+    algorithm="meta_sgd",
+    frequencies=True,
+    train_shots=5,
+    meta_steps=60_000,
+    steps_per_call=3000,
+)
+CAVIA = replace(PAPER, preset="cavia-paper", algorithm="cavia", shots=10, inner_rate=1.0)
 PRESETS = {
     preset.preset: preset
     for preset in (
-        PAPER,
-        replace(PAPER, preset="maml-paper-10-shot", shots=10),
-        replace(PAPER, preset="alpha-of-the-text-5-shot", inner_rate=0.01),
+        *(PAPER, replace(PAPER, preset="maml-paper-10-shot", shots=10)),
+        replace(PAPER, preset="maml-paper-20-shot", shots=20),
+        *(TEXT, replace(TEXT, preset="alpha-of-the-text-10-shot", shots=10)),
+        replace(TEXT, preset="alpha-of-the-text-20-shot", shots=20),
+        *(META_SGD, replace(META_SGD, preset="meta-sgd-paper-10-shot", shots=10, train_shots=10)),
+        replace(META_SGD, preset="meta-sgd-paper-20-shot", shots=20, train_shots=20),
+        replace(CAVIA, meta_steps=50_000, steps_per_call=2500),
+        replace(PAPER, preset="best-5-shot", algorithm="r2d2", cosine=True),
         replace(PAPER, preset="quick", meta_steps=10_000, steps_per_call=1000),
     )
 }
@@ -64,12 +87,15 @@ def experiment(config: Sinusoid) -> Experiment:
     Raises:
         ValueError: a memory mode for an algorithm that has no use for one.
     """
-    check_memory(config, config.algorithm, through=("maml", "meta_sgd"))
+    check_memory(config, config.algorithm, through=("maml", "maml++", "meta_sgd", "cavia"))
     precision = hardware.precision(config.precision)
-    model = MLP(dtype=jnp.bfloat16 if precision == "bfloat16" else None)
-    oracle = config.algorithm == "oracle"
+    model = MLP(
+        context=config.context if config.algorithm == "cavia" else 0,
+        dtype=jnp.bfloat16 if precision == "bfloat16" else None,
+    )
+    wave = {"oracle": config.algorithm == "oracle", "frequencies": config.frequencies}
     samplers = {
-        part: few_points(shots, shots, oracle=oracle)
+        part: few_points(shots, shots, **wave)
         for part, shots in (
             ("train", config.train_shots),
             ("val", config.shots),
@@ -80,19 +106,31 @@ def experiment(config: Sinusoid) -> Experiment:
     def predict(params: Params, x: jax.Array) -> jax.Array:
         return jnp.asarray(model.apply(params, x))
 
+    def features(params: Params, x: jax.Array) -> jax.Array:
+        return jnp.asarray(model.apply(params, x, features=True))
+
     loss = maml.regression(predict)
-    inner, steps = optax.sgd(config.inner_rate), config.inner_steps
-    rate, memory = config.inner_rate, config.memory or "store"
+    inputs = jax.eval_shape(samplers["train"], jax.random.key(0)).support[0]
+    params = model.init(initial_key(config), jnp.zeros(inputs.shape))
+    inner, unscaled, steps = optax.sgd(config.inner_rate), optax.sgd(1.0), config.inner_steps
+    rate, memory, half = config.inner_rate, config.memory or "store", config.meta_steps // 2
     algorithm = {
         "maml": lambda: maml.maml(loss, inner, steps, memory=memory),
+        "maml++": lambda: maml.maml_plus_plus(
+            loss, unscaled, steps, rate=rate, multi_step=half, memory=memory
+        ),
         "fomaml": lambda: maml.fomaml(loss, inner, steps),
-        "meta_sgd": lambda: maml.meta_sgd(loss, optax.sgd(1.0), steps, rate=rate, memory=memory),
+        "meta_sgd": lambda: maml.meta_sgd(loss, unscaled, steps, rate=rate, memory=memory),
         "reptile": lambda: maml.reptile(loss, inner, steps),
+        "cavia": lambda: maml.cavia(
+            loss, inner, steps, context=maml.mask_by_path(params, "context"), memory=memory
+        ),
+        "r2d2": lambda: maml.r2d2(
+            loss, features, head=maml.mask_by_path(params, "head"), strength=0.1
+        ),
         "pretrained": lambda: maml.maml(loss, inner, 0),
         "oracle": lambda: maml.maml(loss, inner, 0),
     }[config.algorithm]()
-    inputs = jax.eval_shape(samplers["train"], jax.random.key(0)).support[0]
-    params = model.init(initial_key(config), jnp.zeros(inputs.shape))
     facts = {"algorithm": config.algorithm, "query_size": config.shots, "batch_norm": "none"}
     return Experiment(
         "sinusoid",

@@ -1,100 +1,51 @@
-"""Results beside the published numbers: on the terminal, and in the README.
+"""Results beside the published numbers: on the terminal, in the README and in docs.
 
-python -m benchmarks.tables      # writes the README's table anew from results/*.jsonl
+python -m benchmarks.tables      # writes their tables anew from results/*.jsonl
 """
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.session import RESULTS
+from benchmarks.published import PUBLISHED, Summary, published, task_of
+from benchmarks.session import FREE, RESULTS
+from benchmarks.statistics import over_seeds
 
-README = Path("README.md")
+# Where the tables of which benchmarks stand.
+PAGES = {
+    Path("README.md"): ("omniglot", "sinusoid", "navigation"),
+    Path("docs/reinforcement-learning.md"): ("bandits",),
+}
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
-# metric, scale, unit, decimals
+# benchmark -> metric, scale, unit, decimals
 METRICS = {
-    "sinusoid": ("mse", 1, "MSE", 2),
     "omniglot": ("accuracy", 100, "accuracy, %", 2),
+    "sinusoid": ("mse", 1, "mean squared error", 3),
     "navigation": ("returns", 1, "return", 2),
     "bandits": ("reward", 1, "reward", 3),
 }
 
-# What MAML's paper prints: task, algorithm and model -> inner step -> value. With 10 shots it has
-# only a curve (figure 3), and the values are read off it.
-NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
-PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
-    ("sinusoid 5-shot", "maml", ""): {"1": "0.67", "5": "0.38", "10": "0.35"},
-    ("sinusoid 10-shot", "maml", ""): {"1": "0.4 ± 0.1 (curve)", "9": "0.2 ± 0.1 (curve)"},
-    ("sinusoid 5-shot", "pretrained", ""): {"1": "2.41", "5": "2.23", "10": "2.19"},
-    ("omniglot 5-way 1-shot", "maml", "conv4"): {"3": "98.7 ± 0.4"},
-    ("omniglot 5-way 5-shot", "maml", "conv4"): {"3": "99.9 ± 0.1"},
-    ("omniglot 20-way 1-shot", "maml", "conv4"): {"5": "95.8 ± 0.3"},
-    ("omniglot 20-way 5-shot", "maml", "conv4"): {"5": "98.9 ± 0.2"},
-    ("omniglot 5-way 1-shot", "maml", "fully-connected"): {"3": "89.7 ± 1.1"},
-    ("omniglot 5-way 5-shot", "maml", "fully-connected"): {"3": "97.5 ± 0.6"},
-    ("navigation", "maml", ""): dict(zip("01234", NAVIGATION, strict=True)),
-    ("navigation", "pretrained", ""): {"0": "-40.81", "1": "-19.73", "2": "-11.72", "3": "-8.47"},
-    ("navigation", "random", ""): {"0": "-82.66", "1": "-57.96", "2": "-53.84", "3": "-46.81"},
-    ("navigation", "oracle", ""): {"0": "-2.29 ± 0.1"},
-}
-# SNAIL's table of MAML, and that of RL2 (Duan et al. 2016); budget and arms, then who.
-BANDITS = {
-    (10, 5): ("6.5 ± 0.1", "6.7"),
-    (10, 10): ("6.6 ± 0.1", "6.7"),
-    (10, 50): ("6.6 ± 0.1", "6.8"),
-    (100, 5): ("67.1 ± 1.1", "78.7"),
-    (100, 10): ("70.1 ± 0.6", "83.5"),
-    (100, 50): ("70.3 ± 0.4", "84.9"),
-    (500, 5): ("too expensive", "401.5"),
-    (500, 10): ("too expensive", "432.5"),
-    (500, 50): ("too expensive", "438.9"),
-}
-MDPS = {
-    10: ("0.563", "0.752"),
-    25: ("0.591", "0.859"),
-    50: ("too expensive", "0.902"),
-    75: ("too expensive", "0.918"),
-    100: ("too expensive", "0.922"),
-}
-Summary = dict[str, Any]
 
+def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
+    """The mean and 95% confidence interval after an inner step, in the unit of the table.
 
-def task_of(summary: Summary) -> str:
-    """What was asked: `omniglot 5-way 1-shot`."""
-    config = summary["config"]
-    name = config.get("dataset", summary["benchmark"])
-    ways, shots = (
-        f" {config[key]}-{word}" if key in config else ""
-        for key, word in (("ways", "way"), ("shots", "shot"))
-    )
-    return f"{name}{' corners' if config.get('corners') else ''}{ways}{shots}"
-
-
-def published(summary: Summary) -> dict[str, str]:
-    """What the paper prints for this task, algorithm and model, by inner step."""
-    config = summary["config"]
-    if summary["benchmark"] == "bandits":
-        budget, place = config["budget"], int(summary["algorithm"] == "rl2")
-        bandit = config["problem"] == "bandit"
-        cells = BANDITS.get((budget, config["arms"])) if bandit else MDPS.get(budget)
-        return dict.fromkeys(("total", "at the last rate"), cells[place]) if cells else {}
-    model = config.get("model", "")
-    return PUBLISHED.get((task_of(summary), summary["algorithm"], model), {})
-
-
-def cell(summary: Summary, step: str) -> str:
-    """The mean and confidence interval after an inner step, in the unit of the table."""
-    metric, scale, _, decimals = METRICS[summary["benchmark"]]
-    value = summary[metric][step]
-    if value["mean"] is None:
+    Of one run the interval is the one it reports; of several it is over their seeds.
+    """
+    first, scale, _, decimals = METRICS[runs[0]["benchmark"]]
+    values = [run[metric or first][step] for run in runs]
+    if any(value["mean"] is None for value in values):
         return "diverged"
+    value = values[0]
+    if len(runs) > 1:
+        value = over_seeds(np.array([[value["mean"]] for value in values]))
     numbers = (value["mean"], value["ci95"])
-    # One seed has no interval.
+    # One seed of a study has no interval.
     return " ± ".join(f"{scale * x:.{decimals}f}" for x in numbers if x is not None)
 
 
@@ -102,11 +53,15 @@ def show(summary: Summary) -> None:
     """Prints the table of one run, with what has to be known to compare it."""
     metric, _, unit, _ = METRICS[summary["benchmark"]]
     theirs = published(summary)
+    also = [name for name in summary if name.startswith(f"{metric}_")]
     table = Table(title=f"{task_of(summary)}, {summary['algorithm']}: {unit} (95% CI)")
-    for column in ("inner steps", "ours", "published"):
-        table.add_column(column, justify="right")
+    for column in ("inner steps", "ours", *also, "best checkpoint", "published"):
+        if column != "best checkpoint" or "best" in summary:
+            table.add_column(column, justify="right")
     for step in summary[metric]:
-        table.add_row(step, cell(summary, step), theirs.get(step, ""))
+        row = [step, *(cell([summary], step, name) for name in (metric, *also))]
+        row += [cell([summary | summary["best"]], step)] if "best" in summary else []
+        table.add_row(*row, theirs.get(step, ""))
     seconds = ", ".join(f"{name} {value:g} s" for name, value in summary["seconds"].items())
     table.caption = (
         f"{summary['meta_steps']} meta-steps, {summary['tasks']} test tasks,"
@@ -117,41 +72,85 @@ def show(summary: Summary) -> None:
 
 
 def recorded(folder: Path = RESULTS) -> list[Summary]:
-    """Every result line that is committed, oldest first."""
-    files = sorted(folder.glob("*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    """Every result line of a benchmark with a table, oldest first."""
+    files = [folder / f"{name}.jsonl" for name in METRICS]
+    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
 
 
-def markdown(summaries: Iterable[Summary]) -> str:
-    """A row for each run and each inner step that has a published number."""
-    head = (
-        *("task", "preset", "algorithm", "inner steps", "ours", "published", "meta-steps"),
-        *("batch norm", "query", "test tasks", "seed", "minutes", "device", "command"),
-    )
-    rows = [head, ("---",) * len(head)]
+def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
+    """Runs that differ in their seed alone, together; of one seed the latest."""
+    groups: dict[str, dict[int, Summary]] = {}
     for summary in summaries:
-        theirs = published(summary)
-        found = summary[METRICS[summary["benchmark"]][0]]
-        reported = [step for step in theirs if step in found]
-        for step in reported or [str(summary["config"]["inner_steps"])]:
-            rows.append(
-                (
-                    *(task_of(summary), summary["preset"], summary["algorithm"], step),
-                    *(cell(summary, step), theirs.get(step, "none"), summary["meta_steps"]),
-                    *(summary["batch_norm"], summary["query_size"], summary["tasks"]),
-                    *(summary["seed"], f"{sum(summary['seconds'].values()) / 60:.1f}"),
-                    *(summary["device"], f"`{summary['command']}`"),
-                )
-            )
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+        free = {*FREE, "seed", "steps_per_call", "devices"}
+        options = {name: value for name, value in summary["config"].items() if name not in free}
+        key = json.dumps([summary["benchmark"], options], sort_keys=True)
+        groups.setdefault(key, {})[summary["seed"]] = summary
+    return [list(runs.values()) for runs in groups.values()]
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with this table between the two marks."""
-    head, _, rest = readme.partition(BEGIN)
+def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) -> str:
+    """A table for each of the benchmarks: a row for each group and published inner step.
+
+    What has a published number and no result is "not run".
+    """
+    groups, parts = grouped(summaries), []
+    for benchmark in benchmarks:
+        metric, _, unit, _ = METRICS[benchmark]
+        rows = [row for runs in groups if runs[0]["benchmark"] == benchmark for row in _rows(runs)]
+        found = {(row[0], row[1]) for row in rows}
+        for (task, algorithm, model), theirs in PUBLISHED.items():
+            known = "conv4" if benchmark == "omniglot" else ""
+            if task.startswith(benchmark) and model == known and (task, algorithm) not in found:
+                step, value = next(iter(theirs.items()))
+                rows.append([task, algorithm, "", step, "not run", "", value, "", "", "", ""])
+        also = "inductive, best checkpoint" if metric == "accuracy" else ""
+        head = ["task", "algorithm", "preset", "after", unit, also, "published"]
+        head += ["seeds", "setting", "minutes", "command"]
+        table = [head, ["---"] * len(head), *sorted(rows, key=lambda row: _natural(row[0]))]
+        empty = [n for n in range(len(head)) if not any(row[n] for row in rows)]
+        kept = [[text for n, text in enumerate(row) if n not in empty] for row in table]
+        lines = [f"| {' | '.join(map(str, row))} |" for row in kept]
+        parts.append("\n".join([f"### {benchmark.capitalize()}\n", *lines]))
+    return "\n\n".join(parts)
+
+
+def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
+    first = runs[0]
+    metric = METRICS[first["benchmark"]][0]
+    theirs = published(first)
+    own = min(first["config"]["inner_steps"], len(first[metric]) - 1)
+    several = first.get("seeds")
+    seeds = ", ".join(str(run["seed"]) for run in runs) if several is None else f"{several}"
+    minutes = np.mean([sum(run["seconds"].values()) for run in runs]) / 60
+    command = re.sub(r" --(seed|out) \S+| --record", "", first["command"])
+    setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"
+    if first["batch_norm"] != "none":
+        setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
+    for step in [step for step in theirs if step in first[metric]] or [str(own)]:
+        also = []
+        if f"{metric}_inductive" in first:
+            also.append(cell(runs, step, f"{metric}_inductive"))
+            also.append(cell([run | run.get("best", {}) for run in runs], step))
+        yield [
+            *(task_of(first), first["algorithm"], first["preset"], step, cell(runs, step)),
+            *(", ".join(also), theirs.get(step, ""), seeds, setting, f"{minutes:.1f}"),
+            f"`{command}`",
+        ]
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Numbers in a text count as numbers: 5-way is before 20-way."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
+
+
+def with_tables(page: str, tables: str) -> str:
+    """The page with these tables between the two marks."""
+    head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+    return f"{head}{BEGIN}\n{tables}\n{END}{tail}"
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(), markdown(recorded())))
+    for page, benchmarks in PAGES.items():
+        page.write_text(with_tables(page.read_text(), markdown(recorded(), benchmarks)))

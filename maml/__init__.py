@@ -11,6 +11,7 @@ from maml.algorithms import (
     meta_sgd,
     reptile,
 )
+from maml.closed_form import R2D2, protonet, r2d2
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
 from maml.finite import skip_nonfinite, skipped
@@ -19,6 +20,7 @@ from maml.losses import classification, proximal, regression
 from maml.mapping import task_mesh
 from maml.memory import Memory
 from maml.outer import batched, init, iterate, meta_gradient, meta_step, train
+from maml.plus_plus import PlusPlus, maml_plus_plus
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (
     Algorithm,
@@ -31,9 +33,11 @@ from maml.types import (
     MetaState,
     PerStep,
     Sampler,
+    Scheduled,
 )
 
 __all__ = [
+    "R2D2",
     "Algorithm",
     "Derivative",
     "Episode",
@@ -45,7 +49,9 @@ __all__ = [
     "MetaSGD",
     "MetaState",
     "PerStep",
+    "PlusPlus",
     "Sampler",
+    "Scheduled",
     "adapt",
     "anil",
     "batched",
@@ -63,13 +69,16 @@ __all__ = [
     "init",
     "iterate",
     "maml",
+    "maml_plus_plus",
     "mask_by_path",
     "mean_ci95",
     "meta_gradient",
     "meta_sgd",
     "meta_step",
     "partition",
+    "protonet",
     "proximal",
+    "r2d2",
     "regression",
     "reptile",
     "skip_nonfinite",

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
-from jaxtyping import PyTree, Scalar
+from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml.inner import adapt, check_count, checked
 from maml.types import (
+    Batch,
     Derivative,
     Episode,
     Learner,
@@ -24,29 +25,58 @@ from maml.types import (
 )
 
 
-def unrolled(learner: Learner, loss: LossFn, num_steps: int) -> Derivative:
+def unrolled(
+    learner: Learner,
+    loss: LossFn,
+    num_steps: int,
+    *,
+    weights: Float[Array, " num_steps"] | None = None,
+) -> Derivative:
     """The derivative through the adaptation:  d/dtheta L_query(phi_K(theta)).
 
-    Exact for whatever the learner does, second derivatives and optimiser states included.
+    Exact for whatever the learner does, second derivatives and optimiser states included. With
+    weights it is the derivative of  sum_k w_k L_query(phi_k),  k = 1 .. K.
 
     Args:
         learner: meta-parameters to inner problem.
         loss: the outer loss, on the query set at the adapted parameters.
         num_steps: K >= 0; without a step it is joint training, the gradient of L_query(theta).
+        weights: of the losses after 1 .. K steps; default: only the last counts. The metrics are
+            those of the last.
 
     Raises:
-        ValueError: `num_steps` is negative.
+        ValueError: `num_steps` is negative, or there are not as many weights.
 
-    Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), equation 1.
+    Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), equation 1. With weights:
+    Antoniou, Edwards, Storkey: How to train your MAML (ICLR 2019), equation 3.
     """
     check_count(num_steps, least=0)
+    if weights is not None and (weights.shape != (num_steps,) or not num_steps):
+        raise ValueError(
+            f"weights are one for each of at least one step; got {weights.shape} for {num_steps}"
+        )
 
     def objective(
         meta_params: MetaParams, episode: Episode, key: RandomKey
     ) -> tuple[Scalar, Metrics]:
         support_key, query_key = jax.random.split(key)
-        params, trace = adapt(learner(meta_params), episode.support, support_key, num_steps)
-        value, metrics = checked(loss)(params, episode.query, query_key)
+        inner = learner(meta_params)
+
+        def judge(params: Params) -> tuple[Scalar, Metrics]:
+            return checked(loss)(params, episode.query, query_key)
+
+        def judged(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
+            state, metrics = inner.step(state, batch, key)
+            return state, (metrics, judge(inner.params(state)))
+
+        if weights is None:
+            params, trace = adapt(inner, episode.support, support_key, num_steps)
+            value, metrics = judge(params)
+        else:
+            inner_and_outer = inner._replace(step=judged)
+            _, seen = adapt(inner_and_outer, episode.support, support_key, num_steps)
+            trace, (values, metrics) = seen
+            value, metrics = weights @ values, jax.tree.map(lambda leaf: leaf[-1], metrics)
         return value, {"loss": value, "query": metrics, "support": trace}
 
     return Derivative(objective)

@@ -65,6 +65,7 @@ def gradient_descent(
     params: Params,
     *,
     mask: PyTree[bool] | None = None,
+    per_step: PyTree[bool] | None = None,
     first_order: bool = False,
     memory: Memory = "store",
 ) -> Inner:
@@ -75,6 +76,8 @@ def gradient_descent(
         optimizer: its state starts anew in every task.
         params: where the descent starts.
         mask: True where a leaf adapts (default: everywhere); the others are constants of the task.
+        per_step: True where a leaf is `[K + 1, ...]`, one for the model after each number of steps;
+            beyond K the last. None of them adapts.
         first_order: take the gradients of the steps for constants, that is, drop every second
             derivative of the loss (Finn et al. 2017, section 5.2).
         memory: what is kept of the steps for their derivative, and how it is taken: `maml.Memory`.
@@ -83,9 +86,10 @@ def gradient_descent(
         The inner problem. The metrics of its steps are reported, not differentiated.
 
     Raises:
-        ValueError: the optimiser is not optax's, the mask has another structure than `params`,
-            there is no such memory mode or first-order steps cannot honour it, or (when the step
-            is traced) the loss returns something else than `(scalar, metrics)`.
+        ValueError: the optimiser is not optax's, a mask has another structure than `params`, what
+            adapts is another leaf at each step, there is no such memory mode or first-order steps
+            cannot honour it, or (when the step is traced) the loss returns something else than
+            `(scalar, metrics)`.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
@@ -96,25 +100,34 @@ def gradient_descent(
     check_optimizer(optimizer)
     check_memory(memory, first_order=first_order)
     mask = jax.tree.map(lambda _: True, params) if mask is None else mask
-    adapted, constant = tree.partition(params, mask)
+    per_step = jax.tree.map(lambda _: False, params) if per_step is None else per_step
+    adapted, _ = tree.partition(params, mask)
+    tree.partition(params, per_step)  # refuses one of another structure
+    if any(jax.tree.leaves(jax.tree.map(lambda a, b: a and b, mask, per_step))):
+        raise ValueError("what adapts cannot be another leaf at each step; mask and per_step meet")
 
-    def whole(adapted: Params) -> Params:
-        return tree.combine(adapted, constant)
+    def whole(adapted: Params, count: Any) -> Params:
+        def of_step(leaf: Any, several: bool) -> Any:
+            return leaf[jnp.minimum(count, leaf.shape[0] - 1)] if several else leaf
 
-    def objective(adapted: Params, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
-        return checked(loss)(whole(adapted), batch, key)
+        chosen = jax.tree.map(of_step, params, per_step)
+        return tree.combine(adapted, tree.partition(chosen, mask)[1])
+
+    def objective(adapted: Params, count: Any, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
+        return checked(loss)(whole(adapted, count), batch, key)
 
     def step(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
-        adapted, opt_state = state
-        grads, metrics = grad(objective, memory)(adapted, batch, key)
+        adapted, opt_state, count = state
+        grads, metrics = grad(objective, memory)(adapted, count, batch, key)
         grads = jax.lax.stop_gradient(grads) if first_order else grads
         updates, opt_state = optimizer.update(grads, opt_state, adapted)
-        state = optax.apply_updates(adapted, updates), opt_state
+        state = optax.apply_updates(adapted, updates), opt_state, count + 1
         return state, jax.lax.stop_gradient(metrics)
 
     recompute = memory.endswith("recompute")
     step = jax.checkpoint(step, prevent_cse=False) if recompute else step
-    return Inner((adapted, optimizer.init(adapted)), step, lambda state: whole(state[0]), recompute)
+    start = adapted, optimizer.init(adapted), 0
+    return Inner(start, step, lambda state: whole(state[0], state[2]), recompute)
 
 
 def adapt(

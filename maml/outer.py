@@ -15,6 +15,7 @@ from maml.mapping import TASK, across, count_tasks, tasks_at_once
 from maml.types import (
     Algorithm,
     Derivative,
+    Either,
     Episode,
     LossFn,
     MetaGrad,
@@ -25,6 +26,7 @@ from maml.types import (
     RandomKey,
     RandomKeys,
     Sampler,
+    Scheduled,
 )
 
 
@@ -100,6 +102,9 @@ def meta_gradient(
         ValueError: leaves disagree about the number of tasks, the mesh does not divide it, or the
             chunk a device's share of it; the mesh has another axis than "task".
     """
+    if isinstance(grad, Either):
+        branches = [partial(meta_gradient, g, chunk=chunk, mesh=mesh) for g in grad.grads]
+        return jax.lax.cond(grad.first, *branches, meta_params, episodes, key)
     objective = grad.objective if isinstance(grad, Derivative) else _linear(grad)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
@@ -173,9 +178,9 @@ def meta_step(
         key: split into one key a task.
         chunk, mesh: see `meta_gradient`.
     """
-    grads, metrics = meta_gradient(
-        algorithm.grad, state.params, episodes, key, chunk=chunk, mesh=mesh
-    )
+    grad = algorithm.grad
+    grad = grad.at(state.step) if isinstance(grad, Scheduled) else grad
+    grads, metrics = meta_gradient(grad, state.params, episodes, key, chunk=chunk, mesh=mesh)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return MetaState(params, opt_state, state.step + 1), metrics

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Int, Key, PyTree, Scalar
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Key, PyTree, Scalar
 
 Params = PyTree  # the parameters of a model: any tree of floating-point arrays
 MetaParams = (
@@ -82,6 +83,42 @@ class Derivative:
         return jax.grad(self.objective, has_aux=True)(meta_params, episode, key)
 
 
+@dataclass(frozen=True)
+class Either:
+    """One `MetaGrad` or another, of which only one is computed.
+
+    Attributes:
+        first: whether it is the first one; traced.
+        grads: both, with metrics of one structure.
+    """
+
+    first: Bool[Array, ""]
+    grads: tuple[MetaGrad, MetaGrad]
+
+    def __call__(
+        self, meta_params: MetaParams, episode: Episode, key: RandomKey
+    ) -> tuple[MetaParams, Metrics]:
+        """That of the one that is due."""
+        return jax.lax.cond(self.first, *self.grads, meta_params, episode, key)
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A `MetaGrad` that changes with the number of meta-steps taken, as rates do in optax.
+
+    Attributes:
+        at: `at(step) -> MetaGrad`; the step is traced. In `meta_step` it is that of the state.
+    """
+
+    at: Callable[[Int[Array, ""]], MetaGrad]
+
+    def __call__(
+        self, meta_params: MetaParams, episode: Episode, key: RandomKey
+    ) -> tuple[MetaParams, Metrics]:
+        """That of the end, after all changes."""
+        return self.at(jnp.array(jnp.iinfo(jnp.int32).max))(meta_params, episode, key)
+
+
 Sampler = Callable[[RandomKey], Episode]
 """A pure function that draws episodes; its arrays ride in a `jax.tree_util.Partial`."""
 
@@ -92,7 +129,7 @@ class Algorithm(NamedTuple):
     Attributes:
         init: `init(params) -> meta_params`.
         learner: what adapts, and how; `evaluate` needs nothing else.
-        grad: the meta-gradient of one task.
+        grad: the meta-gradient of one task, also a `Scheduled` one.
     """
 
     init: Callable[[Params], MetaParams]

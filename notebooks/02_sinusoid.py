@@ -147,7 +147,7 @@ curves = {
 oracle = results["oracle"].summary["mse"]["0"]
 
 # %%
-PAPER = tables.PUBLISHED["sinusoid 5-shot", "maml", ""]
+PAPER = published.PUBLISHED["sinusoid 5-shot", "maml", ""]
 
 
 def plot(axes, curve, label):

@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import maml
-from benchmarks import figures, omniglot, runner, tables
+from benchmarks import figures, omniglot, runner
 from tasks import glyphs
 from tasks import omniglot as drawings
 from tasks.batch_norm import Mode
@@ -154,7 +154,7 @@ for mode in Mode.__args__:
     results[mode] = runner.run(experiments[mode], config)
 
 # %%
-PAPER = tables.PUBLISHED["omniglot 5-way 1-shot", "maml", "conv4"] if REAL else {}
+PAPER = published.PUBLISHED["omniglot 5-way 1-shot", "maml", "conv4"] if REAL else {}
 figure, grid = plt.subplots(1, 3, figsize=(11, 3.8), sharey=True, layout="constrained")
 for axes, (mode, result) in zip(grid, results.items(), strict=True):
     for metric, name, style in (("accuracy", "together", "o-"), ("alone", "alone", "s--")):

@@ -13,6 +13,7 @@ gradient descent with rate 1 - momentum is the moving average, and nothing else 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import jax
@@ -30,7 +31,7 @@ STATISTICS = "batch_stats"
 
 
 def few_shot_apply(
-    model: nn.Module, mode: Mode, *, evaluating: bool = False
+    model: nn.Module, mode: Mode, *, evaluating: bool = False, features: bool = False
 ) -> Callable[[Params, Array | Query], Array]:
     """Logits of a model whose batch normalisation takes the mode's statistics.
 
@@ -38,6 +39,7 @@ def few_shot_apply(
         model: called as `model(images, reference=..., running=...)`; `track` is set for `running`.
         mode: whose statistics normalise a query set, see above.
         evaluating: in the mode `running`, use the averages.
+        features: give what the head sees instead of the logits.
 
     Returns:
         `apply(variables, images or Query) -> logits`.
@@ -50,15 +52,17 @@ def few_shot_apply(
     if (mode == "running") != getattr(model, "track", False):
         raise ValueError(f"batch norm {mode!r} needs a model with track={mode == 'running'}")
 
+    run = partial(model.apply, features=True) if features else model.apply
+
     def apply(variables: Params, inputs: Array | Query) -> Array:
         if not isinstance(inputs, Query):
-            return jnp.asarray(model.apply(variables, inputs))
+            return jnp.asarray(run(variables, inputs))
         if mode == "support":
             both = jnp.concatenate([inputs.support, inputs.images])
             rows = inputs.support.shape[0]
-            return jnp.asarray(model.apply(variables, both, reference=rows))[rows:]
+            return jnp.asarray(run(variables, both, reference=rows))[rows:]
         running = mode == "running" and evaluating
-        return jnp.asarray(model.apply(variables, inputs.images, running=running))
+        return jnp.asarray(run(variables, inputs.images, running=running))
 
     return apply
 

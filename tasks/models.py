@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -15,6 +16,7 @@ class MLP(nn.Module):
     Attributes:
         widths: of the hidden layers; the sinusoid network is (40, 40).
         outputs: how many numbers it puts out.
+        context: CAVIA's inputs that are parameters, the same for all rows; they start at zero.
         deviation: of the normal that draws the weights before it is cut at 2 deviations; 0.01 as
             in MAML's code. Biases start at zero.
         dtype: in which the layers below the head compute, such as bfloat16; None is that of inputs
@@ -23,16 +25,22 @@ class MLP(nn.Module):
 
     widths: Sequence[int] = (40, 40)
     outputs: int = 1
+    context: int = 0
     deviation: float = 0.01
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "n inputs"]) -> Float[Array, "n outputs"]:
-        """Predictions."""
+    def __call__(
+        self, x: Float[Array, "n inputs"], *, features: bool = False
+    ) -> Float[Array, "n outputs"]:
+        """Predictions, or the features that the head would make them of."""
         draw = nn.initializers.truncated_normal(self.deviation)
+        if self.context:
+            context = self.param("context", nn.initializers.zeros_init(), (self.context,))
+            x = jnp.concatenate([x, jnp.broadcast_to(context, (x.shape[0], self.context))], axis=1)
         for width in self.widths:
             x = nn.relu(nn.Dense(width, kernel_init=draw, dtype=self.dtype)(x))
-        return nn.Dense(self.outputs, kernel_init=draw)(x)
+        return x if features else nn.Dense(self.outputs, kernel_init=draw, name="head")(x)
 
 
 class Conv4(nn.Module):
@@ -60,9 +68,14 @@ class Conv4(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w c"], *, reference: int | None = None, running: bool = False
-    ) -> Float[Array, "n ways"]:
-        """Logits. `reference` and `running` are `BatchNorm`'s."""
+        self,
+        x: Float[Array, "n h w c"],
+        *,
+        reference: int | None = None,
+        running: bool = False,
+        features: bool = False,
+    ) -> Float[Array, "n outputs"]:
+        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s."""
         draw = nn.initializers.glorot_uniform()
         for block in range(4):
             shape = (3, 3, x.shape[-1], self.features)
@@ -73,7 +86,7 @@ class Conv4(nn.Module):
             x = max_pool(x) if self.pool else x
         x = x.reshape(x.shape[0], -1) if self.pool else x.mean((1, 2))
         draw = draw if self.pool else nn.initializers.normal(1.0)
-        return nn.Dense(self.ways, kernel_init=draw, name="head")(x)
+        return x if features else nn.Dense(self.ways, kernel_init=draw, name="head")(x)
 
 
 class FullyConnected(nn.Module):
@@ -94,13 +107,18 @@ class FullyConnected(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n *image"], *, reference: int | None = None, running: bool = False
-    ) -> Float[Array, "n ways"]:
-        """Logits. `reference` and `running` are `BatchNorm`'s."""
+        self,
+        x: Float[Array, "n *image"],
+        *,
+        reference: int | None = None,
+        running: bool = False,
+        features: bool = False,
+    ) -> Float[Array, "n outputs"]:
+        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s."""
         x = x.reshape(x.shape[0], -1)
         draw = nn.initializers.truncated_normal(0.01)
         for layer, width in enumerate(self.widths):
             kernel = self.param(f"dense{layer}", draw, (x.shape[-1], width))
             norm = BatchNorm(self.track, dtype=self.dtype, name=f"norm{layer}")
             x = nn.relu(norm(x, kernel, reference=reference, running=running))
-        return nn.Dense(self.ways, kernel_init=draw, name="head")(x)
+        return x if features else nn.Dense(self.ways, kernel_init=draw, name="head")(x)

@@ -1,11 +1,14 @@
 """Sinusoid regression: each task is a wave, given by a few of its points.
 
-    y = A sin(x - phase),   A ~ U[0.1, 5],   phase ~ U[0, pi],   x ~ U[-5, 5]
+    y = A sin(f x - phase),   A ~ U[0.1, 5],   phase ~ U[0, pi],   x ~ U[-5, 5]
+
+with f = 1, or in Meta-SGD's task  f ~ U[0.8, 1.2].
 
 The network of the paper is `models.MLP()`. Its baselines are compositions: a network pre-trained
 on all tasks is MAML with no inner step, and the oracle is that with `oracle=True` here.
 
 Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.1.
+Li, Zhou, Chen, Li: Meta-SGD, learning to learn quickly for few-shot learning (2017), section 4.1.
 """
 
 from functools import partial
@@ -20,19 +23,22 @@ from maml.types import RandomKey
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, jnp.pi)
+FREQUENCY = (0.8, 1.2)
 INPUT = (-5.0, 5.0)
 
 
 class Wave(NamedTuple):
-    """One task:  y = amplitude sin(x - phase).
+    """One task:  y = amplitude sin(frequency x - phase).
 
     Attributes:
         amplitude: in the unit of y.
         phase: in radians.
+        frequency: in radians for a unit of x.
     """
 
     amplitude: Float[Array, ""]
     phase: Float[Array, ""]
+    frequency: Float[Array, ""] | float = 1.0
 
     def __call__(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """The wave at x (radians).
@@ -40,29 +46,35 @@ class Wave(NamedTuple):
         >>> float(Wave(jnp.array(2.0), jnp.array(0.0))(jnp.array(jnp.pi / 2)))
         2.0
         """
-        return self.amplitude * jnp.sin(x - self.phase)
+        return self.amplitude * jnp.sin(self.frequency * x - self.phase)
 
 
-def draw_wave(key: RandomKey) -> Wave:
-    """A wave of the paper's distribution."""
+def draw_wave(key: RandomKey, *, frequencies: bool = False) -> Wave:
+    """A wave of MAML's distribution, or of Meta-SGD's, in which frequencies differ too."""
     amplitude_key, phase_key = jax.random.split(key)
-    return Wave(_uniform(amplitude_key, AMPLITUDE), _uniform(phase_key, PHASE))
+    wave = Wave(_uniform(amplitude_key, AMPLITUDE), _uniform(phase_key, PHASE))
+    if not frequencies:
+        return wave
+    return wave._replace(frequency=_uniform(jax.random.fold_in(key, 2), FREQUENCY))
 
 
-def few_points(shots: int, queries: int, *, oracle: bool = False) -> Sampler:
+def few_points(
+    shots: int, queries: int, *, oracle: bool = False, frequencies: bool = False
+) -> Sampler:
     """A sampler of one task: support and query are points of one wave at random places.
 
     Args:
         shots: points of the support set, K.
         queries: points of the query set.
         oracle: whether the inputs say which wave it is: (x, amplitude, phase) instead of (x).
+        frequencies: whether they differ from wave to wave, as in Meta-SGD's task.
 
     Returns:
         `sample(key) -> Episode(support=(inputs, targets), query=(inputs, targets))`, inputs
         `[points, 1 or 3]` and targets `[points, 1]`.
 
     Raises:
-        ValueError: a count is below 1.
+        ValueError: a count is below 1, or an oracle that would see but two of three numbers.
 
     >>> inputs, targets = few_points(shots=5, queries=10)(jax.random.key(0)).query
     >>> inputs.shape, targets.shape
@@ -70,19 +82,22 @@ def few_points(shots: int, queries: int, *, oracle: bool = False) -> Sampler:
     """
     if min(shots, queries) < 1:
         raise ValueError(f"shots and queries must be >= 1; got {shots} and {queries}")
-    return jax.tree_util.Partial(partial(_draw, shots=shots, queries=queries, oracle=oracle))
+    if oracle and frequencies:
+        raise ValueError("the oracle sees amplitude and phase, and would not see the frequency")
+    options = {"oracle": oracle, "frequencies": frequencies}
+    return jax.tree_util.Partial(partial(_draw, shots=shots, queries=queries, **options))
 
 
 def points(wave: Wave, x: Float[Array, " n"], *, oracle: bool = False) -> tuple[Array, Array]:
     """Inputs and targets of a wave at x, as `few_points` puts them."""
-    columns = [x, *(jnp.full_like(x, number) for number in wave)] if oracle else [x]
+    columns = [x, *(jnp.full_like(x, number) for number in wave[:2])] if oracle else [x]
     return jnp.stack(columns, axis=-1), wave(x)[:, None]
 
 
-def _draw(key: RandomKey, *, shots: int, queries: int, oracle: bool) -> Episode:
+def _draw(key: RandomKey, *, shots: int, queries: int, oracle: bool, frequencies: bool) -> Episode:
     wave_key, input_key = jax.random.split(key)
     x = _uniform(input_key, INPUT, (shots + queries,))
-    wave = draw_wave(wave_key)
+    wave = draw_wave(wave_key, frequencies=frequencies)
     return Episode(*(points(wave, part, oracle=oracle) for part in (x[:shots], x[shots:])))
 
 

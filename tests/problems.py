@@ -45,13 +45,13 @@ class Tiny(nn.Module):
     track: bool = False
 
     @nn.compact
-    def __call__(self, x, *, reference=None, running=False):
+    def __call__(self, x, *, reference=None, running=False, features=False):
         context = self.param(CONTEXT, nn.initializers.normal(0.5), (2,))
         x = x.reshape(x.shape[0], -1)
         x = jnp.concatenate([x, jnp.broadcast_to(context, (x.shape[0], 2)) * x[:, :1]], axis=1)
         kernel = self.param("body", nn.initializers.lecun_normal(), (x.shape[1], 3), jnp.float64)
         x = nn.tanh(BatchNorm(self.track)(x, kernel, reference=reference, running=running))
-        return nn.Dense(WAYS, name=HEAD, param_dtype=jnp.float64)(x)
+        return x if features else nn.Dense(WAYS, name=HEAD, param_dtype=jnp.float64)(x)
 
 
 class Problem(NamedTuple):
@@ -98,18 +98,22 @@ def algorithm(name: str, optimizer, num_steps: int, loss, params) -> maml.Algori
         "anil": {"head": head},
         "boil": {"head": head},
         "meta_sgd": {"rate": RATE},
+        "maml_plus_plus": {"rate": RATE},
         "imaml": {"strength": STRENGTH, "cg_steps": 60},
         "cavia": {"context": context},
     }
     return getattr(maml, name)(loss, optimizer, num_steps, **options.get(name, {}))
 
 
-ALGORITHMS = ("maml", "fomaml", "anil", "boil", "meta_sgd", "reptile", "imaml", "cavia")
+ALGORITHMS = (
+    *("maml", "fomaml", "anil", "boil", "meta_sgd", "maml_plus_plus", "reptile", "imaml", "cavia"),
+)
+RATED = ("meta_sgd", "maml_plus_plus")
 
 
 def descend(name: str, optimizer, num_steps: int, loss, meta, support):
     """phi_K of one task, by a Python loop over whole trees with the frozen leaves put back."""
-    params, rates = (meta.params, meta.rates) if name == "meta_sgd" else (meta, None)
+    params, rates = (meta.params, meta.rates) if name in RATED else (meta, None)
 
     def adapts(path) -> bool:
         path = jax.tree_util.keystr(path)
@@ -124,7 +128,7 @@ def descend(name: str, optimizer, num_steps: int, loss, meta, support):
             lambda path, leaf: jnp.zeros_like(leaf) if adapts(path) else leaf, params
         )
     start, opt_state = params, optimizer.init(params)
-    for _ in range(num_steps):
+    for step in range(num_steps):
         grads = jax.grad(lambda p: loss(p, support, KEY)[0])(params)
         if name == "imaml":
             grads = jax.tree.map(lambda g, p, s: g + STRENGTH * (p - s), grads, params, start)
@@ -133,7 +137,8 @@ def descend(name: str, optimizer, num_steps: int, loss, meta, support):
         )
         updates, opt_state = optimizer.update(grads, opt_state, params)
         if rates is not None:
-            updates = jax.tree.map(jnp.multiply, rates, updates)
+            here = jax.tree.map(lambda r, k=step: r[k] if name != "meta_sgd" else r, rates)
+            updates = jax.tree.map(jnp.multiply, here, updates)
         params = jax.tree.map(jnp.add, params, updates)
     return params
 

@@ -151,7 +151,7 @@ def test_a_task_that_diverges_is_said_and_is_no_number(waves):
     config = replace(waves, inner_rate=1e30, meta_steps=0)
     summary = runner.run(sinusoid.experiment(config), config).summary
     assert summary["mse"]["2"] == {"mean": None, "ci95": None}
-    assert tables.cell(summary, "2") == "diverged"
+    assert tables.cell([summary], "2") == "diverged"
 
 
 def test_validation_and_evaluation_compile_once_each(waves):
@@ -265,12 +265,34 @@ def test_a_recorded_run_is_a_row_of_the_table(waves, tmp_path, monkeypatch):
     config = replace(waves, record=True)
     summary = runner.run(sinusoid.experiment(config), config).summary
     assert tables.recorded(tmp_path) == [summary]
-    assert tables.cell(summary, "1") in tables.markdown([summary])
+    assert tables.cell([summary], "1") in tables.markdown([summary])
 
 
-def test_the_readme_holds_the_table_of_the_recorded_results():
-    readme = tables.README.read_text()
-    assert tables.with_table(readme, tables.markdown(tables.recorded())) == readme
+@pytest.mark.parametrize("page", tables.PAGES, ids=str)
+def test_a_page_holds_the_tables_of_the_recorded_results(page):
+    text = page.read_text()
+    made = tables.markdown(tables.recorded(), tables.PAGES[page])
+    assert "|" in made and tables.with_tables(text, made) == text
+
+
+def test_runs_that_differ_in_their_seed_are_one_row_with_an_interval_over_seeds():
+    def run(seed, mean, rate=0.1):
+        curve = {"1": {"mean": mean, "ci95": 9.0}}
+        config = {"inner_steps": 1, "inner_rate": rate, "seed": seed, "shots": 5}
+        facts = {"preset": "p", "algorithm": "maml", "meta_steps": 1, "tasks": 2}
+        facts |= {"batch_norm": "none", "seconds": {}, "command": f"run --seed {seed} --record"}
+        return {"benchmark": "sinusoid", "mse": curve, "seed": seed, "config": config} | facts
+
+    made = tables.markdown([run(0, 1.0), run(1, 3.0), run(0, 2.0), run(0, 7.0, rate=0.2)])
+    rows = [row for row in made.splitlines() if row.startswith("| sinusoid 5-shot | maml")]
+    # The latest of seed 0, and seed 1: 2.5 +- 12.706 * sqrt(0.5) / sqrt(2); the other rate apart.
+    assert "| 2.500 ± 6.353 | 0.67 | 0, 1 |" in rows[0] and "`run`" in rows[0]
+    assert "| 7.000 ± 9.000 |" in rows[1] and len(rows) == 2
+
+
+def test_what_has_a_published_number_and_no_result_is_said_not_to_have_been_run():
+    made = tables.markdown([], ["omniglot"]).splitlines()
+    assert sum("| not run |" in row for row in made) == 28
 
 
 def test_the_demo_runs(tmp_path, capsys):

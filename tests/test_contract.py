@@ -38,6 +38,7 @@ OPTIONS = {
     "anil": {"head": maml.mask_by_path(PARAMS, "head")},
     "boil": {"head": maml.mask_by_path(PARAMS, "head")},
     "meta_sgd": {"rate": RATE},
+    "maml_plus_plus": {"rate": RATE, "multi_step": 50, "first_order": 5},
     "imaml": {"strength": STRENGTH, "cg_steps": 5},
     "cavia": {"context": maml.mask_by_path(PARAMS, "context")},
 }
@@ -179,7 +180,7 @@ def unchecked():
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_too_few_steps_are_refused(name):
     """Without a step, what is differentiated through is joint training; the others are nothing."""
-    least = 1 if name in ("reptile", "imaml") else 0
+    least = 1 if name in ("reptile", "imaml", "maml_plus_plus") else 0
     with pytest.raises(ValueError, match=f"integer >= {least}; got {least - 1}"):
         build(name, num_steps=least - 1)
 
@@ -214,7 +215,7 @@ def test_a_loss_without_metrics_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "option"),
     [
-        *((name, "mask") for name in ("maml", "fomaml", "meta_sgd")),
+        *((name, "mask") for name in ("maml", "fomaml", "meta_sgd", "maml_plus_plus")),
         *(("anil", "head"), ("boil", "head"), ("cavia", "context")),
     ],
 )

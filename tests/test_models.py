@@ -33,7 +33,7 @@ def xavier(inputs, outputs):
     [
         (MLP((400, 400)), (1, 1), "Dense_0/kernel", CUT),
         (MLP((400, 400)), (1, 1), "Dense_1/kernel", CUT),
-        (MLP((40, 40), outputs=400), (1, 1), "Dense_2/kernel", CUT),
+        (MLP((40, 40), outputs=400), (1, 1), "head/kernel", CUT),
         (FullyConnected(64), OMNIGLOT, "dense0", CUT),
         (FullyConnected(64), OMNIGLOT, "dense[1-3]", CUT),
         (FullyConnected(64), OMNIGLOT, "head/kernel", CUT),
@@ -97,7 +97,7 @@ def normed(p, x):
 def mlp(p, x):
     for layer in range(2):
         x = np.maximum(dense(p[f"Dense_{layer}"], x), 0)
-    return dense(p["Dense_2"], x)
+    return dense(p["head"], x)
 
 
 def strided(p, x):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import omniglot, sinusoid
+from benchmarks.published import published
 from benchmarks.runner import run
-from benchmarks.tables import published
 
 pytestmark = pytest.mark.slow
 

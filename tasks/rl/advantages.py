@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from maml.linear import solve
 from tasks.rl.environment import Trajectories
 
 PerStep = Float[Array, "trajectory time"]
@@ -48,22 +49,7 @@ def linear_baseline(
     rows = jnp.where(counts, features, 0).reshape(-1, features.shape[-1])
     targets = jnp.where(alive, returns - mean, 0).ravel()
     gram = rows.T @ rows / alive.sum() + RIDGE * jnp.eye(rows.shape[1])
-    return features @ _solve(gram, rows.T @ targets / alive.sum()) + mean
-
-
-def _solve(a: Float[Array, "n n"], b: Float[Array, " n"]) -> Float[Array, " n"]:
-    """a^-1 b by Gauss-Jordan elimination, for a positive definite.
-
-    Not by LAPACK: its batches wait, inside the thread pool of a CPU, for other threads of the pool,
-    and stand still for ever where as many devices do so (jaxlib 0.10.2).
-    """
-
-    def eliminate(k: Array, rows: Array) -> Array:
-        pivot = rows[k] / rows[k, k]
-        return (rows - jnp.outer(rows[:, k], pivot)).at[k].set(pivot)
-
-    rows = jnp.concatenate([a, b[:, None]], axis=1)
-    return jax.lax.fori_loop(0, a.shape[0], eliminate, rows)[:, -1]
+    return features @ solve(gram, rows.T @ targets / alive.sum()) + mean
 
 
 def advantages(

@@ -1,0 +1,201 @@
+"""Few-shot classification: options, algorithms, and how they become an experiment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+import maml
+from benchmarks import hardware
+from benchmarks.config import Config, check_memory
+from benchmarks.runner import Experiment, initial_key
+from maml.closed_form import Features
+from maml.types import Batch, LossFn, Params, RandomKey
+from tasks import glyphs, omniglot
+from tasks.batch_norm import Mode, averaging, few_shot_apply, few_shot_loss
+from tasks.models import Conv4, FullyConnected
+from tasks.sampling import few_shot
+
+MODELS = {
+    "conv4": Conv4,
+    "conv4-pool": lambda **options: Conv4(pool=True, **options),
+    "fully-connected": FullyConnected,
+}
+
+
+COUNTS = ("multi_step", "first_order")
+SWITCHES = ("learn_rates", *COUNTS, "per_step_norm")  # of maml++
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShot(Config):
+    """Options of the few-shot benchmark."""
+
+    dataset: Literal["omniglot", "glyphs"] = "omniglot"
+    """Omniglot, or the characters of matplotlib's fonts, which need no download."""
+    data: Path | None = None
+    """Folder with the two Omniglot zips or folders, or a data_dir of tensorflow-datasets."""
+    resize: omniglot.Resize = "nearest"
+    """How Omniglot becomes 28x28: as MAML's code does in effect, or antialiased."""
+    split: str = "paper"
+    """Of Omniglot: "paper", "alphabets", or a JSON file. Glyphs are split by script."""
+    ways: int
+    """Classes of an episode."""
+    shots: int
+    """Support drawings a class."""
+    queries: int
+    """Query drawings a class, while meta-training and in the evaluation."""
+    train_ways: int | None = None
+    """Classes of an episode while meta-training; None is as in the evaluation. Only the heads in
+    closed form, protonet's and r2d2's, can have another number."""
+    train_queries: int | None = None
+    """Query drawings a class while meta-training; None is as in the evaluation."""
+    rotate: bool = True
+    """Turn each class of an episode by 0, 90, 180 or 270 degrees."""
+    algorithm: Literal[
+        "maml",
+        "maml++",
+        "fomaml",
+        "anil",
+        "boil",
+        "meta_sgd",
+        "reptile",
+        "imaml",
+        "protonet",
+        "r2d2",
+    ] = "maml"
+    """What is meta-trained. Batch-norm biases do not adapt, as in MAML's code, but in reptile and
+    imaml."""
+    learn_rates: bool = False
+    """maml++: a learned inner rate for each layer and step."""
+    multi_step: int = 0
+    """maml++: meta-steps over which the losses after all inner steps fade to the last one's."""
+    first_order: int = 0
+    """maml++: meta-steps of first order before those of second."""
+    per_step_norm: bool = False
+    """maml++: batch-norm biases, and running averages, of each inner step."""
+    model: Literal["conv4", "conv4-pool", "fully-connected"] = "conv4"
+    """Four convolutions with stride 2, or with max-pooling, or four dense layers."""
+    batch_norm: Mode = "transductive"
+    """Whose statistics normalise the query: its own, the support's, or running averages."""
+    momentum: float = 0.99
+    """Of the running averages."""
+    strength: float = 2.0
+    """The pull of imaml towards the meta-parameters, lambda."""
+
+
+def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params) -> maml.Algorithm:
+    """The configured algorithm on the paper's inner problem."""
+    rate, steps = config.inner_rate, config.inner_steps
+    inner, unscaled = optax.sgd(rate), optax.sgd(1.0)
+    norm = maml.mask_by_path(params, "/norm")
+    adapts = maml.complement(norm)
+    head = maml.mask_by_path(params, "/head/")
+    memory = config.memory or "forward"
+    body = jax.tree.map(lambda a, h: a and not h, adapts, head)
+    switches: dict[str, Any] = {name: getattr(config, name) for name in ("learn_rates", *COUNTS)}
+    switches |= {"per_step": norm if config.per_step_norm else None}
+    return {
+        "maml": lambda: maml.maml(loss, inner, steps, mask=adapts, memory=memory),
+        "maml++": lambda: maml.maml_plus_plus(
+            loss, unscaled, steps, rate=rate, mask=adapts, memory=memory, **switches
+        ),
+        "fomaml": lambda: maml.fomaml(loss, inner, steps, mask=adapts),
+        "anil": lambda: maml.anil(loss, inner, steps, head=head, memory=memory),
+        "boil": lambda: maml.boil(loss, inner, steps, head=maml.complement(body), memory=memory),
+        "meta_sgd": lambda: maml.meta_sgd(
+            loss, unscaled, steps, rate=rate, mask=adapts, memory=memory
+        ),
+        "reptile": lambda: maml.reptile(loss, inner, steps),
+        "imaml": lambda: maml.imaml(loss, inner, steps, strength=config.strength, cg_steps=5),
+        "protonet": lambda: maml.protonet(loss, features, head=head),
+        "r2d2": lambda: maml.r2d2(loss, features, head=head, scale=10.0),
+    }[config.algorithm]()
+
+
+def judge(model: nn.Module, mode: Mode) -> LossFn:
+    """The loss of an evaluation; beside its accuracy, that by other statistics for the query."""
+    modes: dict[str, Mode] = {"inductive": "support", "transductive": "transductive"}
+    if mode == "running":
+        modes = {}
+    others = {name: few_shot_loss(model, m) for name, m in modes.items() if m != mode}
+    loss = few_shot_loss(model, mode, evaluating=True)
+
+    def judged(params: Params, query: Batch, key: RandomKey) -> tuple[jax.Array, dict]:
+        value, metrics = loss(params, query, key)
+        seen = {name: other(params, query, key)[1]["accuracy"] for name, other in others.items()}
+        return value, metrics | {f"accuracy_{name}": accuracy for name, accuracy in seen.items()}
+
+    return judged
+
+
+def experiment(config: FewShot) -> Experiment:
+    """The experiment of a configuration; loads the data.
+
+    Raises:
+        ValueError: options that the data or the algorithm cannot serve.
+    """
+    if config.algorithm == "reptile" and config.batch_norm == "running":
+        raise ValueError("reptile never looks at a query set, so it records no running averages")
+    if config.algorithm == "reptile" and config.inner_steps < 2:
+        raise ValueError(f"reptile needs inner_steps >= 2; got {config.inner_steps}")
+    check_memory(config, config.algorithm, through=("maml", "maml++", "anil", "boil", "meta_sgd"))
+    chosen = [name for name in SWITCHES if getattr(config, name)]
+    if chosen and config.algorithm != "maml++":
+        raise ValueError(f"{', '.join(chosen)}: switches of maml++; got {config.algorithm}")
+    train_ways = config.train_ways or config.ways
+    if train_ways != config.ways and config.algorithm not in ("protonet", "r2d2"):
+        raise ValueError(
+            f"train_ways can differ from ways for protonet and r2d2; got {config.algorithm}"
+        )
+    if config.algorithm == "imaml" and config.inner_rate * config.strength >= 2:
+        raise ValueError(
+            "imaml's pull diverges unless inner_rate * strength < 2; got"
+            f" {config.inner_rate} * {config.strength}"
+        )
+    if config.dataset == "glyphs":
+        characters = glyphs.load()
+        parts = glyphs.splits(characters)
+    else:
+        characters = omniglot.load(config.data, resize=config.resize)
+        parts = omniglot.splits(characters, config.split)
+    samplers = {
+        part: few_shot(
+            characters.images[classes],
+            train_ways if part == "train" else config.ways,
+            config.shots,
+            (part == "train" and config.train_queries) or config.queries,
+            rotate=config.rotate,
+        )
+        for part, classes in parts.items()
+    }
+    running = config.batch_norm == "running"
+    precision = hardware.precision(config.precision)
+    dtype = jnp.bfloat16 if precision == "bfloat16" else None
+    ways = max(train_ways, config.ways)
+    model = MODELS[config.model](ways=ways, track=running, dtype=dtype)
+    params = model.init(initial_key(config), jnp.zeros((1, *characters.images.shape[2:], 1)))
+    loss = few_shot_loss(model, config.batch_norm)
+    features = few_shot_apply(model, config.batch_norm, features=True)
+    facts = {
+        "algorithm": config.algorithm,
+        "batch_norm": config.batch_norm,
+        "query_size": config.ways * config.queries,
+        "source": characters.source,
+    }
+    return Experiment(
+        "omniglot",
+        algorithm(config, loss, features, params),
+        params,
+        samplers,
+        few_shot_apply(model, config.batch_norm, evaluating=True),
+        judge(model, config.batch_norm),
+        "accuracy",
+        facts,
+        precision=precision,
+        outer=(lambda adam: averaging(adam, config.momentum)) if running else (lambda adam: adam),
+    )

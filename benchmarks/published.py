@@ -1,0 +1,87 @@
+"""What the papers print, beside which results are shown.
+
+Finn et al. (2017) unless another paper is named; with 10 shots they have only a curve (figure 3),
+and the values are read off it. MAML++ (Antoniou et al. 2019) is an ensemble of five checkpoints,
+FOMAML is quoted from Reptile's paper (Nichol et al. 2018), iMAML is the one by gradient descent
+(Rajeswaran et al. 2019); Meta-SGD (Li et al. 2017), prototypical networks (Snell et al. 2017).
+"""
+
+from typing import Any
+
+Summary = dict[str, Any]
+NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
+CELLS = tuple(f"omniglot {ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
+# Algorithm -> the inner steps after which it is judged with 5 and with 20 classes, and its cells.
+OMNIGLOT = {
+    "maml": ("3", "5", "98.7 ± 0.4", "99.9 ± 0.1", "95.8 ± 0.3", "98.9 ± 0.2"),
+    "maml++": ("5", "5", "99.47", "99.93", "97.65 ± 0.05", "99.33 ± 0.03"),
+    "fomaml": ("3", "5", "98.3 ± 0.5", "99.2 ± 0.2", "89.4 ± 0.5", "97.9 ± 0.1"),
+    "reptile": ("10", "10", "97.68 ± 0.04", "99.48 ± 0.06", "89.43 ± 0.14", "97.12 ± 0.32"),
+    "meta_sgd": ("1", "1", "99.53 ± 0.26", "99.93 ± 0.09", "95.93 ± 0.38", "98.97 ± 0.19"),
+    "imaml": ("16", "25", "99.16 ± 0.35", "99.67 ± 0.12", "94.46 ± 0.42", "98.69 ± 0.1"),
+    "protonet": ("1", "1", "98.8", "99.7", "96.0", "98.9"),
+}
+# Task, algorithm and model -> inner step -> value.
+PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
+    ("sinusoid 5-shot", "maml", ""): {"1": "0.67", "5": "0.38", "10": "0.35"},
+    ("sinusoid 10-shot", "maml", ""): {"1": "0.4 ± 0.1 (curve)", "9": "0.2 ± 0.1 (curve)"},
+    ("sinusoid 5-shot", "pretrained", ""): {"1": "2.41", "5": "2.23", "10": "2.19"},
+    ("sinusoid of frequencies 5-shot", "meta_sgd", ""): {"1": "0.90 ± 0.16"},
+    ("sinusoid of frequencies 20-shot", "meta_sgd", ""): {"1": "0.31 ± 0.05"},
+    **{
+        (cell, algorithm, "conv4"): {steps[n // 2]: values[n]}
+        for algorithm, (*steps, a, b, c, d) in OMNIGLOT.items()
+        for values in ((a, b, c, d),)
+        for n, cell in enumerate(CELLS)
+    },
+    (CELLS[0], "maml", "fully-connected"): {"3": "89.7 ± 1.1"},
+    (CELLS[1], "maml", "fully-connected"): {"3": "97.5 ± 0.6"},
+    ("navigation", "maml", ""): dict(zip("01234", NAVIGATION, strict=True)),
+    ("navigation", "pretrained", ""): {"0": "-40.81", "1": "-19.73", "2": "-11.72", "3": "-8.47"},
+    ("navigation", "random", ""): {"0": "-82.66", "1": "-57.96", "2": "-53.84", "3": "-46.81"},
+    ("navigation", "oracle", ""): {"0": "-2.29 ± 0.1"},
+}
+# SNAIL's table of MAML, and that of RL2 (Duan et al. 2016); budget and arms, then who.
+BANDITS = {
+    (10, 5): ("6.5 ± 0.1", "6.7"),
+    (10, 10): ("6.6 ± 0.1", "6.7"),
+    (10, 50): ("6.6 ± 0.1", "6.8"),
+    (100, 5): ("67.1 ± 1.1", "78.7"),
+    (100, 10): ("70.1 ± 0.6", "83.5"),
+    (100, 50): ("70.3 ± 0.4", "84.9"),
+    (500, 5): ("too expensive", "401.5"),
+    (500, 10): ("too expensive", "432.5"),
+    (500, 50): ("too expensive", "438.9"),
+}
+MDPS = {
+    10: ("0.563", "0.752"),
+    25: ("0.591", "0.859"),
+    50: ("too expensive", "0.902"),
+    75: ("too expensive", "0.918"),
+    100: ("too expensive", "0.922"),
+}
+
+
+def task_of(summary: Summary) -> str:
+    """What was asked: `omniglot 5-way 1-shot`."""
+    config = summary["config"]
+    words = [config.get("dataset", summary["benchmark"])]
+    words += ["corners"] * bool(config.get("corners"))
+    words += ["of frequencies"] * bool(config.get("frequencies"))
+    words += [f"{config[name]}-{name[:-1]}" for name in ("ways", "shots") if name in config]
+    if summary["benchmark"] == "bandits":
+        arms = f"of {config['arms']} arms" if config["problem"] == "bandit" else "episodes"
+        words = [config["problem"], f"{config['budget']}", arms]
+    return " ".join(words)
+
+
+def published(summary: Summary) -> dict[str, str]:
+    """What the papers print for this task, algorithm and model, by inner step."""
+    config = summary["config"]
+    if summary["benchmark"] == "bandits":
+        budget, place = config["budget"], int(summary["algorithm"] == "rl2")
+        bandit = config["problem"] == "bandit"
+        cells = BANDITS.get((budget, config["arms"])) if bandit else MDPS.get(budget)
+        return dict.fromkeys(("total", "at the last rate"), cells[place]) if cells else {}
+    model = config.get("model", "")
+    return PUBLISHED.get((task_of(summary), summary["algorithm"], model.removesuffix("-pool")), {})

@@ -1,0 +1,118 @@
+"""Several runs side by side: their options that differ, their results, their curves.
+
+    python -m benchmarks.report RUN RUN ... --out DIR
+
+A run is a folder that a benchmark wrote. DIR gets `report.md` and `curves.png`; the table is
+printed as well.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.config import in_words
+from benchmarks.published import Summary, published, task_of
+from benchmarks.rl_figures import read_log, saved
+from benchmarks.session import FREE, RESULTS
+from benchmarks.tables import METRICS, cell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Options of the report."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs of one benchmark."""
+    out: Path = RESULTS / "report"
+    """Where the report is written."""
+
+
+def read(runs: tuple[Path, ...]) -> list[Summary]:
+    """The summaries of some runs.
+
+    Raises:
+        ValueError: a folder is no finished run of a benchmark with a table, or they are of several.
+    """
+    for run in runs:
+        if not (run / "summary.json").exists():
+            raise ValueError(f"{run} has no summary.json: it is no run that has ended")
+    summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
+    names = sorted({summary["benchmark"] for summary in summaries})
+    if len(names) != 1 or names[0] not in METRICS:
+        raise ValueError(
+            f"a report is of runs of one of {', '.join(METRICS)}; got {', '.join(names) or 'none'}"
+        )
+    return summaries
+
+
+def labels(summaries: list[Summary]) -> list[str]:
+    """What tells the runs apart: the options that differ, or their place."""
+    options = [{k: v for k, v in s["config"].items() if k not in FREE} for s in summaries]
+    differ = [k for k in options[0] if len({str(o.get(k)) for o in options}) > 1]
+    found = [", ".join(f"{k} {o.get(k)}" for k in differ) for o in options]
+    return [name or f"run {place}" for place, name in enumerate(found, 1)]
+
+
+def rows(summaries: list[Summary]) -> list[list[str]]:
+    """A head, and a row for each inner step that a run reports."""
+    metric = METRICS[summaries[0]["benchmark"]][0]
+    steps = list(dict.fromkeys(step for s in summaries for step in s[metric]))
+    table = [["after", *labels(summaries), "published"]]
+    for step in steps:
+        cells = [cell([s], step) if step in s[metric] else "" for s in summaries]
+        theirs = {published(s).get(step, "") for s in summaries}
+        table.append([step, *cells, theirs.pop() if len(theirs) == 1 else ""])
+    return table
+
+
+def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figure:
+    """What was validated, or else trained on, over meta-training; `curves.png`."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes, unit = figure.subplots(), METRICS[summaries[0]["benchmark"]][2]
+    for run, summary, label in zip(runs, summaries, labels(summaries), strict=True):
+        lines = read_log(run)
+        points = [_shown(line, summary["metric"]) for line in lines]
+        axes.plot([line["step"] for line in lines], points, label=label)
+    axes.set(xlabel="meta-steps", ylabel=f"{unit} (fraction)" if "%" in unit else unit)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return saved(figure, out / "curves.png")
+
+
+def _shown(line: dict[str, Any], metric: str) -> float:
+    if "val" in line:
+        curve = line["val"][metric]
+        return curve[max(curve, key=int)]["mean"]
+    return float(np.mean(line[metric] if metric in line else line["after"]))
+
+
+def main(options: Report) -> list[list[str]]:
+    """Prints the table and writes both files."""
+    summaries = read(options.runs)
+    table, first = rows(summaries), summaries[0]
+    title = f"{task_of(first)}: {METRICS[first['benchmark']][2]} (95% CI)"
+    shown = Table(*table[0], title=title)
+    for row in table[1:]:
+        shown.add_row(*row)
+    Console().print(shown)
+    options.out.mkdir(parents=True, exist_ok=True)
+    head, *body = [f"| {' | '.join(row)} |" for row in table]
+    lines = [f"# {title}", "", head, "| " + "--- | " * len(table[0]), *body, ""]
+    lines += [
+        f"* {name}: `{s['command']}`" for name, s in zip(table[0][1:], summaries, strict=False)
+    ]
+    (options.out / "report.md").write_text("\n".join([*lines, "", "![curves](curves.png)", ""]))
+    curves(options.runs, summaries, options.out)
+    return table
+
+
+if __name__ == "__main__":
+    with in_words():
+        main(tyro.cli(Report, description=__doc__))

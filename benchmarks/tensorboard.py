@@ -1,0 +1,53 @@
+"""The log's numbers as TensorBoard's scalars, for who asks for it; tensorboardX writes them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+Write = Callable[[dict[str, Any], int], None]
+
+
+def check_installed() -> None:
+    """Refuses to start without the writer.
+
+    Raises:
+        ValueError: naming the extra that has it.
+    """
+    if find_spec("tensorboardX") is None:
+        raise ValueError("--tensorboard needs tensorboardX: pip install 'maml[tensorboard]'")
+
+
+@contextmanager
+def scalars(folder: Path, done: int, *, wanted: bool) -> Iterator[Write]:
+    """Gives `write(line of the log, step)`; what was written beyond `done` is taken back."""
+    if not wanted:
+        yield lambda line, step: None
+        return
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(str(folder), purge_step=done + 1) as writer:
+
+        def write(line: dict[str, Any], step: int) -> None:
+            for name, value in flat(line).items():
+                writer.add_scalar(name, value, step)
+
+        yield write
+
+
+def flat(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested dictionaries and lists, by paths.
+
+    >>> flat({"loss": 1.0, "val": {"mse": {"1": 2.0}}, "after": [3.0, 4.0]})
+    {'loss': 1.0, 'val/mse/1': 2.0, 'after/0': 3.0, 'after/1': 4.0}
+    """
+    found = {}
+    for name, value in line.items():
+        if isinstance(value, list):
+            value = {str(place): number for place, number in enumerate(value)}
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{name}/")
+        elif value is not None:
+            found[f"{prefix}{name}"] = value
+    return found

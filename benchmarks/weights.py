@@ -1,0 +1,139 @@
+"""Trained meta-parameters as small files, and what they achieve.
+
+    python -m benchmarks.weights results/weights/NAME.npz --data FOLDER     # evaluates them
+    python -m benchmarks.weights NAME.npz --run RUN                         # writes them
+
+A file holds half-precision arrays by path and the options of their run, and nothing that is
+executed. Rounding is part of them: what is evaluated is what the file holds.
+"""
+
+import json
+import time
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import PyTree
+
+import maml
+from benchmarks import checkpoints, hardware, runner, session, tables
+from benchmarks.config import in_words
+from benchmarks.few_shot import FewShot, experiment
+from benchmarks.runner import Experiment
+from maml.types import MetaParams
+
+OPTIONS = "options"
+FOLDER = Path("results/weights")
+
+
+def save(path: Path, meta_params: MetaParams, config: dict[str, Any]) -> None:
+    """Writes meta-parameters and the options of their run."""
+    arrays: dict[str, Any] = {
+        name: np.asarray(leaf, np.float16 if leaf.dtype.kind == "f" else None)
+        for name, leaf in _by_path(meta_params).items()
+    }
+    arrays[OPTIONS] = np.array(json.dumps(config))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+
+
+def load(path: Path, like: PyTree) -> PyTree:
+    """The meta-parameters of a file.
+
+    Args:
+        path: of the file.
+        like: a tree of the same paths and shapes; the arrays get its precision.
+
+    Raises:
+        ValueError: paths or shapes are others, naming the first.
+    """
+    wanted = _by_path(like)
+    with np.load(path, allow_pickle=False) as file:
+        found = {name: file[name] for name in file.files if name != OPTIONS}
+    for name in sorted(wanted.keys() | found.keys()):
+        shapes = [getattr(tree.get(name), "shape", "nothing") for tree in (found, wanted)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{path} has {shapes[0]} at {name!r}; wanted {shapes[1]}")
+    leaves = [found[name].astype(leaf.dtype) for name, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def options(path: Path) -> FewShot:
+    """The options of the run that a file comes from.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    if not path.exists():
+        raise ValueError(f"there is no file {path}")
+    with np.load(path, allow_pickle=False) as file:
+        if OPTIONS not in file.files:
+            raise ValueError(f"{path} holds no options: it was not written by benchmarks.weights")
+        return _config(json.loads(file[OPTIONS].item()))
+
+
+def trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
+    """The experiment of a file's run, its options but for the changes, and the meta-parameters."""
+    config = replace(options(path), **changes)
+    chosen = experiment(config)
+    return chosen, config, load(path, chosen.algorithm.init(chosen.params))
+
+
+def _config(found: dict[str, Any]) -> FewShot:
+    known = {field.name for field in fields(FewShot)}
+    options: dict[str, Any] = {name: value for name, value in found.items() if name in known}
+    options |= {name: Path(found[name]) for name in ("data", "out") if found.get(name)}
+    return FewShot(**options)
+
+
+def _by_path(tree: PyTree) -> dict[str, Any]:
+    paths = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Options of the command."""
+
+    file: tyro.conf.Positional[Path]
+    """Of the weights."""
+    run: Path | None = None
+    """Folder of a run whose last checkpoint is written to the file; None evaluates the file."""
+    data: Path | None = None
+    """Folder of Omniglot, as that of `benchmarks.omniglot`."""
+    eval_tasks: int = 10_000
+    """Test tasks of the evaluation."""
+    eval_steps: int | None = None
+    """Inner steps of the evaluation; None is as in the run."""
+
+
+def main(asked: Weights) -> None:
+    """Writes a file, or evaluates one and prints its table."""
+    if asked.run:
+        config = _config(json.loads((asked.run / "summary.json").read_text())["config"])
+        chosen = experiment(config)
+        optimizer = runner.outer_optimizer(chosen, config)
+        state = maml.init(chosen.algorithm, optimizer, chosen.params)
+        state = checkpoints.load(asked.run / "checkpoints", state)
+        save(asked.file, state.params, session.plain(config) | {"data": None, "out": None})
+        print(f"{asked.file}: {asked.file.stat().st_size / 1024:.0f} KB")
+        return
+    changes: dict[str, Any] = {"data": asked.data, "eval_tasks": asked.eval_tasks}
+    if asked.eval_steps is not None:
+        changes["eval_steps"] = asked.eval_steps
+    chosen, config, meta_params = trained(asked.file, **changes)
+    start = time.perf_counter()
+    found = runner.tested(chosen, config, meta_params)
+    facts = {"benchmark": chosen.name, "config": session.plain(config), **chosen.facts}
+    facts |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
+    facts |= {"seconds": {"evaluate": round(time.perf_counter() - start, 1)}}
+    tables.show(facts | {"device": hardware.device()} | found)
+
+
+if __name__ == "__main__":
+    hardware.start()
+    with in_words():
+        main(tyro.cli(Weights, description=__doc__))

@@ -1,0 +1,204 @@
+"""Heads in closed form: what they solve, and the derivative through it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+from problems import HEAD, KEY, central_differences, problem, quick
+
+import maml
+from maml.closed_form import prototypes, ridge
+from maml.linear import solve
+from tasks.batch_norm import few_shot_apply
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def features(params, x):
+    return jnp.tanh(x @ params["body"])
+
+
+def apply(params, x):
+    return features(params, x) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+@pytest.fixture
+def model():
+    """A layer of 6 features, a head of 3 outputs, and a task for it."""
+    rng = np.random.default_rng(0)
+    head = {"kernel": jnp.zeros((6, 3)), "bias": jnp.zeros(3)}
+    params = {"body": jnp.asarray(rng.normal(size=(2, 6))), "head": head}
+    support, query = jnp.asarray(rng.normal(size=(2, 5, 2)))
+    labels = jnp.array([0, 1, 2, 1, 0])
+    return params, maml.Episode((support, labels), (query, labels))
+
+
+def head_of(params):
+    return maml.mask_by_path(params, "head")
+
+
+BUILD = {"protonet": maml.protonet, "r2d2": partial(maml.r2d2, strength=0.3, scale=4.0)}
+
+
+def test_a_system_is_solved_and_its_derivative_is_that_of_the_inverse():
+    rng = np.random.default_rng(0)
+    root, b = rng.normal(size=(6, 6)), jnp.asarray(rng.normal(size=(6, 2)))
+    a = jnp.asarray(root @ root.T + np.eye(6))
+    assert jnp.allclose(solve(a, b), jnp.linalg.inv(a) @ b, rtol=1e-10)
+    assert jnp.allclose(solve(a, b[:, 0]), jnp.linalg.inv(a) @ b[:, 0], rtol=1e-10)
+
+    def through(solver, a, b):
+        return jnp.sin(solver(a + a.T, b)).sum()  # symmetric wherever it is differentiated
+
+    got = jax.grad(partial(through, solve), (0, 1))(a, b)
+    wanted = jax.grad(partial(through, lambda a, b: jnp.linalg.inv(a) @ b), (0, 1))(a, b)
+    for one, other in zip(got, wanted, strict=True):
+        assert jnp.allclose(one, other, rtol=1e-8)
+
+
+@pytest.mark.parametrize("count", [4, 9])
+def test_ridge_is_the_minimiser_by_either_normal_equation(count):
+    rng = np.random.default_rng(count)
+    seen, targets = (
+        jnp.asarray(rng.normal(size=(count, 6))),
+        jnp.asarray(rng.normal(size=(count, 2))),
+    )
+    found = ridge(seen, targets, jnp.array(0.7))
+
+    def objective(matrix):
+        return jnp.sum((seen @ matrix - targets) ** 2) + 0.7 * jnp.sum(matrix**2)
+
+    assert jnp.abs(jax.grad(objective)(found)).max() < 1e-12
+    assert jnp.abs(jax.grad(objective)(found + 0.1)).max() > 0.1
+
+
+def test_prototypes_are_nearest_class_means():
+    rng = np.random.default_rng(0)
+    seen, labels = jnp.asarray(rng.normal(size=(6, 4))), jnp.array([2, 0, 1, 1, 0, 2])
+    matrix, bias = prototypes(seen, labels, 3)
+    x = jnp.asarray(rng.normal(size=(5, 4)))
+    centers = jnp.stack([seen[labels == k].mean(axis=0) for k in range(3)])
+    distances = jnp.sum((x[:, None] - centers) ** 2, axis=-1)
+    logits = x @ matrix + bias
+    assert jnp.allclose(jax.nn.softmax(logits), jax.nn.softmax(-distances))
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_the_meta_gradient_goes_through_the_closed_form(model, name):
+    """Against central differences of the closed form, written out with numpy's own solver."""
+    params, episode = model
+    loss = maml.classification(apply)
+    chosen = BUILD[name](loss, features, head=head_of(params))
+    meta = chosen.init(params)
+    flat, unravel = ravel_pytree(meta)
+    one_hot = jnp.eye(3)[episode.support[1]]
+
+    def objective(flat):
+        meta = unravel(flat)
+        theta = meta.params if name == "r2d2" else meta
+        seen, asked = (features(theta, part[0]) for part in episode)
+        if name == "r2d2":
+            gram = seen.T @ seen + jnp.exp(meta.log_strength) * jnp.eye(6)
+            outputs = asked @ jnp.linalg.inv(gram) @ seen.T @ one_hot
+            logits = jnp.exp(meta.log_scale) * outputs + meta.shift
+        else:
+            centers = one_hot.T @ seen / one_hot.sum(axis=0)[:, None]
+            logits = -jnp.sum((asked[:, None] - centers) ** 2, axis=-1)
+        chances = jax.nn.log_softmax(logits)[jnp.arange(5), episode.query[1]]
+        return -chances.mean()
+
+    wanted = central_differences(objective, flat)
+    got, _ = quick(chosen.grad)(meta, episode, KEY)
+    assert jnp.abs(wanted).max() > 1e-2
+    assert jnp.abs(ravel_pytree(got)[0] - wanted).max() < 1e-8
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_classes_that_a_task_does_not_have_are_never_answered(model, name):
+    """A head for three classes in a task of two is a head for two."""
+    params, episode = model
+    narrow = params | {"head": {"kernel": jnp.zeros((6, 2)), "bias": jnp.zeros(2)}}
+    labels = jnp.array([0, 1, 1, 1, 0])
+    pairs = maml.Episode((episode.support[0], labels), (episode.query[0], labels))
+    found = []
+    for theta in (params, narrow):
+        chosen = BUILD[name](maml.classification(apply), features, head=head_of(theta))
+        grads, metrics = quick(chosen.grad)(chosen.init(theta), pairs, KEY)
+        found.append((ravel_pytree(grads)[0], metrics["loss"]))
+    (wide, loss), (wanted, same) = found
+    assert jnp.allclose(loss, same, rtol=1e-12)
+    assert jnp.allclose(jnp.sort(wide[wide != 0]), jnp.sort(wanted[wanted != 0]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_further_steps_find_the_same(model, name):
+    params, episode = model
+    chosen = BUILD[name](maml.classification(apply), features, head=head_of(params))
+    episodes = jax.tree.map(lambda leaf: leaf[None], episode)
+    loss = maml.classification(apply)
+    values, _ = maml.evaluate(chosen.learner, loss, chosen.init(params), episodes, KEY, 3)
+    assert jnp.allclose(values[0, 0], jnp.log(3.0))  # a head of zeros
+    assert values[0, 1] < values[0, 0]
+    assert jnp.allclose(values[0, 1:], values[0, 1], rtol=1e-12)
+
+
+def test_regression_on_the_true_features_is_exact():
+    """Four points of a plane determine it, and a weak ridge finds it."""
+    params = {"body": jnp.eye(3), "head": {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}}
+    linear = lambda p, x: x @ p["body"]  # noqa: E731
+    loss = maml.regression(lambda p, x: linear(p, x) @ p["head"]["kernel"] + p["head"]["bias"])
+    chosen = maml.r2d2(loss, linear, head=head_of(params), strength=1e-10)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)))
+    y = x @ jnp.array([[1.0], [-2.0], [0.5]])
+    episodes = maml.Episode((x[None, :4], y[None, :4]), (x[None, 4:], y[None, 4:]))
+    values, _ = maml.evaluate(chosen.learner, loss, chosen.init(params), episodes, KEY, 1)
+    assert values[0, 0] > 1 and values[0, 1] < 1e-12
+
+
+@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("batch_norm", ["transductive", "support"])
+def test_tasks_over_devices_give_the_same_meta_gradient(name, batch_norm):
+    """With a network that normalises a batch, whose head has been named by a mask."""
+    whole = problem(batch_norm)
+    seen = few_shot_apply(whole.model, batch_norm, features=True)
+    chosen = BUILD[name](whole.loss, seen, head=maml.mask_by_path(whole.params, f"/{HEAD}/"))
+    meta = chosen.init(whole.params)
+    gradient = partial(maml.meta_gradient, chosen.grad)
+    one, _ = quick(gradient)(meta, whole.episodes, KEY)
+    two, _ = quick(partial(gradient, mesh=maml.task_mesh(2)))(meta, whole.episodes, KEY)
+    one, two = ravel_pytree(one)[0], ravel_pytree(two)[0]
+    assert jnp.abs(one).max() > 1e-3 and jnp.allclose(one, two, rtol=1e-10, atol=1e-12)
+
+
+def test_training_teaches_features_in_which_the_head_generalises(model):
+    params, episode = model
+    loss = maml.classification(apply)
+    for name, build in BUILD.items():
+        chosen, outer = build(loss, features, head=head_of(params)), optax.adam(0.03)
+        state = maml.init(chosen, outer, params)
+
+        def sample(key):
+            return jax.tree.map(lambda leaf: leaf[None], episode)
+
+        state, metrics = quick(partial(maml.train, chosen, outer, sample, num_steps=300))(
+            state, KEY
+        )
+        assert metrics["loss"][-1] < 0.7 * metrics["loss"][0], name
+
+
+def test_a_head_that_is_no_matrix_and_bias_is_refused(model):
+    params, _ = model
+    loss = maml.classification(apply)
+    with pytest.raises(ValueError, match=r"one matrix and one bias; got the shapes \[\(2, 6\)\]"):
+        maml.protonet(loss, features, head=maml.mask_by_path(params, "body")).init(params)
+
+
+@pytest.mark.parametrize("option", ["strength", "scale"])
+def test_a_start_that_is_not_positive_is_refused(model, option):
+    params, _ = model
+    with pytest.raises(ValueError, match="must be positive"):
+        maml.r2d2(maml.classification(apply), features, head=head_of(params), **{option: 0.0})

@@ -1,0 +1,129 @@
+"""Weights in a file are those that were learned, to half precision, and a report compares runs."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import omniglot, report, runner, sinusoid, weights
+from benchmarks.config import configure
+from benchmarks.tensorboard import scalars
+
+TINY = {"meta_steps": 2, "steps_per_call": 1, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    glyphs = omniglot.PRESETS["glyphs-5-way-1-shot"]
+    config = replace(glyphs, model="fully-connected", meta_batch=2, **TINY)
+    config = replace(config, out=tmp_path_factory.mktemp("glyphs") / "run")
+    return runner.run(omniglot.experiment(config), config)
+
+
+@pytest.fixture
+def file(run, tmp_path):
+    path = tmp_path / "weights.npz"
+    weights.main(weights.Weights(file=path, run=run.out))
+    return path
+
+
+def test_a_file_holds_what_the_last_checkpoint_holds(run, file):
+    _, config, loaded = weights.trained(file)
+    assert config.ways == 5 and config.out is None and config.data is None
+    for got, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(run.meta_params), strict=True):
+        assert got.dtype == wanted.dtype
+        np.testing.assert_array_equal(got, np.asarray(wanted, np.float16).astype(np.float32))
+
+
+def test_what_a_file_achieves_is_printed(run, file, capsys):
+    weights.main(weights.Weights(file=file, eval_tasks=3))
+    step = str(run.summary["steps"])
+    accuracy = 100 * run.summary["accuracy"][step]["mean"]
+    shown = capsys.readouterr().out
+    assert "omniglot" not in shown and "glyphs 5-way 1-shot" in shown
+    assert f"{accuracy:.2f}" in shown  # three tasks of five queries: rounding changes none
+
+
+def test_weights_of_another_network_are_refused_with_the_path(file):
+    with pytest.raises(ValueError, match=r"has \(5,\) at 'params/head/bias'; wanted \(3,\)"):
+        weights.trained(file, ways=3)
+
+
+def test_a_file_that_is_none_of_ours_is_refused(tmp_path):
+    path = tmp_path / "other.npz"
+    np.savez(path, numbers=np.ones(3))
+    with pytest.raises(ValueError, match="holds no options"):
+        weights.options(path)
+    with pytest.raises(ValueError, match="there is no file"):
+        weights.options(tmp_path / "none.npz")
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    path = tmp_path / "pickled.npz"
+    np.savez(path, options=np.array({"a": 1}, dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        weights.options(path)
+
+
+@pytest.fixture(scope="module")
+def waves(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("waves")
+    found = []
+    for seed in (0, 1):
+        out = folder / str(seed)
+        config = replace(sinusoid.PAPER, meta_batch=3, seed=seed, out=out, **TINY)
+        found.append(runner.run(sinusoid.experiment(config), config))
+    return found
+
+
+def test_a_report_has_a_column_for_each_run_and_a_curve(waves, tmp_path, capsys):
+    options = report.Report(runs=tuple(result.out for result in waves), out=tmp_path)
+    table = report.main(options)
+    assert table[0] == ["after", "seed 0", "seed 1", "published"]
+    assert table[2][0] == "1" and table[2][3] == "0.67"
+    for place, result in enumerate(waves, 1):
+        assert table[2][place].startswith(f"{result.summary['mse']['1']['mean']:.3f} ±")
+    written = (tmp_path / "report.md").read_text()
+    assert "| 1 | " in written and "seed 1" in capsys.readouterr().out
+    figure = report.curves(options.runs, [result.summary for result in waves], tmp_path)
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 2]
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_a_report_refuses_runs_that_cannot_stand_side_by_side(waves, run, tmp_path):
+    with pytest.raises(ValueError, match="has no summary"):
+        report.read((tmp_path,))
+    with pytest.raises(ValueError, match="got omniglot, sinusoid"):
+        report.read((waves[0].out, run.out))
+
+
+def test_tensorboard_reads_back_what_the_log_says(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    with scalars(tmp_path, 0, wanted=True) as write:
+        write({"loss": 0.5, "val": {"mse": {"1": {"mean": 2.0, "ci95": None}}}}, 10)
+    (path,) = tmp_path.iterdir()
+    data, seen = path.read_bytes(), {}
+    while data:  # length, its checksum, the event, its checksum
+        size = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + size])
+        seen |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        data = data[16 + size :]
+    assert seen == {("loss", 10): 0.5, ("val/mse/1/mean", 10): 2.0}
+
+
+def test_tensorboard_that_is_not_there_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("benchmarks.tensorboard.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'maml\[tensorboard\]'"):
+        configure(sinusoid.PRESETS, "words", ["--tensorboard"])
+
+
+def test_options_of_a_run_are_known(waves):
+    """A result line has what has to be known to compare it."""
+    summary = json.loads((waves[0].out / "summary.json").read_text())
+    wanted = {"benchmark", "preset", "algorithm", "metric", "mean", "ci95", "seed", "tasks"}
+    wanted |= {"batch_norm", "query_size", "steps", "device", "seconds", "versions", "command"}
+    assert wanted <= set(summary)
+    assert summary["mean"] == summary["mse"][str(summary["steps"])]["mean"]
