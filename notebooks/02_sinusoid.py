@@ -6,6 +6,7 @@
 #       extension: .py
 #       format_name: percent
 #       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -32,7 +33,7 @@ import numpy as np
 import optax
 
 import maml
-from benchmarks import figures, runner, sinusoid, tables
+from benchmarks import figures, published, runner, sinusoid, tables
 from tasks.sinusoid import INPUT, draw_wave, few_points
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set

@@ -88,7 +88,7 @@ def test_a_report_has_a_column_for_each_run_and_a_curve(waves, tmp_path, capsys)
     written = (tmp_path / "report.md").read_text()
     assert "| 1 | " in written and "seed 1" in capsys.readouterr().out
     figure = report.curves(options.runs, [result.summary for result in waves], tmp_path)
-    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [2, 2]
+    assert [np.size(line.get_xdata()) for line in figure.axes[0].lines] == [2, 2]
     assert (tmp_path / "curves.png").exists()
 
 
@@ -100,7 +100,9 @@ def test_a_report_refuses_runs_that_cannot_stand_side_by_side(waves, run, tmp_pa
 
 
 def test_tensorboard_reads_back_what_the_log_says(tmp_path):
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto import event_pb2
+
+    event_of = vars(event_pb2)["Event"].FromString
 
     with scalars(tmp_path, 0, wanted=True) as write:
         write({"loss": 0.5, "val": {"mse": {"1": {"mean": 2.0, "ci95": None}}}}, 10)
@@ -108,7 +110,7 @@ def test_tensorboard_reads_back_what_the_log_says(tmp_path):
     data, seen = path.read_bytes(), {}
     while data:  # length, its checksum, the event, its checksum
         size = int.from_bytes(data[:8], "little")
-        event = Event.FromString(data[12 : 12 + size])
+        event = event_of(data[12 : 12 + size])
         seen |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
         data = data[16 + size :]
     assert seen == {("loss", 10): 0.5, ("val/mse/1/mean", 10): 2.0}
