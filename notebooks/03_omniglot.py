@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import maml
-from benchmarks import figures, omniglot, runner
+from benchmarks import figures, omniglot, published, runner
 from tasks import glyphs
 from tasks import omniglot as drawings
 from tasks.batch_norm import Mode
