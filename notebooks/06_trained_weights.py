@@ -96,4 +96,4 @@ name = "omniglot" if OMNIGLOT else "glyphs"
 chosen, _, meta_params = weights.trained(FILES[0], dataset=name, **(OMNIGLOT or {"data": None}))
 with tempfile.TemporaryDirectory() as scratch:
     figure = figures.episodes(Path(scratch), chosen, jax.device_put(meta_params), steps=1)
-display(figure)  # noqa: F821
+display(figure)

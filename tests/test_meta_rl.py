@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from problems import quick
 
 import maml
 from maml import surrogates
@@ -57,9 +58,9 @@ def test_collected_trajectories_give_the_gradient_of_those_drawn_on_the_way(
     fixed = build(loss, num_steps=num_steps)
     meta_params = fixed.init(theta)
     goal = GOALS[0]
-    wanted, metrics = jax.jit(drawn.grad)(meta_params, maml.Episode(goal, goal), KEY)
-    episode = jax.jit(collected(build, loss, num_steps))(meta_params, goal, KEY)
-    got, again = jax.jit(fixed.grad)(meta_params, episode, KEY)
+    wanted, metrics = quick(drawn.grad)(meta_params, maml.Episode(goal, goal), KEY)
+    episode = quick(collected(build, loss, num_steps))(meta_params, goal, KEY)
+    got, again = quick(fixed.grad)(meta_params, episode, KEY)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), got, wanted)
     assert float(again["query"]["kl"]) == pytest.approx(0, abs=1e-12)
     assert float(again["query"]["return"]) == pytest.approx(float(metrics["query"]["return"]))
@@ -116,7 +117,7 @@ def episodes_and(improve):
     """An outer step on episodes of all goals, and the algorithm it is of."""
     algorithm = maml.maml(surrogate_loss(POLICY), optax.sgd(0.5), 2)
     episode = collected(ALGORITHMS["maml"], surrogate_loss(POLICY), 2)
-    step = jax.jit(meta.outer_step(episode, improve(algorithm)))
+    step = quick(meta.outer_step(episode, improve(algorithm)))
     return step, maml.init(algorithm, optax.adam(1e-2), doubled(THETA))
 
 
@@ -149,10 +150,13 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
     assert isinstance(derivative, maml.Derivative)
     episode = collected(ALGORITHMS["maml"], loss, 2)
     key = jax.random.split(KEY)[0]
-    episodes = jax.vmap(episode, (None, 0, 0))(state.params, GOALS, jax.random.split(key, 4))
+    keys = jax.random.split(key, 4)
+    episodes = quick(jax.vmap(episode, (None, 0, 0)))(state.params, GOALS, keys)
+
+    judge = quick(jax.vmap(derivative.objective, (None, 0, None)))
 
     def value(params):
-        values, metrics = jax.vmap(derivative.objective, (None, 0, None))(params, episodes, KEY)
+        values, metrics = judge(params, episodes, KEY)
         return float(values.mean()), float(metrics["query"]["kl"].mean())
 
     (before, same), (now, far) = value(state.params), value(after.params)
