@@ -1,0 +1,134 @@
+"""What each remedy of MAML++ is worth: all of them, all but one, and none; 20-way 1-shot Omniglot.
+
+    python -m benchmarks.ablation --data FOLDER --out results/ablation     # half an hour a seed
+
+Three inner steps and two tasks a meta-step, so that two cores can train it often enough; numbers
+are to be compared with each other, and not with the tables of papers. Runs that are there already
+are not run again, and a killed one goes on.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import hardware, session
+from benchmarks.config import in_words
+from benchmarks.few_shot import experiment
+from benchmarks.omniglot import PAPER
+from benchmarks.rl_figures import saved
+from benchmarks.runner import run
+from benchmarks.statistics import over_seeds
+
+ALL = replace(
+    PAPER,
+    preset="ablation-20-way-1-shot",
+    algorithm="maml++",
+    ways=20,
+    inner_rate=0.5,
+    inner_steps=3,
+    learn_rates=True,
+    multi_step=250,
+    first_order=250,
+    per_step_norm=True,
+    cosine=True,
+    meta_batch=2,
+    meta_steps=1000,
+    steps_per_call=125,
+    val_tasks=0,
+    eval_tasks=1000,
+    eval_steps=3,
+)
+OFF: dict[str, Any] = {
+    "learn_rates": False,
+    "multi_step": 0,
+    "first_order": 0,
+    "per_step_norm": False,
+    "cosine": False,
+}
+SCHEDULED = ("meta_steps", "multi_step", "first_order", "steps_per_call")
+VARIANTS = {"all": {}, **{f"no {name}": {name: off} for name, off in OFF.items()}, "none": OFF}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """Options of the ablation."""
+
+    data: Path | None = None
+    """Folder of Omniglot, as that of `benchmarks.omniglot`."""
+    out: Path = session.RESULTS / "runs" / "ablation"
+    """Where the runs, `summary.json` and `ablation.png` are written."""
+    seeds: int = 3
+    """How many are trained: 0, 1, ..."""
+    meta_steps: int = ALL.meta_steps
+    """Of each run; the schedules shrink with them."""
+    dataset: Literal["omniglot", "glyphs"] = "omniglot"
+    """Or glyphs, which need no data."""
+
+
+def accuracy(options: Ablation, variant: str, seed: int) -> float:
+    """After all inner steps, of a run that is run, or resumed, unless it is there."""
+    out = options.out / "runs" / f"{variant.replace(' ', '-')}-{seed}"
+    if not (out / "summary.json").exists():
+        begun = (out / "log.jsonl").exists()
+        shrunk = {n: getattr(ALL, n) * options.meta_steps // ALL.meta_steps for n in SCHEDULED}
+        shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": begun}
+        config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
+        run(experiment(config), config)
+    return json.loads((out / "summary.json").read_text())["mean"]
+
+
+def main(options: Ablation) -> dict[str, Any]:
+    """Runs what is missing, prints the table, draws the figure."""
+    seeds = range(options.seeds)
+    values = {
+        variant: np.array([[accuracy(options, variant, seed)] for seed in seeds])
+        for variant in VARIANTS
+    }
+    found = {
+        name: {
+            "accuracy": over_seeds(v),
+            "lost": over_seeds(values["all"] - v),
+            "seeds": v[:, 0].tolist(),
+        }
+        for name, v in values.items()
+    }
+    table = Table("MAML++ with", "accuracy, %", "lost beside all of it", title="20-way 1-shot")
+    for name, row in found.items():
+        table.add_row(name, *(_percent(row[part]) for part in ("accuracy", "lost")))
+    Console().print(table)
+    summary = {"benchmark": "ablation", "variants": found, "device": hardware.device()}
+    summary |= {"versions": hardware.versions(), "command": session.command()}
+    (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    draw(options.out, values)
+    return summary
+
+
+def _percent(value: dict[str, float | None]) -> str:
+    return " ± ".join(f"{100 * x:.2f}" for x in (value["mean"], value["ci95"]) if x is not None)
+
+
+def draw(out: Path, values: dict[str, np.ndarray]) -> Figure:
+    """Each seed of each variant, and their means; `ablation.png`."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for place, seeds in enumerate(values.values()):
+        axes.plot(100 * seeds, [place] * len(seeds), "o", color="tab:blue", alpha=0.6)
+        axes.plot(100 * seeds.mean(), place, "|", color="black", markersize=18)
+    axes.set_yticks(range(len(values)), list(values))
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy, %: each seed, and the mean")
+    axes.grid(alpha=0.3)
+    return saved(figure, out / "ablation.png")
+
+
+if __name__ == "__main__":
+    hardware.start()
+    with in_words():
+        main(tyro.cli(Ablation, description=__doc__))
