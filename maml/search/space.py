@@ -89,7 +89,7 @@ def walk(
         (carry, tokens), (position, key) = state, at
         options = space.options(tokens, position)
         carry, token = choose(carry, tokens, options, position, key)
-        token = jnp.where(options.any(), token, -1)
+        token = jnp.where(options.any(), token, -1).astype(tokens.dtype)
         return (carry, tokens.at[position].set(token)), None
 
     start = carry, jnp.zeros(space.length, jnp.int32)

@@ -88,8 +88,8 @@ def nasbench_graph(dataset: str = "cora", *, folder: Path | None = None) -> Tabl
     try:
         with path.open("rb") as file:
             found = Numbers(file).load()
-        # A code is a decimal number: the wiring, then the operations.
-        codes = np.array(list(found))[:, None] // 10 ** np.arange(LAYERS, -1, -1) % 10
+        # A code is a decimal number, whose digits are the wiring and the operations.
+        codes = np.array([[int(digit) for digit in f"{code:0{1 + LAYERS}d}"] for code in found])
         rewards, reported = (
             np.array([entry[name] for entry in found.values()], float)
             for name in ("valid_perf", "perf")
