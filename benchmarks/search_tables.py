@@ -17,7 +17,6 @@ PUBLISHED = {
     ("nasbench201", "cifar100"): ("71.04 ± 1.07", "71.84 ± 0.99", "71.71 ± 1.09"),
     ("nasbench201", "ImageNet16-120"): ("44.57 ± 1.25", "45.54 ± 1.03", "45.24 ± 1.18"),
 }
-WHO = "random", "evolution", "reinforce"
 HEAD = "best, reported", "published (from memory)", "top 5", "top 25", "last fifth", "p"
 NOTE = (
     "mean ± standard deviation of the reported accuracy of the best child by reward; rewards: mean"
@@ -28,7 +27,11 @@ NOTE = (
 def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
     """The cells of each strategy, in the order of `HEAD`."""
     theirs = PUBLISHED.get((summary["space"], summary["dataset"]), ())
-    theirs = dict(zip(WHO, theirs, strict=False)) if summary["children"] == 100 else {}
+    theirs = (
+        dict(zip(("random", "evolution", "reinforce"), theirs, strict=False))
+        if summary["children"] == 100
+        else {}
+    )
     found = {}
     for name, best in summary["best"].items():
         means = (summary[key][name] for key in ("top5", "top25", "mean_last_fifth"))
@@ -60,6 +63,8 @@ def markdown(summaries: Iterable[Summary]) -> str:
     head = ("table", "children x runs", "policy", "strategy", *HEAD, "seconds", "command")
     lines = [head, ("---",) * len(head)]
     for summary in summaries:
+        if summary["benchmark"] != "architecture_search":
+            continue
         where = f"{summary['space']} {summary['dataset']}"
         for name, cells in rows(summary).items():
             how = summary["policy"] if name in ("reinforce", "ppo") else ""

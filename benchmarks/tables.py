@@ -1,6 +1,6 @@
 """Results beside the published numbers: on the terminal, and in the README.
 
-python -m benchmarks.tables      # writes the README's table anew from results/*.jsonl
+python -m benchmarks.tables      # writes the tables of the README and the docs from results/*.jsonl
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import search_tables
 from benchmarks.session import RESULTS
 
 README = Path("README.md")
@@ -130,6 +131,8 @@ def markdown(summaries: Iterable[Summary]) -> str:
     )
     rows = [head, ("---",) * len(head)]
     for summary in summaries:
+        if summary["benchmark"] not in METRICS:
+            continue
         theirs = published(summary)
         found = summary[METRICS[summary["benchmark"]][0]]
         reported = [step for step in theirs if step in found]
@@ -146,12 +149,13 @@ def markdown(summaries: Iterable[Summary]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with this table between the two marks."""
-    head, _, rest = readme.partition(BEGIN)
+def with_table(text: str, table: str) -> str:
+    """The text with this table between the two marks."""
+    head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{table}\n{END}{tail}"
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(), markdown(recorded())))
+    for path, write in ((README, markdown), (search_tables.DOCS, search_tables.markdown)):
+        path.write_text(with_table(path.read_text(), write(recorded())))

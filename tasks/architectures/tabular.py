@@ -5,6 +5,7 @@ another, so that its luck is not what is reported. Accuracies are fractions of 1
 """
 
 import json
+import zlib
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -136,9 +137,9 @@ def nasbench201(path: Path, dataset: str = "cifar10") -> Table:
         raise ValueError(f"no data set {dataset!r}; there are {', '.join(DATASETS)}")
     _check_there(path, "NAS-Bench-201")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
-    except (BadZipFile, ValueError, EOFError, AttributeError) as error:
+    except (BadZipFile, EOFError, TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} is no NumPy archive, or was cut off: {error}") from error
     rows = OPERATIONS**EDGES
     wanted = {"code": (rows, EDGES), "val12": (3, rows), "test200": (3, rows)}
