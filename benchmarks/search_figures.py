@@ -1,5 +1,6 @@
 """The figures of a search for architectures: its rewards over its children."""
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from benchmarks.rl_figures import saved
 
 TOPS = 5, 25
+STYLES = "-", "--", "-.", ":"  # where curves lie on each other, all are seen
 Rewards = Float[np.ndarray, "run child"]
 
 
@@ -32,10 +34,10 @@ def running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for name, seen in rewards.items():
+    for style, (name, seen) in zip(cycle(STYLES), rewards.items(), strict=False):
         width = max(1, seen.shape[1] // 20)
         mean = np.convolve(seen.mean(axis=0), np.full(width, 1 / width), mode="valid")
-        axes.plot(np.arange(width, seen.shape[1] + 1), mean, label=name)
+        axes.plot(np.arange(width, seen.shape[1] + 1), mean, style, label=name)
     axes.set(xlabel="children", ylabel="reward of a child, %")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -51,8 +53,8 @@ def tops(out: Path, rewards: dict[str, Rewards]) -> Figure:
     """
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, count in zip(figure.subplots(1, len(TOPS)), TOPS, strict=True):
-        for name, seen in rewards.items():
-            axes.plot(np.arange(count, seen.shape[1] + 1), top(seen, count), label=name)
+        for style, (name, seen) in zip(cycle(STYLES), rewards.items(), strict=False):
+            axes.plot(np.arange(count, seen.shape[1] + 1), top(seen, count), style, label=name)
         axes.set(xlabel="children", ylabel=f"mean of the best {count} rewards, %")
         axes.grid(alpha=0.3)
     figure.axes[0].legend()

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -17,10 +18,11 @@ PUBLISHED = {
     ("nasbench201", "cifar100"): ("71.04 ± 1.07", "71.84 ± 0.99", "71.71 ± 1.09"),
     ("nasbench201", "ImageNet16-120"): ("44.57 ± 1.25", "45.54 ± 1.03", "45.24 ± 1.18"),
 }
-HEAD = "best, reported", "published (from memory)", "top 5", "top 25", "last fifth", "p"
+HEAD = "best", "published *", "top 5", "top 25", "last 5th", "p"
 NOTE = (
-    "mean ± standard deviation of the reported accuracy of the best child by reward; rewards: mean"
-    " of the best 5, the best 25, the last fifth; p: that the best is no better than random's"
+    "best: of the child with the best reward, what is reported, mean ± standard deviation; of the"
+    " rewards, the mean of the best 5, of the best 25, of the last fifth; p: that the best is no"
+    " better than random's; *: quoted from memory"
 )
 
 
@@ -46,9 +48,9 @@ def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
 
 def show(summary: Summary) -> None:
     """Prints the table of one comparison."""
-    table = Table(title=f"{summary['space']}, {summary['dataset']}, %")
+    table = Table(title=f"{summary['space']}, {summary['dataset']}, %", box=box.SIMPLE)
     for column in ("strategy", *HEAD):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for name, cells in rows(summary).items():
         table.add_row(name, *cells)
     table.caption = (
