@@ -34,14 +34,14 @@ def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
         if summary["children"] == 100
         else {}
     )
-    found = {}
+    found, chances = {}, summary["p_over_random"]
     for name, best in summary["best"].items():
         means = (summary[key][name] for key in ("top5", "top25", "mean_last_fifth"))
         found[name] = (
             f"{best['mean']:.2f} ± {best['std']:.2f}",
             theirs.get(name, ""),
             *(f"{mean:.2f}" for mean in means),
-            "" if name == "random" else f"{summary['p_over_random'][name]:.1e}",
+            "" if name == "random" else f"{p:.1e}" if (p := chances[name]) > 1e-9 else "< 1e-9",
         )
     return found
 
