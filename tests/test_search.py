@@ -46,7 +46,7 @@ STRATEGIES = {
     "random": lambda space: random(space, batch=2),
     "evolution": lambda space: evolution(space, population=4, batch=2),
     "reinforce": lambda space: reinforce(factorised(space), optax.adam(0.1), batch=2),
-    "ppo": lambda space: ppo(lstm(space, 4), optax.adam(0.1), batch=2, epochs=2),
+    "ppo": lambda space: ppo(factorised(space), optax.adam(0.1), batch=2, epochs=2),
 }
 
 
@@ -56,6 +56,7 @@ def are_allowed(space, architectures):
     return jnp.take_along_axis(options, architectures[..., None], axis=-1).all(axis=(1, 2))
 
 
+@partial(quick, static_argnums=0)
 def drawn_params(policy):
     params = policy.init(KEY)
     return jax.tree.map(lambda leaf: leaf + jax.random.normal(KEY, leaf.shape), params)
@@ -105,7 +106,7 @@ class TestAPolicy:
         self, name, space, surrogate
     ):
         policy = POLICIES[name](space)
-        params, rewards = drawn_params(policy), jax.random.normal(KEY, (len(ALL),))
+        params, rewards = drawn_params(policy), np.random.default_rng(0).normal(size=len(ALL))
         weights = probabilities(policy, params)
         legal = weights > 0
         children, weights = ALL[legal], weights[legal]
@@ -203,7 +204,7 @@ def test_a_search_is_its_steps_goes_on_where_it_was_saved_and_repeats_its_reward
     np.testing.assert_allclose(again, history.rewards, rtol=1e-5)
 
 
-@pytest.mark.parametrize("broken", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("broken", [jnp.nan, jnp.inf])
 def test_a_broken_reward_is_the_worst_and_is_counted(broken):
     rewards = jnp.array([0.5, broken, 0.2, 0.9])
     children = jnp.array(ALL[[0, 7, 13, 22]])
