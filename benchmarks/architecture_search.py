@@ -78,6 +78,12 @@ class Search:
 
     def __post_init__(self) -> None:
         at_least(self, {"children": max(search_figures.TOPS), "runs": 2, "batch": 1})
+        if self.children % self.batch:
+            raise ValueError(f"the batch must divide {self.children} children; got {self.batch}")
+        if self.rate is not None and not self.rate > 0:
+            raise ValueError(f"the rate must be above 0; got {self.rate}")
+        if self.space == "graphs" and self.table is not None:
+            raise ValueError(f"--space graphs reads its package and no file; got {self.table}")
 
 
 def read(config: Search) -> tuple[Table, str]:
@@ -104,7 +110,8 @@ def read(config: Search) -> tuple[Table, str]:
 def strategies(config: Search, space: Space) -> dict[str, Strategy]:
     """What is compared, by name."""
     policy = {"factorised": factorised, "lstm": lstm}[config.policy](space)
-    rate = config.rate or {"factorised": 0.05, "lstm": 0.001}[config.policy]
+    usual = {"factorised": 0.05, "lstm": 0.001}[config.policy]
+    rate = usual if config.rate is None else config.rate
     found = (
         random(space),
         evolution(space),

@@ -117,10 +117,20 @@ def test_what_is_refused_is_refused_in_one_line(words, says, monkeypatch):
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("option", [{"children": 24}, {"runs": 1}, {"batch": 0}])
-def test_too_few_of_anything_is_refused(option):
-    with pytest.raises(ValueError, match=f"{next(iter(option))} must be >= "):
-        Search(**option)
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"children": 24}, "children must be >= 25; got 24"),
+        ({"runs": 1}, "runs must be >= 2"),
+        ({"batch": 0}, "batch must be >= 1"),
+        ({"batch": 30}, "must divide 100 children; got 30"),
+        ({"rate": 0.0}, "rate must be above 0"),
+        ({"space": "graphs", "table": Path("file")}, "no file; got file"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        Search(**options)
 
 
 @needs_data

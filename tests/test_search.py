@@ -130,6 +130,9 @@ class TestAPolicy:
         legal = found > 0
         wanted = -(found[legal] * jnp.log(found[legal])).sum()
         assert float(found[legal] @ along[legal]) == pytest.approx(float(wanted), rel=1e-12)
+        likeliest = jnp.asarray(ALL)[found.argmax()]
+        slopes = quick(jax.grad(lambda at: entropy(policy.log_probs(at, likeliest))))(params)
+        assert all(np.isfinite(slope).all() for slope in jax.tree.leaves(slopes))  # if masked, too
 
 
 @pytest.mark.usefixtures("x64")
@@ -174,6 +177,8 @@ def test_the_population_of_evolution_is_its_latest_children_and_they_descend_fro
     ages = np.arange(23)[-5:]
     np.testing.assert_array_equal(state.learned.tokens[ages % 5], history.tokens[-5:])
     np.testing.assert_array_equal(state.learned.rewards[ages % 5], history.rewards[-5:])
+    at_once = strategy.tell(strategy.init(KEY), history.tokens, history.rewards)
+    jax.tree.map(np.testing.assert_array_equal, at_once, state)
     for child in range(5, 23):
         parent = child - 5 + int(jnp.argmax(history.rewards[child - 5 : child]))
         assert (history.tokens[child] != history.tokens[parent]).sum() == 1

@@ -81,7 +81,7 @@ def policy_gradient(
 
     The children told are taken for those of the policy as it is. Told to it later, as K controllers
     do that share one policy, they give the stale gradient that such schemes are content with.
-    Until a reward is finite nothing is learned; from then on broken ones are the lowest so far.
+    Broken rewards are the lowest so far; until one is finite, no child has an advantage.
 
     Args:
         policy: of what to ask for.
@@ -116,19 +116,21 @@ def policy_gradient(
         baseline = jnp.where(before.lowest < jnp.inf, before.baseline, rewards.mean())
         advantages = rewards - baseline
 
-        def loss(params: Params, acted: Array) -> Scalar:
+        def tokenwise(child: Tokens) -> Array:
+            return log_prob(policy.log_probs(before.params, child), child)
+
+        acted = jax.vmap(tokenwise)(tokens)
+
+        def loss(params: Params) -> Scalar:
             each = partial(gain, policy, surrogate, params, bonus=bonus)
             return -jax.vmap(each)(tokens, acted, advantages).mean()
 
         def epoch(state: tuple, _: None) -> tuple[tuple, None]:
             params, opt_state = state
-            grads = jax.grad(loss)(params, acted)
+            grads = jax.grad(loss)(params)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), None
 
-        acted = jax.vmap(lambda child: log_prob(policy.log_probs(before.params, child), child))(
-            tokens
-        )
         start = before.params, before.opt_state
         (params, opt_state), _ = jax.lax.scan(epoch, start, length=epochs)
         kept = decay ** len(rewards)
