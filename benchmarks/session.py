@@ -59,7 +59,7 @@ def folder(name: str, config: Run) -> Path:
     return out
 
 
-def plain(config: Run) -> dict[str, Any]:
+def plain(config: Any) -> dict[str, Any]:
     """The options as JSON has them."""
     return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
 
@@ -83,22 +83,43 @@ def summarise(
         found: what came out, with its `headline`, and what has to be known to compare it.
     """
     tasks = done * config.meta_batch * found.get("seeds", 1)
+    interrupted = done < config.meta_steps
     summary = {
-        "benchmark": name,
         "preset": config.preset,
         **found,
         "seed": config.seed,
         "meta_steps": done,
-        "interrupted": done < config.meta_steps,
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "interrupted": interrupted,
+        "seconds": seconds,
         "tasks_per_second": round(tasks / max(seconds["train"], 1e-9), 1),
+    }
+    return write(name, config, out, summary, record=config.record and not interrupted)
+
+
+def write(
+    name: str, config: Any, out: Path, found: dict[str, Any], *, record: bool
+) -> dict[str, Any]:
+    """Writes `summary.json`, and a line of results/*.jsonl if asked for, with what it was got by.
+
+    Args:
+        name: of the benchmark.
+        config: its options, a dataclass.
+        out: the folder.
+        found: what came out; `seconds`, what took how long, is among it.
+        record: add the line.
+    """
+    seconds = {name: round(value, 2) for name, value in found["seconds"].items()}
+    summary = {
+        "benchmark": name,
+        **found,
+        "seconds": seconds,
         "device": hardware.device(),
         "versions": hardware.versions(),
         "config": plain(config),
         "command": command(),
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    if config.record and not summary["interrupted"]:
+    if record:
         RESULTS.mkdir(exist_ok=True)
         with (RESULTS / f"{name}.jsonl").open("a") as file:
             file.write(json.dumps(summary) + "\n")

@@ -5,22 +5,19 @@ python -m benchmarks.tables      # writes their tables anew from results/*.jsonl
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import search_tables
 from benchmarks.published import PUBLISHED, Summary, published, task_of
 from benchmarks.session import FREE, RESULTS
 from benchmarks.statistics import over_seeds
 
-# Where the tables of which benchmarks stand.
-PAGES = {
-    Path("README.md"): ("omniglot", "sinusoid", "navigation"),
-    Path("docs/reinforcement-learning.md"): ("bandits",),
-}
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 # benchmark -> metric, scale, unit, decimals
@@ -72,16 +69,17 @@ def show(summary: Summary) -> None:
 
 
 def recorded(folder: Path = RESULTS) -> list[Summary]:
-    """Every result line of a benchmark with a table, oldest first."""
-    files = [folder / f"{name}.jsonl" for name in METRICS]
-    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
-    return [json.loads(line) for line in lines]
+    """Every result line that is committed, oldest first."""
+    files = sorted(folder.glob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
     """Runs that differ in their seed alone, together; of one seed the latest."""
     groups: dict[str, dict[int, Summary]] = {}
     for summary in summaries:
+        if summary["benchmark"] not in METRICS:
+            continue
         free = {*FREE, "seed", "steps_per_call", "devices"}
         options = {name: value for name, value in summary["config"].items() if name not in free}
         key = json.dumps([summary["benchmark"], options], sort_keys=True)
@@ -151,6 +149,13 @@ def with_tables(page: str, tables: str) -> str:
     return f"{head}{BEGIN}\n{tables}\n{END}{tail}"
 
 
+# The tables of each page, from all that is recorded.
+PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
+    Path("README.md"): partial(markdown, benchmarks=("omniglot", "sinusoid", "navigation")),
+    Path("docs/reinforcement-learning.md"): partial(markdown, benchmarks=("bandits",)),
+    search_tables.DOCS: search_tables.markdown,
+}
+
 if __name__ == "__main__":
-    for page, benchmarks in PAGES.items():
-        page.write_text(with_tables(page.read_text(), markdown(recorded(), benchmarks)))
+    for page, tables in PAGES.items():
+        page.write_text(with_tables(page.read_text(), tables(recorded())))

@@ -1,0 +1,61 @@
+"""The figures of a search for architectures: its rewards over its children."""
+
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from benchmarks.rl_figures import saved
+
+TOPS = 5, 25
+STYLES = "-", "--", "-.", ":"  # where curves lie on each other, all are seen
+Rewards = Float[np.ndarray, "run child"]
+
+
+def top(rewards: Rewards, count: int) -> Float[np.ndarray, " child"]:
+    """The mean over runs of the mean of the best rewards so far, from the `count`-th child on."""
+    best = np.sort(rewards[:, :count], axis=1)
+    means = [best.mean()]
+    for reward in rewards.T[count:]:
+        best[:, 0] = np.maximum(best[:, 0], reward)
+        best.sort(axis=1)
+        means.append(best.mean())
+    return np.array(means)
+
+
+def running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
+    """The reward over the children, the mean of runs and of a twentieth of them; `rewards.png`.
+
+    Args:
+        out: folder.
+        rewards: by strategy, percent.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for style, (name, seen) in zip(cycle(STYLES), rewards.items(), strict=False):
+        width = max(1, seen.shape[1] // 20)
+        mean = np.convolve(seen.mean(axis=0), np.full(width, 1 / width), mode="valid")
+        axes.plot(np.arange(width, seen.shape[1] + 1), mean, style, label=name)
+    axes.set(xlabel="children", ylabel="reward of a child, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return saved(figure, out / "rewards.png")
+
+
+def tops(out: Path, rewards: dict[str, Rewards]) -> Figure:
+    """The mean of the best so far, as NASNet's figure 6; `top.png`.
+
+    Args:
+        out: folder.
+        rewards: by strategy, percent.
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, count in zip(figure.subplots(1, len(TOPS)), TOPS, strict=True):
+        for style, (name, seen) in zip(cycle(STYLES), rewards.items(), strict=False):
+            axes.plot(np.arange(count, seen.shape[1] + 1), top(seen, count), style, label=name)
+        axes.set(xlabel="children", ylabel=f"mean of the best {count} rewards, %")
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend()
+    return saved(figure, out / "top.png")

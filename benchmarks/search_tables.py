@@ -1,0 +1,79 @@
+"""Searches for architectures beside the published numbers: on the terminal, and in the docs."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+DOCS = Path("docs/architecture-search.md")
+Summary = dict[str, Any]
+
+# NAS-Bench-201's, for a budget of 12,000 seconds, about 100 children. Quoted from memory, and not
+# compared with the paper: that is said wherever they are shown.
+PUBLISHED = {
+    ("nasbench201", "cifar10"): ("93.70 ± 0.36", "93.92 ± 0.30", "93.85 ± 0.37"),
+    ("nasbench201", "cifar100"): ("71.04 ± 1.07", "71.84 ± 0.99", "71.71 ± 1.09"),
+    ("nasbench201", "ImageNet16-120"): ("44.57 ± 1.25", "45.54 ± 1.03", "45.24 ± 1.18"),
+}
+HEAD = "best", "published *", "top 5", "top 25", "last 5th", "p"
+NOTE = (
+    "best: of the child with the best reward, what is reported, mean ± standard deviation; of the"
+    " rewards, the mean of the best 5, of the best 25, of the last fifth; p: that the best is no"
+    " better than random's; *: quoted from memory"
+)
+
+
+def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
+    """The cells of each strategy, in the order of `HEAD`."""
+    theirs = PUBLISHED.get((summary["space"], summary["dataset"]), ())
+    theirs = (
+        dict(zip(("random", "evolution", "reinforce"), theirs, strict=False))
+        if summary["children"] == 100
+        else {}
+    )
+    found, chances = {}, summary["p_over_random"]
+    for name, best in summary["best"].items():
+        means = (summary[key][name] for key in ("top5", "top25", "mean_last_fifth"))
+        found[name] = (
+            f"{best['mean']:.2f} ± {best['std']:.2f}",
+            theirs.get(name, ""),
+            *(f"{mean:.2f}" for mean in means),
+            "" if name == "random" else f"{p:.1e}" if (p := chances[name]) > 1e-9 else "< 1e-9",
+        )
+    return found
+
+
+def show(summary: Summary) -> None:
+    """Prints the table of one comparison."""
+    table = Table(title=f"{summary['space']}, {summary['dataset']}, %", box=box.SIMPLE)
+    for column in ("strategy", *HEAD):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, cells in rows(summary).items():
+        table.add_row(name, *cells)
+    table.caption = (
+        f"{summary['runs']} runs of {summary['children']} children; {NOTE}; the best there is:"
+        f" {summary['optimum']:.2f}; {sum(summary['seconds'].values()):.1f} s, {summary['device']}"
+    )
+    Console().print(table)
+
+
+def markdown(summaries: Iterable[Summary]) -> str:
+    """A row for each comparison and strategy."""
+    head = ("table", "children x runs", "policy", "strategy", *HEAD, "seconds", "command")
+    lines = [head, ("---",) * len(head)]
+    for summary in summaries:
+        if summary["benchmark"] != "architecture_search":
+            continue
+        where = f"{summary['space']} {summary['dataset']}"
+        for name, cells in rows(summary).items():
+            how = summary["policy"] if name in ("reinforce", "ppo") else ""
+            lines.append(
+                (
+                    *(where, f"{summary['children']} x {summary['runs']}", how, name, *cells),
+                    *(f"{summary['seconds'][name]:.1f}", f"`{summary['command']}`"),
+                )
+            )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

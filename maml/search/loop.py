@@ -1,0 +1,89 @@
+"""The loop of a search: ask, reward, tell.
+
+All randomness comes from the key of the search and the number of the child, so a search that was
+saved goes on as if it had never stopped, and a child that is trained again has the same reward.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Scalar
+
+from maml.inner import check_count
+from maml.search.space import Tokens
+from maml.search.strategies import State, Strategy
+from maml.types import RandomKey, RandomKeys
+
+Reward = Callable[[Tokens, RandomKey], Scalar]
+"""`reward(tokens, key) -> scalar` of ONE child, the higher the better."""
+
+
+class History(NamedTuple):
+    """The children of a search, in the order in which they were asked for.
+
+    Attributes:
+        tokens: what they are.
+        rewards: what came of them, as it came: a broken one is NaN here.
+        numbers: from which and the key of the search their own keys are, see `child_keys`.
+    """
+
+    tokens: Int[Array, "child token"]
+    rewards: Float[Array, " child"]
+    numbers: Int[Array, " child"]
+
+
+def ask_key(key: RandomKey, told: Int[Array, ""] | int) -> RandomKey:
+    """For asking, after so many children were told, in a search with this key."""
+    return jax.random.fold_in(jax.random.fold_in(key, 0), told)
+
+
+def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
+    """For the rewards of these children, in a search with this key."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), numbers)
+
+
+def search(
+    strategy: Strategy, reward: Reward, state: State, key: RandomKey, children: int
+) -> tuple[State, History]:
+    """Asks for children, has them rewarded, and tells; one scan, to be jitted and mapped.
+
+    A loop on the host does the same, batch after batch, and may ask anybody for the rewards:
+
+        tokens = strategy.ask(state, ask_key(key, state.told))
+        keys = child_keys(key, state.told + jnp.arange(strategy.batch))
+        state = strategy.tell(state, tokens, rewards)
+
+    Args:
+        strategy: of what to ask for.
+        reward: of one child; the children of a batch are mapped over.
+        state: before; `strategy.init(key)` is the first.
+        key: of the whole search, the same in every call.
+        children: how many, in whole batches.
+
+    Returns:
+        The state after, and the children.
+
+    Raises:
+        ValueError: `children` is negative or not in whole batches.
+
+    >>> from maml.search import Space, evolution
+    >>> strategy = evolution(Space((4, 4, 4)))
+    >>> key = jax.random.key(0)
+    >>> _, history = search(strategy, lambda t, _: t.sum() / 9, strategy.init(key), key, 100)
+    >>> history.tokens[-20:].sum(axis=1).max().item()
+    9
+    """
+    check_count(children, least=0, of="children")
+    if children % strategy.batch:
+        raise ValueError(f"batches of {strategy.batch} children do not divide {children} children")
+
+    def step(state: State, _: None) -> tuple[State, History]:
+        numbers = state.told + jnp.arange(strategy.batch)
+        tokens = strategy.ask(state, ask_key(key, state.told))
+        rewards = jax.vmap(reward)(tokens, child_keys(key, numbers))
+        return strategy.tell(state, tokens, rewards), History(tokens, rewards, numbers)
+
+    state, batches = jax.lax.scan(step, state, length=children // strategy.batch)
+    return state, jax.tree.map(lambda leaf: leaf.reshape(children, *leaf.shape[2:]), batches)

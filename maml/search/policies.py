@@ -1,0 +1,156 @@
+"""Policies over architectures: distributions of which the tokens are drawn one after the other.
+
+    pi(tokens) = prod_t pi(token_t | token_1 .. token_{t-1})
+
+A policy is made of where it starts and of one step, from the token before to the logits of the
+next; what the space does not allow has probability zero.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from maml.inner import check_count
+from maml.search.space import Options, Position, Space, Tokens, walk
+from maml.types import Params, RandomKey
+
+LogProbs = Float[Array, "token option"]
+
+
+class Policy(NamedTuple):
+    """A distribution over the architectures of a space.
+
+    Attributes:
+        init: `init(key) -> params`.
+        sample: `sample(params, key) -> tokens`.
+        log_probs: `log_probs(params, tokens)`, of all options of each token after those before it,
+            `[token, option]`; minus infinity where an option is not allowed.
+    """
+
+    init: Callable[[RandomKey], Params]
+    sample: Callable[[Params, RandomKey], Tokens]
+    log_probs: Callable[[Params, Tokens], LogProbs]
+
+
+def log_prob(log_probs: LogProbs, tokens: Tokens) -> Float[Array, " token"]:
+    """Of each token after those before it; the sum is that of the architecture."""
+    return jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0]
+
+
+def entropy(log_probs: LogProbs) -> Scalar:
+    """The entropy of each token after those before it, summed.
+
+        H = - sum_t sum_o pi(o | token_1 .. token_{t-1}) log pi(o | token_1 .. token_{t-1})
+
+    Its mean over the architectures that a policy draws is the entropy of the policy.
+    """
+    # 0 log 0 is 0, and so is its derivative.
+    finite = jnp.where(log_probs > -jnp.inf, log_probs, 0.0)
+    return -jnp.where(log_probs > -jnp.inf, jnp.exp(finite) * finite, 0.0).sum()
+
+
+def sequential(
+    space: Space,
+    init: Callable[[RandomKey], Params],
+    start: Callable[[Params], PyTree],
+    step: Callable[[Params, Any, Array, Position], tuple[Any, Array]],
+) -> Policy:
+    """A policy from its parts.
+
+    Args:
+        space: of what.
+        init: `init(key) -> params`.
+        start: `start(params) -> carry`.
+        step: `step(params, carry, previous, position) -> (carry, logits[option])`, given the token
+            before (0 before the first).
+    """
+
+    def sample(params: Params, key: RandomKey) -> Tokens:
+        def choose(
+            carry: PyTree, tokens: Tokens, options: Options, position: Position, key: RandomKey
+        ) -> tuple[PyTree, Array]:
+            previous = jnp.where(position > 0, tokens[position - 1], 0)
+            carry, logits = step(params, carry, previous, position)
+            return carry, jax.random.categorical(key, jnp.where(options, logits, -jnp.inf))
+
+        return walk(space, choose, start(params), key)
+
+    def log_probs(params: Params, tokens: Tokens) -> LogProbs:
+        def along(carry: PyTree, at: tuple[Array, Position]) -> tuple[PyTree, Array]:
+            return step(params, carry, *at)
+
+        previous = jnp.roll(tokens, 1).at[0].set(0)
+        _, logits = jax.lax.scan(along, start(params), (previous, jnp.arange(space.length)))
+        return jax.nn.log_softmax(jnp.where(space.along(tokens), logits, -jnp.inf))
+
+    return Policy(init, sample, log_probs)
+
+
+def factorised(space: Space) -> Policy:
+    """Each token by logits of its own, whatever those before it: a table, zero at first.
+
+    Ying, Klein, Christiansen, Real, Murphy, Hutter: NAS-Bench-101 (ICML 2019), whose REINFORCE has
+    this policy, as has that of NAS-Bench-201.
+    """
+
+    def init(key: RandomKey) -> Params:
+        return jnp.zeros((space.length, space.widest))
+
+    def step(params: Array, carry: tuple, previous: Array, position: Position) -> tuple:
+        return carry, params[position]
+
+    return sequential(space, init, lambda params: (), step)
+
+
+def lstm(space: Space, size: int = 100, *, scale: float = 0.1) -> Policy:
+    """A recurrent controller, which is given each token that it has drawn.
+
+        i, f, g, o = W [embedding(token_{t-1}); h] + b
+        c <- sigmoid(f) c + sigmoid(i) tanh(g),   h <- sigmoid(o) tanh(c),   logits = V_t h + v_t
+
+    Every position has its own embedding and its own read-out.
+
+    Args:
+        space: of what.
+        size: units, of the embeddings as well.
+        scale: parameters start uniform in [-scale, scale].
+
+    Raises:
+        ValueError: no units.
+
+    Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017); one layer and this
+    size are those of Zoph, Vasudevan, Shlens, Le: Learning transferable architectures (CVPR 2018).
+    """
+    check_count(size, least=1, of="units")
+    shapes = {
+        "embedding": (space.length, space.widest, size),
+        "kernel": (2 * size, 4 * size),
+        "bias": (4 * size,),
+        "head": (space.length, size, space.widest),
+        "offset": (space.length, space.widest),
+    }
+
+    def init(key: RandomKey) -> Params:
+        keys = jax.random.split(key, len(shapes))
+        return {
+            name: jax.random.uniform(part, shape, minval=-scale, maxval=scale)
+            for part, (name, shape) in zip(keys, shapes.items(), strict=True)
+        }
+
+    def start(params: Params) -> tuple[Array, Array]:
+        zeros = jnp.zeros_like(params["bias"], shape=(size,))
+        return zeros, zeros
+
+    def step(params: Params, carry: tuple, previous: Array, position: Position) -> tuple:
+        hidden, cell = carry
+        seen = jnp.concatenate([params["embedding"][position, previous], hidden])
+        gates = seen @ params["kernel"] + params["bias"]
+        enter, forget, new, leave = jnp.split(gates, 4)
+        cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(enter) * jnp.tanh(new)
+        hidden = jax.nn.sigmoid(leave) * jnp.tanh(cell)
+        return (hidden, cell), hidden @ params["head"][position] + params["offset"][position]
+
+    return sequential(space, init, start, step)

@@ -1,0 +1,186 @@
+"""Policy gradients over architectures: REINFORCE, and PPO as it found NASNet.
+
+The search is a bandit of T tokens, whose reward comes at the end; its surrogates are those of
+reinforcement learning, `maml.surrogates`.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from maml import surrogates
+from maml.inner import check_count, check_optimizer
+from maml.search.policies import Policy, entropy, log_prob
+from maml.search.space import Tokens
+from maml.search.strategies import Batch, Rewards, State, Strategy, strategy
+from maml.surrogates import Surrogate
+from maml.types import Params, RandomKey
+
+
+class Controller(NamedTuple):
+    """What a policy gradient has learned.
+
+    Attributes:
+        params: of the policy.
+        opt_state: of its optimiser.
+        baseline: the moving average of the rewards.
+        lowest: the lowest reward so far, infinity before the first; broken ones count as much.
+    """
+
+    params: Params
+    opt_state: PyTree
+    baseline: Float[Array, ""]
+    lowest: Float[Array, ""]
+
+
+def gain(
+    policy: Policy,
+    surrogate: Surrogate,
+    params: Params,
+    tokens: Tokens,
+    acted: Float[Array, " token"],
+    advantage: Scalar,
+    bonus: float,
+) -> Scalar:
+    """Of ONE child, to be maximised: the surrogate of its tokens, and the bonus for the entropy.
+
+        surrogate(log pi(tokens) - log mu(tokens), A) + bonus H
+
+    The mean of its derivative over the children of pi, with A = R - b, b any constant and pi = mu,
+    is that of the expected reward, and of the entropy along the way.
+
+    Args:
+        policy: pi.
+        surrogate: any of `maml.surrogates`: an architecture is a trajectory of T actions.
+        params: of the policy.
+        tokens: of the child.
+        acted: log mu, of each token.
+        advantage: A, the same for every token: the reward comes at the end.
+        bonus: of the entropy.
+    """
+    log_probs = policy.log_probs(params, tokens)
+    change = log_prob(log_probs, tokens) - acted
+    return surrogate(change, jnp.full_like(change, advantage)) + bonus * entropy(log_probs)
+
+
+def policy_gradient(
+    policy: Policy,
+    optimizer: optax.GradientTransformation,
+    *,
+    surrogate: Surrogate,
+    batch: int,
+    epochs: int,
+    decay: float,
+    bonus: float,
+) -> Strategy:
+    """Ascends a surrogate of the expected reward; `reinforce` and `ppo` are cases of it.
+
+    The children told are taken for those of the policy as it is. Told to it later, as K controllers
+    do that share one policy, they give the stale gradient that such schemes are content with.
+    Broken rewards are the lowest so far; until one is finite, no child has an advantage.
+
+    Args:
+        policy: of what to ask for.
+        optimizer: any optax transformation.
+        surrogate: any of `maml.surrogates`.
+        batch: children asked for at once.
+        epochs: steps of the optimiser on a batch.
+        decay: of the baseline, for every child: b <- decay b + (1 - decay) R; at first the mean of
+            the first batch.
+        bonus: of the entropy.
+
+    Raises:
+        ValueError: the optimiser is not optax's, `batch` or `epochs` is below 1, or `decay` not in
+            [0, 1).
+    """
+    check_optimizer(optimizer)
+    check_count(epochs, least=1, of="epochs")
+    if not 0 <= decay < 1:
+        raise ValueError(f"the decay of the baseline must be in [0, 1); got {decay}")
+
+    def init(key: RandomKey) -> Controller:
+        params = policy.init(key)
+        return Controller(params, optimizer.init(params), jnp.zeros(()), jnp.full((), jnp.inf))
+
+    def child(state: State, key: RandomKey) -> Tokens:
+        return policy.sample(state.learned.params, key)
+
+    def learn(before: Controller, tokens: Batch, rewards: Rewards, told: Array) -> Controller:
+        lowest = jnp.where(rewards > -jnp.inf, rewards, jnp.inf).min()
+        lowest = jnp.minimum(before.lowest, lowest).astype(before.lowest.dtype)
+        rewards = jnp.where(lowest < jnp.inf, jnp.maximum(rewards, lowest), 0.0)
+        baseline = jnp.where(before.lowest < jnp.inf, before.baseline, rewards.mean())
+        advantages = rewards - baseline
+
+        def tokenwise(child: Tokens) -> Array:
+            return log_prob(policy.log_probs(before.params, child), child)
+
+        acted = jax.vmap(tokenwise)(tokens)
+
+        def loss(params: Params) -> Scalar:
+            each = partial(gain, policy, surrogate, params, bonus=bonus)
+            return -jax.vmap(each)(tokens, acted, advantages).mean()
+
+        def epoch(state: tuple, _: None) -> tuple[tuple, None]:
+            params, opt_state = state
+            grads = jax.grad(loss)(params)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), opt_state), None
+
+        start = before.params, before.opt_state
+        (params, opt_state), _ = jax.lax.scan(epoch, start, length=epochs)
+        kept = decay ** len(rewards)
+        baseline = kept * baseline + (1 - kept) * rewards.mean()
+        return Controller(params, opt_state, baseline, lowest)
+
+    return strategy(batch, init, child, learn)
+
+
+def reinforce(
+    policy: Policy,
+    optimizer: optax.GradientTransformation,
+    *,
+    batch: int = 1,
+    decay: float = 0.9,
+    bonus: float = 0.0,
+) -> Strategy:
+    """REINFORCE with a moving-average baseline:  grad E[R] = E[(R - b) grad log pi(tokens)].
+
+    Arguments and errors are those of `policy_gradient`.
+
+    Williams: Simple statistical gradient-following algorithms (1992), as in
+    Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017).
+    """
+    options = {"batch": batch, "epochs": 1, "decay": decay, "bonus": bonus}
+    return policy_gradient(policy, optimizer, surrogate=surrogates.score_function, **options)
+
+
+def ppo(
+    policy: Policy,
+    optimizer: optax.GradientTransformation,
+    *,
+    batch: int = 20,
+    epochs: int = 4,
+    clip: float = 0.2,
+    decay: float = 0.95,
+    bonus: float = 1e-5,
+) -> Strategy:
+    """PPO: several steps on each batch, a token's ratio to the policy that drew it clipped.
+
+    Args:
+        policy, optimizer, batch, epochs, decay, bonus: see `policy_gradient`.
+        clip: how far from 1 a ratio still gains.
+
+    Raises:
+        ValueError: as `policy_gradient`.
+
+    Zoph, Vasudevan, Shlens, Le: Learning transferable architectures (CVPR 2018), whose batch,
+    decay and bonus are the defaults.
+    """
+    surrogate = partial(surrogates.clipped, clip=clip)
+    options = {"batch": batch, "epochs": epochs, "decay": decay, "bonus": bonus}
+    return policy_gradient(policy, optimizer, surrogate=surrogate, **options)

@@ -1,0 +1,1 @@
+"""Spaces of architectures, and what their architectures are worth."""

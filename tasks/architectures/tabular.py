@@ -1,0 +1,190 @@
+"""Tables of architectures that somebody has trained, all of them: a child costs microseconds.
+
+A search is rewarded by a short training, or by a single one, and what it has found is reported by
+another, so that its luck is not what is reported. Accuracies are fractions of 1.
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Scalar
+
+from maml.search import Space
+from maml.search.space import Options, Position, Tokens
+
+DATASETS = "cifar10", "cifar100", "ImageNet16-120"  # of NAS-Bench-201, in the order of the file
+EDGES, OPERATIONS = 6, 5
+LAYERS, BLOCKS, TRAININGS = 8, 3, 3  # of NAS-Bench-Macro
+
+
+class Table(NamedTuple):
+    """What each architecture of a space is worth, NaN where it is not in the table.
+
+    Attributes:
+        space: of those that are in it.
+        rewards: what a search is given, `[*choices]`.
+        reported: what the best that it has found is reported by, `[*choices]`.
+    """
+
+    space: Space
+    rewards: Float[Array, "*choice"]
+    reported: Float[Array, "*choice"]
+
+
+def lookup(values: Float[Array, "*choice"], tokens: Tokens) -> Scalar:
+    """The entry of an architecture, NaN where the table has no place for it.
+
+    >>> lookup(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0])).item()
+    3.0
+    """
+    inside = ((tokens >= 0) & (tokens < jnp.array(values.shape))).all()
+    return jnp.where(inside, values[tuple(tokens)], jnp.nan)
+
+
+def only(present: np.ndarray) -> Space:
+    """The space of those architectures that a table holds.
+
+    A token has an option if the table holds any architecture that goes on from there.
+
+    Args:
+        present: which those are, `[*choices]`.
+
+    Raises:
+        ValueError: there are none.
+
+    >>> space = only(np.array([[True, False], [False, True]]))
+    >>> space.options(jnp.array([1, 0]), jnp.array(1)).tolist()
+    [False, True]
+    """
+    if not present.any():
+        raise ValueError("a space needs an architecture; the table holds none")
+    choices = present.shape
+    widest, steps = max(choices), range(len(choices))
+    starts = [present.any(axis=tuple(steps[step + 1 :])) for step in steps]
+    rows = [start.reshape(-1, size) for start, size in zip(starts, choices, strict=True)]
+    table = np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]))) for row in rows])
+    # The row of a prefix: those of all shorter ones come first, then it counts as a number.
+    first = np.cumsum([0, *map(len, rows[:-1])])
+    weights = np.array([[prod(choices[i + 1 : t]) if i < t else 0 for i in steps] for t in steps])
+
+    def allowed(tokens: Tokens, position: Position) -> Options:
+        row = jnp.array(first)[position] + jnp.array(weights)[position] @ tokens
+        return jnp.array(table)[row]
+
+    return Space(choices, allowed)
+
+
+def tabulate(
+    source: str,
+    choices: Sequence[int],
+    codes: np.ndarray,
+    rewards: np.ndarray,
+    reported: np.ndarray,
+) -> Table:
+    """A table from entries in any order.
+
+    Args:
+        source: where they are from, for the errors.
+        choices: options of each token.
+        codes: the tokens, `[entry, token]`.
+        rewards: fractions of 1, `[entry]`.
+        reported: fractions of 1, `[entry]`.
+
+    Raises:
+        ValueError: a code is outside the options or there twice, or a number is no fraction.
+    """
+    choices = tuple(choices)
+    if codes.min() < 0 or (codes >= choices).any():
+        raise ValueError(f"{source}: a code is not among {choices} options")
+    if len(np.unique(codes, axis=0)) < len(codes):
+        raise ValueError(f"{source}: an architecture is there twice")
+    values = np.stack([rewards, reported]).astype(np.float32)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"{source}: an accuracy is not between 0 and 1")
+    filled = np.full((2, *choices), np.nan, np.float32)
+    filled[:, *codes.T] = values
+    present = np.isfinite(filled[0])
+    space = Space(choices) if present.all() else only(present)
+    return Table(space, jnp.asarray(filled[0]), jnp.asarray(filled[1]))
+
+
+def nasbench201(path: Path, dataset: str = "cifar10") -> Table:
+    """NAS-Bench-201: a cell of six edges, each with one of five operations.
+
+    The reward is the accuracy on the validation set after 12 epochs, the report that on the test
+    set after 200.
+
+    Args:
+        path: a NumPy archive of the operations `code[15625, 6]`, of the edges 0-1, 0-2, 1-2, 0-3,
+            1-3, 2-3 (0 none, 1 skip, 2 and 3 convolutions 1x1 and 3x3, 4 average pooling), and of
+            the accuracies `val12[3, 15625]` and `test200[3, 15625]`, in percent.
+        dataset: one of `DATASETS`, which are the rows of the accuracies.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: there is no such data set; the file is cut off, or of another version.
+
+    Dong, Yang: NAS-Bench-201, extending the scope of reproducible NAS (ICLR 2020).
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"no data set {dataset!r}; there are {', '.join(DATASETS)}")
+    _check_there(path, "NAS-Bench-201")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (BadZipFile, EOFError, TypeError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path} is no NumPy archive, or was cut off: {error}") from error
+    rows = OPERATIONS**EDGES
+    wanted = {"code": (rows, EDGES), "val12": (3, rows), "test200": (3, rows)}
+    shapes = {name: array.shape for name, array in found.items()}
+    if shapes != wanted:
+        raise ValueError(f"{path} is of another version: wanted {wanted}; got {shapes}")
+    place = DATASETS.index(dataset)
+    rewards, reported = (found[name][place] / 100 for name in ("val12", "test200"))
+    return tabulate(str(path), (OPERATIONS,) * EDGES, found["code"], rewards, reported)
+
+
+def nasbench_macro(path: Path) -> Table:
+    """NAS-Bench-Macro: a network of eight layers, each one of three blocks, trained three times.
+
+    The reward is the accuracy on CIFAR-10's test set of the first training, the report the mean of
+    the other two.
+
+    Args:
+        path: the benchmark's JSON: by code ("02012100") `test_acc` of each training, in percent.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is cut off, or of another version.
+
+    Su, Huang, Li, You, Wang, Qian, Zhang, Xu: Prioritized architecture sampling with Monte-Carlo
+    tree search (CVPR 2021).
+    """
+    _check_there(path, "NAS-Bench-Macro")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON, or was cut off: {error}") from error
+    wanted = f"{BLOCKS**LAYERS} codes of {LAYERS} digits, each with {TRAININGS} numbers `test_acc`"
+    try:
+        codes = np.array([[int(digit) for digit in code] for code in found])
+        accuracies = np.array([entry["test_acc"] for entry in found.values()], float) / 100
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is of another version: wanted {wanted}; {error!r}") from error
+    shapes = codes.shape, accuracies.shape
+    if shapes != ((BLOCKS**LAYERS, LAYERS), (BLOCKS**LAYERS, TRAININGS)):
+        raise ValueError(f"{path} is of another version: wanted {wanted}; got shapes {shapes}")
+    rewards, reported = accuracies[:, 0], accuracies[:, 1:].mean(axis=1)
+    return tabulate(str(path), (BLOCKS,) * LAYERS, codes, rewards, reported)
+
+
+def _check_there(path: Path, name: str) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} is read from a file of yours; there is none at {path}")
