@@ -1,6 +1,7 @@
 """Trained meta-parameters as small files, and what they achieve.
 
     python -m benchmarks.weights results/weights/NAME.npz --data FOLDER     # evaluates them
+    python -m benchmarks.weights results/weights/NAME.npz --ways 5 ...      # in another cell
     python -m benchmarks.weights NAME.npz --run RUN                         # writes them
 
 A file holds half-precision arrays by path and the options of their run, and nothing that is
@@ -104,33 +105,54 @@ class Weights:
     """Folder of a run whose last checkpoint is written to the file; None evaluates the file."""
     data: Path | None = None
     """Folder of Omniglot, as that of `benchmarks.omniglot`."""
+    ways: int | None = None
+    """Classes of the evaluation's episodes; None is as in the run. Heads in closed form alone can
+    have fewer than they were trained with."""
+    shots: int | None = None
+    """Support drawings a class; None is as in the run."""
     eval_tasks: int = 10_000
     """Test tasks of the evaluation."""
     eval_steps: int | None = None
     """Inner steps of the evaluation; None is as in the run."""
+    out: Path | None = None
+    """Folder of the summary; None is one under results/runs."""
+    record: bool = False
+    """Add the summary to results/*.jsonl."""
 
 
 def main(asked: Weights) -> None:
     """Writes a file, or evaluates one and prints its table."""
     if asked.run:
-        config = _config(json.loads((asked.run / "summary.json").read_text())["config"])
-        chosen = experiment(config)
-        optimizer = runner.outer_optimizer(chosen, config)
-        state = maml.init(chosen.algorithm, optimizer, chosen.params)
-        state = checkpoints.load(asked.run / "checkpoints", state)
-        save(asked.file, state.params, session.plain(config) | {"data": None, "out": None})
-        print(f"{asked.file}: {asked.file.stat().st_size / 1024:.0f} KB")
+        write(asked.file, asked.run)
         return
-    changes: dict[str, Any] = {"data": asked.data, "eval_tasks": asked.eval_tasks}
-    if asked.eval_steps is not None:
-        changes["eval_steps"] = asked.eval_steps
+    names = ("data", "ways", "shots", "eval_tasks", "eval_steps")
+    changes = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    if asked.ways is not None:
+        before = options(asked.file)
+        changes["train_ways"] = before.train_ways or before.ways
     chosen, config, meta_params = trained(asked.file, **changes)
+    out = asked.out or session.RESULTS / "runs" / f"weights-{asked.file.stem}"
+    out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    found = runner.tested(chosen, config, meta_params)
-    facts = {"benchmark": chosen.name, "config": session.plain(config), **chosen.facts}
-    facts |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
-    facts |= {"seconds": {"evaluate": round(time.perf_counter() - start, 1)}}
-    tables.show(facts | {"device": hardware.device()} | found)
+    found: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
+    found |= runner.tested(chosen, config, meta_params) | chosen.facts
+    found |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
+    found |= {"seconds": {"evaluate": time.perf_counter() - start}, "weights": asked.file.name}
+    when = min(config.inner_steps, config.eval_steps)
+    found |= session.headline(found, chosen.headline, when)
+    tables.show(session.write(chosen.name, config, out, found, record=asked.record))
+
+
+def write(file: Path, run: Path) -> None:
+    """Writes the meta-parameters of a run's last checkpoint to a file."""
+    config = _config(json.loads((run / "summary.json").read_text())["config"])
+    chosen = experiment(config)
+    optimizer = runner.outer_optimizer(chosen, config)
+    state = maml.init(chosen.algorithm, optimizer, chosen.params)
+    state = checkpoints.load(run / "checkpoints", state)
+    free = dict.fromkeys(("data", "out")) | {"resume": False, "record": False}
+    save(file, state.params, session.plain(config) | free)
+    print(f"{file}: {file.stat().st_size / 1024:.0f} KB")
 
 
 if __name__ == "__main__":

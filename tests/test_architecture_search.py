@@ -1,6 +1,7 @@
 """The comparison of strategies: its numbers, its files, its words, and what it is to reach."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from benchmarks.architecture_search import NAMES, Search
 from benchmarks.search_figures import top
 from tasks.architectures.tabular import tabulate
 
-DATA = Path(__file__).parents[1] / "data" / "nas"
+DATA = Path(os.environ.get("NAS_DIR", Path(__file__).parents[2] / "shared/data/nas"))
 needs_data = pytest.mark.skipif(
-    not (DATA / "nasbench201.npz").exists(), reason="no tables in data/nas"
+    not (DATA / "nasbench201.npz").exists(), reason=f"no tables in {DATA}"
 )
 CODES = np.stack(np.meshgrid(*[np.arange(4)] * 3), axis=-1).reshape(-1, 3)
 

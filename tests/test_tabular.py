@@ -21,9 +21,9 @@ from tasks.architectures import graphs, tabular
 from tasks.architectures.tabular import lookup, only, tabulate
 
 KEY = jax.random.key(0)
-DATA = Path(__file__).parents[1] / "data" / "nas"
+DATA = Path(os.environ.get("NAS_DIR", Path(__file__).parents[2] / "shared/data/nas"))
 needs_data = pytest.mark.skipif(
-    not (DATA / "nasbench201.npz").exists(), reason="no tables in data/nas"
+    not (DATA / "nasbench201.npz").exists(), reason=f"no tables in {DATA}"
 )
 CELLS = np.array(list(product(range(5), repeat=6)), np.int8)
 NETWORKS = ["".join(digits) for digits in product("012", repeat=8)]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from benchmarks import omniglot, report, runner, sinusoid, weights
-from benchmarks.config import configure
 from benchmarks.tensorboard import scalars
 
 TINY = {"meta_steps": 2, "steps_per_call": 1, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 1}
@@ -119,7 +118,7 @@ def test_tensorboard_reads_back_what_the_log_says(tmp_path):
 def test_tensorboard_that_is_not_there_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr("benchmarks.tensorboard.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'maml\[tensorboard\]'"):
-        configure(sinusoid.PRESETS, "words", ["--tensorboard"])
+        replace(sinusoid.PAPER, tensorboard=True)
 
 
 def test_options_of_a_run_are_known(waves):
