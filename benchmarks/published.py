@@ -26,6 +26,8 @@ PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
     ("sinusoid 5-shot", "maml", ""): {"1": "0.67", "5": "0.38", "10": "0.35"},
     ("sinusoid 10-shot", "maml", ""): {"1": "0.4 ± 0.1 (curve)", "9": "0.2 ± 0.1 (curve)"},
     ("sinusoid 5-shot", "pretrained", ""): {"1": "2.41", "5": "2.23", "10": "2.19"},
+    ("sinusoid of frequencies 5-shot", "maml", ""): {"1": "1.13 ± 0.18"},
+    ("sinusoid of frequencies 20-shot", "maml", ""): {"1": "0.48 ± 0.08"},
     ("sinusoid of frequencies 5-shot", "meta_sgd", ""): {"1": "0.90 ± 0.16"},
     ("sinusoid of frequencies 20-shot", "meta_sgd", ""): {"1": "0.31 ± 0.05"},
     **{
