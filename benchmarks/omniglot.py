@@ -105,6 +105,7 @@ PRESETS = {
             meta_steps=800,
             steps_per_call=40,
             cosine=True,
+            eval_tasks=600,
         ),
     )
 }

@@ -25,6 +25,14 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For modules whose programs run once or twice: compiling them well would take longer."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def read(monkeypatch, tmp_path):
     """`load` for tiny sets, with a cache of its own."""

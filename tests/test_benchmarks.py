@@ -235,6 +235,8 @@ def test_compilations_are_kept_in_the_cache_of_the_user(tmp_path):
     program = """
 import jax, pathlib, sys
 from benchmarks import hardware
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 hardware.start(cache=sys.argv[1] == "yes")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.jit(lambda x: x * 2)(3.0)
@@ -296,7 +298,8 @@ def test_what_has_a_published_number_and_no_result_is_said_not_to_have_been_run(
 
 
 def test_the_demo_runs(tmp_path, capsys):
-    demo.main(tmp_path / "demo", meta_batch=2, **TINY)
+    walk = {"horizon": 6, "width": 8, "goals": 4, "trajectories": 3, "eval_trajectories": 3}
+    demo.main(tmp_path / "demo", meta_batch=2, **TINY, **walk)
     assert len(list((tmp_path / "demo").rglob("*.png"))) == 6
     shown = capsys.readouterr().out
     assert "0.67" in shown and "-11.68" in shown

@@ -13,6 +13,8 @@ from scipy import stats
 from benchmarks import bandits, navigation, published, rl_figures, seeds, tables
 from benchmarks.seeds import over_seeds
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 WALK = replace(
     navigation.FINN,
     **{"seeds": 2, "meta_steps": 2, "steps_per_call": 1, "meta_batch": 2, "goals": 2},

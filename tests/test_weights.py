@@ -10,6 +10,8 @@ import pytest
 from benchmarks import omniglot, report, runner, sinusoid, weights
 from benchmarks.tensorboard import scalars
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TINY = {"meta_steps": 2, "steps_per_call": 1, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 1}
 
 
