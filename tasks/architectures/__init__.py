@@ -1,0 +1,1 @@
+"""Spaces of architectures, and what an architecture of them is worth after adaptation."""
