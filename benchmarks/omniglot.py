@@ -2,6 +2,7 @@
 
     python -m benchmarks.omniglot --data FOLDER            # Omniglot; see tasks/omniglot.py
     python -m benchmarks.omniglot --dataset glyphs         # no data and no network needed
+    python -m benchmarks.omniglot --model cells --tokens 0,1,2,3,0,... --copies 2 --features 16
 
 Without `--data` the Omniglot that tensorflow-datasets has prepared is used, or downloaded. To
 reach with the presets `maml-paper-*` (60,000 meta-steps, the paper's): 98.7 +- 0.4 for 5-way
@@ -10,11 +11,12 @@ reach with the presets `maml-paper-*` (60,000 meta-steps, the paper's): 98.7 +- 
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 import maml
 from benchmarks import figures, hardware, tables
@@ -22,6 +24,8 @@ from benchmarks.config import Config, check_memory, launch
 from benchmarks.runner import Experiment, Result, initial_key, run
 from maml.types import LossFn, Params
 from tasks import glyphs, omniglot
+from tasks.architectures.cells import Cells
+from tasks.architectures.stack import Stack
 from tasks.batch_norm import Mode, averaging, few_shot_apply, few_shot_loss
 from tasks.models import Conv4, FullyConnected
 from tasks.sampling import few_shot
@@ -56,8 +60,15 @@ class FewShot(Config):
     algorithm: Literal["maml", "fomaml", "anil", "boil", "meta_sgd", "reptile", "imaml"] = "maml"
     """What is meta-trained. Batch-norm biases do not adapt, as in MAML's code, but in reptile and
     imaml."""
-    model: Literal["conv4", "conv4-pool", "fully-connected"] = "conv4"
-    """Four convolutions with stride 2, or with max-pooling, or four dense layers."""
+    model: Literal["conv4", "conv4-pool", "fully-connected", "cells"] = "conv4"
+    """Four convolutions with stride 2, or with max-pooling, or four dense layers, or the cells of
+    `tokens`."""
+    tokens: str = ""
+    """Of a normal and a reduction cell, with commas between them; see tasks/architectures."""
+    copies: int = 1
+    """Of the normal cell, before each of two reduction cells."""
+    features: int = 16
+    """Channels of the first cells; each reduction cell doubles them."""
     batch_norm: Mode = "transductive"
     """Whose statistics normalise the query: its own, the support's, or running averages."""
     momentum: float = 0.99
@@ -123,6 +134,19 @@ PRESETS = {
 }
 
 
+def network(config: FewShot, **options: Any) -> nn.Module:
+    """The configured model, with these options of every model.
+
+    Raises:
+        ValueError: tokens are asked for and missing, no numbers, or not those of two cells.
+    """
+    if config.model != "cells":
+        return MODELS[config.model](**options)
+    tokens = tuple(int(token) for token in config.tokens.split(","))
+    shape = {"blocks": len(tokens) // 10, "copies": config.copies, "features": config.features}
+    return Stack(Cells(**shape, reductions=2, stride=2), tokens, **options)
+
+
 def algorithm(config: FewShot, loss: LossFn, params: Params) -> maml.Algorithm:
     """The configured algorithm on the paper's inner problem."""
     rate, steps = config.inner_rate, config.inner_steps
@@ -179,13 +203,14 @@ def experiment(config: FewShot) -> Experiment:
     running = config.batch_norm == "running"
     precision = hardware.precision(config.precision)
     dtype = jnp.bfloat16 if precision == "bfloat16" else None
-    model = MODELS[config.model](ways=config.ways, track=running, dtype=dtype)
+    model = network(config, ways=config.ways, track=running, dtype=dtype)
     params = model.init(initial_key(config), jnp.zeros((1, *characters.images.shape[2:], 1)))
     loss = few_shot_loss(model, config.batch_norm)
     facts = {
         "algorithm": config.algorithm,
         "batch_norm": config.batch_norm,
         "query_size": config.ways * config.queries,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
         "source": characters.source,
     }
     return Experiment(

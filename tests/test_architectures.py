@@ -126,7 +126,7 @@ def cells_forward(tokens, p, x, rows=None):
             counted = neighbours(jnp.ones_like(x), stride, 0.0).sum(axis=0)
             return neighbours(x, stride, 0.0).sum(axis=0) / counted
         if name == "maximum3":
-            return reduce(jnp.maximum, neighbours(x, stride, -jnp.inf))
+            return reduce(lambda a, b: jnp.where(a > b, a, b), neighbours(x, stride, -jnp.inf))
         return x[:, ::stride, ::stride]
 
     older = newer = layer(p["stem"], x, CELLS.stride)
@@ -265,7 +265,7 @@ def test_a_masked_child_is_the_small_network_in_value_and_gradient_and_masked_gr
 
     shapes = jax.eval_shape(child(jnp.zeros(len(space.choices), int)).init, KEY, x)["params"]
     program = jit(jax.value_and_grad(value, has_aux=True))
-    for _ in range(5):
+    for _ in range(4 if rows is None else 1):
         tokens = draw_tokens(space, rng)
         params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
         where = survivors(tokens, params)
@@ -294,7 +294,7 @@ def test_a_stack_of_one_is_the_child_and_has_its_parameters_and_no_others():
     x = jnp.asarray(rng.normal(size=(3, side, side, 1)))
     shapes = jax.eval_shape(CellNet(CELLS, jnp.zeros(20, int), 3).init, KEY, x)["params"]
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
-    for _ in range(4):
+    for _ in range(2):
         tokens = draw_tokens(space, rng)
         model = Stack(CELLS, tuple(tokens.tolist()), 3)
         own = small(params, survivors(tokens, params))

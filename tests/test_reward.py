@@ -46,6 +46,13 @@ def samplers():
     return [few_shot(part, 3, 1, 1, rotate=False) for part in (images[:8], images[8:])]
 
 
+def optimizer(params):
+    """Adam, but the head stays at zero."""
+    frozen = maml.mask_by_path(params, "/head/")
+    parts = {"body": optax.adam(optax.cosine_decay_schedule(1e-2, 3)), "head": optax.sgd(0.0)}
+    return optax.partition(parts, jax.tree.map(lambda head: "head" if head else "body", frozen))
+
+
 def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers):
     train, held_out = samplers
     reward = jit(lambda reward, tokens, key: reward(tokens, key))
@@ -57,8 +64,8 @@ def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers):
         params = model.init(init_key, jnp.zeros((3, 7, 7, 1)))
         loss = few_shot_loss(model, "transductive")
         adapts = maml.complement(maml.mask_by_path(params, "/norm"))
-        algorithm = maml.fomaml(loss, optax.sgd(2.0), 1, mask=adapts)
-        adam = optax.adam(optax.cosine_decay_schedule(1e-2, 3))
+        algorithm = maml.fomaml(loss, optax.sgd(10.0), 1, mask=adapts)
+        adam = optimizer(params)
         state = maml.init(algorithm, adam, params)
         state, _ = maml.train(algorithm, adam, maml.batched(train, 2), state, train_key, 3)
         episodes = maml.batched(held_out, 6)(jax.random.key(2018))
@@ -94,8 +101,8 @@ def test_shared_weights_that_only_ever_train_one_child_are_that_child_from_scrat
     started = initial(CHILD(jnp.asarray(SPACE.choices) - 1), train, init_key)
     adapts = maml.complement(maml.mask_by_path(started, "/norm"))
     loss = few_shot_loss(model, "transductive")
-    algorithm = maml.fomaml(loss, optax.sgd(2.0), 1, mask=adapts)
-    adam = optax.adam(optax.cosine_decay_schedule(1e-2, 3))
+    algorithm = maml.fomaml(loss, optax.sgd(10.0), 1, mask=adapts)
+    adam = optimizer(started)
 
     def sample(key):
         return maml.batched(train, 2)(jax.random.split(key)[1])

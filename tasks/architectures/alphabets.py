@@ -4,6 +4,7 @@ from collections import Counter
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import UInt8
 
 from tasks.characters import Characters, Images, alphabet, shuffled
 
@@ -40,7 +41,9 @@ def small(
     return found
 
 
-def shrunk(images: Images, side: int, *, by: Shrink = "largest") -> Images:
+def shrunk(
+    images: Images, side: int, *, by: Shrink = "largest"
+) -> UInt8[np.ndarray, "class drawing side side"]:
     """The images, in blocks of pixels that become one.
 
     Args:

@@ -109,8 +109,9 @@ def average3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "
 
 def maximum3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
     """The largest of the 3 x 3 neighbours of every stride-th pixel."""
-    # In pairs, as `tasks.layers.max_pool`, whose gradient is right wherever XLA rounds.
-    return _pooled(jnp.maximum, x, stride, -jnp.inf)
+    # By comparison: the gradient of `maximum` asks which number equals the maximum, and that may be
+    # neither where XLA computes x twice and rounds differently.
+    return _pooled(lambda a, b: jnp.where(a > b, a, b), x, stride, -jnp.inf)
 
 
 def _pooled(pairwise: Callable[[Array, Array], Array], x: Array, stride: int, edge: float) -> Array:
