@@ -139,7 +139,7 @@ def intraclass(values: Float[np.ndarray, "architecture retraining"]) -> dict[str
 def ranks(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> dict[str, float]:
     """Spearman's and Kendall's rank correlation."""
     pairs = {"spearman": stats.spearmanr(one, other), "kendall": stats.kendalltau(one, other)}
-    return {name: float(found.statistic) for name, found in pairs.items()}
+    return {name: float(np.asarray(found)[0]) for name, found in pairs.items()}
 
 
 def measure(config: Pilot) -> dict[str, Any]:

@@ -142,7 +142,12 @@ def network(config: FewShot, **options: Any) -> nn.Module:
     """
     if config.model != "cells":
         return MODELS[config.model](**options)
-    tokens = tuple(int(token) for token in config.tokens.split(","))
+    try:
+        tokens = tuple(int(token) for token in config.tokens.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"cells need tokens such as 0,1,2,0,1,...; got {config.tokens!r}"
+        ) from error
     shape = {"blocks": len(tokens) // 10, "copies": config.copies, "features": config.features}
     return Stack(Cells(**shape, reductions=2, stride=2), tokens, **options)
 

@@ -199,7 +199,7 @@ class MaskedCell(nn.Module):
         made: list[Array] = []
         sides = nn.vmap(
             Operation,
-            in_axes=(0, 0),
+            in_axes=0,
             variable_axes={"params": 0},
             split_rngs={"params": True},
         )

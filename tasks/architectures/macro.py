@@ -178,8 +178,8 @@ class MacroNet(nn.Module):
                 [channels & read for channels, read in zip(live, layer.reads, strict=True)]
             )
             outputs = first(layer.features, most)
-            sides = [window(extent, size) for extent in layer.filter]
-            mask = kernel_mask(*sides, inputs, outputs)
+            height, width = (window(extent, size) for extent in layer.filter)
+            mask = kernel_mask(height, width, inputs, outputs)
             kernel = self.param(f"conv{number}", lambda key, mask=mask: glorot(key, mask))
             seen = centred_patches(jnp.concatenate(maps, -1), size, 1)
             product = seen @ (kernel * mask).reshape(-1, most)

@@ -102,8 +102,8 @@ def accuracy(
     learner = algorithm(model, params, budget).learner
     metric = few_shot_loss(model, budget.batch_norm)
     episodes = maml.batched(held_out, budget.eval_tasks)(jax.random.key(2018))
-    options = {"chunk": budget.chunk}
-    found = maml.evaluate(learner, metric, params, episodes, key, budget.inner_steps, **options)
+    steps, chunk = budget.inner_steps, budget.chunk
+    found = maml.evaluate(learner, metric, params, episodes, key, steps, chunk=chunk)
     return found[1]["accuracy"][:, -1].mean()
 
 
