@@ -146,8 +146,8 @@ def measure(config: Pilot) -> dict[str, Any]:
     """Trains every child as often as asked for, and the shared weights once."""
     (space, child), (sample, source) = children(config), samplers(config)
     keys = jax.random.split(jax.random.key(config.seed), 4)
-    draw = jax.jit(jax.vmap(partial(uniform, space)))
-    tokens = draw(jax.random.split(keys[0], config.architectures))
+    drawn = jax.jit(jax.vmap(partial(uniform, space)))
+    tokens = drawn(jax.random.split(keys[0], config.architectures))
     call = jax.jit(lambda reward, tokens, key: reward(tokens, key))
 
     def all_of(reward: Reward, key: jax.Array, about: str) -> list[float]:
@@ -177,11 +177,8 @@ def measure(config: Pilot) -> dict[str, Any]:
     }
     found["intraclass"] = intraclass(rewards)
     mean = rewards.mean(1)
-    found["accuracy"] = {
-        "mean": float(mean.mean()),
-        "best": float(mean.max()),
-        "worst": float(mean.min()),
-    }
+    summaries = {"mean": np.mean, "best": np.max, "worst": np.min}
+    found["accuracy"] = {name: float(summary(mean)) for name, summary in summaries.items()}
     found["retrained"] = ranks(rewards[:, 0], rewards[:, 1:].mean(1))
     if config.shared_steps:
         start = time.perf_counter()

@@ -13,8 +13,9 @@ import maml
 from benchmarks.omniglot import PRESETS, algorithm, network
 from tasks.architectures import cells as cell_space
 from tasks.architectures import macro as macro_space
-from tasks.architectures.cells import OPERATIONS, CellNet, Cells
+from tasks.architectures.cells import CellNet, Cells
 from tasks.architectures.macro import Macro, MacroNet
+from tasks.architectures.operations import OPERATIONS
 from tasks.architectures.stack import Stack
 from tasks.batch_norm import few_shot_loss
 from tasks.sampling import Query

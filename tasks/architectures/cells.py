@@ -14,32 +14,19 @@ Zoph, Vasudevan, Shlens, Le: Learning transferable architectures for scalable im
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from maml.search import Space
-from tasks.architectures.masked import (
-    Tokens,
-    centred_patches,
-    flattened,
-    glorot,
-    kernel_mask,
-    selected,
-    shifted,
-    window,
-)
-from tasks.layers import BatchNorm
+from tasks.architectures.masked import Tokens, flattened, kernel_mask, selected, window
+from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
 
-OPERATIONS = ("identity", "conv1", "conv3", "conv5", "average3", "maximum3")
 COMBINERS = ("add", "concatenate")
-FILTERS = {"conv1": 1, "conv3": 3, "conv5": 5}
-LARGEST = max(FILTERS.values())
 STRIDES = {"normal": 1, "reduction": 2}  # of a cell, in the order of their tokens
 
 
@@ -94,74 +81,6 @@ def plan(cells: Cells) -> Iterator[tuple[str, int]]:
 def kind_of(name: str) -> str:
     """Normal or reduction: the kind of the cell with this name."""
     return name.rstrip("_0123456789")
-
-
-def identity(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
-    """Every stride-th pixel."""
-    return x[:, ::stride, ::stride]
-
-
-def average3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
-    """The mean over the 3 x 3 neighbours of every stride-th pixel, less where there are fewer."""
-    total = _pooled(jnp.add, x, stride, 0.0)
-    return total / _pooled(jnp.add, jnp.ones_like(x[:1, ..., :1]), stride, 0.0)
-
-
-def maximum3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
-    """The largest of the 3 x 3 neighbours of every stride-th pixel."""
-    # By comparison: the gradient of `maximum` asks which number equals the maximum, and that may be
-    # neither where XLA computes x twice and rounds differently.
-    return _pooled(lambda a, b: jnp.where(a > b, a, b), x, stride, -jnp.inf)
-
-
-def _pooled(pairwise: Callable[[Array, Array], Array], x: Array, stride: int, edge: float) -> Array:
-    for axis in (1, 2):
-        x = reduce(pairwise, shifted(x, 3, stride, axis, edge))
-    return x
-
-
-PARAMETERLESS = {"identity": identity, "average3": average3, "maximum3": maximum3}
-POOLS = tuple(PARAMETERLESS)
-
-
-class Conv(nn.Module):
-    """A convolution and its batch normalisation, centred on every stride-th pixel.
-
-    Attributes:
-        features: channels that it puts out.
-        size: of its filters, odd.
-        track: whether batch normalisation has running averages.
-        dtype: in which it computes; None is that of inputs and parameters.
-    """
-
-    features: int
-    size: int
-    track: bool = False
-    dtype: DTypeLike | None = None
-
-    @nn.compact
-    def __call__(
-        self,
-        *parts: tuple[Float[Array, "n _ _ inputs"], int],
-        mask: Bool[Array, "size size inputs features"] | None = None,
-        reference: int | None = None,
-        running: bool = False,
-    ) -> Float[Array, "n rows columns features"]:
-        """The normalised sum over the parts, images and strides, of their convolutions.
-
-        Args:
-            parts: images that are to be the same size after their strides.
-            mask: what there is of the kernel (default: everything).
-            reference: see `BatchNorm`.
-            running: see `BatchNorm`.
-        """
-        shape = (self.size, self.size, parts[0][0].shape[-1], self.features)
-        mask = jnp.ones(shape, bool) if mask is None else mask
-        kernel = self.param("kernel", lambda key: glorot(key, mask)) * mask
-        rows = sum(centred_patches(x, self.size, stride) for x, stride in parts)
-        norm = BatchNorm(self.track, dtype=self.dtype, name="norm")
-        kernel = kernel.reshape(-1, self.features)
-        return norm(jnp.asarray(rows), kernel, reference=reference, running=running)
 
 
 class Output(NamedTuple):
@@ -252,15 +171,16 @@ class Operation(nn.Module):
     ) -> Float[Array, "n rows columns features"]:
         """The operation on the sum of the parts, of which at most one is not zero."""
         size = jnp.asarray([FILTERS.get(name, 0) for name in OPERATIONS])[token]
-        line, channels = window(size, LARGEST) & (size > 0), jnp.ones(self.features, bool)
+        largest, pools = max(FILTERS.values()), list(PARAMETERLESS)
+        line, channels = window(size, largest) & (size > 0), jnp.ones(self.features, bool)
         mask = kernel_mask(line, line, channels, channels)
         strides = (self.stride, 1)[: len(parts)]
         active = [(nn.relu(x), stride) for x, stride in zip(parts, strides, strict=True)]
         statistics = {"reference": self.reference, "running": self.running}
-        found = [Conv(self.features, LARGEST, name="conv")(*active, mask=mask, **statistics)]
+        found = [Conv(self.features, largest, name="conv")(*active, mask=mask, **statistics)]
         for function in PARAMETERLESS.values():
             found.append(jnp.asarray(sum(map(function, parts, strides))))
-        order = [0 if name in FILTERS else 1 + POOLS.index(name) for name in OPERATIONS]
+        order = [0 if name in FILTERS else 1 + pools.index(name) for name in OPERATIONS]
         return selected(found, jnp.asarray(order)[token])
 
 

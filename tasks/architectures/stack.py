@@ -14,18 +14,15 @@ from jaxtyping import Array, Float
 
 from tasks.architectures.cells import (
     COMBINERS,
-    FILTERS,
-    OPERATIONS,
-    PARAMETERLESS,
     STRIDES,
     Cells,
-    Conv,
     Output,
     kind_of,
     network,
     ratio,
     space,
 )
+from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
 
 Row = tuple[int, int, int, int, int]  # the tokens of a block
 
