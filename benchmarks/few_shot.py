@@ -16,6 +16,8 @@ from benchmarks.runner import Experiment, initial_key
 from maml.closed_form import Features
 from maml.types import Batch, LossFn, Params, RandomKey
 from tasks import glyphs, omniglot
+from tasks.architectures.cells import Cells
+from tasks.architectures.stack import Stack
 from tasks.batch_norm import Mode, averaging, few_shot_apply, few_shot_loss
 from tasks.models import Conv4, FullyConnected
 from tasks.sampling import few_shot
@@ -78,14 +80,42 @@ class FewShot(Config):
     """maml++: meta-steps of first order before those of second."""
     per_step_norm: bool = False
     """maml++: batch-norm biases, and running averages, of each inner step."""
-    model: Literal["conv4", "conv4-pool", "fully-connected"] = "conv4"
-    """Four convolutions with stride 2, or with max-pooling, or four dense layers."""
+    model: Literal["conv4", "conv4-pool", "fully-connected", "cells"] = "conv4"
+    """Four convolutions with stride 2, or with max-pooling, or four dense layers, or the cells of
+    `tokens`."""
+    tokens: str = ""
+    """Of a normal and a reduction cell, with commas between them; see tasks/architectures."""
+    copies: int = 1
+    """Of the normal cell, before each of two reduction cells."""
+    features: int = 16
+    """Channels of the first cells; each reduction cell doubles them."""
     batch_norm: Mode = "transductive"
     """Whose statistics normalise the query: its own, the support's, or running averages."""
     momentum: float = 0.99
     """Of the running averages."""
     strength: float = 2.0
     """The pull of imaml towards the meta-parameters, lambda."""
+
+
+def network(config: FewShot, **options: Any) -> nn.Module:
+    """The configured model, with these options of every model.
+
+    Raises:
+        ValueError: tokens are asked for and missing, no numbers, or not those of two cells; or the
+            head is to be fitted to the features of cells, which do not hand them out.
+    """
+    if config.model != "cells":
+        return MODELS[config.model](**options)
+    if config.algorithm in ("protonet", "r2d2"):
+        raise ValueError(f"{config.algorithm} needs a model that hands out features; got cells")
+    try:
+        tokens = tuple(int(token) for token in config.tokens.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"cells need tokens such as 0,1,2,0,1,...; got {config.tokens!r}"
+        ) from error
+    shape = {"blocks": len(tokens) // 10, "copies": config.copies, "features": config.features}
+    return Stack(Cells(**shape, reductions=2, stride=2), tokens, **options)
 
 
 def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params) -> maml.Algorithm:
@@ -177,7 +207,7 @@ def experiment(config: FewShot) -> Experiment:
     precision = hardware.precision(config.precision)
     dtype = jnp.bfloat16 if precision == "bfloat16" else None
     ways = max(train_ways, config.ways)
-    model = MODELS[config.model](ways=ways, track=running, dtype=dtype)
+    model = network(config, ways=ways, track=running, dtype=dtype)
     params = model.init(initial_key(config), jnp.zeros((1, *characters.images.shape[2:], 1)))
     loss = few_shot_loss(model, config.batch_norm)
     features = few_shot_apply(model, config.batch_norm, features=True)
@@ -185,6 +215,7 @@ def experiment(config: FewShot) -> Experiment:
         "algorithm": config.algorithm,
         "batch_norm": config.batch_norm,
         "query_size": config.ways * config.queries,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
         "source": characters.source,
     }
     return Experiment(

@@ -2,6 +2,7 @@
 
     python -m benchmarks.omniglot --data FOLDER            # Omniglot; see tasks/omniglot.py
     python -m benchmarks.omniglot --dataset glyphs         # no data and no network needed
+    python -m benchmarks.omniglot --model cells --tokens 0,1,2,3,0,... --copies 2 --features 16
 
 Without `--data` the Omniglot that tensorflow-datasets has prepared is used, or downloaded. To
 reach with the presets `maml-paper-*` (60,000 meta-steps, the paper's): 98.7 +- 0.4 for 5-way

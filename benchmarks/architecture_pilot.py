@@ -1,0 +1,250 @@
+"""Does the reward tell architectures apart? A pilot, before anyone searches.
+
+    python -m benchmarks.architecture_pilot --data data/omniglot --out results/pilot
+    python -m benchmarks.architecture_pilot --dataset glyphs        # no data, no network
+
+Some architectures are drawn uniformly and each is meta-trained several times. The intraclass
+correlation says which part of a reward's variance is the architecture's: the rest is noise that no
+strategy can learn from. Weights shared by all of the space are trained as well, and the ranks that
+they give are compared with those of training from scratch, whose own agreement is the most that
+could be hoped for.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from rich.progress import track
+from scipy import stats
+
+import maml
+from benchmarks import hardware
+from benchmarks.config import at_least, in_words
+from benchmarks.rl_figures import saved
+from benchmarks.session import RESULTS, command
+from maml.search import Reward, Space, uniform
+from tasks import glyphs, omniglot
+from tasks.architectures import cells, macro
+from tasks.architectures.alphabets import Shrink, shrunk, small
+from tasks.architectures.reward import (
+    Budget,
+    Child,
+    from_scratch,
+    from_shared,
+    shared_weights,
+)
+from tasks.sampling import few_shot
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pilot:
+    """Options of the pilot."""
+
+    space: Literal["macro", "cells"] = "macro"
+    """The convolutional space of 2016, or that of cells."""
+    dataset: Literal["omniglot", "glyphs"] = "omniglot"
+    """Omniglot, or the characters of matplotlib's fonts, which need no download."""
+    data: Path | None = None
+    """Folder of Omniglot, see tasks/omniglot.py."""
+    alphabets: int = 8
+    """The smallest of those to train on; a third of each one's classes is held out."""
+    side: int = 14
+    """Of the images, in pixels."""
+    by: Shrink = "largest"
+    """How blocks of pixels become one."""
+    ways: int = 20
+    """Classes of an episode."""
+    shots: int = 1
+    """Support drawings a class; there are as many queries."""
+    filters: tuple[int, ...] = (2, 4, 8)
+    """Options of a layer of the space of 2016; of cells, the last is the width."""
+    architectures: int = 30
+    """How many are drawn."""
+    retrainings: int = 3
+    """How often each is meta-trained."""
+    budget: Budget = field(default_factory=Budget)
+    """Of one child."""
+    shared_steps: int = 500
+    """Meta-steps of the shared weights; 0 is none."""
+    seed: int = 0
+    """Of the architectures and of all training."""
+    out: Path = RESULTS / "pilot"
+    """Folder of `summary.json` and of the figure."""
+
+    def __post_init__(self) -> None:
+        at_least(self, {"architectures": 3, "retrainings": 2, "shared_steps": 0})
+
+
+def children(config: Pilot) -> tuple[Space, Child]:
+    """The space, and what turns tokens into a model."""
+    if config.space == "macro":
+        options = macro.Macro(side=config.side, filters=config.filters)
+        return macro.space(options), partial(macro.MacroNet, options, ways=config.ways)
+    options = cells.Cells(features=config.filters[-1])
+    return cells.space(options), partial(cells.CellNet, options, ways=config.ways)
+
+
+def samplers(config: Pilot) -> tuple[dict[str, maml.Sampler], str]:
+    """Tasks of the classes to train on and of those held out, and where they came from."""
+    if config.dataset == "glyphs":
+        characters = glyphs.load()
+        classes = glyphs.splits(characters)["train"]
+    else:
+        characters = omniglot.load(config.data)
+        classes = omniglot.splits(characters, "alphabets")["train"]
+    parts = small(characters, [characters.names[index] for index in classes], config.alphabets)
+    images = shrunk(characters.images, config.side, by=config.by)
+    counts = config.ways, config.shots, config.shots
+    return {part: few_shot(images[own], *counts) for part, own in parts.items()}, characters.source
+
+
+def intraclass(values: Float[np.ndarray, "architecture retraining"]) -> dict[str, Any]:
+    """Of one-way random effects: which part of the variance is between architectures.
+
+        ICC(1) = (B - W) / (B + (R - 1) W)
+
+    with the mean squares B between and W within; its 95% interval is that of F = B / W.
+
+    Args:
+        values: R rewards of each architecture.
+
+    Shrout, Fleiss: Intraclass correlations (Psychological Bulletin, 1979), ICC(1, 1).
+    """
+    n, repeats = values.shape
+    between = repeats * values.mean(1).var(ddof=1)
+    within = values.var(axis=1, ddof=1).mean()
+    ratio = between / within
+    degrees = n - 1, n * (repeats - 1)
+    bounds = ratio / stats.f.ppf(0.975, *degrees), ratio * stats.f.ppf(0.975, *degrees[::-1])
+    icc, low, high = ((f - 1) / (f + repeats - 1) for f in (ratio, *bounds))
+    deviations = {
+        "between": float(np.sqrt(max(0.0, between - within) / repeats)),
+        "within": float(np.sqrt(within)),
+    }
+    p = float(stats.f.sf(ratio, *degrees))
+    return {"icc": float(icc), "ci95": [float(low), float(high)], "p": p, "std": deviations}
+
+
+def ranks(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> dict[str, float]:
+    """Spearman's and Kendall's rank correlation."""
+    pairs = {"spearman": stats.spearmanr(one, other), "kendall": stats.kendalltau(one, other)}
+    return {name: float(np.asarray(found)[0]) for name, found in pairs.items()}
+
+
+def measure(config: Pilot) -> dict[str, Any]:
+    """Trains every child as often as asked for, and the shared weights once."""
+    (space, child), (sample, source) = children(config), samplers(config)
+    keys = jax.random.split(jax.random.key(config.seed), 4)
+    drawn = jax.jit(jax.vmap(partial(uniform, space)))
+    tokens = drawn(jax.random.split(keys[0], config.architectures))
+    call = jax.jit(lambda reward, tokens, key: reward(tokens, key))
+
+    def all_of(reward: Reward, key: jax.Array, about: str) -> list[float]:
+        # A core is a device with children of its own: they wait in its queue.
+        jobs = zip(tokens, jax.random.split(key, len(tokens)), strict=True)
+        found = [
+            call(*jax.device_put((reward, *job), device))
+            for device, job in zip(cycle(jax.devices()), jobs, strict=False)
+        ]
+        return [float(value) for value in track(found, description=about)]
+
+    scratch = from_scratch(child, sample["train"], sample["held_out"], config.budget)
+    seconds, start = {}, time.perf_counter()
+    for device in jax.devices():
+        call(*jax.device_put((scratch, tokens[0], keys[1]), device)).block_until_ready()
+    seconds["compile"], start = time.perf_counter() - start, time.perf_counter()
+    columns = [
+        all_of(scratch, key, f"training {number + 1} of {config.retrainings}")
+        for number, key in enumerate(jax.random.split(keys[1], config.retrainings))
+    ]
+    rewards = np.array(columns).T
+    seconds["scratch"] = time.perf_counter() - start
+    found: dict[str, Any] = {
+        "source": source,
+        "tokens": tokens.tolist(),
+        "rewards": rewards.tolist(),
+    }
+    found["intraclass"] = intraclass(rewards)
+    mean = rewards.mean(1)
+    summaries = {"mean": np.mean, "best": np.max, "worst": np.min}
+    found["accuracy"] = {name: float(summary(mean)) for name, summary in summaries.items()}
+    found["retrained"] = ranks(rewards[:, 0], rewards[:, 1:].mean(1))
+    if config.shared_steps:
+        start = time.perf_counter()
+        learned = replace(config.budget, meta_steps=config.shared_steps)
+        train = jax.jit(lambda sample, key: shared_weights(child, space, sample, learned, key))
+        params = jax.block_until_ready(train(sample["train"], keys[2]))
+        seconds["share"], start = time.perf_counter() - start, time.perf_counter()
+        reward = from_shared(child, params, sample["held_out"], config.budget)
+        shared = np.array(all_of(reward, keys[3], "shared weights"))
+        seconds["shared"] = time.perf_counter() - start
+        found["shared"] = {"rewards": shared.tolist(), "mean": float(shared.mean())}
+        found["shared"] |= ranks(shared, mean)
+    trained = rewards.size * max(config.budget.meta_steps, 1)
+    found["ms_per_child_and_meta_step"] = 1e3 * seconds["scratch"] / trained
+    found["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
+    return found
+
+
+def draw(out: Path, found: dict[str, Any], ways: int) -> Figure:
+    """Every reward, architectures in the order of their means; `pilot.png`."""
+    rewards = np.array(found["rewards"])
+    order = rewards.mean(1).argsort()
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    places = np.arange(len(order))
+    left.plot(places, rewards[order], ".", color="tab:blue", alpha=0.6)
+    left.plot(places, rewards[order].mean(1), color="tab:blue", label="trained from scratch, mean")
+    left.axhline(1 / ways, color="gray", linestyle=":", label="chance")
+    left.set(xlabel="architectures, by their mean", ylabel="accuracy after adaptation")
+    icc, (low, high) = found["intraclass"]["icc"], found["intraclass"]["ci95"]
+    left.set_title(f"intraclass correlation {icc:.2f} [{low:.2f}, {high:.2f}]")
+    if "shared" in found:
+        shared = np.array(found["shared"]["rewards"])
+        left.plot(places, shared[order], "x", color="tab:orange", label="shared weights")
+        right.plot(rewards.mean(1), shared, "x", color="tab:orange")
+        right.set(xlabel="from scratch, mean", ylabel="shared weights")
+        right.set_title(f"Spearman {found['shared']['spearman']:.2f}")
+    left.legend()
+    return saved(figure, out / "pilot.png")
+
+
+def main(config: Pilot) -> dict[str, Any]:
+    """Measures, prints, writes `summary.json` and draws."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    found = measure(config) | {"config": json.loads(json.dumps(asdict(config), default=str))}
+    about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
+    (config.out / "summary.json").write_text(json.dumps(found | about, indent=2) + "\n")
+    draw(config.out, found, config.ways)
+    accuracy, correlation = found["accuracy"], found["intraclass"]
+    low, high = correlation["ci95"]
+    print(
+        f"accuracy {accuracy['mean']:.3f}, of architectures {accuracy['worst']:.3f} to"
+        f" {accuracy['best']:.3f}; chance {1 / config.ways:.3f}"
+    )
+    print(
+        f"deviation between architectures {correlation['std']['between']:.4f}, between retrainings"
+        f" {correlation['std']['within']:.4f}; intraclass correlation {correlation['icc']:.2f}"
+        f" [{low:.2f}, {high:.2f}]"
+    )
+    for name in {"retrained", "shared"} & set(found):
+        own = found[name]
+        print(f"{name}: Spearman {own['spearman']:.2f}, Kendall {own['kendall']:.2f}")
+    print(f"{found['ms_per_child_and_meta_step']:.1f} ms a child and meta-step; {found['seconds']}")
+    print(f"figure: {config.out / 'pilot.png'}")
+    return found
+
+
+if __name__ == "__main__":
+    with in_words():
+        hardware.start()
+        main(tyro.cli(Pilot, description=__doc__))

@@ -1,0 +1,196 @@
+"""The convolutional space of the first architecture search by reinforcement learning.
+
+Each layer chooses which earlier layers it reads, the height and the width of its filters, its
+strides over rows and columns, and how many filters it has. As in the paper, a layer that chooses
+none reads the image, images of different sizes are padded with zeros at the bottom and the right to
+the largest, and the head sees every layer that no other reads. The inputs of a layer are chosen
+before its strides, so that the space knows what the strides shrink.
+
+Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), section 3.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from maml.search import Space
+from maml.search.space import Tokens
+from tasks.architectures.masked import (
+    MaskedBatchNorm,
+    centred_patches,
+    first,
+    flattened,
+    glorot,
+    kernel_mask,
+    strided,
+    window,
+)
+
+
+@dataclass(frozen=True)
+class Macro:
+    """The options of the space.
+
+    Attributes:
+        layers: of convolution, batch normalisation and ReLU.
+        side: of the images, in pixels.
+        sizes: of the filters' height and width, odd.
+        strides: over rows and over columns.
+        filters: how many a layer may have.
+        least: rows and columns that a stride must leave.
+
+    Raises:
+        ValueError: there is no layer, a filter of even size, no stride of 1, or nothing to choose.
+    """
+
+    layers: int = 3
+    side: int = 14
+    sizes: tuple[int, ...] = (1, 3, 5)
+    strides: tuple[int, ...] = (1, 2)
+    filters: tuple[int, ...] = (4, 8, 16)
+    least: int = 2
+
+    def __post_init__(self) -> None:
+        if self.layers < 1 or not 1 <= self.least <= self.side:
+            raise ValueError(
+                "there must be a layer, and 1 <= least <= side;"
+                f" got {self.layers} layers, least {self.least}, side {self.side}"
+            )
+        if not self.sizes or any(size < 1 or size % 2 == 0 for size in self.sizes):
+            raise ValueError(f"filters need odd sizes, to have a centre; got {self.sizes}")
+        if min(self.strides, default=0) != 1:
+            raise ValueError(f"the strides must have 1 among them, always possible; {self.strides}")
+        if min(self.filters, default=0) < 1:
+            raise ValueError(f"a layer needs at least one filter; got {self.filters}")
+
+
+class Layer(NamedTuple):
+    """What the tokens say of one layer.
+
+    Attributes:
+        reads: what it reads: the image, then each earlier layer.
+        filter: height and width.
+        strides: over rows and columns.
+        features: how many filters.
+        seen: rows and columns of what it reads.
+        left: rows and columns of what it puts out,  ceil(seen / strides).
+    """
+
+    reads: Bool[Array, " source"]
+    filter: Int[Array, "2"]
+    strides: Int[Array, "2"]
+    features: Int[Array, ""]
+    seen: Int[Array, "2"]
+    left: Int[Array, "2"]
+
+
+def _start(layer: int) -> int:
+    return 5 * layer + layer * (layer - 1) // 2
+
+
+def choices(macro: Macro) -> tuple[int, ...]:
+    """How many options each token has: of each layer, skips, filter, strides, filters."""
+    sizes, strides = len(macro.sizes), len(macro.strides)
+    own = (sizes, sizes, strides, strides, len(macro.filters))
+    return tuple(option for layer in range(macro.layers) for option in (2,) * layer + own)
+
+
+def decode(macro: Macro, tokens: Tokens) -> list[Layer]:
+    """The layers that the tokens describe; each depends on its own tokens and earlier ones."""
+    layers: list[Layer] = []
+    sizes = jnp.full((1, 2), macro.side)
+    for number in range(macro.layers):
+        skips, rest = jnp.split(tokens[_start(number) : _start(number + 1)], [number])
+        skips = skips == 1
+        reads = jnp.concatenate([~skips.any(keepdims=True), skips])
+        strides = jnp.asarray(macro.strides)[rest[2:4]]
+        seen = jnp.max(sizes * reads[:, None], axis=0)
+        left = (seen - 1) // strides + 1
+        features = jnp.asarray(macro.filters)[rest[4]]
+        layers.append(
+            Layer(reads, jnp.asarray(macro.sizes)[rest[:2]], strides, features, seen, left)
+        )
+        sizes = jnp.concatenate([sizes, left[None]])
+    return layers
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What may be sampled: every option of a token, but strides that leave too little.
+
+    Attributes:
+        macro: the options of the space.
+    """
+
+    macro: Macro
+
+    def __call__(self, tokens: Tokens, position: int | Int[Array, ""]) -> Bool[Array, " option"]:
+        """The mask at a position, given the tokens before it."""
+        options = choices(self.macro)
+        table = jnp.arange(max(options)) < jnp.asarray(options)[:, None]
+        strides = jnp.asarray(self.macro.strides)
+        for number, layer in enumerate(decode(self.macro, tokens)):
+            left = (layer.seen[:, None] - 1) // strides + 1
+            place = _start(number) + number + 2
+            fits = (left >= self.macro.least) | (strides == 1)
+            table = table.at[place : place + 2, : len(self.macro.strides)].set(fits)
+        return table[position]
+
+
+def space(macro: Macro) -> Space:
+    """The space to be searched."""
+    return Space(choices(macro), Allowed(macro))
+
+
+class MacroNet(nn.Module):
+    """The network that the tokens describe, as masks on the largest of the space.
+
+    Convolutions are centred on every stride-th pixel, from the first on. Kernels start
+    Xavier-uniform, and the head at zero: a child has too few meta-steps to unlearn a random one.
+
+    Attributes:
+        macro: the options of the space.
+        tokens: the architecture; they may be traced.
+        ways: classes.
+    """
+
+    macro: Macro
+    tokens: Tokens
+    ways: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "n side side 1"],
+        *,
+        reference: int | None = None,
+        running: bool = False,
+    ) -> Float[Array, "n ways"]:
+        """Logits. `reference` is `BatchNorm`'s; `running` is refused."""
+        side, size, most = self.macro.side, max(self.macro.sizes), max(self.macro.filters)
+        layers = decode(self.macro, self.tokens)
+        maps, live, flat, unread = [x], [jnp.ones(1, bool)], [], jnp.ones(len(layers) + 1, bool)
+        for number, layer in enumerate(layers):
+            inputs = jnp.concatenate(
+                [channels & read for channels, read in zip(live, layer.reads, strict=True)]
+            )
+            outputs = first(layer.features, most)
+            height, width = (window(extent, size) for extent in layer.filter)
+            mask = kernel_mask(height, width, inputs, outputs)
+            kernel = self.param(f"conv{number}", lambda key, mask=mask: glorot(key, mask))
+            seen = centred_patches(jnp.concatenate(maps, -1), size, 1)
+            product = seen @ (kernel * mask).reshape(-1, most)
+            rows, columns = (first(extent, side) for extent in layer.left)
+            here = rows[:, None, None] & columns[:, None] & outputs
+            norm = MaskedBatchNorm(name=f"norm{number}")
+            product = strided(product, layer.strides, self.macro.strides)
+            maps.append(nn.relu(norm(product, here, reference=reference, running=running)))
+            live.append(outputs)
+            flat.append(flattened(maps[-1], layer.left.prod()))
+            unread = unread.at[: number + 1].set(unread[: number + 1] & ~layer.reads)
+        loose = [x * alone for x, alone in zip(flat, unread[1:], strict=True)]
+        head = nn.Dense(self.ways, kernel_init=nn.initializers.zeros_init(), name="head")
+        return head(jnp.concatenate(loose, -1))

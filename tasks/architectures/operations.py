@@ -1,0 +1,82 @@
+"""What a block of a cell may do with a state: a convolution, a pool, or nothing."""
+
+from collections.abc import Callable
+from functools import reduce
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from tasks.architectures.masked import centred_patches, glorot, shifted
+from tasks.layers import BatchNorm
+
+OPERATIONS = ("identity", "conv1", "conv3", "conv5", "average3", "maximum3")
+FILTERS = {"conv1": 1, "conv3": 3, "conv5": 5}
+
+
+def identity(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
+    """Every stride-th pixel."""
+    return x[:, ::stride, ::stride]
+
+
+def average3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
+    """The mean over the 3 x 3 neighbours of every stride-th pixel, less where there are fewer."""
+    total = _pooled(jnp.add, x, stride, 0.0)
+    return total / _pooled(jnp.add, jnp.ones_like(x[:1, ..., :1]), stride, 0.0)
+
+
+def maximum3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
+    """The largest of the 3 x 3 neighbours of every stride-th pixel."""
+    # By comparison: the gradient of `maximum` asks which number equals the maximum, and that may be
+    # neither where XLA computes x twice and rounds differently.
+    return _pooled(lambda a, b: jnp.where(a > b, a, b), x, stride, -jnp.inf)
+
+
+def _pooled(pairwise: Callable[[Array, Array], Array], x: Array, stride: int, edge: float) -> Array:
+    for axis in (1, 2):
+        x = reduce(pairwise, shifted(x, 3, stride, axis, edge))
+    return x
+
+
+PARAMETERLESS = {"identity": identity, "average3": average3, "maximum3": maximum3}
+
+
+class Conv(nn.Module):
+    """A convolution and its batch normalisation, centred on every stride-th pixel.
+
+    Attributes:
+        features: channels that it puts out.
+        size: of its filters, odd.
+        track: whether batch normalisation has running averages.
+        dtype: in which it computes; None is that of inputs and parameters.
+    """
+
+    features: int
+    size: int
+    track: bool = False
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        *parts: tuple[Float[Array, "n _ _ inputs"], int],
+        mask: Bool[Array, "size size inputs features"] | None = None,
+        reference: int | None = None,
+        running: bool = False,
+    ) -> Float[Array, "n rows columns features"]:
+        """The normalised sum over the parts, images and strides, of their convolutions.
+
+        Args:
+            parts: images that are to be the same size after their strides.
+            mask: what there is of the kernel (default: everything).
+            reference: see `BatchNorm`.
+            running: see `BatchNorm`.
+        """
+        shape = (self.size, self.size, parts[0][0].shape[-1], self.features)
+        mask = jnp.ones(shape, bool) if mask is None else mask
+        kernel = self.param("kernel", lambda key: glorot(key, mask)) * mask
+        rows = sum(centred_patches(x, self.size, stride) for x, stride in parts)
+        norm = BatchNorm(self.track, dtype=self.dtype, name="norm")
+        kernel = kernel.reshape(-1, self.features)
+        return norm(jnp.asarray(rows), kernel, reference=reference, running=running)

@@ -1,0 +1,195 @@
+"""What an architecture is worth: its accuracy on new classes, after adaptation.
+
+    reward(tokens, key) = mean over held-out tasks of the query accuracy of phi_K,
+
+with phi_K from K inner steps on the support set, from parameters that were meta-trained for this
+architecture alone, or for all of the space together, as in ENAS. Either is a pure function that can
+be jitted, mapped over children, and given to a strategy. The held-out tasks are always the same, so
+two rewards of one architecture differ by what training drew, and by nothing else.
+
+Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017);
+Pham, Guan, Zoph, Le, Dean: Efficient neural architecture search via parameter sharing (ICML 2018).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+import maml
+from maml.search import Reward, Space, uniform
+from maml.search.space import Tokens
+from maml.types import Params, RandomKey
+from tasks.batch_norm import Mode, few_shot_loss
+
+Child = Callable[[Tokens], nn.Module]
+"""`child(tokens) -> model`; `partial(MacroNet, macro, ways=20)` is one."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much training and how many held-out tasks a reward is.
+
+    Attributes:
+        meta_steps: of the child, or of the shared weights.
+        meta_batch: tasks of a meta-step.
+        inner_rate: of gradient descent inside. Batch-norm biases do not adapt.
+        inner_steps: while meta-training and in the evaluation.
+        outer_rate: of Adam outside, falling to zero along a cosine.
+        first_order: FOMAML instead of MAML.
+        batch_norm: whose statistics normalise a query set.
+        eval_tasks: how many held-out tasks.
+        chunk: tasks that are mapped at once; it divides meta_batch.
+    """
+
+    meta_steps: int = 100
+    meta_batch: int = 4
+    inner_rate: float = 10.0
+    inner_steps: int = 1
+    outer_rate: float = 1e-2
+    first_order: bool = True
+    batch_norm: Mode = "transductive"
+    eval_tasks: int = 50
+    chunk: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.meta_steps, self.inner_steps) < 0 or min(self.meta_batch, self.eval_tasks) < 1:
+            raise ValueError(
+                "a budget needs meta_steps and inner_steps >= 0, meta_batch and eval_tasks >= 1;"
+                f" got {self}"
+            )
+
+
+def algorithm(model: nn.Module, params: Params, budget: Budget) -> maml.Algorithm:
+    """MAML, or FOMAML, of a child; `params` are of its structure."""
+    loss = few_shot_loss(model, budget.batch_norm)
+    adapts = maml.complement(maml.mask_by_path(params, "/norm"))
+    learn = maml.fomaml if budget.first_order else maml.maml
+    return learn(loss, optax.sgd(budget.inner_rate), budget.inner_steps, mask=adapts)
+
+
+def optimizer(params: Params, budget: Budget) -> optax.GradientTransformation:
+    """Adam, its rate falling to zero along a cosine, which leaves the head at zero.
+
+    Classes are numbered at random in each task, so there is nothing for the head to learn across
+    tasks, and what a short training writes into it is noise. (Kao, Chiu, Chen: MAML is a noisy
+    contrastive learner in classification, ICLR 2022.)
+    """
+    adam = optax.adam(optax.cosine_decay_schedule(budget.outer_rate, max(budget.meta_steps, 1)))
+    head = maml.mask_by_path(params, "/head/")
+    return optax.chain(adam, optax.masked(optax.set_to_zero(), head))
+
+
+def accuracy(
+    child: Child,
+    budget: Budget,
+    held_out: maml.Sampler,
+    params: Params,
+    tokens: Tokens,
+    key: RandomKey,
+) -> Float[Array, ""]:
+    """Query accuracy of a child after adaptation, the mean over the held-out tasks."""
+    model = child(tokens)
+    learner = algorithm(model, params, budget).learner
+    metric = few_shot_loss(model, budget.batch_norm)
+    episodes = maml.batched(held_out, budget.eval_tasks)(jax.random.key(2018))
+    steps, chunk = budget.inner_steps, budget.chunk
+    found = maml.evaluate(learner, metric, params, episodes, key, steps, chunk=chunk)
+    return found[1]["accuracy"][:, -1].mean()
+
+
+def from_scratch(
+    child: Child, train: maml.Sampler, held_out: maml.Sampler, budget: Budget
+) -> Reward:
+    """The reward after meta-training each child from parameters of its own.
+
+    Args:
+        child: from tokens to a model.
+        train: a task of the classes to learn from.
+        held_out: a task of other classes.
+        budget: of one child.
+
+    Returns:
+        `reward(tokens, key)`, a tree with the data sets as its leaves: what is jitted takes it, or
+        a strategy that holds it, as an argument.
+    """
+    return jax.tree_util.Partial(_Scratch(child, budget), train, held_out)
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    child: Child
+    budget: Budget
+
+    def __call__(
+        self, train: maml.Sampler, held_out: maml.Sampler, tokens: Tokens, key: RandomKey
+    ) -> Float[Array, ""]:
+        init_key, train_key, key = jax.random.split(key, 3)
+        model = self.child(tokens)
+        params = initial(model, train, init_key)
+        learned, adam = algorithm(model, params, self.budget), optimizer(params, self.budget)
+        state = maml.init(learned, adam, params)
+        sample = maml.batched(train, self.budget.meta_batch)
+        steps, chunk = self.budget.meta_steps, self.budget.chunk
+        state, _ = maml.train(learned, adam, sample, state, train_key, steps, chunk=chunk)
+        return accuracy(self.child, self.budget, held_out, state.params, tokens, key)
+
+
+def initial(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
+    """Parameters of a model before it has seen anything but the shape of the images."""
+    images, _ = jax.eval_shape(sample, key).support
+    return model.init(key, jnp.zeros(images.shape, images.dtype))
+
+
+def shared_weights(
+    child: Child, space: Space, train: maml.Sampler, budget: Budget, key: RandomKey
+) -> Params:
+    """The largest network of a space, meta-trained on an architecture drawn anew at each meta-step.
+
+    Args:
+        child: from tokens to a model.
+        space: what is drawn from, uniformly at each position.
+        train: a task of the classes to learn from.
+        budget: of all architectures together.
+        key: of the start, the architectures and the tasks.
+    """
+    init_key, key = jax.random.split(key)
+    largest = jnp.asarray(space.choices) - 1
+    params = initial(child(largest), train, init_key)
+    adam = optimizer(params, budget)
+    sample = maml.batched(train, budget.meta_batch)
+
+    def draw(key: RandomKey) -> tuple[Tokens, maml.Episode]:
+        tokens_key, key = jax.random.split(key)
+        return uniform(space, tokens_key), sample(key)
+
+    def step(
+        state: maml.MetaState, drawn: tuple[Tokens, maml.Episode], key: RandomKey
+    ) -> tuple[maml.MetaState, Any]:
+        tokens, episodes = drawn
+        learned = algorithm(child(tokens), params, budget)
+        return maml.meta_step(learned, adam, state, episodes, key, chunk=budget.chunk)
+
+    state = maml.MetaState(params, adam.init(params), jnp.zeros((), int))
+    return maml.iterate(step, draw, state, key, budget.meta_steps)[0].params
+
+
+def from_shared(child: Child, params: Params, held_out: maml.Sampler, budget: Budget) -> Reward:
+    """The reward of a child that adapts from its part of shared weights.
+
+    Args:
+        child: from tokens to a model.
+        params: the shared weights.
+        held_out: a task of classes that they have not seen.
+        budget: its inner steps and held-out tasks.
+
+    Returns:
+        `reward(tokens, key)`, a tree with the weights and the data set as its leaves.
+    """
+    return jax.tree_util.Partial(partial(accuracy, child, budget), held_out, params)

@@ -1,0 +1,124 @@
+"""Transfer: cells that were found on little, stacked deeper and wider, without masks.
+
+Zoph, Vasudevan, Shlens, Le: Learning transferable architectures for scalable image recognition
+(CVPR 2018), section 3: the cells are kept, their number and their width are free, and each copy
+has weights of its own.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from tasks.architectures.cells import (
+    COMBINERS,
+    STRIDES,
+    Cells,
+    Output,
+    kind_of,
+    network,
+    ratio,
+    space,
+)
+from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
+
+Row = tuple[int, int, int, int, int]  # the tokens of a block
+
+
+class Cell(nn.Module):
+    """One cell, with the weights that it uses and no others.
+
+    Attributes:
+        rows: the tokens of each block.
+        features: channels of each state.
+        stride: of the operations on the cell's inputs.
+        track: whether batch normalisation has running averages.
+        dtype: in which it computes; None is that of inputs and parameters.
+    """
+
+    rows: tuple[Row, ...]
+    features: int
+    stride: int
+    track: bool = False
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, older: Output, newer: Output, **statistics: Any) -> Output:
+        """The cell on the outputs of the two cells before it. `statistics` are `BatchNorm`'s."""
+
+        def conv(name: str, size: int, x: Array, stride: int) -> Array:
+            layer = Conv(self.features, size, self.track, self.dtype, name=name)
+            return layer((nn.relu(x), stride), **statistics)
+
+        read = {state for row in self.rows for state in row[:2]}
+        states = [
+            conv(name, 1, seen.x, ratio(seen.x, newer.x)) if number in read else seen.x
+            for number, (name, seen) in enumerate((("older", older), ("newer", newer)))
+        ]
+        for number, row in enumerate(self.rows):
+            pair = []
+            for side in range(2):
+                x, operation = states[row[side]], OPERATIONS[row[2 + side]]
+                stride = self.stride if row[side] < 2 else 1
+                if operation in FILTERS:
+                    x = conv(f"block{number}_{side}", FILTERS[operation], x, stride)
+                else:
+                    x = PARAMETERLESS[operation](x, stride)
+                pair.append(x)
+            if COMBINERS[row[4]] == "add":
+                states.append(pair[0] + pair[1])
+            else:
+                states.append(conv(f"block{number}", 1, jnp.concatenate(pair, -1), 1))
+        loose = [state for number, state in enumerate(states) if number > 1 and number not in read]
+        x = jnp.concatenate(loose, -1)
+        return Output(x, jnp.ones(x.shape[-1], bool))
+
+
+class Stack(nn.Module):
+    """A network of copies of a normal and a reduction cell.
+
+    Attributes:
+        cells: how many of what.
+        tokens: the normal cell and the reduction cell.
+        ways: classes.
+        track: whether batch normalisation has running averages.
+        dtype: in which the layers below the head compute, such as bfloat16; None is that of inputs
+            and parameters.
+
+    Raises:
+        ValueError: the tokens are none of the space, when it is called.
+    """
+
+    cells: Cells
+    tokens: tuple[int, ...]
+    ways: int
+    track: bool = False
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "n height width 1"],
+        *,
+        reference: int | None = None,
+        running: bool = False,
+    ) -> Float[Array, "n ways"]:
+        """Logits. `reference` and `running` are `BatchNorm`'s."""
+        choices = space(self.cells).choices
+        if len(self.tokens) != len(choices) or not all(
+            0 <= token < options for token, options in zip(self.tokens, choices, strict=True)
+        ):
+            raise ValueError(f"tokens must be below {choices}, one each; got {self.tokens}")
+        half = len(choices) // 2
+        kinds = dict(zip(STRIDES, (self.tokens[:half], self.tokens[half:]), strict=True))
+        rows = {kind: tuple(zip(*[iter(own)] * 5, strict=True)) for kind, own in kinds.items()}
+        options = {"track": self.track, "dtype": self.dtype}
+
+        def cell(name: str, features: int) -> nn.Module:
+            kind = kind_of(name)
+            return Cell(rows[kind], features, STRIDES[kind], name=name, **options)
+
+        stem = Conv(self.cells.features, 3, name="stem", **options)
+        return network(self.cells, self.ways, cell, stem, x, reference=reference, running=running)

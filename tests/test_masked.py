@@ -1,0 +1,108 @@
+"""The masked pieces are the small ones, and what is masked is exactly zero."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from scipy.stats import kstest, uniform
+
+from tasks.architectures.masked import (
+    MaskedBatchNorm,
+    centred_patches,
+    first,
+    glorot,
+    kernel_mask,
+    strided,
+    window,
+)
+
+# Each program runs once: compiling it well would take longer.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.mark.parametrize("side", [7, 8])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_centred_patches_times_a_matrix_are_the_convolution_with_symmetric_padding(
+    size, stride, side
+):
+    x, kernel = draw(2, side, side + 1, 2), draw(size, size, 2, 3, seed=1)
+    layout, padding = ("NHWC", "HWIO", "NHWC"), [(size // 2, size // 2)] * 2
+    wanted = lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=layout
+    )
+    got = jit(centred_patches, static_argnums=(1, 2))(x, size, stride) @ kernel.reshape(-1, 3)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+
+
+def test_a_masked_kernel_is_the_smaller_kernel():
+    x, kernel = draw(2, 6, 7, 3), draw(5, 5, 3, 4, seed=1)
+    rows, columns = window(jnp.array(3), 5), window(jnp.array(1), 5)
+    mask = kernel_mask(rows, columns, jnp.array([True, False, True]), first(jnp.array(2), 4))
+    got = centred_patches(x, 5, 1) @ (kernel * mask).reshape(-1, 4)
+    small = kernel[1:4, 2:3, ::2, :2]
+    layout, padding = ("NHWC", "HWIO", "NHWC"), [(1, 1), (0, 0)]
+    wanted = lax.conv_general_dilated(x[..., ::2], small, (1, 1), padding, dimension_numbers=layout)
+    np.testing.assert_allclose(got[..., :2], wanted, rtol=0, atol=1e-12)
+    assert (got[..., 2:] == 0).all()
+
+
+def test_strided_positions_move_to_the_corner():
+    x = draw(2, 5, 6, 3)
+    got = np.asarray(strided(x, jnp.array([2, 1]), (1, 2)))
+    assert (got[:, :3] == x[:, ::2]).all() and (got[:, 3:] == 0).all()
+    got = np.asarray(strided(x, jnp.array([1, 3]), (1, 3)))
+    assert (got[:, :, :2] == x[:, :, ::3]).all() and (got[:, :, 2:] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+def test_masked_batch_norm_is_that_of_the_corner_in_value_and_gradient(rows):
+    x, bias = draw(5, 6, 7, 4), draw(4, seed=1)
+    live = first(jnp.array(4), 6)[:, None, None] & first(jnp.array(3), 7)[:, None]
+    live = live & first(jnp.array(2), 4)
+    weights = draw(5, 4, 3, 2, seed=2)
+
+    def masked(x, bias):
+        out = MaskedBatchNorm().apply({"params": {"bias": bias}}, x, live, reference=rows)
+        return jnp.sum(jnp.asarray(out)[:, :4, :3, :2] * weights), out
+
+    def corner(x, bias):
+        x = x[:, :4, :3, :2]
+        mean, var = x[:rows].mean((0, 1, 2)), x[:rows].var((0, 1, 2))
+        out = (x - mean) / jnp.sqrt(var + 1e-3) + bias[:2]
+        return jnp.sum(out * weights), jnp.pad(out, [(0, 0), (0, 2), (0, 4), (0, 2)])
+
+    got, wanted = (
+        jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(x, bias) for f in (masked, corner)
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+        assert (np.asarray(a)[np.asarray(b) == 0] == 0).all()
+
+
+def test_a_masked_kernel_starts_as_the_small_kernel_would():
+    channels = first(jnp.array(30), 64)
+    line = window(jnp.array(3), 5)
+    kernel = glorot(jax.random.key(0), kernel_mask(line, line, channels, channels))
+    bound = (6 / (9 * 60)) ** 0.5
+    small = kernel[1:4, 1:4, :30, :30]
+    assert kstest(np.ravel(small), uniform(-bound, 2 * bound).cdf).pvalue > 0.01
+    assert jnp.count_nonzero(kernel) == jnp.count_nonzero(small)
+    nothing = glorot(jax.random.key(0), jnp.zeros((5, 5, 2, 2), bool))
+    assert (nothing == 0).all()
+
+
+def test_batch_norm_without_running_averages_refuses_them():
+    x, live = draw(2, 3, 3, 1), jnp.ones((3, 3, 1), bool)
+    with pytest.raises(ValueError, match="no running averages"):
+        MaskedBatchNorm().init(jax.random.key(0), x, live, running=True)
+    with pytest.raises(ValueError, match="at least one row"):
+        MaskedBatchNorm().init(jax.random.key(0), x, live, reference=0)

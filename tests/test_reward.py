@@ -1,0 +1,179 @@
+"""A reward is the accuracy after adaptation of a child that was meta-trained as everything is."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import maml
+from benchmarks.architecture_pilot import intraclass
+from maml.search import Space, uniform
+from tasks.architectures import macro as macro_space
+from tasks.architectures.alphabets import shrunk, small
+from tasks.architectures.macro import Macro, MacroNet
+from tasks.architectures.reward import (
+    Budget,
+    from_scratch,
+    from_shared,
+    initial,
+    shared_weights,
+)
+from tasks.batch_norm import few_shot_loss
+from tasks.characters import Characters
+from tasks.sampling import few_shot
+
+# Each program runs once: compiling it well would take longer.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+KEY = jax.random.key(0)
+MACRO = Macro(layers=1, side=7, sizes=(1, 3), filters=(2, 4))
+CHILD = partial(MacroNet, MACRO, ways=3)
+SPACE = macro_space.space(MACRO)
+SMALL = jnp.array([1, 0, 1, 0, 0])
+LARGE = jnp.array([1, 1, 0, 0, 1])
+BUDGET = Budget(meta_steps=3, meta_batch=2, eval_tasks=6, chunk=2)
+
+
+@pytest.fixture(scope="module")
+def samplers():
+    """Classes are textures, so that a few steps are enough to tell them apart."""
+    rng = np.random.default_rng(0)
+    textures = rng.integers(0, 2, (12, 1, 7, 7)) * 155
+    images = (textures + rng.integers(0, 100, (12, 6, 7, 7))).astype(np.uint8)
+    return [few_shot(part, 3, 1, 1, rotate=False) for part in (images[:8], images[8:])]
+
+
+def optimizer():
+    """Adam, but the head stays at zero."""
+    adam = optax.adam(optax.cosine_decay_schedule(1e-2, 3))
+
+    def update(updates, state, params=None):
+        updates, state = adam.update(updates, state, params)
+        frozen = maml.mask_by_path(updates, "/head/")
+        return jax.tree.map(lambda update, head: update * (not head), updates, frozen), state
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers):
+    train, held_out = samplers
+    reward = jit(lambda reward, tokens, key: reward(tokens, key))
+    got = reward(from_scratch(CHILD, train, held_out, BUDGET), SMALL, KEY)
+
+    def written_out(key):
+        init_key, train_key, key = jax.random.split(key, 3)
+        model = CHILD(SMALL)
+        params = model.init(init_key, jnp.zeros((3, 7, 7, 1)))
+        loss = few_shot_loss(model, "transductive")
+        adapts = maml.complement(maml.mask_by_path(params, "/norm"))
+        algorithm = maml.fomaml(loss, optax.sgd(10.0), 1, mask=adapts)
+        adam = optimizer()
+        state = maml.init(algorithm, adam, params)
+        state, _ = maml.train(algorithm, adam, maml.batched(train, 2), state, train_key, 3)
+        episodes = maml.batched(held_out, 6)(jax.random.key(2018))
+        found = maml.evaluate(algorithm.learner, loss, state.params, episodes, key, 1)
+        shared = from_shared(CHILD, state.params, held_out, BUDGET)(SMALL, key)
+        return found[1]["accuracy"][:, 1].mean(), shared
+
+    np.testing.assert_allclose(jit(written_out)(KEY), [got, got], atol=1e-6)
+
+
+def test_rewards_mapped_over_children_are_those_one_by_one(samplers):
+    train, held_out = samplers
+    reward = from_scratch(CHILD, train, held_out, replace(BUDGET, meta_steps=1))
+    tokens, keys = jnp.stack([SMALL, LARGE]), jax.random.split(KEY)
+    one_by_one = jit(lambda reward, *jobs: jax.lax.map(lambda job: reward(*job), jobs))
+    together = jit(lambda reward, *jobs: jax.vmap(reward)(*jobs))
+    wanted = one_by_one(reward, tokens, keys)
+    np.testing.assert_allclose(together(reward, tokens, keys), wanted, atol=1e-6)
+
+
+def test_shared_weights_that_only_ever_train_one_child_are_that_child_from_scratch(samplers):
+    """The space allows one architecture, the largest, so both start and learn alike."""
+    train, options = samplers[0], jnp.arange(2)
+
+    def only(tokens, position):
+        return options == LARGE[position]
+
+    space = Space(SPACE.choices, only)
+    params = jit(lambda train: shared_weights(CHILD, space, train, BUDGET, KEY))(train)
+    init_key, key = jax.random.split(KEY)
+    model = CHILD(LARGE)
+    started = initial(CHILD(jnp.asarray(SPACE.choices) - 1), train, init_key)
+    adapts = maml.complement(maml.mask_by_path(started, "/norm"))
+    loss = few_shot_loss(model, "transductive")
+    algorithm = maml.fomaml(loss, optax.sgd(10.0), 1, mask=adapts)
+    adam = optimizer()
+
+    def sample(key):
+        return maml.batched(train, 2)(jax.random.split(key)[1])
+
+    def written_out(key):
+        state = maml.init(algorithm, adam, started)
+        return maml.train(algorithm, adam, sample, state, key, 3)[0].params
+
+    for got, wanted in zip(*map(jax.tree.leaves, (params, jit(written_out)(key))), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+
+
+def test_weights_that_a_drawn_child_does_not_use_stay_as_they_were(samplers):
+    space = Space(SPACE.choices, lambda tokens, position: jnp.arange(2) == SMALL[position])
+    before, after = (
+        jit(
+            lambda train, steps=steps: shared_weights(
+                CHILD, space, train, Budget(meta_steps=steps, meta_batch=2, chunk=2), KEY
+            )
+        )(samplers[0])
+        for steps in (0, 2)
+    )
+    change = np.asarray(after["params"]["conv0"] - before["params"]["conv0"])
+    used = np.zeros(change.shape, bool)
+    used[:, 1:2, 0, :2] = True  # 3 x 1, of the image, two filters
+    assert (change[used] != 0).any() and (change[~used] == 0).all()
+
+
+def test_uniform_tokens_are_uniform_over_what_is_allowed():
+    def never_twice(tokens, position):
+        return (jnp.arange(3) != tokens[0]) | (position == 0)
+
+    space = Space((3, 3), never_twice)
+    drawn = jax.vmap(partial(uniform, space))(jax.random.split(KEY, 6_000))
+    pairs, counts = np.unique(np.asarray(drawn), axis=0, return_counts=True)
+    assert len(pairs) == 6 and (pairs[:, 0] != pairs[:, 1]).all()
+    np.testing.assert_allclose(counts, 1_000, atol=4 * (1_000 * 5 / 6) ** 0.5)
+
+
+def test_the_smallest_alphabets_are_split_and_no_class_is_on_both_sides():
+    names = tuple(
+        f"{name}/{n}" for name, size in (("A", 9), ("B", 3), ("C", 6)) for n in range(size)
+    )
+    characters = Characters(np.zeros((18, 1, 2, 2), np.uint8), names, "")
+    found = small(characters, [name for name in names if name != "B/0"], 2)
+    both = found["train"] + found["held_out"]
+    assert sorted(both) == [10, 11, *range(12, 18)] and len(found["held_out"]) == 2
+    with pytest.raises(ValueError, match="1 to 3; got 4"):
+        small(characters, list(names), 4)
+
+
+def test_blocks_of_pixels_become_their_largest_or_their_mean():
+    images = np.array([[[[0, 4, 1, 1], [8, 0, 1, 1]] * 2]], np.uint8)
+    assert shrunk(images, 2)[0, 0].tolist() == [[8, 1], [8, 1]]
+    assert shrunk(images, 2, by="mean")[0, 0].tolist() == [[3, 1], [3, 1]]
+    with pytest.raises(ValueError, match="divide 4; got 3"):
+        shrunk(images, 3)
+
+
+def test_the_intraclass_correlation_is_that_of_shrout_and_fleiss():
+    """Their table 2: ICC(1, 1) = 0.17."""
+    ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+    found = intraclass(np.array(ratings, float))
+    assert round(found["icc"], 2) == 0.17
+    np.testing.assert_allclose(found["ci95"], [-0.133, 0.723], atol=2e-3)
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="meta_steps"):
+        Budget(meta_steps=-1)
