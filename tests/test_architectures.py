@@ -18,7 +18,7 @@ from tasks.architectures.cells import CellNet, Cells
 from tasks.architectures.macro import Macro, MacroNet
 from tasks.architectures.operations import OPERATIONS
 from tasks.architectures.stack import Stack
-from tasks.batch_norm import few_shot_loss
+from tasks.batch_norm import few_shot_apply, few_shot_loss
 from tasks.sampling import Query
 
 # Each program runs once: compiling it well would take longer.
@@ -385,7 +385,8 @@ def test_cells_that_were_found_are_meta_trained_as_every_other_model_is():
     assert copies == {"normal0_0", "normal0_1", "normal1_0", "normal1_1"}
     model = network(config, ways=5)
     params = jit(model.init)(KEY, images)
-    learner = algorithm(config, few_shot_loss(model, "support"), model.apply, params)
+    loss, seen = few_shot_loss(model, "support"), few_shot_apply(model, "support")
+    learner = algorithm(config, loss, seen, params)
     episode = maml.Episode((images, labels), (Query(images[::-1], images), labels[::-1]))
     grads, metrics = jit(learner.grad)(params, episode, KEY)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
