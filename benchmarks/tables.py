@@ -41,9 +41,10 @@ def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
     value = values[0]
     if len(runs) > 1:
         value = over_seeds(np.array([[value["mean"]] for value in values]))
-    numbers = (value["mean"], value["ci95"])
+    numbers = [scale * x for x in (value["mean"], value["ci95"]) if x is not None]
+    shape = f".{decimals}f" if max(map(abs, numbers)) < 1e4 else ".0e"
     # One seed of a study has no interval.
-    return " ± ".join(f"{scale * x:.{decimals}f}" for x in numbers if x is not None)
+    return " ± ".join(format(x, shape) for x in numbers)
 
 
 def show(summary: Summary) -> None:
