@@ -71,7 +71,9 @@ def clipped(log_ratio: Steps, advantage: Steps, *, clip: float = 0.2) -> Scalar:
     0.5
     """
     change = jnp.expm1(log_ratio)
-    return jnp.minimum(change * advantage, jnp.clip(change, -clip, clip) * advantage).sum()
+    gain, limited = change * advantage, jnp.clip(change, -clip, clip) * advantage
+    # Not `minimum`: its gradient may go to neither where XLA computes them twice.
+    return jnp.where(gain <= limited, gain, limited).sum()
 
 
 def taypo2(log_ratio: Steps, advantage: Steps) -> Scalar:

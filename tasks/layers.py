@@ -63,10 +63,17 @@ def max_pool(
     """
     _, height, width, _ = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
-    # Not `max` over axes: its gradient divides by how many numbers equal the maximum, and that
-    # may be none of them where XLA computes x twice and rounds differently.
-    x = jnp.maximum(x[:, ::2], x[:, 1::2])
-    return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
+    x = larger(x[:, ::2], x[:, 1::2])
+    return larger(x[:, :, ::2], x[:, :, 1::2])
+
+
+def larger(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The maximum, whose gradient always goes to one of the two.
+
+    That of `jnp.maximum`, and of `max` over axes, goes to whoever equals the maximum, and that may
+    be nobody where XLA computes them twice and rounds differently.
+    """
+    return jnp.where(a > b, a, b)
 
 
 class BatchNorm(nn.Module):

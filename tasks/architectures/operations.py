@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from tasks.architectures.masked import centred_patches, glorot, shifted
-from tasks.layers import BatchNorm
+from tasks.layers import BatchNorm, larger
 
 OPERATIONS = ("identity", "conv1", "conv3", "conv5", "average3", "maximum3")
 FILTERS = {"conv1": 1, "conv3": 3, "conv5": 5}
@@ -28,9 +28,7 @@ def average3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "
 
 def maximum3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
     """The largest of the 3 x 3 neighbours of every stride-th pixel."""
-    # By comparison: the gradient of `maximum` asks which number equals the maximum, and that may be
-    # neither where XLA computes x twice and rounds differently.
-    return _pooled(lambda a, b: jnp.where(a > b, a, b), x, stride, -jnp.inf)
+    return _pooled(larger, x, stride, -jnp.inf)
 
 
 def _pooled(pairwise: Callable[[Array, Array], Array], x: Array, stride: int, edge: float) -> Array:
