@@ -136,3 +136,12 @@ def test_a_tracking_batch_norm_puts_out_what_it_observed_and_starts_from_the_sta
     wanted = ((x @ kernel).mean(0), (x @ kernel).var(0))
     assert_equal(observed["batch_stats"]["averages"], wanted)
     assert_equal(variables["batch_stats"]["averages"], (jnp.zeros(3), jnp.ones(3)))
+
+
+def test_the_gradient_of_a_maximum_goes_to_one_of_the_two():
+    """Also where they are equal, and whatever XLA makes of what they come from."""
+    x = draw(2, 4, 4, 3)
+    for values in (x, jnp.round(x), jnp.zeros_like(x)):
+        grads = jax.grad(lambda v: max_pool(v).sum())(values)
+        assert set(np.unique(grads)) == {0.0, 1.0}
+        assert grads.sum() == x.size / 4
