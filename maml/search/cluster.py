@@ -6,6 +6,7 @@ Ray is an extra, `pip install 'maml[ray]'`, and imported only when it is asked f
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -54,7 +55,10 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
         os.environ.setdefault(name, value)
     ray = engine()
     started = {"address": address} if address else {"address": "local", "include_dashboard": False}
-    ray.init(**started, **({"logging_level": logging.WARNING} | options))
+    with warnings.catch_warnings():
+        # JAX warns of every fork; a process that is forked to run another program is in no danger.
+        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        ray.init(**started, **({"logging_level": logging.WARNING} | options))
     try:
         if not address and ray.util.get_node_ip_address() not in ("127.0.0.1", "::1"):
             raise RuntimeError(

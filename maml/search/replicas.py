@@ -12,6 +12,7 @@ Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), wh
 K = 100 and m = 8. Dean et al.: Large scale distributed deep networks (NeurIPS 2012).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -72,14 +73,12 @@ def in_shards(
     def log_probs(parts: Params, tokens: Tokens) -> jax.Array:
         return policy.log_probs(whole(parts), tokens)
 
-    def start(parts: Params) -> PyTree:
-        return tuple(map(optimizer.init, parts))
+    def start(params: Params) -> PyTree:
+        return tuple(map(optimizer.init, params))
 
-    def update(grads: Params, states: PyTree, parts: Params | None = None) -> tuple[Params, PyTree]:
-        known = [None] * len(grads) if parts is None else parts
-        each = map(optimizer.update, grads, states, known)
-        updates, states = zip(*each, strict=True)
-        return updates, states
+    def update(updates: Params, state: PyTree, params: Params | None = None) -> tuple:
+        parts = [None] * len(updates) if params is None else params
+        return tuple(zip(*map(optimizer.update, updates, state, parts), strict=True))
 
     return Policy(init, sample, log_probs), optax.GradientTransformation(start, update)
 
@@ -205,38 +204,44 @@ def replicate(
 
     # Actors of a few numbers, which need no core of their own, and whose JAX must take no GPU.
     actor = {"num_cpus": 0, "runtime_env": {"env_vars": {"JAX_PLATFORMS": "cpu"}}}
-    again = {"max_restarts": retries, "max_task_retries": retries}
     server = partial(ray.remote(**actor)(Server).remote, optimizer)
-    replica = ray.remote(**actor, **again)(Replica).remote
     ask = partial(next_children, strategy)
     held = jax.device_get((state.learned.params, state.learned.opt_state))
     servers = [server(*shard) for shard in zip(*held, strict=True)]
-    workers = [replica(servers, ask, learn, reward, retries, resources) for _ in range(replicas)]
+    what = map(ray.put, (ask, learn, reward))
+    replica = partial(ray.remote(**actor)(Replica).remote, servers, *what, retries, resources)
     state = state._replace(learned=state.learned._replace(params=(), opt_state=()))
-    at_work, found = {}, {}
+    at_work, deaths, found = {}, Counter(), {}
 
-    def begin(worker: Any) -> None:
-        number = next(numbers, None)
+    def begin(worker: Any, number: int | None) -> None:
         if number is not None:
             now = jax.device_get(state._replace(told=np.int32(number)))
             at_work[worker.batch.remote(now, key)] = worker, number
 
     try:
-        for worker in workers:
-            begin(worker)
+        for _ in range(replicas):
+            begin(replica(), next(numbers, None))
         while at_work:
             (ended,), _ = ray.wait(list(at_work), num_returns=1)
             worker, number = at_work.pop(ended)
-            tokens, came = ray.get(ended)
+            try:
+                tokens, came = ray.get(ended)
+            except ray.exceptions.RayActorError as error:
+                deaths[number] += 1
+                # As the error of a task, it is a server that died, and the parameters with it.
+                if isinstance(error, ray.exceptions.RayTaskError) or deaths[number] > retries:
+                    raise
+                begin(replica(), number)
+                continue
             rewards = jnp.array([enter(number + i, tokens[i], came[i]) for i in range(batch)])
             found[number] = History(jnp.array(tokens), rewards, number + jnp.arange(batch))
             _, learned = judge(state.learned, rewards, decay)
             broken = state.broken + (~jnp.isfinite(rewards)).sum()
             state = State(learned, state.told + batch, broken)
-            begin(worker)
+            begin(worker, next(numbers, None))
         shards = ray.get([server.read.remote() for server in servers])
     finally:
-        for one in (*workers, *servers):
+        for one in (*(worker for worker, _ in at_work.values()), *servers):
             ray.kill(one)
     params, opt_states = jax.tree.map(jnp.asarray, tuple(zip(*shards, strict=True)))
     state = state._replace(learned=state.learned._replace(params=params, opt_state=opt_states))
