@@ -186,11 +186,18 @@ def replicate(
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: a count is below 1, or the batches do not divide the children.
+        ValueError: a count is below 1, the batches do not divide the children, or the parameters
+            are not in shards.
         RuntimeError: there is no cluster, the patience ended, or a server died.
     """
     check_count(replicas, least=1, of="replicas")
     check_count(children, least=1, of="children")
+    params = state.learned.params
+    if not isinstance(params, tuple):
+        raise ValueError(
+            "the policy and its optimiser must be in shards, see `in_shards`; got a state of"
+            f" {type(params).__name__}"
+        )
     strategy = reinforce(policy, optimizer, batch=batch, decay=decay, bonus=bonus)
     told = int(state.told)
     numbers = iter(range(told, told + batch * count_batches(children, batch), batch))
@@ -206,7 +213,7 @@ def replicate(
     actor = {"num_cpus": 0, "runtime_env": {"env_vars": {"JAX_PLATFORMS": "cpu"}}}
     server = partial(ray.remote(**actor)(Server).remote, optimizer)
     ask = partial(next_children, strategy)
-    held = jax.device_get((state.learned.params, state.learned.opt_state))
+    held = jax.device_get((params, state.learned.opt_state))
     servers = [server(*shard) for shard in zip(*held, strict=True)]
     what = map(ray.put, (ask, learn, reward))
     replica = partial(ray.remote(**actor)(Replica).remote, servers, *what, retries, resources)
