@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import sys
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -70,12 +69,14 @@ def addresses():
 
 
 def once(marker, act, tokens, key):
-    """The reward, but the first process that comes here acts."""
+    """The reward, but the first process that comes here acts before."""
     try:
         Path(marker).touch(exist_ok=False)
     except FileExistsError:
-        return reward(tokens, key)
-    return act()
+        pass
+    else:
+        act()
+    return reward(tokens, key)
 
 
 def kill_itself():
@@ -83,13 +84,13 @@ def kill_itself():
 
 
 def kill_a_replica():
-    """Of the same Ray, whose processes have the same parent; it takes its children with it."""
+    """Of the same Ray, whose processes have the same parent; this child may be another's."""
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             named = (process / "cmdline").read_bytes().startswith(b"ray::Replica")
             if named and parent(process.name) == os.getppid():
                 os.kill(int(process.name), signal.SIGKILL)
-                time.sleep(60)
+                return
     raise LookupError("there is no replica")
 
 

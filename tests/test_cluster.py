@@ -43,7 +43,7 @@ def test_whoever_asks_for_a_ray_that_is_not_there_is_told_the_extra():
     policy, optimizer, _, state = learner()
     for ask in (
         cluster().__enter__,
-        on_ray,
+        lambda: list(on_ray()(reward, [(jnp.zeros(3), KEY)])),
         lambda: replicate(policy, optimizer, reward, state, KEY, 4, replicas=2, batch=2),
     ):
         with pytest.raises(ImportError, match=r"pip install 'maml\[ray\]'"):
@@ -69,7 +69,7 @@ def test_shards_learn_what_the_whole_learns():
 
 def test_a_gradient_that_is_sent_again_is_applied_once():
     _, optimizer = in_shards(factorised(SPACE), optax.sgd(1.0), 2)
-    server = Server(optimizer, np.zeros(2), *optimizer.init((np.zeros(2),)))
+    server = Server(optimizer, np.zeros(2), optax.sgd(1.0).init(np.zeros(2)))
     for number, grad in ((0, 1.0), (2, 2.0), (0, 8.0), (2, 8.0)):
         server.apply(number, np.full(2, grad))
     np.testing.assert_array_equal(server.read()[0], [-3, -3])
@@ -100,17 +100,17 @@ def test_shards_that_cannot_be_are_refused():
         on_ray(retries=-1)
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """What happened on Ray."""
+    folder = tmp_path_factory.mktemp("ray")
+    command = [sys.executable, "-W", "error", str(Path(ray_process.__file__)), str(folder)]
+    subprocess.run(command, check=True, timeout=400)
+    return json.loads((folder / "facts.json").read_text()) | {"log": (folder / "log").read_text()}
+
+
 @pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'maml[ray]'")
 class TestRay:
-    @pytest.fixture(scope="class")
-    def ran(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("ray")
-        command = [sys.executable, "-W", "error", str(Path(ray_process.__file__)), str(folder)]
-        subprocess.run(command, check=True, timeout=300)
-        return json.loads((folder / "facts.json").read_text()) | {
-            "log": (folder / "log").read_text()
-        }
-
     def test_nothing_listens_beyond_this_machine_and_nothing_is_reported(self, ran):
         heard = ran["executor"]["addresses"]
         assert len(heard) >= 4 and set(heard) <= LOOPBACK

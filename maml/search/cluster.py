@@ -6,6 +6,7 @@ Ray is an extra, `pip install 'maml[ray]'`, and imported only when it is asked f
 import importlib
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,11 +48,16 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
 
     Raises:
         ImportError: Ray is not installed.
-        RuntimeError: this process has a Ray already, or imported it before, so that it would
-            listen to other machines.
+        RuntimeError: this process has a Ray already, or imported it before.
         ConnectionError: there is no cluster at the address.
     """
-    for name, value in (QUIET if address else QUIET | HERE).items():
+    wanted = QUIET if address else QUIET | HERE
+    if "ray" in sys.modules and not os.environ.keys() >= wanted.keys():
+        raise RuntimeError(
+            "Ray was imported too early to be kept to this machine, and quiet; import it after"
+            f" `cluster`, or set {' '.join(f'{n}={v}' for n, v in wanted.items())}"
+        )
+    for name, value in wanted.items():
         os.environ.setdefault(name, value)
     ray = engine()
     started = {"address": address} if address else {"address": "local", "include_dashboard": False}
@@ -60,11 +66,6 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
         warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
         ray.init(**started, **({"logging_level": logging.WARNING} | options))
     try:
-        if not address and ray.util.get_node_ip_address() not in ("127.0.0.1", "::1"):
-            raise RuntimeError(
-                "Ray was imported before `cluster` could keep it to this machine; start it first,"
-                f" or set {' '.join(f'{n}={v}' for n, v in HERE.items())}"
-            )
         yield
     finally:
         ray.shutdown()
@@ -95,17 +96,17 @@ def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
         resources: of one item, any of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
 
     Raises:
-        ImportError: Ray is not installed.
         ValueError: `retries` is negative.
-        RuntimeError: called without a cluster.
+        ImportError: when called, Ray is not installed.
+        RuntimeError: when called, there is no cluster.
 
     Moritz, Nishihara et al.: Ray, a distributed framework for emerging AI applications (OSDI 2018).
     """
     check_count(retries, least=0, of="retries")
-    ray, tasks = engine(), {}
+    tasks = {}
 
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterator[Outcome]:
-        running()
+        ray = running()
         if function not in tasks:
             # A task of its own for each batch would be loaded, and compiled, anew each time.
             def one(*item: Any) -> Any:
