@@ -36,7 +36,7 @@ SPACE = Space((3, 2, 4))
 
 def reward(tokens, key):
     """Exact whoever computes it; at most 1, for the last option of each token."""
-    return tokens.sum() / 6
+    return (tokens.sum() + 2) / 8
 
 
 def learner(*, shards=2, batch=2, rate=0.1):
@@ -162,12 +162,7 @@ def two_replicas(folder):
 def broken_replica():
     policy, optimizer, _, state = learner()
     run = partial(replicate, policy, optimizer, bug, state, KEY, replicas=1, batch=2)
-    state, history = run(4)
-    return {
-        "rewards": np.isnan(history.rewards).tolist(),
-        "broken": int(state.broken),
-        "raised": raised(lambda: run(40, patience=3)),
-    }
+    return raised(lambda: run(40, patience=3))
 
 
 def main(folder: Path) -> None:

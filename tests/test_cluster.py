@@ -105,7 +105,7 @@ def ran(tmp_path_factory):
     """What happened on Ray."""
     folder = tmp_path_factory.mktemp("ray")
     command = [sys.executable, "-W", "error", str(Path(ray_process.__file__)), str(folder)]
-    subprocess.run(command, check=True, timeout=400)
+    subprocess.run(command, check=True, timeout=400, cwd=Path(__file__).parents[1])
     return json.loads((folder / "facts.json").read_text()) | {"log": (folder / "log").read_text()}
 
 
@@ -133,12 +133,11 @@ class TestRay:
         assert found["replica killed"] and found["right"]
         assert found["kept"] == found["numbers"] == list(range(200)) and found["told"] == 200
         assert found["gradients"] == [100, 100]  # one a batch, on each server
-        assert np.mean(found["rewards"][:20]) < 0.75 and np.mean(found["rewards"][-40:]) > 0.9
+        assert np.mean(found["rewards"][:20]) < 0.8 and np.mean(found["rewards"][-40:]) > 0.95
 
     def test_a_reward_that_breaks_in_a_replica_is_logged_and_a_bug_is_raised(self, ran):
-        assert ran["broken"]["rewards"] == [True] * 4 and ran["broken"]["broken"] == 4
-        assert "child 3 is broken, it ended with TypeError('a bug')" in ran["log"]
-        assert "3 children in a row" in ran["broken"]["raised"]
+        assert "child 1 is broken, it ended with TypeError('a bug')" in ran["log"]
+        assert "3 children in a row" in ran["broken"]
 
     def test_without_a_cluster_nothing_is_started(self, ran):
         assert "with maml.search.cluster()" in ran["stopped"]
