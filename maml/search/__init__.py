@@ -1,13 +1,18 @@
 """Search for architectures: a space of tokens, policies over it, strategies, and their loop."""
 
+from maml.search.cluster import cluster, on_ray
+from maml.search.executors import Child, Executor, drive, in_process, over_devices
 from maml.search.loop import History, Reward, ask_key, child_keys, search
 from maml.search.policies import Policy, entropy, factorised, log_prob, lstm, sequential
 from maml.search.policy_gradient import Controller, policy_gradient, ppo, reinforce
+from maml.search.replicas import in_shards, replicate
 from maml.search.space import Space, mutate, uniform, walk
 from maml.search.strategies import Population, State, Strategy, evolution, random
 
 __all__ = [
+    "Child",
     "Controller",
+    "Executor",
     "History",
     "Policy",
     "Population",
@@ -17,16 +22,23 @@ __all__ = [
     "Strategy",
     "ask_key",
     "child_keys",
+    "cluster",
+    "drive",
     "entropy",
     "evolution",
     "factorised",
+    "in_process",
+    "in_shards",
     "log_prob",
     "lstm",
     "mutate",
+    "on_ray",
+    "over_devices",
     "policy_gradient",
     "ppo",
     "random",
     "reinforce",
+    "replicate",
     "search",
     "sequential",
     "uniform",

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Scalar
 
 from maml.inner import check_count
 from maml.search.space import Tokens
-from maml.search.strategies import State, Strategy
+from maml.search.strategies import Batch, State, Strategy
 from maml.types import RandomKey, RandomKeys
 
 Reward = Callable[[Tokens, RandomKey], Scalar]
@@ -44,16 +44,32 @@ def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), numbers)
 
 
+def next_children(
+    strategy: Strategy, state: State, key: RandomKey
+) -> tuple[Batch, Int[Array, " child"], RandomKeys]:
+    """The next batch of a search: its children, their numbers, and the keys of their rewards."""
+    numbers = state.told + jnp.arange(strategy.batch)
+    return strategy.ask(state, ask_key(key, state.told)), numbers, child_keys(key, numbers)
+
+
+def count_batches(children: int, batch: int) -> int:
+    """How many batches so many children are.
+
+    Raises:
+        ValueError: `children` is negative or not in whole batches.
+    """
+    check_count(children, least=0, of="children")
+    if children % batch:
+        raise ValueError(f"batches of {batch} children do not divide {children} children")
+    return children // batch
+
+
 def search(
     strategy: Strategy, reward: Reward, state: State, key: RandomKey, children: int
 ) -> tuple[State, History]:
     """Asks for children, has them rewarded, and tells; one scan, to be jitted and mapped.
 
-    A loop on the host does the same, batch after batch, and may ask anybody for the rewards:
-
-        tokens = strategy.ask(state, ask_key(key, state.told))
-        keys = child_keys(key, state.told + jnp.arange(strategy.batch))
-        state = strategy.tell(state, tokens, rewards)
+    `maml.search.drive` does the same on the host, and may ask anybody for the rewards.
 
     Args:
         strategy: of what to ask for.
@@ -75,15 +91,12 @@ def search(
     >>> history.tokens[-20:].sum(axis=1).max().item()
     9
     """
-    check_count(children, least=0, of="children")
-    if children % strategy.batch:
-        raise ValueError(f"batches of {strategy.batch} children do not divide {children} children")
+    batches = count_batches(children, strategy.batch)
 
     def step(state: State, _: None) -> tuple[State, History]:
-        numbers = state.told + jnp.arange(strategy.batch)
-        tokens = strategy.ask(state, ask_key(key, state.told))
-        rewards = jax.vmap(reward)(tokens, child_keys(key, numbers))
+        tokens, numbers, keys = next_children(strategy, state, key)
+        rewards = jax.vmap(reward)(tokens, keys)
         return strategy.tell(state, tokens, rewards), History(tokens, rewards, numbers)
 
-    state, batches = jax.lax.scan(step, state, length=children // strategy.batch)
-    return state, jax.tree.map(lambda leaf: leaf.reshape(children, *leaf.shape[2:]), batches)
+    state, found = jax.lax.scan(step, state, length=batches)
+    return state, jax.tree.map(lambda leaf: leaf.reshape(children, *leaf.shape[2:]), found)

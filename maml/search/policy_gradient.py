@@ -67,6 +67,57 @@ def gain(
     return surrogate(change, jnp.full_like(change, advantage)) + bonus * entropy(log_probs)
 
 
+def judge(
+    learned: Controller, rewards: Rewards, decay: float
+) -> tuple[Float[Array, " child"], Controller]:
+    """What rewards are worth against the baseline, and the baseline after them.
+
+        A = R - b,   b <- decay b + (1 - decay) R   for every child
+
+    The first b is the mean of the first batch. Broken rewards are the lowest so far; until one is
+    finite, no child has an advantage.
+
+    Args:
+        learned: before.
+        rewards: of the children; those that are not finite are broken.
+        decay: of the baseline.
+
+    Returns:
+        The advantages, and what is learned, of which the baseline and the lowest are new.
+    """
+    finite = jnp.isfinite(rewards)
+    lowest = jnp.where(finite, rewards, jnp.inf).min()
+    lowest = jnp.minimum(learned.lowest, lowest).astype(learned.lowest.dtype)
+    rewards = jnp.where(finite, rewards, jnp.where(lowest < jnp.inf, lowest, 0.0))
+    baseline = jnp.where(learned.lowest < jnp.inf, learned.baseline, rewards.mean())
+    kept = decay ** len(rewards)
+    after = kept * baseline + (1 - kept) * rewards.mean()
+    return rewards - baseline, learned._replace(baseline=after, lowest=lowest)
+
+
+def acting(policy: Policy, params: Params, tokens: Batch) -> Float[Array, "child token"]:
+    """What `gain` calls log mu, of children that were drawn with these parameters."""
+    return jax.vmap(lambda child: log_prob(policy.log_probs(params, child), child))(tokens)
+
+
+def gradient(
+    policy: Policy,
+    surrogate: Surrogate,
+    params: Params,
+    tokens: Batch,
+    acted: Float[Array, "child token"],
+    advantages: Float[Array, " child"],
+    bonus: float,
+) -> Params:
+    """The gradient to descend: that of minus the mean `gain` of some children."""
+
+    def loss(params: Params) -> Scalar:
+        each = partial(gain, policy, surrogate, params, bonus=bonus)
+        return -jax.vmap(each)(tokens, acted, advantages).mean()
+
+    return jax.grad(loss)(params)
+
+
 def policy_gradient(
     policy: Policy,
     optimizer: optax.GradientTransformation,
@@ -81,7 +132,6 @@ def policy_gradient(
 
     The children told are taken for those of the policy as it is. Told to it later, as K controllers
     do that share one policy, they give the stale gradient that such schemes are content with.
-    Broken rewards are the lowest so far; until one is finite, no child has an advantage.
 
     Args:
         policy: of what to ask for.
@@ -89,8 +139,7 @@ def policy_gradient(
         surrogate: any of `maml.surrogates`.
         batch: children asked for at once.
         epochs: steps of the optimiser on a batch.
-        decay: of the baseline, for every child: b <- decay b + (1 - decay) R; at first the mean of
-            the first batch.
+        decay: of the baseline, for every child, see `judge`.
         bonus: of the entropy.
 
     Raises:
@@ -110,32 +159,18 @@ def policy_gradient(
         return policy.sample(state.learned.params, key)
 
     def learn(before: Controller, tokens: Batch, rewards: Rewards, told: Array) -> Controller:
-        lowest = jnp.where(rewards > -jnp.inf, rewards, jnp.inf).min()
-        lowest = jnp.minimum(before.lowest, lowest).astype(before.lowest.dtype)
-        rewards = jnp.where(lowest < jnp.inf, jnp.maximum(rewards, lowest), 0.0)
-        baseline = jnp.where(before.lowest < jnp.inf, before.baseline, rewards.mean())
-        advantages = rewards - baseline
-
-        def tokenwise(child: Tokens) -> Array:
-            return log_prob(policy.log_probs(before.params, child), child)
-
-        acted = jax.vmap(tokenwise)(tokens)
-
-        def loss(params: Params) -> Scalar:
-            each = partial(gain, policy, surrogate, params, bonus=bonus)
-            return -jax.vmap(each)(tokens, acted, advantages).mean()
+        advantages, after = judge(before, rewards, decay)
+        acted = acting(policy, before.params, tokens)
 
         def epoch(state: tuple, _: None) -> tuple[tuple, None]:
             params, opt_state = state
-            grads = jax.grad(loss)(params)
+            grads = gradient(policy, surrogate, params, tokens, acted, advantages, bonus)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             return (optax.apply_updates(params, updates), opt_state), None
 
         start = before.params, before.opt_state
         (params, opt_state), _ = jax.lax.scan(epoch, start, length=epochs)
-        kept = decay ** len(rewards)
-        baseline = kept * baseline + (1 - kept) * rewards.mean()
-        return Controller(params, opt_state, baseline, lowest)
+        return after._replace(params=params, opt_state=opt_state)
 
     return strategy(batch, init, child, learn)
 

@@ -1,0 +1,256 @@
+"""The scheme of the first controllers: K replicas of one, whose parameters are on S servers.
+
+A replica reads the parameters, draws m children, has them rewarded, and sends a gradient to the
+servers, which apply it as it comes, whatever the others have sent meanwhile:
+
+    theta <- theta - u(g(theta'; m children of theta')),   theta' an earlier theta
+
+Ray runs it. A controller has so few numbers that one server and one replica do (`drive` with
+`on_ray`, as NASNet was found); the scheme is here because it is the article's.
+
+Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), who had S = 20,
+K = 100 and m = 8. Dean et al.: Large scale distributed deep networks (NeurIPS 2012).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import PyTree
+
+from maml import surrogates
+from maml.inner import check_count, check_optimizer
+from maml.search.cluster import on_ray, running
+from maml.search.executors import PATIENCE, Child, ledger, outcomes
+from maml.search.loop import History, Reward, count_batches, next_children
+from maml.search.policies import Policy
+from maml.search.policy_gradient import Controller, acting, gradient, judge, reinforce
+from maml.search.space import Tokens
+from maml.search.strategies import Batch, Rewards, State
+from maml.types import Params, RandomKey
+
+
+def in_shards(
+    policy: Policy, optimizer: optax.GradientTransformation, shards: int
+) -> tuple[Policy, optax.GradientTransformation]:
+    """The same policy with its parameters in S flat vectors, and an optimiser for each of them.
+
+    Where the optimiser treats each number alone, as SGD and Adam do, they learn what they would
+    learn in one piece; a clip by the norm is by that of the shard.
+
+    Args:
+        policy: of any parameters.
+        optimizer: any optax transformation.
+        shards: S.
+
+    Raises:
+        ValueError: `shards` is below 1 or above the number of parameters, or the optimiser is not
+            optax's.
+    """
+    check_optimizer(optimizer)
+    check_count(shards, least=1, of="shards")
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    if shards > size:
+        raise ValueError(f"{size} parameters cannot be in {shards} shards")
+
+    def whole(parts: Params) -> Params:
+        like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return ravel_pytree(like)[1](jnp.concatenate(parts))
+
+    def init(key: RandomKey) -> Params:
+        return tuple(jnp.array_split(ravel_pytree(policy.init(key))[0], shards))
+
+    def sample(parts: Params, key: RandomKey) -> Tokens:
+        return policy.sample(whole(parts), key)
+
+    def log_probs(parts: Params, tokens: Tokens) -> jax.Array:
+        return policy.log_probs(whole(parts), tokens)
+
+    def start(params: Params) -> PyTree:
+        return tuple(map(optimizer.init, params))
+
+    def update(updates: Params, state: PyTree, params: Params | None = None) -> tuple:
+        parts = [None] * len(updates) if params is None else params
+        return tuple(zip(*map(optimizer.update, updates, state, parts), strict=True))
+
+    return Policy(init, sample, log_probs), optax.GradientTransformation(start, update)
+
+
+class Server:
+    """The actor that holds one shard, and the state of its optimiser."""
+
+    def __init__(self, optimizer: optax.GradientTransformation, part: Any, opt_state: Any) -> None:
+        self.state, self.applied = ((part,), (opt_state,)), set()
+
+        def step(parts: Params, opt_states: PyTree, grad: Any) -> tuple[Params, PyTree]:
+            updates, opt_states = optimizer.update((grad,), opt_states, parts)
+            return optax.apply_updates(parts, updates), opt_states
+
+        self.step = jax.jit(step)
+
+    def read(self) -> tuple[Any, Any]:
+        """The shard as it is, and the state of its optimiser."""
+        (part,), (opt_state,) = jax.device_get(self.state)
+        return part, opt_state
+
+    def apply(self, batch: int, grad: Any) -> None:
+        """Takes a step; a gradient that a replica sends again after it was restarted, once."""
+        if batch not in self.applied:
+            self.applied.add(batch)
+            self.state = self.step(*self.state, grad)
+
+
+class Replica:
+    """The actor that draws children and learns from them; what it knows is with the servers."""
+
+    def __init__(
+        self,
+        servers: list[Any],
+        ask: Callable[[State, RandomKey], Any],
+        learn: Callable[..., Params],
+        reward: Reward,
+        retries: int,
+        resources: dict[str, Any],
+    ) -> None:
+        self.ray, self.servers, self.reward = running(), servers, reward
+        self.ask, self.learn = jax.jit(ask), jax.jit(learn)
+        self.executor = on_ray(retries=retries, **resources)
+
+    def batch(self, state: State, key: RandomKey) -> tuple[Any, list[Any]]:
+        """The tokens of m children and what came of them, once their gradient is applied.
+
+        Args:
+            state: of the search, without the parameters.
+            key: of the search.
+        """
+        read = self.ray.get([server.read.remote() for server in self.servers])
+        learned = state.learned._replace(params=tuple(part for part, _ in read))
+        tokens, _, keys = self.ask(state._replace(learned=learned), key)
+        items = list(zip(tokens, keys, strict=True))
+        came = dict(outcomes(self.executor, self.reward, items))
+        rewards = [np.nan if isinstance(came[i], Exception) else came[i] for i in sorted(came)]
+        grads = self.learn(learned, tokens, jnp.array(rewards))
+        parts = zip(self.servers, jax.device_get(grads), strict=True)
+        self.ray.get([server.apply.remote(int(state.told), grad) for server, grad in parts])
+        return jax.device_get(tokens), [came[i] for i in sorted(came)]
+
+
+def replicate(
+    policy: Policy,
+    optimizer: optax.GradientTransformation,
+    reward: Reward,
+    state: State,
+    key: RandomKey,
+    children: int,
+    *,
+    replicas: int,
+    batch: int,
+    decay: float = 0.9,
+    bonus: float = 0.0,
+    retries: int = 3,
+    keep: Callable[[Child], None] | None = None,
+    patience: int = PATIENCE,
+    **resources: Any,
+) -> tuple[State, History]:
+    """REINFORCE by K replicas that share their parameters; with one, it is `reinforce`.
+
+    The baseline is one for all, of the rewards as they come. With several replicas a search cannot
+    be repeated: who is first depends on the machines. A replica that dies is begun again, and its
+    gradient is applied once; a server that dies ends the search.
+
+    Args:
+        policy: of `in_shards`, as is the optimiser; there are as many servers as shards.
+        optimizer: see `policy`.
+        reward: of one child.
+        state: before; `reinforce(policy, optimizer).init(key)` is the first.
+        key: of the whole search, the same in every call.
+        children: how many, in whole batches, and at least one.
+        replicas: K.
+        batch: m, children of a replica at once.
+        decay: of the baseline.
+        bonus: of the entropy.
+        retries: how often a child or a batch whose process dies is begun again.
+        keep: called with each child once its batch is learned from.
+        patience: see `drive`.
+        resources: of one child, any of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
+
+    Returns:
+        The state after, which may be that of `reinforce`, and the children by their numbers.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ValueError: a count is below 1, the batches do not divide the children, or the parameters
+            are not in shards.
+        RuntimeError: there is no cluster, the patience ended, or a server died.
+    """
+    check_count(replicas, least=1, of="replicas")
+    check_count(children, least=1, of="children")
+    params = state.learned.params
+    if not isinstance(params, tuple):
+        raise ValueError(
+            "the policy and its optimiser must be in shards, see `in_shards`; got a state of"
+            f" {type(params).__name__}"
+        )
+    strategy = reinforce(policy, optimizer, batch=batch, decay=decay, bonus=bonus)
+    told = int(state.told)
+    numbers = iter(range(told, told + batch * count_batches(children, batch), batch))
+    enter, ray = ledger(keep, patience), running()
+
+    def learn(learned: Controller, tokens: Batch, rewards: Rewards) -> Params:
+        params, surrogate = learned.params, surrogates.score_function
+        advantages, _ = judge(learned, rewards, decay)
+        acted = acting(policy, params, tokens)
+        return gradient(policy, surrogate, params, tokens, acted, advantages, bonus)
+
+    # Actors of a few numbers, which need no core of their own, and whose JAX must take no GPU.
+    actor = {"num_cpus": 0, "runtime_env": {"env_vars": {"JAX_PLATFORMS": "cpu"}}}
+    server = partial(ray.remote(**actor)(Server).remote, optimizer)
+    ask = partial(next_children, strategy)
+    held = jax.device_get((params, state.learned.opt_state))
+    servers = [server(*shard) for shard in zip(*held, strict=True)]
+    what = map(ray.put, (ask, learn, reward))
+    replica = partial(ray.remote(**actor)(Replica).remote, servers, *what, retries, resources)
+    state = state._replace(learned=state.learned._replace(params=(), opt_state=()))
+    at_work, deaths, found = {}, Counter(), {}
+
+    def begin(worker: Any, number: int | None) -> None:
+        if number is not None:
+            now = jax.device_get(state._replace(told=np.int32(number)))
+            at_work[worker.batch.remote(now, key)] = worker, number
+
+    try:
+        for _ in range(replicas):
+            begin(replica(), next(numbers, None))
+        while at_work:
+            (ended,), _ = ray.wait(list(at_work), num_returns=1)
+            worker, number = at_work.pop(ended)
+            try:
+                tokens, came = ray.get(ended)
+            except ray.exceptions.RayActorError as error:
+                deaths[number] += 1
+                # As the error of a task, it is a server that died, and the parameters with it.
+                if isinstance(error, ray.exceptions.RayTaskError) or deaths[number] > retries:
+                    raise
+                begin(replica(), number)
+                continue
+            rewards = jnp.array([enter(number + i, tokens[i], came[i]) for i in range(batch)])
+            found[number] = History(jnp.array(tokens), rewards, number + jnp.arange(batch))
+            _, learned = judge(state.learned, rewards, decay)
+            broken = state.broken + (~jnp.isfinite(rewards)).sum()
+            state = State(learned, state.told + batch, broken)
+            begin(worker, next(numbers, None))
+        shards = ray.get([server.read.remote() for server in servers])
+    finally:
+        for one in (*(worker for worker, _ in at_work.values()), *servers):
+            ray.kill(one)
+    params, opt_states = jax.tree.map(jnp.asarray, tuple(zip(*shards, strict=True)))
+    state = state._replace(learned=state.learned._replace(params=params, opt_state=opt_states))
+    history = [found[number] for number in sorted(found)]
+    return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *history)
