@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 import tyro
 from jax.tree_util import Partial
@@ -120,9 +120,9 @@ def main(options: Options) -> dict[str, dict[str, float]]:
         found, ways = {}, searches(options, table)
         for who in options.executor:
             started = time.perf_counter()
-            history = jax.device_get(ways[who]())
+            history = jax.block_until_ready(ways[who]())
             seconds = time.perf_counter() - started
-            best = history.tokens[np.nanargmax(history.rewards)]
+            best = history.tokens[jnp.nanargmax(history.rewards)]
             last = history.rewards[-options.children // 5 :]
             found[who] = {
                 "best": 100 * float(lookup(table.reported, best)),

@@ -88,7 +88,8 @@ def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
     """An executor that is a queue of Ray's: every item a task, for whichever worker is free.
 
     An item whose worker dies is begun again, and its outcome is that of the attempt that ended. A
-    worker loads a function once, and with it what it has compiled.
+    worker loads a function once, and keeps what it has compiled; but of items with a GPU each has a
+    new worker, so that memory is given back, unless Ray is told `max_calls=0`.
 
     Args:
         retries: how often an item is begun again; after that its outcome is the exception. One

@@ -27,7 +27,7 @@ from jaxtyping import PyTree
 from maml import surrogates
 from maml.inner import check_count, check_optimizer
 from maml.search.cluster import on_ray, running
-from maml.search.executors import PATIENCE, Child, ledger, outcomes
+from maml.search.executors import PATIENCE, Child, Executor, ledger, outcomes
 from maml.search.loop import History, Reward, count_batches, next_children
 from maml.search.policies import Policy
 from maml.search.policy_gradient import Controller, acting, gradient, judge, reinforce
@@ -83,10 +83,16 @@ def in_shards(
     return Policy(init, sample, log_probs), optax.GradientTransformation(start, update)
 
 
+def _take_no_gpu() -> None:
+    # Not by the environment, which Ray would hand on to the children that a replica asks for.
+    jax.config.update("jax_platforms", "cpu")
+
+
 class Server:
     """The actor that holds one shard, and the state of its optimiser."""
 
     def __init__(self, optimizer: optax.GradientTransformation, part: Any, opt_state: Any) -> None:
+        _take_no_gpu()
         self.state, self.applied = ((part,), (opt_state,)), set()
 
         def step(parts: Params, opt_states: PyTree, grad: Any) -> tuple[Params, PyTree]:
@@ -111,17 +117,12 @@ class Replica:
     """The actor that draws children and learns from them; what it knows is with the servers."""
 
     def __init__(
-        self,
-        servers: list[Any],
-        ask: Callable[[State, RandomKey], Any],
-        learn: Callable[..., Params],
-        reward: Reward,
-        retries: int,
-        resources: dict[str, Any],
+        self, servers: list[Any], shared: list[Any], executor: Callable[[], Executor]
     ) -> None:
-        self.ray, self.servers, self.reward = running(), servers, reward
+        _take_no_gpu()
+        self.ray, self.servers, self.executor = running(), servers, executor()
+        ask, learn, self.reward = self.ray.get(shared)
         self.ask, self.learn = jax.jit(ask), jax.jit(learn)
-        self.executor = on_ray(retries=retries, **resources)
 
     def batch(self, state: State, key: RandomKey) -> tuple[Any, list[Any]]:
         """The tokens of m children and what came of them, once their gradient is applied.
@@ -209,14 +210,14 @@ def replicate(
         acted = acting(policy, params, tokens)
         return gradient(policy, surrogate, params, tokens, acted, advantages, bonus)
 
-    # Actors of a few numbers, which need no core of their own, and whose JAX must take no GPU.
-    actor = {"num_cpus": 0, "runtime_env": {"env_vars": {"JAX_PLATFORMS": "cpu"}}}
-    server = partial(ray.remote(**actor)(Server).remote, optimizer)
+    server = partial(ray.remote(num_cpus=0)(Server).remote, optimizer)
     ask = partial(next_children, strategy)
     held = jax.device_get((params, state.learned.opt_state))
     servers = [server(*shard) for shard in zip(*held, strict=True)]
-    what = map(ray.put, (ask, learn, reward))
-    replica = partial(ray.remote(**actor)(Replica).remote, servers, *what, retries, resources)
+    # In a list, so that a replica reads them when its JAX has been told to take no GPU.
+    shared = [ray.put(part) for part in (ask, learn, reward)]
+    executor = partial(on_ray, retries=retries, **resources)
+    replica = partial(ray.remote(num_cpus=0)(Replica).remote, servers, shared, executor)
     state = state._replace(learned=state.learned._replace(params=(), opt_state=()))
     at_work, deaths, found = {}, Counter(), {}
 
