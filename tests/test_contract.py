@@ -125,9 +125,10 @@ def test_the_meta_gradient_is_a_tree_like_the_meta_parameters(case, dtype):
 def test_a_meta_step_is_the_outer_optimiser_on_the_meta_gradient(case):
     step = quick(partial(maml.meta_step, case.algorithm, optax.sgd(0.5)))
     first = maml.init(case.algorithm, optax.sgd(0.5), PARAMS)
+    first = first._replace(step=jnp.array(100))  # beyond what is scheduled
     state, _ = step(first, EPISODES, KEY)
     grads, _ = case.gradient(first.params, EPISODES, KEY)
-    assert state.step == 1
+    assert state.step == 101
     assert_close(state.params, jax.tree.map(lambda p, g: p - 0.5 * g, first.params, grads))
 
 
