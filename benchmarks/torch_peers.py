@@ -60,9 +60,9 @@ def conv4_loss(
 
 def mlp_loss(weights: Weights, x: Tensor, y: Tensor) -> Tensor:
     """Mean squared error of `tasks.models.MLP`."""
-    for layer in range(3):
-        x = x @ weights[f"Dense_{layer}/kernel"] + weights[f"Dense_{layer}/bias"]
-        x = functional.relu(x) if layer < 2 else x
+    for layer in range(2):
+        x = functional.relu(x @ weights[f"Dense_{layer}/kernel"] + weights[f"Dense_{layer}/bias"])
+    x = x @ weights["head/kernel"] + weights["head/bias"]
     return functional.mse_loss(x, y)
 
 
@@ -215,7 +215,7 @@ def build(
     """
     weights = {name: torch.nn.Parameter(_tensor(leaf)) for name, leaf in params.items()}
     support, query = (tuple(_tensor(part) for part in batch) for batch in tasks)
-    loss = conv4_loss if "head/kernel" in params else mlp_loss
+    loss = conv4_loss if "conv0" in params else mlp_loss
     meta_gradient = PEERS[peer](Problem(weights, (support, query), loss, rate, steps))
     optimizer = torch.optim.Adam(weights.values(), lr=1e-3)
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from benchmarks import demo, figures, hardware, omniglot, runner, session, sinusoid, tables
 from benchmarks.config import configure, launch
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TINY = {"meta_steps": 4, "steps_per_call": 2, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 2}
 
 
@@ -235,8 +236,6 @@ def test_compilations_are_kept_in_the_cache_of_the_user(tmp_path):
     program = """
 import jax, pathlib, sys
 from benchmarks import hardware
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 hardware.start(cache=sys.argv[1] == "yes")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.jit(lambda x: x * 2)(3.0)

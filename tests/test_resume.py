@@ -16,6 +16,7 @@ import pytest
 from benchmarks import runner, sinusoid
 from benchmarks.checkpoints import checkpoints, load
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 OPTIONS = {"meta_batch": 2, "val_tasks": 0, "eval_tasks": 2, "eval_steps": 1, "save_seconds": 0}
 
 
@@ -147,8 +148,6 @@ sys.argv = ["sinusoid", "--out", {str(tmp_path / "full")!r}, "--meta-steps", "40
             "--steps-per-call", "2", "--save-seconds", "0", "--val-tasks", "0"]
 from benchmarks import sinusoid
 from benchmarks.config import launch
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 launch(sinusoid.main, sinusoid.PRESETS, "")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
