@@ -22,6 +22,7 @@ from benchmarks import hardware, session
 from benchmarks.config import in_words
 from benchmarks.few_shot import experiment
 from benchmarks.omniglot import PAPER
+from benchmarks.published import Summary
 from benchmarks.rl_figures import saved
 from benchmarks.runner import run
 from benchmarks.statistics import over_seeds
@@ -72,26 +73,34 @@ class Ablation:
     """Or glyphs, which need no data."""
 
 
-def accuracy(options: Ablation, variant: str, seed: int) -> float:
-    """After all inner steps, of a run that is run, or resumed, unless it is there."""
+def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
+    """Of a run that is run, or resumed, unless it is there.
+
+    Raises:
+        SystemExit: it was interrupted; the same command goes on with it.
+    """
     out = options.out / "runs" / f"{variant.replace(' ', '-')}-{seed}"
-    if not (out / "summary.json").exists():
+    path = out / "summary.json"
+    found = json.loads(path.read_text()) if path.exists() else {"interrupted": True}
+    if found["interrupted"]:
         begun = (out / "log.jsonl").exists()
         shrunk = {n: getattr(ALL, n) * options.meta_steps // ALL.meta_steps for n in SCHEDULED}
         shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": begun}
         config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
-        run(experiment(config), config)
-    return json.loads((out / "summary.json").read_text())["mean"]
+        found = run(experiment(config), config).summary
+    if found["interrupted"]:
+        raise SystemExit(f"{out} was interrupted; the same command goes on with it.")
+    return found
 
 
-def main(options: Ablation) -> dict[str, Any]:
+def main(options: Ablation) -> Summary:
     """Runs what is missing, prints the table, draws the figure."""
-    seeds = range(options.seeds)
-    values = {
-        variant: np.array([[accuracy(options, variant, seed)] for seed in seeds])
+    runs = {
+        variant: [summary_of(options, variant, seed) for seed in range(options.seeds)]
         for variant in VARIANTS
     }
-    found = {
+    values = {name: np.array([[run["mean"]] for run in found]) for name, found in runs.items()}
+    variants = {
         name: {
             "accuracy": over_seeds(v),
             "lost": over_seeds(values["all"] - v),
@@ -100,12 +109,12 @@ def main(options: Ablation) -> dict[str, Any]:
         for name, v in values.items()
     }
     table = Table("MAML++ with", "accuracy, %", "lost beside all of it", title="20-way 1-shot")
-    for name, row in found.items():
+    for name, row in variants.items():
         table.add_row(name, *(_percent(row[part]) for part in ("accuracy", "lost")))
     Console().print(table)
-    summary = {"benchmark": "ablation", "variants": found, "device": hardware.device()}
-    summary |= {"versions": hardware.versions(), "command": session.command()}
-    (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    seconds = {name: sum(run["seconds"]["train"] for run in found) for name, found in runs.items()}
+    found = {"variants": variants, "seconds": seconds}
+    summary = session.write("ablation", options, options.out, found, record=False)
     draw(options.out, values)
     return summary
 

@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 
 import maml
 from benchmarks import hardware, omniglot, sinusoid
+from maml.tree import by_path
 from maml.types import Episode, RandomKey
 
 Workload = omniglot.FewShot | sinusoid.Sinusoid
@@ -58,11 +59,8 @@ class Side(NamedTuple):
 
 def by_name(params: PyTree) -> Arrays:
     """The leaves by their path."""
-    leaves = [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(leaf))
-        for path, leaf in jax.tree.leaves_with_path(params)
-    ]
-    return {name.removeprefix("params/"): leaf for name, leaf in leaves}
+    leaves = by_path(params).items()
+    return {name.removeprefix("params/"): np.asarray(leaf) for name, leaf in leaves}
 
 
 def doubled(tree: PyTree) -> PyTree:

@@ -105,9 +105,8 @@ def main(options: Report) -> list[list[str]]:
     options.out.mkdir(parents=True, exist_ok=True)
     head, *body = [f"| {' | '.join(row)} |" for row in table]
     lines = [f"# {title}", "", head, "| " + "--- | " * len(table[0]), *body, ""]
-    lines += [
-        f"* {name}: `{s['command']}`" for name, s in zip(table[0][1:], summaries, strict=False)
-    ]
+    named = zip(labels(summaries), summaries, strict=True)
+    lines += [f"* {name}: `{summary['command']}`" for name, summary in named]
     (options.out / "report.md").write_text("\n".join([*lines, "", "![curves](curves.png)", ""]))
     curves(options.runs, summaries, options.out)
     return table

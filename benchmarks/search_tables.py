@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.published import Summary
+
 DOCS = Path("docs/architecture-search.md")
-Summary = dict[str, Any]
 
 # NAS-Bench-201's, for a budget of 12,000 seconds, about 100 children. Quoted from memory, and not
 # compared with the paper: that is said wherever they are shown.

@@ -24,17 +24,17 @@ from benchmarks import checkpoints, hardware, runner, session, tables
 from benchmarks.config import in_words
 from benchmarks.few_shot import FewShot, experiment
 from benchmarks.runner import Experiment
+from maml.tree import by_path
 from maml.types import MetaParams
 
 OPTIONS = "options"
-FOLDER = Path("results/weights")
 
 
 def save(path: Path, meta_params: MetaParams, config: dict[str, Any]) -> None:
     """Writes meta-parameters and the options of their run."""
     arrays: dict[str, Any] = {
         name: np.asarray(leaf, np.float16 if leaf.dtype.kind == "f" else None)
-        for name, leaf in _by_path(meta_params).items()
+        for name, leaf in by_path(meta_params).items()
     }
     arrays[OPTIONS] = np.array(json.dumps(config))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def load(path: Path, like: PyTree) -> PyTree:
     Raises:
         ValueError: paths or shapes are others, naming the first.
     """
-    wanted = _by_path(like)
+    wanted = by_path(like)
     with np.load(path, allow_pickle=False) as file:
         found = {name: file[name] for name in file.files if name != OPTIONS}
     for name in sorted(wanted.keys() | found.keys()):
@@ -85,14 +85,9 @@ def trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams
 
 def _config(found: dict[str, Any]) -> FewShot:
     known = {field.name for field in fields(FewShot)}
-    options: dict[str, Any] = {name: value for name, value in found.items() if name in known}
-    options |= {name: Path(found[name]) for name in ("data", "out") if found.get(name)}
-    return FewShot(**options)
-
-
-def _by_path(tree: PyTree) -> dict[str, Any]:
-    paths = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+    given: dict[str, Any] = {name: value for name, value in found.items() if name in known}
+    given |= {name: Path(found[name]) for name in ("data", "out") if found.get(name)}
+    return FewShot(**given)
 
 
 @dataclass(frozen=True, kw_only=True)

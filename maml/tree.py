@@ -1,6 +1,7 @@
 """Trees of parameters in two parts: the one that adapts, and the rest."""
 
 import re
+from typing import Any
 
 import jax
 from jaxtyping import PyTree
@@ -19,17 +20,25 @@ def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
     >>> mask_by_path({"body": {"w": 1.0}, "head": {"w": 2.0, "b": 3.0}}, "^head/")
     {'body': {'w': False}, 'head': {'b': True, 'w': True}}
     """
-
-    def path_of(path: tuple) -> str:
-        return jax.tree_util.keystr(path, simple=True, separator="/")
-
     mask = jax.tree.map_with_path(
-        lambda path, _: re.search(pattern, path_of(path)) is not None, params
+        lambda path, _: re.search(pattern, _name(path)) is not None, params
     )
     if not any(jax.tree.leaves(mask)):
-        paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(params)]
-        raise ValueError(f"{pattern!r} matches none of the paths {', '.join(paths)}")
+        raise ValueError(f"{pattern!r} matches none of the paths {', '.join(by_path(params))}")
     return mask
+
+
+def by_path(params: PyTree) -> dict[str, Any]:
+    """The leaves by paths such as `layers/0/kernel`.
+
+    >>> by_path({"body": {"w": 1.0}, "head": [2.0]})
+    {'body/w': 1.0, 'head/0': 2.0}
+    """
+    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def complement(mask: PyTree[bool]) -> PyTree[bool]:

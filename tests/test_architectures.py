@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from problems import quick
 
 import maml
 from benchmarks.few_shot import algorithm, network
@@ -21,8 +22,6 @@ from tasks.architectures.stack import Stack
 from tasks.batch_norm import few_shot_apply, few_shot_loss
 from tasks.sampling import Query
 
-# Each program runs once: compiling it well would take longer.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 KEY = jax.random.key(0)
 MACRO = Macro(layers=3, side=9, filters=(1, 2, 3))
 CELLS = Cells(blocks=2, features=2)
@@ -278,7 +277,7 @@ def test_a_masked_child_is_the_small_network_in_value_and_gradient_and_masked_gr
         return wave(logits), logits
 
     shapes = jax.eval_shape(child(jnp.zeros(len(space.choices), int)).init, KEY, x)["params"]
-    program = jit(jax.value_and_grad(value, has_aux=True))
+    program = quick(jax.value_and_grad(value, has_aux=True))
     for _ in range(4 if rows is None else 1):
         tokens = draw_tokens(space, rng)
         params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
@@ -288,7 +287,7 @@ def test_a_masked_child_is_the_small_network_in_value_and_gradient_and_masked_gr
             logits = forward(tokens, p, x, rows)
             return wave(logits), logits
 
-        (_, expected), gradient = jit(jax.value_and_grad(wanted, has_aux=True))(
+        (_, expected), gradient = quick(jax.value_and_grad(wanted, has_aux=True))(
             small(params, where)
         )
         (_, logits), grads = program(params, jnp.asarray(tokens))
@@ -314,7 +313,7 @@ def test_a_stack_of_one_is_the_child_and_has_its_parameters_and_no_others():
         own = small(params, survivors(tokens, params))
         wanted = jax.eval_shape(model.init, KEY, x)["params"]
         assert jax.tree.map(jnp.shape, own) == jax.tree.map(lambda leaf: leaf.shape, wanted)
-        got = jit(model.apply)({"params": own}, x)
+        got = quick(model.apply)({"params": own}, x)
         np.testing.assert_allclose(got, forward(tokens, own, x), rtol=0, atol=1e-11)
 
 
@@ -322,7 +321,7 @@ def test_what_would_shrink_the_image_to_nothing_is_not_allowed_and_everything_el
     macro = Macro(layers=4, side=8, least=2)
     space = macro_space.space(macro)
     rng, seen = np.random.default_rng(0), set()
-    allowed = jit(macro_space.Allowed(macro))
+    allowed = quick(macro_space.Allowed(macro))
     tokens = np.zeros(len(space.choices), int)
     for _ in range(60):
         position = 0
@@ -384,11 +383,11 @@ def test_cells_that_were_found_are_meta_trained_as_every_other_model_is():
     }
     assert copies == {"normal0_0", "normal0_1", "normal1_0", "normal1_1"}
     model = network(config, ways=5)
-    params = jit(model.init)(KEY, images)
+    params = quick(model.init)(KEY, images)
     loss, seen = few_shot_loss(model, "support"), few_shot_apply(model, "support")
     learner = algorithm(config, loss, seen, params)
     episode = maml.Episode((images, labels), (Query(images[::-1], images), labels[::-1]))
-    grads, metrics = jit(learner.grad)(params, episode, KEY)
+    grads, metrics = quick(learner.grad)(params, episode, KEY)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert metrics["query"]["accuracy"] == 1.0  # the queries are the support, in another order
     for broken in ("", "0,1", "0,1,x"):

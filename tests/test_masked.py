@@ -1,12 +1,11 @@
 """The masked pieces are the small ones, and what is masked is exactly zero."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from problems import quick
 from scipy.stats import kstest, uniform
 
 from tasks.architectures.masked import (
@@ -19,8 +18,6 @@ from tasks.architectures.masked import (
     window,
 )
 
-# Each program runs once: compiling it well would take longer.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 pytestmark = pytest.mark.usefixtures("x64")
 
 
@@ -39,7 +36,7 @@ def test_centred_patches_times_a_matrix_are_the_convolution_with_symmetric_paddi
     wanted = lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=layout
     )
-    got = jit(centred_patches, static_argnums=(1, 2))(x, size, stride) @ kernel.reshape(-1, 3)
+    got = quick(centred_patches, static_argnums=(1, 2))(x, size, stride) @ kernel.reshape(-1, 3)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
 
 
@@ -80,9 +77,8 @@ def test_masked_batch_norm_is_that_of_the_corner_in_value_and_gradient(rows):
         out = (x - mean) / jnp.sqrt(var + 1e-3) + bias[:2]
         return jnp.sum(out * weights), jnp.pad(out, [(0, 0), (0, 2), (0, 4), (0, 2)])
 
-    got, wanted = (
-        jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(x, bias) for f in (masked, corner)
-    )
+    differentiated = (quick(jax.value_and_grad(f, (0, 1), has_aux=True)) for f in (masked, corner))
+    got, wanted = (program(x, bias) for program in differentiated)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
         assert (np.asarray(a)[np.asarray(b) == 0] == 0).all()

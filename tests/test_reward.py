@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from problems import quick
 
 import maml
 from benchmarks.architecture_pilot import intraclass
@@ -26,8 +27,6 @@ from tasks.batch_norm import few_shot_loss
 from tasks.characters import Characters
 from tasks.sampling import few_shot
 
-# Each program runs once: compiling it well would take longer.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 KEY = jax.random.key(0)
 MACRO = Macro(layers=1, side=7, sizes=(1, 3), filters=(2, 4))
 CHILD = partial(MacroNet, MACRO, ways=3)
@@ -60,7 +59,7 @@ def optimizer():
 
 def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers):
     train, held_out = samplers
-    reward = jit(lambda reward, tokens, key: reward(tokens, key))
+    reward = quick(lambda reward, tokens, key: reward(tokens, key))
     got = reward(from_scratch(CHILD, train, held_out, BUDGET), SMALL, KEY)
 
     def written_out(key):
@@ -78,15 +77,15 @@ def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers):
         shared = from_shared(CHILD, state.params, held_out, BUDGET)(SMALL, key)
         return found[1]["accuracy"][:, 1].mean(), shared
 
-    np.testing.assert_allclose(jit(written_out)(KEY), [got, got], atol=1e-6)
+    np.testing.assert_allclose(quick(written_out)(KEY), [got, got], atol=1e-6)
 
 
 def test_rewards_mapped_over_children_are_those_one_by_one(samplers):
     train, held_out = samplers
     reward = from_scratch(CHILD, train, held_out, replace(BUDGET, meta_steps=1))
     tokens, keys = jnp.stack([SMALL, LARGE]), jax.random.split(KEY)
-    one_by_one = jit(lambda reward, *jobs: jax.lax.map(lambda job: reward(*job), jobs))
-    together = jit(lambda reward, *jobs: jax.vmap(reward)(*jobs))
+    one_by_one = quick(lambda reward, *jobs: jax.lax.map(lambda job: reward(*job), jobs))
+    together = quick(lambda reward, *jobs: jax.vmap(reward)(*jobs))
     wanted = one_by_one(reward, tokens, keys)
     np.testing.assert_allclose(together(reward, tokens, keys), wanted, atol=1e-6)
 
@@ -99,7 +98,7 @@ def test_shared_weights_that_only_ever_train_one_child_are_that_child_from_scrat
         return options == LARGE[position]
 
     space = Space(SPACE.choices, only)
-    params = jit(lambda train: shared_weights(CHILD, space, train, BUDGET, KEY))(train)
+    params = quick(lambda train: shared_weights(CHILD, space, train, BUDGET, KEY))(train)
     init_key, key = jax.random.split(KEY)
     model = CHILD(LARGE)
     started = initial(CHILD(jnp.asarray(SPACE.choices) - 1), train, init_key)
@@ -115,14 +114,14 @@ def test_shared_weights_that_only_ever_train_one_child_are_that_child_from_scrat
         state = maml.init(algorithm, adam, started)
         return maml.train(algorithm, adam, sample, state, key, 3)[0].params
 
-    for got, wanted in zip(*map(jax.tree.leaves, (params, jit(written_out)(key))), strict=True):
+    for got, wanted in zip(*map(jax.tree.leaves, (params, quick(written_out)(key))), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
 
 
 def test_weights_that_a_drawn_child_does_not_use_stay_as_they_were(samplers):
     space = Space(SPACE.choices, lambda tokens, position: jnp.arange(2) == SMALL[position])
     before, after = (
-        jit(
+        quick(
             lambda train, steps=steps: shared_weights(
                 CHILD, space, train, Budget(meta_steps=steps, meta_batch=2, chunk=2), KEY
             )
