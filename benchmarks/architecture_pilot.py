@@ -199,8 +199,9 @@ def draw(out: Path, found: dict[str, Any], ways: int) -> Figure:
     """Every reward, architectures in the order of their means; `pilot.png`."""
     rewards = np.array(found["rewards"])
     order = rewards.mean(1).argsort()
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    ratios = (3, 2) if "shared" in found else (3,)
+    figure = Figure(figsize=(1.8 * sum(ratios), 4), layout="constrained")
+    left, *others = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
     places = np.arange(len(order))
     left.plot(places, rewards[order], ".", color="tab:blue", alpha=0.6)
     left.plot(places, rewards[order].mean(1), color="tab:blue", label="trained from scratch, mean")
@@ -208,7 +209,7 @@ def draw(out: Path, found: dict[str, Any], ways: int) -> Figure:
     left.set(xlabel="architectures, by their mean", ylabel="accuracy after adaptation")
     icc, (low, high) = found["intraclass"]["icc"], found["intraclass"]["ci95"]
     left.set_title(f"intraclass correlation {icc:.2f} [{low:.2f}, {high:.2f}]")
-    if "shared" in found:
+    for right in others:
         shared = np.array(found["shared"]["rewards"])
         left.plot(places, shared[order], "x", color="tab:orange", label="shared weights")
         right.plot(rewards.mean(1), shared, "x", color="tab:orange")

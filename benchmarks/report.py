@@ -6,9 +6,9 @@ A run is a folder that a benchmark wrote. DIR gets `report.md` and `curves.png`;
 printed as well.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from rich.table import Table
 from benchmarks.config import in_words
 from benchmarks.published import Summary, published, task_of
 from benchmarks.rl_figures import read_log, saved
-from benchmarks.session import FREE, RESULTS
+from benchmarks.session import FREE, RESULTS, ended
 from benchmarks.tables import METRICS, cell
 
 
@@ -40,10 +40,7 @@ def read(runs: tuple[Path, ...]) -> list[Summary]:
     Raises:
         ValueError: a folder is no finished run of a benchmark with a table, or they are of several.
     """
-    for run in runs:
-        if not (run / "summary.json").exists():
-            raise ValueError(f"{run} has no summary.json: it is no run that has ended")
-    summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
+    summaries = [ended(run) for run in runs]
     names = sorted({summary["benchmark"] for summary in summaries})
     if len(names) != 1 or names[0] not in METRICS:
         raise ValueError(
@@ -75,14 +72,14 @@ def rows(summaries: list[Summary]) -> list[list[str]]:
 def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figure:
     """What was validated, or else trained on, over meta-training; `curves.png`."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes, unit = figure.subplots(), METRICS[summaries[0]["benchmark"]][2]
-    for run, summary, label in zip(runs, summaries, labels(summaries), strict=True):
+    axes, (metric, scale, unit, _) = figure.subplots(), METRICS[summaries[0]["benchmark"]]
+    for run, label in zip(runs, labels(summaries), strict=True):
         lines = read_log(run)
-        points = [_shown(line, summary["metric"]) for line in lines]
-        axes.plot([line["step"] for line in lines], points, label=label)
-    axes.set(xlabel="meta-steps", ylabel=f"{unit} (fraction)" if "%" in unit else unit)
+        points = [scale * _shown(line, metric) for line in lines]
+        axes.plot([line["step"] for line in lines], points, label=fill(label, 80))
+    axes.set(xlabel="meta-steps", ylabel=unit)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", fontsize="small")
     return saved(figure, out / "curves.png")
 
 
@@ -96,8 +93,8 @@ def _shown(line: dict[str, Any], metric: str) -> float:
 def main(options: Report) -> list[list[str]]:
     """Prints the table and writes both files."""
     summaries = read(options.runs)
-    table, first = rows(summaries), summaries[0]
-    title = f"{task_of(first)}: {METRICS[first['benchmark']][2]} (95% CI)"
+    table, tasks = rows(summaries), dict.fromkeys(map(task_of, summaries))
+    title = f"{', '.join(tasks)}: {METRICS[summaries[0]['benchmark']][2]} (95% CI)"
     shown = Table(*table[0], title=title)
     for row in table[1:]:
         shown.add_row(*row)

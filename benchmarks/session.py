@@ -126,6 +126,18 @@ def write(
     return summary
 
 
+def ended(run: Path) -> dict[str, Any]:
+    """The summary of a run's folder.
+
+    Raises:
+        ValueError: it has none.
+    """
+    path = run / "summary.json"
+    if not path.exists():
+        raise ValueError(f"{run} has no summary.json: it is no run that has ended")
+    return json.loads(path.read_text())
+
+
 def headline(found: dict[str, Any], metric: str, when: int | str) -> dict[str, Any]:
     """The one number of a result that others compare with, after which inner step it was got."""
     return {"metric": metric, "steps": when, **found[metric][str(when)]}

@@ -140,7 +140,7 @@ def main(asked: Weights) -> None:
 
 def write(file: Path, run: Path) -> None:
     """Writes the meta-parameters of a run's last checkpoint to a file."""
-    config = _config(json.loads((run / "summary.json").read_text())["config"])
+    config = _config(session.ended(run)["config"])
     chosen = experiment(config)
     optimizer = runner.outer_optimizer(chosen, config)
     state = maml.init(chosen.algorithm, optimizer, chosen.params)
