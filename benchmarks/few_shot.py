@@ -101,13 +101,10 @@ def network(config: FewShot, **options: Any) -> nn.Module:
     """The configured model, with these options of every model.
 
     Raises:
-        ValueError: tokens are asked for and missing, no numbers, or not those of two cells; or the
-            head is to be fitted to the features of cells, which do not hand them out.
+        ValueError: tokens are asked for and missing, no numbers, or not those of two cells.
     """
     if config.model != "cells":
         return MODELS[config.model](**options)
-    if config.algorithm in ("protonet", "r2d2"):
-        raise ValueError(f"{config.algorithm} needs a model that hands out features; got cells")
     try:
         tokens = tuple(int(token) for token in config.tokens.split(","))
     except ValueError as error:

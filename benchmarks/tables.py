@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -76,16 +77,27 @@ def recorded(folder: Path = RESULTS) -> list[Summary]:
 
 
 def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
-    """Runs that differ in their seed alone, together; of one seed the latest."""
-    groups: dict[str, dict[int, Summary]] = {}
+    """Runs that differ in their seed alone, together; of one seed the latest.
+
+    Where the options of one are all of those of another, the rest are younger than it.
+    """
+    groups: list[tuple[dict[str, Any], dict[int, Summary]]] = []
     for summary in summaries:
         if summary["benchmark"] not in METRICS:
             continue
         free = {*FREE, "seed", "steps_per_call", "devices"}
         options = {name: value for name, value in summary["config"].items() if name not in free}
-        key = json.dumps([summary["benchmark"], options], sort_keys=True)
-        groups.setdefault(key, {})[summary["seed"]] = summary
-    return [list(runs.values()) for runs in groups.values()]
+        options["benchmark"] = summary["benchmark"]
+        options["trains"] = "train" in summary["seconds"]  # or evaluates what another has trained
+        alike = (
+            runs
+            for theirs, runs in groups
+            if theirs.items() <= options.items() or options.items() <= theirs.items()
+        )
+        if (runs := next(alike, None)) is None:
+            groups.append((options, runs := {}))
+        runs[summary["seed"]] = summary
+    return [list(runs.values()) for _, runs in groups]
 
 
 def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) -> str:

@@ -300,6 +300,18 @@ def test_a_masked_child_is_the_small_network_in_value_and_gradient_and_masked_gr
     assert len(traced) == 1  # one program for every architecture
 
 
+@pytest.mark.parametrize("name", SPACES)
+def test_the_features_of_a_child_are_what_its_head_sees(name):
+    space, child, _, _, side = SPACES[name]
+    x = jax.random.normal(KEY, (3, side, side, 1))
+    model = child(jnp.asarray(draw_tokens(space, np.random.default_rng(0))))
+    shapes = jax.eval_shape(model.init, KEY, x)
+    params = jax.tree.map(lambda leaf: jax.random.normal(KEY, leaf.shape), shapes)
+    logits, seen = quick(lambda p: [model.apply(p, x, features=f) for f in (False, True)])(params)
+    head = params["params"]["head"]
+    np.testing.assert_allclose(seen @ head["kernel"] + head["bias"], logits, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_stack_of_one_is_the_child_and_has_its_parameters_and_no_others():
     space, _, forward, survivors, side = SPACES["cells"]
@@ -371,10 +383,11 @@ def test_a_stack_of_tokens_of_another_space_is_refused():
         Stack(CELLS, (2,) + (0,) * 19, 3).init(KEY, jnp.zeros((2, 7, 7, 1)))
 
 
-def test_cells_that_were_found_are_meta_trained_as_every_other_model_is():
+@pytest.mark.parametrize("chosen", ["fomaml", "protonet"])
+def test_cells_that_were_found_are_meta_trained_as_every_other_model_is(chosen):
     """In the benchmark, on larger images, each copy with weights of its own."""
     tokens = "0,1,2,5,1,1,0,4,1,0"
-    options = {"model": "cells", "tokens": tokens, "features": 2, "algorithm": "fomaml"}
+    options = {"model": "cells", "tokens": tokens, "features": 2, "algorithm": chosen}
     config = replace(PRESETS["maml-paper-5-way-1-shot"], **options)
     images, labels = jax.random.uniform(KEY, (5, 28, 28, 1)), jnp.arange(5)
     twice = network(replace(config, copies=2), ways=5)
@@ -384,7 +397,7 @@ def test_cells_that_were_found_are_meta_trained_as_every_other_model_is():
     assert copies == {"normal0_0", "normal0_1", "normal1_0", "normal1_1"}
     model = network(config, ways=5)
     params = quick(model.init)(KEY, images)
-    loss, seen = few_shot_loss(model, "support"), few_shot_apply(model, "support")
+    loss, seen = few_shot_loss(model, "support"), few_shot_apply(model, "support", features=True)
     learner = algorithm(config, loss, seen, params)
     episode = maml.Episode((images, labels), (Query(images[::-1], images), labels[::-1]))
     grads, metrics = quick(learner.grad)(params, episode, KEY)

@@ -11,6 +11,7 @@ from scipy.stats import kstest, uniform
 from tasks.architectures.masked import (
     MaskedBatchNorm,
     centred_patches,
+    convolved,
     first,
     glorot,
     kernel_mask,
@@ -38,13 +39,15 @@ def test_centred_patches_times_a_matrix_are_the_convolution_with_symmetric_paddi
     )
     got = quick(centred_patches, static_argnums=(1, 2))(x, size, stride) @ kernel.reshape(-1, 3)
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+    if stride == 1:
+        np.testing.assert_allclose(quick(convolved)(x, kernel), wanted, rtol=0, atol=1e-12)
 
 
 def test_a_masked_kernel_is_the_smaller_kernel():
     x, kernel = draw(2, 6, 7, 3), draw(5, 5, 3, 4, seed=1)
     rows, columns = window(jnp.array(3), 5), window(jnp.array(1), 5)
     mask = kernel_mask(rows, columns, jnp.array([True, False, True]), first(jnp.array(2), 4))
-    got = centred_patches(x, 5, 1) @ (kernel * mask).reshape(-1, 4)
+    got = convolved(x, kernel * mask)
     small = kernel[1:4, 2:3, ::2, :2]
     layout, padding = ("NHWC", "HWIO", "NHWC"), [(1, 1), (0, 0)]
     wanted = lax.conv_general_dilated(x[..., ::2], small, (1, 1), padding, dimension_numbers=layout)

@@ -23,7 +23,7 @@ from tasks.architectures.reward import (
     initial,
     shared_weights,
 )
-from tasks.batch_norm import few_shot_loss
+from tasks.batch_norm import few_shot_apply, few_shot_loss
 from tasks.characters import Characters
 from tasks.sampling import few_shot
 
@@ -33,7 +33,9 @@ CHILD = partial(MacroNet, MACRO, ways=3)
 SPACE = macro_space.space(MACRO)
 SMALL = jnp.array([1, 0, 1, 0, 0])
 LARGE = jnp.array([1, 1, 0, 0, 1])
-BUDGET = Budget(meta_steps=3, meta_batch=2, eval_tasks=6, chunk=2)
+BUDGET = Budget(
+    learner="fomaml", meta_steps=3, meta_batch=2, outer_rate=1e-2, eval_tasks=6, chunk=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +59,12 @@ def optimizer():
     return optax.GradientTransformation(adam.init, update)
 
 
-def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers):
+@pytest.mark.parametrize("learner", ["fomaml", "protonet"])
+def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers, learner):
     train, held_out = samplers
+    budget = replace(BUDGET, learner=learner)
     reward = quick(lambda reward, tokens, key: reward(tokens, key))
-    got = reward(from_scratch(CHILD, train, held_out, BUDGET), SMALL, KEY)
+    got = reward(from_scratch(CHILD, train, held_out, budget), SMALL, KEY)
 
     def written_out(key):
         init_key, train_key, key = jax.random.split(key, 3)
@@ -69,12 +73,16 @@ def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers):
         loss = few_shot_loss(model, "transductive")
         adapts = maml.complement(maml.mask_by_path(params, "/norm"))
         algorithm = maml.fomaml(loss, optax.sgd(10.0), 1, mask=adapts)
+        if learner == "protonet":
+            features = few_shot_apply(model, "transductive", features=True)
+            head = maml.mask_by_path(params, "/head/")
+            algorithm = maml.protonet(loss, features, head=head)
         adam = optimizer()
         state = maml.init(algorithm, adam, params)
         state, _ = maml.train(algorithm, adam, maml.batched(train, 2), state, train_key, 3)
         episodes = maml.batched(held_out, 6)(jax.random.key(2018))
         found = maml.evaluate(algorithm.learner, loss, state.params, episodes, key, 1)
-        shared = from_shared(CHILD, state.params, held_out, BUDGET)(SMALL, key)
+        shared = from_shared(CHILD, state.params, held_out, budget)(SMALL, key)
         return found[1]["accuracy"][:, 1].mean(), shared
 
     np.testing.assert_allclose(quick(written_out)(KEY), [got, got], atol=1e-6)
@@ -123,7 +131,7 @@ def test_weights_that_a_drawn_child_does_not_use_stay_as_they_were(samplers):
     before, after = (
         quick(
             lambda train, steps=steps: shared_weights(
-                CHILD, space, train, Budget(meta_steps=steps, meta_batch=2, chunk=2), KEY
+                CHILD, space, train, replace(BUDGET, meta_steps=steps), KEY
             )
         )(samplers[0])
         for steps in (0, 2)

@@ -201,8 +201,10 @@ def network(
     cell: Callable[[str, int], nn.Module],
     stem: nn.Module,
     x: Float[Array, "n height width 1"],
+    *,
+    features: bool,
     **statistics: Any,
-) -> Float[Array, "n ways"]:
+) -> Float[Array, "n outputs"]:
     """Stem, cells and head, within a module: the head sees every position, and starts at zero.
 
     Args:
@@ -211,15 +213,17 @@ def network(
         cell: the cell of a name, with so many features.
         stem: the convolution before the cells.
         x: images.
+        features: give what the head sees instead of the logits.
         statistics: `BatchNorm`'s `reference` and `running`.
     """
     stemmed = stem((x, cells.stride), **statistics)
     older = newer = Output(stemmed, jnp.ones(cells.features, bool))
-    for name, features in plan(cells):
-        older, newer = newer, cell(name, features)(older, newer, **statistics)
+    for name, width in plan(cells):
+        older, newer = newer, cell(name, width)(older, newer, **statistics)
     head = nn.Dense(ways, kernel_init=nn.initializers.zeros_init(), name="head")
     _, height, width, _ = newer.x.shape
-    return head(flattened(nn.relu(newer.x), height * width))
+    seen = flattened(nn.relu(newer.x), height * width)
+    return seen if features else head(seen)
 
 
 class CellNet(nn.Module):
@@ -242,8 +246,9 @@ class CellNet(nn.Module):
         *,
         reference: int | None = None,
         running: bool = False,
-    ) -> Float[Array, "n ways"]:
-        """Logits. `reference` is `BatchNorm`'s; `running` is refused."""
+        features: bool = False,
+    ) -> Float[Array, "n outputs"]:
+        """Logits, or the head's features. `reference` is `BatchNorm`'s; `running` is refused."""
         rows = dict(zip(STRIDES, self.tokens.reshape(2, -1, 5), strict=True))
 
         def cell(name: str, features: int) -> nn.Module:
@@ -251,4 +256,5 @@ class CellNet(nn.Module):
             return MaskedCell(rows[kind], features, STRIDES[kind], name=name)
 
         stem = Conv(self.cells.features, 3, name="stem")
-        return network(self.cells, self.ways, cell, stem, x, reference=reference, running=running)
+        options = {"reference": reference, "running": running, "features": features}
+        return network(self.cells, self.ways, cell, stem, x, **options)

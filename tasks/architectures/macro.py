@@ -20,7 +20,7 @@ from maml.search import Space
 from maml.search.space import Tokens
 from tasks.architectures.masked import (
     MaskedBatchNorm,
-    centred_patches,
+    convolved,
     first,
     flattened,
     glorot,
@@ -168,8 +168,9 @@ class MacroNet(nn.Module):
         *,
         reference: int | None = None,
         running: bool = False,
-    ) -> Float[Array, "n ways"]:
-        """Logits. `reference` is `BatchNorm`'s; `running` is refused."""
+        features: bool = False,
+    ) -> Float[Array, "n outputs"]:
+        """Logits, or the head's features. `reference` is `BatchNorm`'s; `running` is refused."""
         side, size, most = self.macro.side, max(self.macro.sizes), max(self.macro.filters)
         layers = decode(self.macro, self.tokens)
         maps, live, flat, unread = [x], [jnp.ones(1, bool)], [], jnp.ones(len(layers) + 1, bool)
@@ -181,8 +182,7 @@ class MacroNet(nn.Module):
             height, width = (window(extent, size) for extent in layer.filter)
             mask = kernel_mask(height, width, inputs, outputs)
             kernel = self.param(f"conv{number}", lambda key, mask=mask: glorot(key, mask))
-            seen = centred_patches(jnp.concatenate(maps, -1), size, 1)
-            product = seen @ (kernel * mask).reshape(-1, most)
+            product = convolved(jnp.concatenate(maps, -1), kernel * mask)
             rows, columns = (first(extent, side) for extent in layer.left)
             here = rows[:, None, None] & columns[:, None] & outputs
             norm = MaskedBatchNorm(name=f"norm{number}")
@@ -193,4 +193,5 @@ class MacroNet(nn.Module):
             unread = unread.at[: number + 1].set(unread[: number + 1] & ~layer.reads)
         loose = [x * alone for x, alone in zip(flat, unread[1:], strict=True)]
         head = nn.Dense(self.ways, kernel_init=nn.initializers.zeros_init(), name="head")
-        return head(jnp.concatenate(loose, -1))
+        seen = jnp.concatenate(loose, -1)
+        return seen if features else head(seen)

@@ -14,7 +14,7 @@ Pham, Guan, Zoph, Le, Dean: Efficient neural architecture search via parameter s
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ import maml
 from maml.search import Reward, Space, uniform
 from maml.search.space import Tokens
 from maml.types import Params, RandomKey
-from tasks.batch_norm import Mode, few_shot_loss
+from tasks.batch_norm import Mode, few_shot_apply, few_shot_loss
 
 Child = Callable[[Tokens], nn.Module]
 """`child(tokens) -> model`; `partial(MacroNet, macro, ways=20)` is one."""
@@ -39,21 +39,22 @@ class Budget:
     Attributes:
         meta_steps: of the child, or of the shared weights.
         meta_batch: tasks of a meta-step.
+        learner: prototypes, whose one step is the closed form of the head; or MAML, or FOMAML, of
+            which a short training teaches much less.
         inner_rate: of gradient descent inside. Batch-norm biases do not adapt.
-        inner_steps: while meta-training and in the evaluation.
+        inner_steps: of it, while meta-training and in the evaluation.
         outer_rate: of Adam outside, falling to zero along a cosine.
-        first_order: FOMAML instead of MAML.
         batch_norm: whose statistics normalise a query set.
         eval_tasks: how many held-out tasks.
         chunk: tasks that are mapped at once; it divides meta_batch.
     """
 
-    meta_steps: int = 100
-    meta_batch: int = 4
+    meta_steps: int = 60
+    meta_batch: int = 1
+    learner: Literal["protonet", "maml", "fomaml"] = "protonet"
     inner_rate: float = 10.0
     inner_steps: int = 1
-    outer_rate: float = 1e-2
-    first_order: bool = True
+    outer_rate: float = 3e-2
     batch_norm: Mode = "transductive"
     eval_tasks: int = 50
     chunk: int = 1
@@ -67,10 +68,13 @@ class Budget:
 
 
 def algorithm(model: nn.Module, params: Params, budget: Budget) -> maml.Algorithm:
-    """MAML, or FOMAML, of a child; `params` are of its structure."""
+    """What the budget says, of a child; `params` are of its structure."""
     loss = few_shot_loss(model, budget.batch_norm)
+    if budget.learner == "protonet":
+        features = few_shot_apply(model, budget.batch_norm, features=True)
+        return maml.protonet(loss, features, head=maml.mask_by_path(params, "/head/"))
     adapts = maml.complement(maml.mask_by_path(params, "/norm"))
-    learn = maml.fomaml if budget.first_order else maml.maml
+    learn = {"maml": maml.maml, "fomaml": maml.fomaml}[budget.learner]
     return learn(loss, optax.sgd(budget.inner_rate), budget.inner_steps, mask=adapts)
 
 

@@ -104,8 +104,9 @@ class Stack(nn.Module):
         *,
         reference: int | None = None,
         running: bool = False,
-    ) -> Float[Array, "n ways"]:
-        """Logits. `reference` and `running` are `BatchNorm`'s."""
+        features: bool = False,
+    ) -> Float[Array, "n outputs"]:
+        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s."""
         choices = space(self.cells).choices
         if len(self.tokens) != len(choices) or not all(
             0 <= token < options for token, options in zip(self.tokens, choices, strict=True)
@@ -114,11 +115,12 @@ class Stack(nn.Module):
         half = len(choices) // 2
         kinds = dict(zip(STRIDES, (self.tokens[:half], self.tokens[half:]), strict=True))
         rows = {kind: tuple(zip(*[iter(own)] * 5, strict=True)) for kind, own in kinds.items()}
-        options = {"track": self.track, "dtype": self.dtype}
+        options: dict[str, Any] = {"track": self.track, "dtype": self.dtype}
 
         def cell(name: str, features: int) -> nn.Module:
             kind = kind_of(name)
             return Cell(rows[kind], features, STRIDES[kind], name=name, **options)
 
         stem = Conv(self.cells.features, 3, name="stem", **options)
-        return network(self.cells, self.ways, cell, stem, x, reference=reference, running=running)
+        statistics = {"reference": reference, "running": running}
+        return network(self.cells, self.ways, cell, stem, x, features=features, **statistics)
