@@ -12,7 +12,7 @@ could be hoped for.
 
 import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -26,53 +26,27 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from scipy import stats
 
-import maml
-from benchmarks import hardware
+from benchmarks import children, hardware
+from benchmarks.children import Children
 from benchmarks.config import at_least, in_words
 from benchmarks.rl_figures import saved
 from benchmarks.session import RESULTS, command
-from maml.search import Reward, Space, uniform
-from tasks import glyphs, omniglot
-from tasks.architectures import cells, macro
-from tasks.architectures.alphabets import Shrink, shrunk, small
-from tasks.architectures.reward import (
-    Budget,
-    Child,
-    from_scratch,
-    from_shared,
-    shared_weights,
-)
-from tasks.sampling import few_shot
+from maml.search import Reward, uniform
+from tasks.architectures.reward import from_scratch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pilot:
+class Pilot(Children):
     """Options of the pilot."""
 
     space: Literal["macro", "cells"] = "macro"
     """The convolutional space of 2016, or that of cells."""
     dataset: Literal["omniglot", "glyphs"] = "omniglot"
     """Omniglot, or the characters of matplotlib's fonts, which need no download."""
-    data: Path | None = None
-    """Folder of Omniglot, see tasks/omniglot.py."""
-    alphabets: int = 8
-    """The smallest of those to train on; a third of each one's classes is held out."""
-    side: int = 14
-    """Of the images, in pixels."""
-    by: Shrink = "largest"
-    """How blocks of pixels become one."""
-    ways: int = 20
-    """Classes of an episode."""
-    shots: int = 1
-    """Support drawings a class; there are as many queries."""
-    filters: tuple[int, ...] = (2, 4, 8)
-    """Options of a layer of the space of 2016; of cells, the last is the width."""
     architectures: int = 30
     """How many are drawn."""
     retrainings: int = 3
     """How often each is meta-trained."""
-    budget: Budget = field(default_factory=Budget)
-    """Of one child."""
     shared_steps: int = 500
     """Meta-steps of the shared weights; 0 is none."""
     seed: int = 0
@@ -82,29 +56,6 @@ class Pilot:
 
     def __post_init__(self) -> None:
         at_least(self, {"architectures": 3, "retrainings": 2, "shared_steps": 0})
-
-
-def children(config: Pilot) -> tuple[Space, Child]:
-    """The space, and what turns tokens into a model."""
-    if config.space == "macro":
-        options = macro.Macro(side=config.side, filters=config.filters)
-        return macro.space(options), partial(macro.MacroNet, options, ways=config.ways)
-    options = cells.Cells(features=config.filters[-1])
-    return cells.space(options), partial(cells.CellNet, options, ways=config.ways)
-
-
-def samplers(config: Pilot) -> tuple[dict[str, maml.Sampler], str]:
-    """Tasks of the classes to train on and of those held out, and where they came from."""
-    if config.dataset == "glyphs":
-        characters = glyphs.load()
-        classes = glyphs.splits(characters)["train"]
-    else:
-        characters = omniglot.load(config.data)
-        classes = omniglot.splits(characters, "alphabets")["train"]
-    parts = small(characters, [characters.names[index] for index in classes], config.alphabets)
-    images = shrunk(characters.images, config.side, by=config.by)
-    counts = config.ways, config.shots, config.shots
-    return {part: few_shot(images[own], *counts) for part, own in parts.items()}, characters.source
 
 
 def intraclass(values: Float[np.ndarray, "architecture retraining"]) -> dict[str, Any]:
@@ -142,7 +93,8 @@ def ranks(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> dict[
 
 def measure(config: Pilot) -> dict[str, Any]:
     """Trains every child as often as asked for, and the shared weights once."""
-    (space, child), (sample, source) = children(config), samplers(config)
+    space, child = children.networks(config.space, config)
+    sample, source = children.samplers(config.dataset, config)
     keys = jax.random.split(jax.random.key(config.seed), 4)
     drawn = jax.jit(jax.vmap(partial(uniform, space)))
     tokens = drawn(jax.random.split(keys[0], config.architectures))
@@ -180,11 +132,8 @@ def measure(config: Pilot) -> dict[str, Any]:
     found["retrained"] = ranks(rewards[:, 0], rewards[:, 1:].mean(1))
     if config.shared_steps:
         start = time.perf_counter()
-        learned = replace(config.budget, meta_steps=config.shared_steps)
-        train = jax.jit(lambda sample, key: shared_weights(child, space, sample, learned, key))
-        params = jax.block_until_ready(train(sample["train"], keys[2]))
+        reward = jax.block_until_ready(children.reward(space, child, sample, config, keys[2]))
         seconds["share"], start = time.perf_counter() - start, time.perf_counter()
-        reward = from_shared(child, params, sample["held_out"], config.budget)
         shared = np.array(all_of(reward, keys[3], "shared weights"))
         seconds["shared"] = time.perf_counter() - start
         found["shared"] = {"rewards": shared.tolist(), "mean": float(shared.mean())}

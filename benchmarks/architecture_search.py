@@ -4,17 +4,21 @@
     python -m benchmarks.architecture_search --space nasbench201 --table FILE --children 500
     python -m benchmarks.architecture_search --space macro-table --table FILE --children 300
     python -m benchmarks.architecture_search --space graphs --dataset cora     # needs no file
+    python -m benchmarks.architecture_search --space macro --data FOLDER --children 200
+    python -m benchmarks.architecture_search --space cells --data FOLDER --shared-steps 2000
 
-Each takes half a minute on two cores. A search is rewarded by a short training; of its best child
-by reward, another training is reported. To reach, for NAS-Bench-201 and 100 children: published are
-93.70, 93.85, 93.92 on CIFAR-10 for random search, REINFORCE, evolution. NASNet's figure is drawn
-too: the mean of the best 5 and 25 rewards over the number of children.
+A table takes half a minute on two cores; the last two train their children. A search is rewarded
+by a short training; of its best child by reward, another training is reported. To reach, for
+NAS-Bench-201 and 100 children: published are 93.70, 93.85, 93.92 on CIFAR-10 for random search,
+REINFORCE, evolution. NASNet's figure is drawn too: the mean of the best 5 and 25 rewards over the
+number of children.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +29,10 @@ import tyro
 from rich.progress import track
 from scipy import stats
 
-from benchmarks import hardware, search_figures, search_tables
+from benchmarks import children, hardware, live_search, search_figures, search_tables
+from benchmarks.children import Children
 from benchmarks.config import at_least, in_words
+from benchmarks.live_search import Outcome
 from benchmarks.search_figures import top
 from benchmarks.session import RESULTS, write
 from maml.search import (
@@ -48,19 +54,24 @@ NAMES = "random", "evolution", "reinforce", "ppo"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(Children):
     """Options of the benchmark."""
 
-    space: Literal["nasbench201", "macro-table", "graphs"] = "nasbench201"
-    """What is searched: a file of yours, or the table of the package nas-bench-graph."""
+    space: Literal["nasbench201", "macro-table", "graphs", "macro", "cells"] = "nasbench201"
+    """What is searched: a file of yours, the table of the package nas-bench-graph, or by training
+    each child, the convolutional space of 2016 or that of cells."""
     table: Path | None = None
     """The file, where the space needs one."""
     dataset: str | None = None
-    """Of the table, where it has several; None is the first."""
+    """Of the table, where it has several, or omniglot or glyphs; None is the first."""
     children: int = 100
     """Architectures that a search is rewarded for."""
-    runs: int = 500
-    """Searches of each strategy, in one program."""
+    runs: int | None = None
+    """Searches of each strategy; None is 500 of a table, in one program, and 3 that train."""
+    strategies: tuple[Literal["random", "evolution", "reinforce", "ppo"], ...] = NAMES
+    """Those that search; random, which the others are compared with, is one of them."""
+    executor: Literal["devices", "ray"] = "devices"
+    """Who trains the children: the devices at hand, or Ray."""
     policy: Literal["factorised", "lstm"] = "factorised"
     """Of REINFORCE and PPO."""
     rate: float | None = None
@@ -82,8 +93,15 @@ class Search:
             raise ValueError(f"the batch must divide {self.children} children; got {self.batch}")
         if self.rate is not None and not self.rate > 0:
             raise ValueError(f"the rate must be above 0; got {self.rate}")
+        if "random" not in self.strategies:
+            raise ValueError(f"random is what others are compared with; got {self.strategies}")
         if self.space == "graphs" and self.table is not None:
             raise ValueError(f"--space graphs reads its package and no file; got {self.table}")
+
+    @property
+    def repeats(self) -> int:
+        """Searches of each strategy."""
+        return self.runs or (3 if self.space in children.SPACES else 500)
 
 
 def read(config: Search) -> tuple[Table, str]:
@@ -135,23 +153,32 @@ def searches(strategy: Strategy, table: Table, config: Search) -> Callable[[Rand
         reports = jax.vmap(lookup, (None, 0))(table.reported, history.tokens)
         return history.rewards, reports, state.broken
 
-    return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, config.runs)))
+    return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, config.repeats)))
 
 
-def measure(config: Search, table: Table) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Percent: the rewards by strategy, `[run, child]`, and what is said of them."""
+def measure(config: Search, table: Table) -> Outcome:
+    """What comes of searching a table."""
     compared = strategies(config, table.space)
     rewards, best, seconds, broken = {}, {}, {}, {}
-    for number, name in enumerate(track(compared, description="searches")):
+    for name in track(config.strategies, description="searches"):
         started = time.perf_counter()
-        key = jax.random.fold_in(jax.random.key(config.seed), number)
+        key = jax.random.fold_in(jax.random.key(config.seed), NAMES.index(name))
         found, reports, lost = jax.device_get(searches(compared[name], table, config)(key))
         seconds[name] = time.perf_counter() - started
         broken[name] = int(lost.sum())
-        rewards[name] = 100 * np.where(np.isfinite(found), found, -np.inf)
-        best[name] = (
-            100 * reports.astype(float)[np.arange(config.runs), rewards[name].argmax(axis=1)]
-        )
+        rewards[name] = found
+        chosen = np.nan_to_num(found, nan=-1).argmax(axis=1)
+        best[name] = reports.astype(float)[np.arange(config.repeats), chosen]
+    return Outcome(
+        rewards, best, broken, seconds, {"optimum": 100 * float(np.nanmax(table.reported))}
+    )
+
+
+def described(config: Search, outcome: Outcome) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Percent: the rewards by strategy, `[run, child]`, and what is said of them."""
+    finite = {n: np.where(np.isfinite(x), x, -np.inf) for n, x in outcome.rewards.items()}
+    rewards = {name: 100 * seen for name, seen in finite.items()}
+    best = {name: 100 * reported for name, reported in outcome.best.items()}
     last = config.children // 5
     found = {
         "best": {
@@ -159,9 +186,9 @@ def measure(config: Search, table: Table) -> tuple[dict[str, np.ndarray], dict[s
         },
         "p_over_random": {name: p_above(x, best["random"]) for name, x in best.items()},
         "mean_last_fifth": {name: float(seen[:, -last:].mean()) for name, seen in rewards.items()},
-        "broken": broken,
-        "optimum": 100 * float(np.nanmax(table.reported)),
-        "seconds": seconds,
+        "broken": outcome.broken,
+        "seconds": outcome.seconds,
+        **outcome.facts,
     }
     for count in search_figures.TOPS:
         found[f"top{count}"] = {n: float(top(seen, count)[-1]) for n, seen in rewards.items()}
@@ -177,17 +204,30 @@ def p_above(values: np.ndarray, baseline: np.ndarray) -> float:
     return float(np.asarray(test)[1])
 
 
+def prepared(config: Search) -> tuple[Callable[[Path], Outcome], str]:
+    """What searches, given a folder, and the name of the data set.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read` and `children.samplers`.
+    """
+    if config.space not in children.SPACES:
+        table, dataset = read(config)
+        return lambda out: measure(config, table), dataset
+    dataset = config.dataset or children.DATASETS[0]
+    space, child = children.networks(config.space, config)
+    learning, compared = children.samplers(dataset, config), strategies(config, space)
+    return partial(live_search.measure, config, compared, space, child, learning), dataset
+
+
 def main(config: Search) -> dict[str, Any]:
     """Searches, prints the table, draws the figures and writes `summary.json`."""
-    table, dataset = read(config)
+    searched, dataset = prepared(config)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     out = config.out or RESULTS / "runs" / f"architecture-search-{config.space}-{dataset}-{stamp}"
     out.mkdir(parents=True, exist_ok=True)
-    rewards, found = measure(config, table)
-    about = {
-        name: getattr(config, name) for name in ("space", "children", "runs", "policy", "seed")
-    }
-    summary = about | {"dataset": dataset, "unit": "%"} | found
+    rewards, found = described(config, searched(out))
+    about = {name: getattr(config, name) for name in ("space", "children", "policy", "seed")}
+    summary = about | {"runs": config.repeats, "dataset": dataset, "unit": "%"} | found
     summary = write("architecture_search", config, out, summary, record=config.record)
     search_tables.show(summary)
     search_figures.running_mean(out, rewards)

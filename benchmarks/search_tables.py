@@ -53,9 +53,10 @@ def show(summary: Summary) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for name, cells in rows(summary).items():
         table.add_row(name, *cells)
+    optimum = f"; the best there is: {summary['optimum']:.2f}" if "optimum" in summary else ""
     table.caption = (
-        f"{summary['runs']} runs of {summary['children']} children; {NOTE}; the best there is:"
-        f" {summary['optimum']:.2f}; {sum(summary['seconds'].values()):.1f} s, {summary['device']}"
+        f"{summary['runs']} runs of {summary['children']} children; {NOTE}{optimum};"
+        f" {sum(summary['seconds'].values()):.1f} s, {summary['device']}"
     )
     Console().print(table)
 

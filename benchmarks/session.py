@@ -46,17 +46,26 @@ def folder(name: str, config: Run) -> Path:
     if config.resume:
         if not (config.out and options.exists()):
             raise ValueError(f"there is no run to resume in {out}; --out names its folder")
-        found = json.loads(options.read_text())
-        different = [
-            f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here"
-            for key in found | wanted
-            if found.get(key) != wanted.get(key)
-        ]
-        if different:
-            raise ValueError(f"{out} holds a run of other options: {'; '.join(different)}")
+        check_same(out, wanted)
     out.mkdir(parents=True, exist_ok=True)
     options.write_text(json.dumps(wanted, indent=2) + "\n")
     return out
+
+
+def check_same(out: Path, wanted: dict[str, Any]) -> None:
+    """Refuses to go on in a folder whose `config.json` has other options.
+
+    Raises:
+        ValueError: saying which.
+    """
+    found, wanted = json.loads((out / "config.json").read_text()), json.loads(json.dumps(wanted))
+    different = [
+        f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here"
+        for key in found | wanted
+        if found.get(key) != wanted.get(key)
+    ]
+    if different:
+        raise ValueError(f"{out} holds a run of other options: {'; '.join(different)}")
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""Searches whose children are trained: every reward is kept as it comes, and none is lost."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from rich import progress
+from rich.console import Console
+
+import maml
+from benchmarks import children
+from benchmarks.session import check_same, plain
+from maml.search import Child, Space, Strategy, drive
+from tasks.architectures import reward
+
+KEPT = "children.jsonl"
+FREE = "out", "record", "cache", "runs", "strategies", "executor"  # children stay what they are
+RETRAININGS = 3  # of the best child of a search; the mean of their accuracies is reported
+
+
+class Outcome(NamedTuple):
+    """What came of all searches, as fractions of 1.
+
+    Attributes:
+        rewards: by strategy, `[run, child]`.
+        best: by strategy, what is reported of the best child of each run.
+        broken: by strategy, how many rewards were not finite.
+        seconds: by strategy.
+        facts: what else there is to say.
+    """
+
+    rewards: dict[str, Float[np.ndarray, "run child"]]
+    best: dict[str, Float[np.ndarray, " run"]]
+    broken: dict[str, int]
+    seconds: dict[str, float]
+    facts: dict[str, Any]
+
+
+def measure(
+    config: Any,
+    compared: dict[str, Strategy],
+    space: Space,
+    child: reward.Child,
+    learning: tuple[dict[str, maml.Sampler], str],
+    out: Path,
+) -> Outcome:
+    """Searches, trains the best children again, and goes on with what `out` already holds.
+
+    Args:
+        config: the options of `benchmarks.architecture_search`.
+        compared: all strategies; those that `config.strategies` names search.
+        space: of what.
+        child: from tokens to a model.
+        learning: what `children.samplers` gives.
+        out: the folder.
+
+    Raises:
+        ValueError: `out` holds searches of other options.
+    """
+    sample, source = learning
+    lines = kept(config, out)
+    again = reward.from_scratch(child, sample["train"], sample["test"], config.budget)
+    rewards, best, found = (defaultdict(list) for _ in range(3))
+    total = config.repeats * len(config.strategies) * config.children
+    with bar(total, len(lines)) as advance, children.executor(config.executor) as execute:
+        for run in range(config.repeats):
+            run_key = jax.random.fold_in(jax.random.key(config.seed), run)
+            shared_key, *keys = jax.random.split(run_key, 1 + len(compared))
+            earned = children.reward(space, child, sample, config, shared_key)
+            for (name, strategy), key in zip(compared.items(), keys, strict=True):
+                if name not in config.strategies:
+                    continue
+                init_key, key, last_key = jax.random.split(key, 3)
+                mine = {"run": run, "strategy": name}
+                done = [was(line) for line in lines if line.items() >= mine.items()]
+                keep = keeper(out, mine, lines, advance)
+                start, budget = strategy.init(init_key), config.children
+                _, history = drive(
+                    strategy, earned, start, key, budget, execute, done=done, keep=keep
+                )
+                rewards[name].append(np.asarray(history.rewards))
+                chosen = history.tokens[np.argmax(np.nan_to_num(rewards[name][-1], nan=-1))]
+                found[name].append(chosen.tolist())
+                items = [(chosen, key) for key in jax.random.split(last_key, RETRAININGS)]
+                best[name].append(np.mean([value for _, value in execute(again, items)]))
+    stacked = {name: np.stack(found) for name, found in rewards.items()}
+    seconds = {n: sum(x["seconds"] for x in lines if x["strategy"] == n) + 0.0 for n in best}
+    broken = {name: int((~np.isfinite(values)).sum()) for name, values in stacked.items()}
+    facts = {"tokens": dict(found), "source": source}
+    return Outcome(stacked, {n: np.array(x) for n, x in best.items()}, broken, seconds, facts)
+
+
+def kept(config: Any, out: Path) -> list[dict[str, Any]]:
+    """The children that a folder holds; a line that was cut off is a child to train again.
+
+    Raises:
+        ValueError: they are of other options.
+    """
+    path, options = out / KEPT, out / "config.json"
+    wanted = {name: value for name, value in plain(config).items() if name not in FREE}
+    if path.exists():
+        check_same(out, wanted)
+    options.write_text(json.dumps(wanted, indent=2) + "\n")
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    path.write_text("".join(whole))
+    return [json.loads(line) for line in whole]
+
+
+def was(line: dict[str, Any]) -> Child:
+    """The child of a line."""
+    value = float("nan") if line["reward"] is None else line["reward"]
+    return Child(line["number"], np.array(line["tokens"]), value)
+
+
+def keeper(
+    out: Path, search: dict[str, Any], lines: list[dict[str, Any]], advance: Callable[[], None]
+) -> Callable[[Child], None]:
+    """What is called with each child of a search: it adds a line to the file and to the list."""
+    since = time.perf_counter()
+
+    def keep(child: Child) -> None:
+        nonlocal since
+        now = time.perf_counter()
+        tokens = np.asarray(child.tokens).tolist()
+        value = child.reward if np.isfinite(child.reward) else None
+        line = {"number": child.number, "tokens": tokens, "reward": value, "seconds": now - since}
+        lines.append(search | line)
+        with (out / KEPT).open("a") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+        since = now
+        advance()
+
+    return keep
+
+
+@contextmanager
+def bar(total: int, done: int) -> Iterator[Callable[[], None]]:
+    """Children, their speed and the time left."""
+    columns = (
+        progress.TextColumn("children"),
+        progress.BarColumn(bar_width=16),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.TimeRemainingColumn(),
+    )
+    console, started = Console(stderr=True), time.perf_counter()
+    with progress.Progress(*columns, console=console, auto_refresh=not console.is_jupyter) as shown:
+        task = shown.add_task("", total=total, completed=done, speed="compiling")
+
+        def advance() -> None:
+            new = shown.tasks[0].completed + 1 - done
+            speed = f"{new / (time.perf_counter() - started):.2f}/s"
+            shown.update(task, advance=1, speed=speed, refresh=True)
+
+        yield advance
