@@ -4,6 +4,7 @@
     python -m benchmarks.architecture_search --space nasbench201 --table FILE --children 500
     python -m benchmarks.architecture_search --space macro-table --table FILE --children 300
     python -m benchmarks.architecture_search --space graphs --dataset cora     # needs no file
+    python -m benchmarks.architecture_search --space maml-bench                # nor does this
     python -m benchmarks.architecture_search --space macro --data FOLDER --children 200
     python -m benchmarks.architecture_search --space cells --data FOLDER --shared-steps 2000
 
@@ -14,7 +15,6 @@ REINFORCE, evolution. NASNet's figure is drawn too: the mean of the best 5 and 2
 number of children.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,14 +22,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 import optax
 import tyro
-from rich.progress import track
 from scipy import stats
 
-from benchmarks import children, hardware, live_search, search_figures, search_tables
+from benchmarks import (
+    children,
+    hardware,
+    live_search,
+    search_figures,
+    search_tables,
+    table_search,
+)
 from benchmarks.children import Children
 from benchmarks.config import at_least, in_words
 from benchmarks.live_search import Outcome
@@ -44,11 +49,7 @@ from maml.search import (
     ppo,
     random,
     reinforce,
-    search,
 )
-from maml.types import RandomKey
-from tasks.architectures import graphs, tabular
-from tasks.architectures.tabular import Table, lookup
 
 NAMES = "random", "evolution", "reinforce", "ppo"
 
@@ -57,9 +58,11 @@ NAMES = "random", "evolution", "reinforce", "ppo"
 class Search(Children):
     """Options of the benchmark."""
 
-    space: Literal["nasbench201", "macro-table", "graphs", "macro", "cells"] = "nasbench201"
-    """What is searched: a file of yours, the table of the package nas-bench-graph, or by training
-    each child, the convolutional space of 2016 or that of cells."""
+    space: Literal["nasbench201", "macro-table", "graphs", "maml-bench", "macro", "cells"] = (
+        "nasbench201"
+    )
+    """What is searched: a file of yours (the first two), the table of the package nas-bench-graph,
+    ours, or by training each child, the convolutional space of 2016 or that of cells."""
     table: Path | None = None
     """The file, where the space needs one."""
     dataset: str | None = None
@@ -104,27 +107,6 @@ class Search(Children):
         return self.runs or (3 if self.space in children.SPACES else 500)
 
 
-def read(config: Search) -> tuple[Table, str]:
-    """The table, and the name of its data set.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: the space needs a file and none is named, has no such data set, or the file is
-            not what it should be.
-    """
-    if config.space == "graphs":
-        dataset = config.dataset or graphs.DATASETS[0]
-        return graphs.nasbench_graph(dataset), dataset
-    if config.table is None:
-        raise ValueError(f"--space {config.space} reads a file of yours: --table FILE")
-    if config.space == "nasbench201":
-        dataset = config.dataset or tabular.DATASETS[0]
-        return tabular.nasbench201(config.table, dataset), dataset
-    if config.dataset not in (None, "cifar10"):
-        raise ValueError(f"NAS-Bench-Macro is of cifar10 alone; got {config.dataset!r}")
-    return tabular.nasbench_macro(config.table), "cifar10"
-
-
 def strategies(config: Search, space: Space) -> dict[str, Strategy]:
     """What is compared, by name."""
     policy = {"factorised": factorised, "lstm": lstm}[config.policy](space)
@@ -139,45 +121,9 @@ def strategies(config: Search, space: Space) -> dict[str, Strategy]:
     return dict(zip(NAMES, found, strict=True))
 
 
-def searches(strategy: Strategy, table: Table, config: Search) -> Callable[[RandomKey], Any]:
-    """Many searches in one program: (rewards, reports `[run, child]`, broken rewards)."""
-
-    def one(key: RandomKey) -> Any:
-        init_key, key = jax.random.split(key)
-        state = strategy.init(init_key)
-
-        def reward(tokens: Any, key: RandomKey) -> Any:
-            return lookup(table.rewards, tokens)
-
-        state, history = search(strategy, reward, state, key, config.children)
-        reports = jax.vmap(lookup, (None, 0))(table.reported, history.tokens)
-        return history.rewards, reports, state.broken
-
-    return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, config.repeats)))
-
-
-def measure(config: Search, table: Table) -> Outcome:
-    """What comes of searching a table."""
-    compared = strategies(config, table.space)
-    rewards, best, seconds, broken = {}, {}, {}, {}
-    for name in track(config.strategies, description="searches"):
-        started = time.perf_counter()
-        key = jax.random.fold_in(jax.random.key(config.seed), NAMES.index(name))
-        found, reports, lost = jax.device_get(searches(compared[name], table, config)(key))
-        seconds[name] = time.perf_counter() - started
-        broken[name] = int(lost.sum())
-        rewards[name] = found
-        chosen = np.nan_to_num(found, nan=-1).argmax(axis=1)
-        best[name] = reports.astype(float)[np.arange(config.repeats), chosen]
-    return Outcome(
-        rewards, best, broken, seconds, {"optimum": 100 * float(np.nanmax(table.reported))}
-    )
-
-
 def described(config: Search, outcome: Outcome) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Percent: the rewards by strategy, `[run, child]`, and what is said of them."""
-    finite = {n: np.where(np.isfinite(x), x, -np.inf) for n, x in outcome.rewards.items()}
-    rewards = {name: 100 * seen for name, seen in finite.items()}
+    """Percent: the rewards by strategy, `[run, child]`, 0 if broken, and what is said of them."""
+    rewards = {n: 100 * np.where(np.isfinite(x), x, 0.0) for n, x in outcome.rewards.items()}
     best = {name: 100 * reported for name, reported in outcome.best.items()}
     last = config.children // 5
     found = {
@@ -208,11 +154,12 @@ def prepared(config: Search) -> tuple[Callable[[Path], Outcome], str]:
     """What searches, given a folder, and the name of the data set.
 
     Raises:
-        FileNotFoundError, ValueError: as `read` and `children.samplers`.
+        FileNotFoundError, ValueError: as `table_search.read` and `children.samplers`.
     """
     if config.space not in children.SPACES:
-        table, dataset = read(config)
-        return lambda out: measure(config, table), dataset
+        table, dataset = table_search.read(config)
+        compared = strategies(config, table.space)
+        return lambda out: table_search.measure(config, compared, table), dataset
     dataset = config.dataset or children.DATASETS[0]
     space, child = children.networks(config.space, config)
     learning, compared = children.samplers(dataset, config), strategies(config, space)

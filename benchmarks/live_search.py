@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from rich import progress
 from rich.console import Console
 
@@ -86,7 +86,7 @@ def measure(
                     strategy, earned, start, key, budget, execute, done=done, keep=keep
                 )
                 rewards[name].append(np.asarray(history.rewards))
-                chosen = history.tokens[np.argmax(np.nan_to_num(rewards[name][-1], nan=-1))]
+                chosen = history.tokens[best_of(rewards[name][-1])]
                 found[name].append(chosen.tolist())
                 items = [(chosen, key) for key in jax.random.split(last_key, RETRAININGS)]
                 best[name].append(np.mean([value for _, value in execute(again, items)]))
@@ -95,6 +95,11 @@ def measure(
     broken = {name: int((~np.isfinite(values)).sum()) for name, values in stacked.items()}
     facts = {"tokens": dict(found), "source": source}
     return Outcome(stacked, {n: np.array(x) for n, x in best.items()}, broken, seconds, facts)
+
+
+def best_of(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:
+    """The child with the best reward of those that are not broken."""
+    return np.where(np.isfinite(rewards), rewards, -np.inf).argmax(axis=-1)
 
 
 def kept(config: Any, out: Path) -> list[dict[str, Any]]:

@@ -25,8 +25,9 @@ from rich.table import Table as Shown
 
 import maml
 from benchmarks import hardware
-from benchmarks.architecture_search import Search, read
+from benchmarks.architecture_search import Search
 from benchmarks.config import at_least, in_words
+from benchmarks.table_search import read
 from maml.search import (
     Executor,
     History,

@@ -58,7 +58,7 @@ def check_same(out: Path, wanted: dict[str, Any]) -> None:
     Raises:
         ValueError: saying which.
     """
-    found, wanted = json.loads((out / "config.json").read_text()), json.loads(json.dumps(wanted))
+    found = json.loads((out / "config.json").read_text())
     different = [
         f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here"
         for key in found | wanted
@@ -70,7 +70,7 @@ def check_same(out: Path, wanted: dict[str, Any]) -> None:
 
 def plain(config: Any) -> dict[str, Any]:
     """The options as JSON has them."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+    return json.loads(json.dumps(asdict(config), default=str))
 
 
 def summarise(

@@ -105,7 +105,7 @@ class BatchNorm(nn.Module):
     def __call__(
         self,
         x: Float[Array, "n *rest inputs"],
-        kernel: Float[Array, "inputs features"],
+        kernel: Float[Array, "inputs features"] | None = None,
         *,
         reference: int | None = None,
         running: bool = False,
@@ -114,7 +114,7 @@ class BatchNorm(nn.Module):
 
         Args:
             x: inputs of the linear map; patches, if it is a convolution.
-            kernel: W.
+            kernel: W; None is the identity, where x is the product already.
             reference: how many leading rows give the statistics (default: all).
             running: use the running averages instead.
 
@@ -123,19 +123,19 @@ class BatchNorm(nn.Module):
         """
         if (running and not self.track) or reference == 0:
             raise ValueError("running averages need track=True, and statistics at least one row")
-        inputs, features = kernel.shape
+        inputs, features = (x.shape[-1],) * 2 if kernel is None else kernel.shape
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         axes = tuple(range(x.ndim - 1))
         narrow = inputs < features
-        dtype = self.dtype or jnp.result_type(x, kernel)
+        dtype = self.dtype or (x.dtype if kernel is None else jnp.result_type(x, kernel))
 
-        def product(kernel: Array) -> Array:
-            return x.astype(dtype) @ kernel.astype(dtype)
+        def product(kernel: Array | None) -> Array:
+            return x.astype(dtype) if kernel is None else x.astype(dtype) @ kernel.astype(dtype)
 
         seen = x if narrow else product(kernel)
         exact = seen.astype(jnp.promote_types(seen.dtype, jnp.float32))
         mean, var = exact[:reference].mean(axes), exact[:reference].var(axes)
-        if narrow:
+        if kernel is not None and narrow:
             centered = (exact[:reference] - mean).reshape(-1, inputs)
             covariance = centered.T @ centered / centered.shape[0]
             mean, var = mean @ kernel, jnp.sum(kernel * (covariance @ kernel), axis=0)
@@ -148,7 +148,7 @@ class BatchNorm(nn.Module):
             elif self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 averages.value = (mean, var)
         scale = lax.rsqrt(var + self.epsilon)
-        if narrow:
+        if kernel is not None and narrow:
             normalised = product(kernel * scale) + (bias - mean * scale)
         else:
             normalised = (exact - mean) * scale + bias

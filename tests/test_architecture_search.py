@@ -11,7 +11,14 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks import architecture_search, search_figures, search_tables, session, tables
+from benchmarks import (
+    architecture_search,
+    search_figures,
+    search_tables,
+    session,
+    table_search,
+    tables,
+)
 from benchmarks.architecture_search import NAMES, Search
 from benchmarks.search_figures import top
 from tasks.architectures.tabular import tabulate
@@ -30,7 +37,7 @@ def compared(tmp_path_factory):
     table = tabulate("here", (4, 4, 4), CODES, worth, worth / 10)
     out = tmp_path_factory.mktemp("search") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(architecture_search, "read", lambda config: (table, "tiny"))
+        patch.setattr(table_search, "read", lambda config: (table, "tiny"))
         patch.setattr(session, "RESULTS", out.parent)
         options = Search(children=40, runs=6, seed=3, record=True, out=out)
         return out, architecture_search.main(options)

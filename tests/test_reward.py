@@ -67,7 +67,7 @@ def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers, learner)
     got = reward(from_scratch(CHILD, train, held_out, budget), SMALL, KEY)
 
     def written_out(key):
-        init_key, train_key, key = jax.random.split(key, 3)
+        init_key, train_key = jax.random.split(key)
         model = CHILD(SMALL)
         params = model.init(init_key, jnp.zeros((3, 7, 7, 1)))
         loss = few_shot_loss(model, "transductive")

@@ -54,36 +54,23 @@ def glorot(key: RandomKey, mask: Bool[Array, "rows columns inputs outputs"]) -> 
     return bound * jnp.where(mask, jax.random.uniform(key, mask.shape, minval=-1.0), 0.0)
 
 
-def centred_patches(
-    x: Float[Array, "n height width channels"], size: int, stride: int
-) -> Float[Array, "n rows columns patch"]:
-    """As `tasks.layers.patches`, but centred on the pixels 0, stride, 2 stride, ... of any image.
-
-    (SAME moves the larger windows by a pixel where a stride meets an even side.) Columns, then
-    rows: of twice `size` slices instead of its square, programs of many convolutions compile and
-    run in half the time.
-    """
-    for axis in (2, 1):
-        shifts = shifted(x, size, stride, axis)
-        x = jnp.concatenate(shifts, axis=-1)
-    return x
-
-
 def convolved(
     x: Float[Array, "n height width inputs"],
     kernel: Float[Array, "size size inputs outputs"],
-) -> Float[Array, "n height width outputs"]:
-    """The convolution centred on every pixel; its size is odd.
+    stride: int = 1,
+) -> Float[Array, "n rows columns outputs"]:
+    """The convolution centred on the pixels 0, stride, 2 stride, ...; its size is odd.
 
-    Only columns become patches, and each row of the kernel has products of its own, which are
-    shifted by its place and added up. Where filters are wide and channels few, whole patches are
-    much larger than that, and take three to four times as long.
+    (SAME moves the larger windows by a pixel where a stride meets an even side.) Only columns
+    become patches, and each row of the kernel has products of its own, which are shifted by its
+    place and added up. Where filters are wide and channels few, whole patches are much larger than
+    that, and take three to four times as long.
     """
     size, _, _, outputs = kernel.shape
-    columns = jnp.concatenate(shifted(x, size, 1, axis=2), axis=-1)
+    columns = jnp.concatenate(shifted(x, size, stride, axis=2), axis=-1)
     products = columns @ kernel.transpose(1, 2, 0, 3).reshape(-1, size * outputs)
     rows = enumerate(jnp.split(products, size, axis=-1))
-    return jnp.asarray(sum(shifted(own, size, 1, axis=1)[place] for place, own in rows))
+    return jnp.asarray(sum(shifted(own, size, stride, axis=1)[place] for place, own in rows))
 
 
 def shifted(x: Array, size: int, stride: int, axis: int, edge: float = 0.0) -> list[Array]:

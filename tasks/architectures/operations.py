@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from tasks.architectures.masked import centred_patches, glorot, shifted
+from tasks.architectures.masked import convolved, glorot, shifted
 from tasks.layers import BatchNorm, larger
 
 OPERATIONS = ("identity", "conv1", "conv3", "conv5", "average3", "maximum3")
@@ -74,7 +74,8 @@ class Conv(nn.Module):
         shape = (self.size, self.size, parts[0][0].shape[-1], self.features)
         mask = jnp.ones(shape, bool) if mask is None else mask
         kernel = self.param("kernel", lambda key: glorot(key, mask)) * mask
-        rows = sum(centred_patches(x, self.size, stride) for x, stride in parts)
+        dtype = self.dtype or jnp.result_type(kernel, *(x for x, _ in parts))
+        kernel = kernel.astype(dtype)
+        product = sum(convolved(x.astype(dtype), kernel, stride) for x, stride in parts)
         norm = BatchNorm(self.track, dtype=self.dtype, name="norm")
-        kernel = kernel.reshape(-1, self.features)
-        return norm(jnp.asarray(rows), kernel, reference=reference, running=running)
+        return norm(jnp.asarray(product), reference=reference, running=running)

@@ -134,15 +134,22 @@ class _Scratch:
     def __call__(
         self, train: maml.Sampler, held_out: maml.Sampler, tokens: Tokens, key: RandomKey
     ) -> Float[Array, ""]:
-        init_key, train_key, key = jax.random.split(key, 3)
-        model = self.child(tokens)
-        params = initial(model, train, init_key)
-        learned, adam = algorithm(model, params, self.budget), optimizer(params, self.budget)
-        state = maml.init(learned, adam, params)
-        sample = maml.batched(train, self.budget.meta_batch)
-        steps, chunk = self.budget.meta_steps, self.budget.chunk
-        state, _ = maml.train(learned, adam, sample, state, train_key, steps, chunk=chunk)
-        return accuracy(self.child, self.budget, held_out, state.params, tokens, key)
+        params = trained(self.child, self.budget, train, tokens, key)
+        return accuracy(self.child, self.budget, held_out, params, tokens, key)
+
+
+def trained(
+    child: Child, budget: Budget, train: maml.Sampler, tokens: Tokens, key: RandomKey
+) -> Params:
+    """Parameters of a child's own, meta-trained."""
+    init_key, train_key = jax.random.split(key)
+    model = child(tokens)
+    params = initial(model, train, init_key)
+    learned, adam = algorithm(model, params, budget), optimizer(params, budget)
+    state = maml.init(learned, adam, params)
+    sample = maml.batched(train, budget.meta_batch)
+    steps, chunk = budget.meta_steps, budget.chunk
+    return maml.train(learned, adam, sample, state, train_key, steps, chunk=chunk)[0].params
 
 
 def initial(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:

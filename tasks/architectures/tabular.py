@@ -135,12 +135,7 @@ def nasbench201(path: Path, dataset: str = "cifar10") -> Table:
     """
     if dataset not in DATASETS:
         raise ValueError(f"no data set {dataset!r}; there are {', '.join(DATASETS)}")
-    _check_there(path, "NAS-Bench-201")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (BadZipFile, EOFError, TypeError, ValueError, zlib.error) as error:
-        raise ValueError(f"{path} is no NumPy archive, or was cut off: {error}") from error
+    found = _archive(path, "NAS-Bench-201")
     rows = OPERATIONS**EDGES
     wanted = {"code": (rows, EDGES), "val12": (3, rows), "test200": (3, rows)}
     shapes = {name: array.shape for name, array in found.items()}
@@ -183,6 +178,46 @@ def nasbench_macro(path: Path) -> Table:
         raise ValueError(f"{path} is of another version: wanted {wanted}; got shapes {shapes}")
     rewards, reported = accuracies[:, 0], accuracies[:, 1:].mean(axis=1)
     return tabulate(str(path), (BLOCKS,) * LAYERS, codes, rewards, reported)
+
+
+def maml_bench(path: Path) -> Table:
+    """Ours: every convolutional network of two layers, meta-trained on Omniglot's alphabets.
+
+    The reward is the accuracy after adaptation on held-out classes of the first training, the
+    report the mean accuracy on test classes of the others.
+
+    Args:
+        path: what `benchmarks.maml_bench` makes, a NumPy archive of `code[entry, token]` and
+            `accuracy[entry, training, 2]`, on held-out and on test classes, fractions of 1.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is cut off, or of another version.
+    """
+    found = _archive(path, "MAML-Bench")
+    shapes = {name: array.shape for name, array in found.items()}
+    entries = next(iter(shapes.get("code", ())), 0)
+    wanted = "code[entry, token] and accuracy[entry, training > 1, 2]"
+    if set(shapes) != {"code", "accuracy"} or not (
+        len(shapes["code"]) == 2
+        and len(shapes["accuracy"]) == 3
+        and shapes["accuracy"][::2] == (entries, 2)
+        and shapes["accuracy"][1] > 1
+        and entries
+    ):
+        raise ValueError(f"{path} is of another version: wanted {wanted}; got {shapes}")
+    codes, (held_out, test) = found["code"].astype(int), np.moveaxis(found["accuracy"], -1, 0)
+    choices = tuple((codes.max(axis=0) + 1).tolist())
+    return tabulate(str(path), choices, codes, held_out[:, 0], test[:, 1:].mean(axis=1))
+
+
+def _archive(path: Path, name: str) -> dict[str, np.ndarray]:
+    _check_there(path, name)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (BadZipFile, EOFError, TypeError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path} is no NumPy archive, or was cut off: {error}") from error
 
 
 def _check_there(path: Path, name: str) -> None:

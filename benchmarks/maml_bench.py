@@ -1,0 +1,161 @@
+"""MAML-Bench: every architecture of a small space, meta-trained, in a table that costs nothing.
+
+    python -m benchmarks.maml_bench --data FOLDER       # a quarter of an hour on one core
+    python -m benchmarks.architecture_search --space maml-bench
+
+Networks of two convolutions, each with a height, a width and a number of filters, the second with
+a choice of what it reads: 648. Each is trained three times, on the classes and with the budget of a
+live search, and tried on held-out classes and on those of the test. So a search that is rewarded by
+the first training, and reported by the others, is a live search, and hundreds of them can be
+compared. The same command goes on with what was interrupted.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+from matplotlib.figure import Figure
+from scipy import stats
+
+import maml
+from benchmarks import children, hardware
+from benchmarks.children import Children
+from benchmarks.config import at_least, in_words
+from benchmarks.rl_figures import saved
+from benchmarks.session import RESULTS, check_same, plain, track, write
+from maml.search import Space, over_devices
+from maml.search.space import Tokens
+from maml.types import RandomKey
+from tasks.architectures.reward import Budget, Child, accuracy, trained
+
+TABLE = RESULTS / "maml-bench" / "table.npz"
+PARTIAL = "partial.npz"
+BLOCK = 16  # children between two savings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Children):
+    """Options of the table."""
+
+    dataset: Literal["omniglot", "glyphs"] = "omniglot"
+    """What the children learn from."""
+    layers: int = 2
+    """Of a network."""
+    strides: tuple[int, ...] = (1,)
+    """Options of a layer's strides."""
+    filters: tuple[int, ...] = (4, 8)
+    """Options of a layer's filters."""
+    trainings: int = 3
+    """Of each architecture."""
+    seed: int = 0
+    """Of all of them."""
+    out: Path = TABLE.parent
+    """Folder of `table.npz`, `summary.json` and the figure."""
+
+    def __post_init__(self) -> None:
+        at_least(self, {"trainings": 2})
+
+
+def everything(space: Space) -> Int[np.ndarray, "entry token"]:
+    """Every architecture that a space allows, in the order of their tokens."""
+    tokens = np.array(list(product(*map(range, space.choices))))
+
+    def whole(own: Array) -> Array:
+        return jnp.take_along_axis(space.along(own), own[:, None], axis=1).all()
+
+    return tokens[np.asarray(jax.jit(jax.vmap(whole))(tokens))]
+
+
+def both(
+    child: Child, budget: Budget, *data: maml.Sampler
+) -> Callable[[Tokens, RandomKey], Float[Array, "2"]]:
+    """Accuracy on held-out and on test classes, of one training; `data` are the three samplers."""
+    return Partial(partial(_both, child, budget), *data)
+
+
+def _both(
+    child: Child,
+    budget: Budget,
+    train: maml.Sampler,
+    held_out: maml.Sampler,
+    test: maml.Sampler,
+    tokens: Tokens,
+    key: RandomKey,
+) -> Float[Array, "2"]:
+    params = trained(child, budget, train, tokens, key)
+    tried = partial(accuracy, child, budget, params=params, tokens=tokens, key=key)
+    return jnp.stack([tried(held_out=held_out), tried(held_out=test)])
+
+
+def begun(config: Bench, entries: int) -> tuple[Float[np.ndarray, "entry training 2"], float]:
+    """The accuracies that a folder holds, NaN where there are none yet, and their seconds.
+
+    Raises:
+        ValueError: they are of other options.
+    """
+    path, options = config.out / PARTIAL, config.out / "config.json"
+    wanted = {name: value for name, value in plain(config).items() if name != "out"}
+    if path.exists():
+        check_same(config.out, wanted)
+        with np.load(path, allow_pickle=False) as archive:
+            return archive["accuracy"], float(archive["seconds"])
+    config.out.mkdir(parents=True, exist_ok=True)
+    options.write_text(json.dumps(wanted, indent=2) + "\n")
+    return np.full((entries, config.trainings, 2), np.nan, np.float32), 0.0
+
+
+def draw(out: Path, found: Float[np.ndarray, "entry training 2"]) -> Figure:
+    """What a search is rewarded by against what is reported; `table.png`."""
+    rewards, reported = found[:, 0, 0], found[:, 1:, 1].mean(1)
+    figure = Figure(figsize=(5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(100 * rewards, 100 * reported, ".", alpha=0.3)
+    axes.set(xlabel="held-out classes, training 1, %", ylabel="test classes, other trainings, %")
+    rank = float(np.asarray(stats.spearmanr(rewards, reported))[0])
+    axes.set_title(f"{len(found):,} architectures: Spearman {rank:.2f}")
+    axes.grid(alpha=0.3)
+    return saved(figure, out / "table.png")
+
+
+def main(config: Bench) -> dict[str, Any]:
+    """Trains what is missing; writes the table, its summary and its figure."""
+    space, child = children.networks("macro", config)
+    sample, source = children.samplers(config.dataset, config)
+    codes = everything(space)
+    found, seconds = begun(config, len(codes))
+    reward = both(child, config.budget, *(sample[part] for part in ("train", "held_out", "test")))
+    key, execute = jax.random.key(config.seed), over_devices(maml.task_mesh())
+    missing = np.argwhere(np.isnan(found[..., 0]).T)  # all of a training, then all of the next
+    blocks = [missing[start : start + BLOCK] for start in range(0, len(missing), BLOCK)]
+    for block in track(blocks, f"blocks of {BLOCK} architectures"):
+        since = time.perf_counter()
+        keys = [jax.random.fold_in(jax.random.fold_in(key, t), entry) for t, entry in block]
+        items = list(zip(jnp.asarray(codes[block[:, 1]]), keys, strict=True))
+        for place, value in execute(reward, items):
+            found[block[place][1], block[place][0]] = value
+        seconds += time.perf_counter() - since
+        fresh = config.out / f"new-{PARTIAL}"
+        np.savez(fresh, accuracy=found, seconds=seconds)
+        fresh.replace(config.out / PARTIAL)
+    table = {"code": codes.astype(np.uint8), "accuracy": found.astype(np.float16)}
+    np.savez_compressed(config.out / "table.npz", **table)
+    draw(config.out, found)
+    facts = {"architectures": len(codes), "source": source, "seconds": {"train": seconds}}
+    return write("maml_bench", config, config.out, facts, record=False)
+
+
+if __name__ == "__main__":
+    hardware.start()
+    with in_words():
+        main(tyro.cli(Bench, description=__doc__))

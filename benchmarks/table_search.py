@@ -1,0 +1,78 @@
+"""Searches of a table: hundreds of runs in one program."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import track
+
+from benchmarks.live_search import Outcome, best_of
+from benchmarks.maml_bench import TABLE
+from maml.search import Strategy, search
+from maml.types import RandomKey
+from tasks.architectures import graphs, tabular
+from tasks.architectures.tabular import Table, lookup
+
+
+def read(config: Any) -> tuple[Table, str]:
+    """The table, and the name of its data set.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: the space needs a file and none is named, has no such data set, or the file is
+            not what it should be.
+    """
+    if config.space == "graphs":
+        dataset = config.dataset or graphs.DATASETS[0]
+        return graphs.nasbench_graph(dataset), dataset
+    if config.space == "maml-bench":
+        return tabular.maml_bench(config.table or TABLE), "omniglot"
+    if config.table is None:
+        raise ValueError(f"--space {config.space} reads a file of yours: --table FILE")
+    if config.space == "nasbench201":
+        dataset = config.dataset or tabular.DATASETS[0]
+        return tabular.nasbench201(config.table, dataset), dataset
+    if config.dataset not in (None, "cifar10"):
+        raise ValueError(f"NAS-Bench-Macro is of cifar10 alone; got {config.dataset!r}")
+    return tabular.nasbench_macro(config.table), "cifar10"
+
+
+def searches(strategy: Strategy, table: Table, config: Any) -> Callable[[RandomKey], Any]:
+    """Many searches in one program: (rewards, reports `[run, child]`, broken rewards)."""
+
+    def one(key: RandomKey) -> Any:
+        init_key, key = jax.random.split(key)
+        state = strategy.init(init_key)
+
+        def reward(tokens: Any, key: RandomKey) -> Any:
+            return lookup(table.rewards, tokens)
+
+        state, history = search(strategy, reward, state, key, config.children)
+        reports = jax.vmap(lookup, (None, 0))(table.reported, history.tokens)
+        return history.rewards, reports, state.broken
+
+    return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, config.repeats)))
+
+
+def measure(config: Any, compared: dict[str, Strategy], table: Table) -> Outcome:
+    """What comes of searching a table.
+
+    Args:
+        config: the options of `benchmarks.architecture_search`.
+        compared: all strategies; those that `config.strategies` names search.
+        table: of what.
+    """
+    rewards, best, seconds, broken = {}, {}, {}, {}
+    for name in track(config.strategies, description="searches"):
+        started = time.perf_counter()
+        key = jax.random.fold_in(jax.random.key(config.seed), list(compared).index(name))
+        found, reports, lost = jax.device_get(searches(compared[name], table, config)(key))
+        seconds[name] = time.perf_counter() - started
+        broken[name] = int(lost.sum())
+        rewards[name] = found
+        best[name] = reports.astype(float)[np.arange(config.repeats), best_of(found)]
+    return Outcome(
+        rewards, best, broken, seconds, {"optimum": 100 * float(np.nanmax(table.reported))}
+    )

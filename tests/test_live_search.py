@@ -1,0 +1,138 @@
+"""Searches that train: every child is kept once, whenever they are killed."""
+
+import json
+from functools import partial
+from itertools import product
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from benchmarks import architecture_search, children, live_search, maml_bench
+from benchmarks.architecture_search import Search
+from benchmarks.maml_bench import Bench
+from maml.search import Space
+from tasks.architectures import tabular
+from tasks.architectures.macro import Macro
+from tasks.architectures.macro import space as macro_space
+
+SPACE = Space((4, 4, 4))
+PAIR = ("random", "evolution")
+
+
+def worth(tokens, key, of=9):
+    """Broken where the first token is the last option."""
+    return jnp.where(tokens[0] == 3, jnp.nan, tokens.sum() / of)
+
+
+@pytest.fixture
+def cheap(monkeypatch):
+    """Children that need no training; what is reported is a tenth of the reward."""
+    nothing = dict.fromkeys(("train", "held_out", "test"))
+    monkeypatch.setattr(children, "networks", lambda space, options: (SPACE, None))
+    monkeypatch.setattr(children, "samplers", lambda dataset, options: (nothing, "here"))
+    monkeypatch.setattr(children, "reward", lambda *_: Partial(worth))
+    tenth = Partial(partial(worth, of=90))
+    monkeypatch.setattr(live_search.reward, "from_scratch", lambda *_: tenth)
+
+
+def options(out, **changes):
+    usual = {"space": "macro", "children": 30, "runs": 2, "strategies": PAIR, "out": out}
+    return Search(**(usual | changes))
+
+
+def kept(out):
+    return [json.loads(line) for line in (out / live_search.KEPT).read_text().splitlines()]
+
+
+def places(lines):
+    return [(line["run"], line["strategy"], line["number"]) for line in lines]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_every_child_is_kept_and_the_best_is_reported_by_other_trainings(tmp_path, capsys):
+    summary = architecture_search.main(options(tmp_path))
+    lines = kept(tmp_path)
+    assert sorted(places(lines)) == sorted(product((0, 1), PAIR, range(30)))
+    for name in PAIR:
+        mine = [[x["reward"] for x in lines if places([x])[0][:2] == (r, name)] for r in (0, 1)]
+        assert summary["broken"][name] == sum(row.count(None) for row in mine) > 0
+        best = [max(value for value in row if value is not None) for row in mine]
+        assert summary["best"][name]["mean"] == pytest.approx(10 * np.mean(best), rel=1e-5)
+        assert [sum(tokens) / 9 for tokens in summary["tokens"][name]] == pytest.approx(best)
+    assert summary["mean_last_fifth"]["evolution"] != summary["mean_last_fifth"]["random"]
+    assert (
+        summary["runs"] == 2 and summary["source"] == "here" and "random" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_search_that_was_killed_ends_as_the_straight_one_and_doubles_no_child(tmp_path):
+    straight = architecture_search.main(options(tmp_path / "straight", runs=3))
+    out = tmp_path / "killed"
+    architecture_search.main(options(out))
+    text = (out / live_search.KEPT).read_text()
+    (out / live_search.KEPT).write_text(text[: int(0.7 * len(text))])  # in the middle of a line
+    again = architecture_search.main(options(out, runs=3))
+    differ = {"command", "config", "seconds"}
+    assert {k: v for k, v in again.items() if k not in differ} == {
+        k: v for k, v in straight.items() if k not in differ
+    }
+    assert len(set(places(kept(out)))) == len(kept(out)) == 180
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_folder_of_other_searches_is_refused_and_stays_as_it_was(tmp_path):
+    architecture_search.main(options(tmp_path))
+    before = (tmp_path / live_search.KEPT).read_bytes()
+    with pytest.raises(ValueError, match=r"other options: seed 0 there, 1 here"):
+        architecture_search.main(options(tmp_path, seed=1))
+    assert (tmp_path / live_search.KEPT).read_bytes() == before
+
+
+def test_what_children_cannot_learn_from_is_refused_before_there_is_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="omniglot or glyphs; got 'cifar10'"):
+        architecture_search.main(options(tmp_path / "new", dataset="cifar10"))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="random is what others are compared with"):
+        options(tmp_path, strategies=("ppo",))
+
+
+def test_everything_is_what_the_space_allows():
+    macro = Macro(layers=2, side=3, sizes=(1,), filters=(1,))
+    found = maml_bench.everything(macro_space(macro))
+    # A stride of 2 leaves 2 of 3 pixels, after which there is no other. If the second layer reads
+    # the image it has 4 pairs of strides, otherwise on each axis 3 of 4 pairs are left.
+    assert len(found) == len({tuple(row) for row in found}) == 4 * 4 + 3 * 3
+    assert found.max() == 1
+
+
+def test_the_table_holds_what_was_trained_and_goes_on_after_it_was_killed(tmp_path, monkeypatch):
+    trained = []
+
+    def both(child, budget, *data):
+        return Partial(lambda tokens, key: jnp.stack([tokens.sum() / 20, tokens.sum() / 40]))
+
+    def execute(function, items):
+        trained.extend(tuple(np.asarray(tokens).tolist()) for tokens, _ in items)
+        if len(trained) > 40 and not (tmp_path / "table.npz").exists() and len(trained) < 60:
+            raise KeyboardInterrupt
+        return [(place, function(*item)) for place, item in enumerate(items)]
+
+    nothing = dict.fromkeys(("train", "held_out", "test"))
+    monkeypatch.setattr(children, "samplers", lambda dataset, options: (nothing, "here"))
+    monkeypatch.setattr(maml_bench, "both", both)
+    monkeypatch.setattr(maml_bench, "over_devices", lambda mesh: execute)
+    config = Bench(sizes=(1, 3), filters=(4,), trainings=2, out=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        maml_bench.main(config)
+    done = len(trained) - maml_bench.BLOCK
+    summary = maml_bench.main(config)
+    assert len(trained) == 2 * summary["architectures"] + maml_bench.BLOCK and done > 0
+    table = tabular.maml_bench(tmp_path / "table.npz")
+    tokens = jnp.array([1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0])
+    assert tabular.lookup(table.rewards, tokens) == pytest.approx(4 / 20, abs=1e-3)
+    assert tabular.lookup(table.reported, tokens) == pytest.approx(4 / 40, abs=1e-3)
+    with pytest.raises(ValueError, match="other options: trainings 2 there, 3 here"):
+        maml_bench.main(Bench(sizes=(1, 3), filters=(4,), trainings=3, out=tmp_path))
