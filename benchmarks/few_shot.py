@@ -1,5 +1,6 @@
 """Few-shot classification: options, algorithms, and how they become an experiment."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ MODELS = {
 
 
 COUNTS = ("multi_step", "first_order")
+Apply = Callable[[Params, Any], jax.Array]
 SWITCHES = ("learn_rates", *COUNTS, "per_step_norm")  # of maml++
 
 
@@ -144,13 +146,18 @@ def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params)
     }[config.algorithm]()
 
 
-def judge(model: nn.Module, mode: Mode) -> LossFn:
+def judge(
+    model: nn.Module, mode: Mode, combined: Callable[[Apply], Apply] = lambda apply: apply
+) -> LossFn:
     """The loss of an evaluation; beside its accuracy, that by other statistics for the query."""
+
+    def by(mode: Mode) -> LossFn:
+        return maml.classification(combined(few_shot_apply(model, mode, evaluating=True)))
+
     modes: dict[str, Mode] = {"inductive": "support", "transductive": "transductive"}
     if mode == "running":
         modes = {}
-    others = {name: few_shot_loss(model, m) for name, m in modes.items() if m != mode}
-    loss = few_shot_loss(model, mode, evaluating=True)
+    loss, others = by(mode), {name: by(other) for name, other in modes.items() if other != mode}
 
     def judged(params: Params, query: Batch, key: RandomKey) -> tuple[jax.Array, dict]:
         value, metrics = loss(params, query, key)
@@ -160,8 +167,12 @@ def judge(model: nn.Module, mode: Mode) -> LossFn:
     return judged
 
 
-def experiment(config: FewShot) -> Experiment:
+def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     """The experiment of a configuration; loads the data.
+
+    Args:
+        config: of it.
+        members: of an ensemble, to be evaluated; one is no ensemble.
 
     Raises:
         ValueError: options that the data or the algorithm cannot serve.
@@ -215,13 +226,18 @@ def experiment(config: FewShot) -> Experiment:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
         "source": characters.source,
     }
+    chosen, judged = algorithm(config, loss, features, params), judge(model, config.batch_norm)
+    if members > 1:
+        chosen = chosen._replace(learner=maml.ensemble(chosen.learner))
+        judged = judge(model, config.batch_norm, maml.mixture)
+        facts["algorithm"] = f"{config.algorithm}, ensemble of {members}"
     return Experiment(
         "omniglot",
-        algorithm(config, loss, features, params),
+        chosen,
         params,
         samplers,
         few_shot_apply(model, config.batch_norm, evaluating=True),
-        judge(model, config.batch_norm),
+        judged,
         "accuracy",
         facts,
         precision=precision,

@@ -87,7 +87,7 @@ def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
             continue
         free = {*FREE, "seed", "steps_per_call", "devices"}
         options = {name: value for name, value in summary["config"].items() if name not in free}
-        options["benchmark"] = summary["benchmark"]
+        options |= {name: summary[name] for name in ("benchmark", "algorithm")}
         options["trains"] = "train" in summary["seconds"]  # or evaluates what another has trained
         alike = (
             runs

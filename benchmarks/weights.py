@@ -2,6 +2,7 @@
 
     python -m benchmarks.weights results/weights/NAME.npz --data FOLDER     # evaluates them
     python -m benchmarks.weights results/weights/NAME.npz --ways 5 ...      # in another cell
+    python -m benchmarks.weights FILE FILE FILE --data FOLDER               # as an ensemble
     python -m benchmarks.weights NAME.npz --run RUN                         # writes them
 
 A file holds half-precision arrays by path and the options of their run, and nothing that is
@@ -10,11 +11,13 @@ executed. Rounding is part of them: what is evaluated is what the file holds.
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import PyTree
@@ -94,8 +97,8 @@ def _config(found: dict[str, Any]) -> FewShot:
 class Weights:
     """Options of the command."""
 
-    file: tyro.conf.Positional[Path]
-    """Of the weights."""
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Of weights; several, which differ in their seed, are an ensemble."""
     run: Path | None = None
     """Folder of a run whose last checkpoint is written to the file; None evaluates the file."""
     data: Path | None = None
@@ -116,26 +119,51 @@ class Weights:
 
 
 def main(asked: Weights) -> None:
-    """Writes a file, or evaluates one and prints its table."""
+    """Writes a file, or evaluates one, or the ensemble of several, and prints its table."""
+    files = list(asked.files)
+    if not files or (asked.run and len(files) > 1):
+        raise ValueError(f"one file is written, one or more are read; got {len(files)}")
+    file, *others = files
     if asked.run:
-        write(asked.file, asked.run)
+        write(file, asked.run)
         return
-    names = ("data", "ways", "shots", "eval_tasks", "eval_steps")
-    changes = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+    given = ("data", "ways", "shots", "eval_tasks", "eval_steps")
+    changes = {name: getattr(asked, name) for name in given if getattr(asked, name) is not None}
     if asked.ways is not None:
-        before = options(asked.file)
+        before = options(file)
         changes["train_ways"] = before.train_ways or before.ways
-    chosen, config, meta_params = trained(asked.file, **changes)
-    out = asked.out or session.RESULTS / "runs" / f"weights-{asked.file.stem}"
+    chosen, config, meta_params = trained(file, **changes)
+    if others:
+        chosen, meta_params = together(files, config, chosen, meta_params)
+    out = asked.out or session.RESULTS / "runs" / f"weights-{file.stem}"
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     found: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
     found |= runner.tested(chosen, config, meta_params) | chosen.facts
     found |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
-    found |= {"seconds": {"evaluate": time.perf_counter() - start}, "weights": asked.file.name}
+    found |= {"seconds": {"evaluate": time.perf_counter() - start}}
+    found |= {"weights": [own.name for own in files]}
     when = min(config.inner_steps, config.eval_steps)
     found |= session.headline(found, chosen.headline, when)
     tables.show(session.write(chosen.name, config, out, found, record=asked.record))
+
+
+def together(
+    files: Sequence[Path], config: FewShot, single: Experiment, first: MetaParams
+) -> tuple[Experiment, MetaParams]:
+    """The ensemble of files whose options differ in their seed alone.
+
+    Raises:
+        ValueError: they differ in others.
+    """
+    for file in files[1:]:
+        own = replace(options(file), seed=config.seed)
+        if own != replace(options(files[0]), seed=config.seed):
+            raise ValueError(f"{file} is of another run than {files[0]}, in more than the seed")
+    like = single.algorithm.init(single.params)
+    members = [first, *(load(file, like) for file in files[1:])]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    return experiment(config, members=len(files)), stacked
 
 
 def write(file: Path, run: Path) -> None:

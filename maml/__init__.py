@@ -12,6 +12,7 @@ from maml.algorithms import (
     reptile,
 )
 from maml.closed_form import R2D2, protonet, r2d2
+from maml.ensemble import ensemble, mixture
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
 from maml.finite import skip_nonfinite, skipped
@@ -61,6 +62,7 @@ __all__ = [
     "combine",
     "complement",
     "displacement",
+    "ensemble",
     "evaluate",
     "fomaml",
     "gradient_descent",
@@ -75,6 +77,7 @@ __all__ = [
     "meta_gradient",
     "meta_sgd",
     "meta_step",
+    "mixture",
     "partition",
     "protonet",
     "proximal",

@@ -155,7 +155,38 @@ def test_a_file_of_networks_that_is_not_right_is_refused(tmp_path, content, says
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [tabular.nasbench201, tabular.nasbench_macro])
+def networks_of_ours(**changes):
+    """What a file of MAML-Bench holds: the later a training, the better on the test's classes."""
+    codes = np.array(list(product(range(2), range(3))), np.uint8)
+    held_out = np.stack([codes.sum(axis=1) / 10] * 3, axis=1)
+    accuracy = np.stack([held_out, held_out + np.array([0.1, 0.2, 0.4])], axis=-1)
+    return {"code": codes, "accuracy": accuracy.astype(np.float16)} | changes
+
+
+def test_ours_is_rewarded_by_the_first_training_and_reported_by_the_others(tmp_path):
+    table = tabular.maml_bench(path_to(tmp_path, networks_of_ours()))
+    assert table.space.choices == (2, 3)
+    np.testing.assert_allclose(lookup(table.rewards, jnp.array([1, 2])), 0.3, atol=1e-3)
+    np.testing.assert_allclose(lookup(table.reported, jnp.array([1, 2])), 0.6, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no NumPy archive, or was cut off"),
+        ({"code": np.zeros((6, 2), int)}, "another version"),
+        (networks_of_ours(accuracy=np.zeros((5, 3, 2))), "another version"),
+        (networks_of_ours(accuracy=np.zeros((6, 1, 2))), "another version"),
+        (networks_of_ours(accuracy=np.full((6, 2, 2), np.nan)), "not between 0 and 1"),
+        (networks_of_ours(code=np.zeros((6, 2), np.uint8)), "there twice"),
+    ],
+)
+def test_a_file_of_ours_that_is_not_right_is_refused(tmp_path, content, says):
+    with pytest.raises(ValueError, match=says):
+        tabular.maml_bench(path_to(tmp_path, content))
+
+
+@pytest.mark.parametrize("read", [tabular.nasbench201, tabular.nasbench_macro, tabular.maml_bench])
 def test_a_file_that_is_not_there_is_named(tmp_path, read):
     with pytest.raises(FileNotFoundError, match=r"there is none at .*missing"):
         read(tmp_path / "missing")

@@ -26,7 +26,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def file(run, tmp_path):
     path = tmp_path / "weights.npz"
-    weights.main(weights.Weights(file=path, run=run.out))
+    weights.main(weights.Weights(files=(path,), run=run.out))
     return path
 
 
@@ -39,12 +39,31 @@ def test_a_file_holds_what_the_last_checkpoint_holds(run, file):
 
 
 def test_what_a_file_achieves_is_printed(run, file, capsys):
-    weights.main(weights.Weights(file=file, eval_tasks=3))
+    weights.main(weights.Weights(files=(file,), eval_tasks=3))
     step = str(run.summary["steps"])
     accuracy = 100 * run.summary["accuracy"][step]["mean"]
     shown = capsys.readouterr().out
     assert "omniglot" not in shown and "glyphs 5-way 1-shot" in shown
     assert f"{accuracy:.2f}" in shown  # three tasks of five queries: rounding changes none
+
+
+def test_files_of_several_seeds_are_evaluated_as_an_ensemble(run, file, tmp_path, capsys):
+    """Of twice the same weights it is one of them; of runs of other options it is refused."""
+    same = weights.Weights(files=(file, file), eval_tasks=3, out=tmp_path / "both")
+    weights.main(same)
+    found = json.loads((tmp_path / "both" / "summary.json").read_text())
+    step = str(run.summary["steps"])
+    assert found["accuracy"][step] == run.summary["accuracy"][step]
+    assert found["algorithm"] == "maml, ensemble of 2"
+    other = tmp_path / "other.npz"
+    with np.load(file) as archive:
+        changed = json.loads(archive["options"].item()) | {"inner_rate": 9.0}
+        arrays = dict(archive) | {"options": np.array(json.dumps(changed))}
+    np.savez(other, allow_pickle=False, **arrays)
+    with pytest.raises(ValueError, match="in more than the seed"):
+        weights.main(weights.Weights(files=(file, other), eval_tasks=3))
+    with pytest.raises(ValueError, match=r"one file is written.*got 2"):
+        weights.main(weights.Weights(files=(file, file), run=run.out))
 
 
 def test_weights_of_another_network_are_refused_with_the_path(file):
