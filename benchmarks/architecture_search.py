@@ -28,6 +28,7 @@ import tyro
 from scipy import stats
 
 from benchmarks import (
+    architecture_drawing,
     children,
     hardware,
     live_search,
@@ -179,6 +180,8 @@ def main(config: Search) -> dict[str, Any]:
     search_tables.show(summary)
     search_figures.running_mean(out, rewards)
     search_figures.tops(out, rewards)
+    if config.space in children.SPACES:
+        architecture_drawing.best(out, config, summary["chosen"])
     print(f"figures: {out}")
     return summary
 

@@ -60,16 +60,16 @@ class Children:
     """Meta-steps of weights that all children share; 0 is none."""
 
 
+def convolutions(options: Children) -> macro.Macro:
+    """The space of 2016, with these options."""
+    names = ("layers", "side", "sizes", "strides", "filters")
+    return macro.Macro(**{name: getattr(options, name) for name in names})
+
+
 def networks(space: str, options: Children) -> tuple[Space, Child]:
     """The space, and what turns tokens into a model."""
     if space == "macro":
-        own = macro.Macro(
-            layers=options.layers,
-            side=options.side,
-            sizes=options.sizes,
-            strides=options.strides,
-            filters=options.filters,
-        )
+        own = convolutions(options)
         return macro.space(own), partial(macro.MacroNet, own, ways=options.ways)
     own = cells.Cells(blocks=options.blocks, features=options.filters[-1])
     return cells.space(own), partial(cells.CellNet, own, ways=options.ways)

@@ -33,7 +33,8 @@ class Outcome(NamedTuple):
         best: by strategy, what is reported of the best child of each run.
         broken: by strategy, how many rewards were not finite.
         seconds: by strategy.
-        facts: what else there is to say.
+        facts: what else there is to say; of searches that train, `chosen`, by strategy the accuracy
+            and the tokens of each run's best.
     """
 
     rewards: dict[str, Float[np.ndarray, "run child"]]
@@ -93,8 +94,9 @@ def measure(
     stacked = {name: np.stack(found) for name, found in rewards.items()}
     seconds = {n: sum(x["seconds"] for x in lines if x["strategy"] == n) + 0.0 for n in best}
     broken = {name: int((~np.isfinite(values)).sum()) for name, values in stacked.items()}
-    facts = {"tokens": dict(found), "source": source}
-    return Outcome(stacked, {n: np.array(x) for n, x in best.items()}, broken, seconds, facts)
+    reported = {name: np.array(values) for name, values in best.items()}
+    chosen = {n: [*zip(reported[n].tolist(), tokens, strict=True)] for n, tokens in found.items()}
+    return Outcome(stacked, reported, broken, seconds, {"chosen": chosen, "source": source})
 
 
 def best_of(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from benchmarks import architecture_search, children, live_search, maml_bench
+from benchmarks import (
+    architecture_drawing,
+    architecture_search,
+    children,
+    live_search,
+    maml_bench,
+)
 from benchmarks.architecture_search import Search
 from benchmarks.maml_bench import Bench
 from maml.search import Space
@@ -17,7 +23,7 @@ from tasks.architectures import tabular
 from tasks.architectures.macro import Macro
 from tasks.architectures.macro import space as macro_space
 
-SPACE = Space((4, 4, 4))
+SPACE = Space((4, 4, 4, 1, 1))
 PAIR = ("random", "evolution")
 
 
@@ -38,7 +44,14 @@ def cheap(monkeypatch):
 
 
 def options(out, **changes):
-    usual = {"space": "macro", "children": 30, "runs": 2, "strategies": PAIR, "out": out}
+    usual = {
+        "space": "macro",
+        "layers": 1,
+        "children": 30,
+        "runs": 2,
+        "strategies": PAIR,
+        "out": out,
+    }
     return Search(**(usual | changes))
 
 
@@ -60,7 +73,9 @@ def test_every_child_is_kept_and_the_best_is_reported_by_other_trainings(tmp_pat
         assert summary["broken"][name] == sum(row.count(None) for row in mine) > 0
         best = [max(value for value in row if value is not None) for row in mine]
         assert summary["best"][name]["mean"] == pytest.approx(10 * np.mean(best), rel=1e-5)
-        assert [sum(tokens) / 9 for tokens in summary["tokens"][name]] == pytest.approx(best)
+        chosen = summary["chosen"][name]
+        assert [sum(tokens) / 9 for _, tokens in chosen] == pytest.approx(best)
+        assert [10 * value for value, _ in chosen] == pytest.approx(best)
     assert summary["mean_last_fifth"]["evolution"] != summary["mean_last_fifth"]["random"]
     assert (
         summary["runs"] == 2 and summary["source"] == "here" and "random" in capsys.readouterr().out
@@ -97,6 +112,21 @@ def test_what_children_cannot_learn_from_is_refused_before_there_is_a_folder(tmp
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="random is what others are compared with"):
         options(tmp_path, strategies=("ppo",))
+
+
+def test_a_network_and_cells_are_drawn_as_they_are(tmp_path):
+    macro = Macro(layers=2, side=5, sizes=(1, 3), filters=(4, 8))
+    graph = architecture_drawing.of_network(macro, [1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 1])
+    assert graph.edges == {(0, 1), (1, 2), (2, 3)} and graph.nodes[-1] == "head"
+    assert graph.nodes[1] == "4 filters of 3 x 1\nstride 2 x 1, leaves 3 x 5"
+    assert graph.nodes[2] == "8 filters of 1 x 1\nstride 1 x 2, leaves 3 x 3"
+    normal, reduction = architecture_drawing.of_cells([0, 1, 2, 5, 1, 2, 1, 0, 3, 0] * 2)
+    assert normal.nodes[2] == "C: concatenate\nconv3 of A, maximum3 of B"
+    assert normal.nodes[3] == "D: add\nidentity of C, conv5 of B"
+    assert normal.edges == {(0, 2), (1, 2), (2, 3), (1, 3), (3, 4)} == reduction.edges
+    figure = architecture_drawing.draw(tmp_path, [normal, reduction])
+    shown = [text.get_text() for text in figure.axes[0].texts]
+    assert set(normal.nodes) <= set(shown) and (tmp_path / "best.png").exists()
 
 
 def test_everything_is_what_the_space_allows():

@@ -1,0 +1,112 @@
+"""The best network of a search, or its cells, as graphs."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.children import convolutions
+from benchmarks.rl_figures import saved
+from tasks.architectures.cells import COMBINERS, STRIDES
+from tasks.architectures.macro import Macro, decode
+from tasks.architectures.operations import OPERATIONS
+
+SHRUNK = {"shrinkA": 16, "shrinkB": 18}  # arrows, by the boxes at their ends
+
+
+class Graph(NamedTuple):
+    """What there is to draw.
+
+    Attributes:
+        title: of it.
+        nodes: labels; every edge goes to a later one, and the last is the end.
+        edges: from which node to which.
+    """
+
+    title: str
+    nodes: list[str]
+    edges: set[tuple[int, int]]
+
+
+def of_network(macro: Macro, tokens: Sequence[int]) -> Graph:
+    """The layers of a network of the convolutional space; the head reads what no layer does."""
+    nodes, edges = [f"image, {macro.side} x {macro.side}"], set()
+    for number, layer in enumerate(decode(macro, jnp.asarray(tokens)), 1):
+        facts = (np.asarray(fact).tolist() for fact in layer)
+        reads, (height, width), (down, right), features, _, (rows, columns) = facts
+        what = f"{features} filters of {height} x {width}\nstride {down} x {right}"
+        nodes.append(f"{what}, leaves {rows} x {columns}")
+        edges |= {(source, number) for source, read in enumerate(reads) if read}
+    return _ended("the best network", nodes, edges, "head", since=1)
+
+
+def of_cells(tokens: Sequence[int]) -> list[Graph]:
+    """The normal and the reduction cell; what no block reads is put out."""
+    found = []
+    for kind, own in zip(STRIDES, np.reshape(tokens, (2, -1, 5)).tolist(), strict=True):
+        nodes, edges = ["A: the cell before the last", "B: the last cell"], set()
+        for first, second, one, other, combiner in own:
+            parts = f"{OPERATIONS[one]} of {'ABCDEFGH'[first]}, {OPERATIONS[other]} of"
+            name = f"{'ABCDEFGH'[len(nodes)]}: {COMBINERS[combiner]}"
+            edges |= {(state, len(nodes)) for state in (first, second)}
+            nodes.append(f"{name}\n{parts} {'ABCDEFGH'[second]}")
+        found.append(_ended(f"the best {kind} cell", nodes, edges, "put out", since=2))
+    return found
+
+
+def _ended(
+    title: str, nodes: list[str], edges: set[tuple[int, int]], end: str, *, since: int
+) -> Graph:
+    read = {source for source, _ in edges}
+    loose = {(number, len(nodes)) for number in range(since, len(nodes)) if number not in read}
+    return Graph(title, [*nodes, end], edges | loose)
+
+
+def best(out: Path, config: Any, chosen: dict[str, list[tuple[float, list[int]]]]) -> Figure:
+    """Of all that strategies have chosen, that of the highest accuracy; `best.png`."""
+    _, tokens = max(pair for pairs in chosen.values() for pair in pairs)
+    macro = config.space == "macro"
+    return draw(out, [of_network(convolutions(config), tokens)] if macro else of_cells(tokens))
+
+
+def draw(out: Path, graphs: Sequence[Graph]) -> Figure:
+    """The graphs side by side, from the top down; `best.png`."""
+    depths = [_depths(graph) for graph in graphs]
+    height = 1.2 * (1 + max(map(max, depths)))
+    figure = Figure(figsize=(4.5 * len(graphs), height), layout="constrained")
+    row = figure.subplots(1, len(graphs), squeeze=False)[0]
+    for axes, graph, depth in zip(row, graphs, depths, strict=True):
+        _draw(axes, graph, depth)
+    return saved(figure, out / "best.png")
+
+
+def _depths(graph: Graph) -> list[int]:
+    """The longest way to each node."""
+    depths = [0] * len(graph.nodes)
+    for source, target in sorted(graph.edges):
+        depths[target] = max(depths[target], depths[source] + 1)
+    return depths
+
+
+def _draw(axes: Axes, graph: Graph, depths: list[int]) -> None:
+    width, seen, places = Counter(depths), Counter[int](), []
+    for depth in depths:
+        places.append((2 * (seen[depth] - (width[depth] - 1) / 2), -float(depth)))
+        seen[depth] += 1
+    for source, target in graph.edges:
+        far = depths[target] - depths[source] > 1  # around what is between
+        bend = 0.4 * far * (1 if places[source][0] < 0 else -1)
+        style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": "gray"}
+        axes.annotate("", places[target], places[source], arrowprops=style | SHRUNK)
+    for (x, y), label in zip(places, graph.nodes, strict=True):
+        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "gray"}
+        axes.text(x, y, label, ha="center", va="center", bbox=box, fontsize="small")
+    across, down = np.array(places).T
+    axes.set(title=graph.title, xlim=(across.min() - 1.6, across.max() + 1.6))
+    axes.set_ylim(down.min() - 0.4, 0.4)
+    axes.axis("off")
