@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,6 +98,8 @@ class Search(Children):
             raise ValueError(f"the batch must divide {self.children} children; got {self.batch}")
         if self.rate is not None and not self.rate > 0:
             raise ValueError(f"the rate must be above 0; got {self.rate}")
+        if self.executor == "ray" and find_spec("ray") is None:
+            raise ValueError("--executor ray needs Ray; pip install 'maml[ray]'")
         if "random" not in self.strategies:
             raise ValueError(f"random is what others are compared with; got {self.strategies}")
         if self.space == "graphs" and self.table is not None:

@@ -1,16 +1,18 @@
 """Children that are trained to be rewarded: what they are made of, and what they learn from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
+from jax.tree_util import Partial
 
 import maml
 from maml.search import Executor, Reward, Space, cluster, on_ray, over_devices
+from maml.search.executors import Item, Outcome
 from maml.types import RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures import cells, macro
@@ -109,9 +111,24 @@ def reward(
 
 @contextmanager
 def executor(name: Literal["devices", "ray"]) -> Iterator[Executor]:
-    """Who trains them: the devices at hand, or Ray, which is started for it."""
+    """Who trains them: the devices at hand, or Ray, which is started for it.
+
+    Raises:
+        ImportError: Ray is not installed.
+    """
     if name == "devices":
         yield over_devices(maml.task_mesh())
-    else:
-        with cluster():
-            yield on_ray()
+        return
+    with cluster():
+        run, programs = on_ray(), {}
+
+        def execute(function: Reward, items: Sequence[Item]) -> Iterable[Outcome]:
+            program = programs.setdefault(function, Partial(_jitted, function))
+            return run(program, items)
+
+        yield execute
+
+
+@jax.jit
+def _jitted(function: Reward, *item: Any) -> Any:
+    return function(*item)

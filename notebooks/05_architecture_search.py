@@ -19,8 +19,9 @@
 # # Architecture search
 #
 # A controller draws an architecture token by token, is told how good it is, and follows the policy
-# gradient. Does it find better ones than chance? Every architecture of NAS-Bench-Graph has been
-# trained once, so a search takes a table's time and can be run often enough to know.
+# gradient. Does it find better ones than chance? Every network of MAML-Bench has been meta-trained
+# three times on Omniglot's small alphabets, so a search takes a table's time and can be run often
+# enough to know.
 
 # %%
 # %matplotlib inline
@@ -34,7 +35,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from benchmarks import architecture_search, search_figures, search_tables
+from benchmarks import (
+    architecture_drawing,
+    architecture_search,
+    children,
+    maml_bench,
+    search_figures,
+    search_tables,
+    table_search,
+)
 from maml.search import entropy, factorised, reinforce, search
 from tasks.architectures.tabular import lookup
 
@@ -48,16 +57,21 @@ SCRATCH = tempfile.TemporaryDirectory()  # runs are written here, and go when th
 # those before: what must not be has probability zero, and nothing is drawn and thrown away.
 
 # %%
+ROOT = next(path for path in (Path.cwd(), *Path.cwd().parents) if (path / "results").exists())
 CONFIG = architecture_search.Search(
-    space="graphs", dataset="arxiv", children=100, runs=10 if QUICK else 300, out=Path(SCRATCH.name)
+    space="maml-bench",
+    table=ROOT / maml_bench.TABLE,
+    children=100,
+    runs=10 if QUICK else 300,
+    out=Path(SCRATCH.name),
 )
-table, _ = architecture_search.read(CONFIG)
+table, _ = table_search.read(CONFIG)
 rewards = np.asarray(table.rewards)
 print(f"tokens with {table.space.choices} options")
 print(f"{np.isfinite(rewards).sum()} architectures, the best rewards {np.nanmax(rewards):.4f}")
 figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
 axes.hist(100 * rewards[np.isfinite(rewards)], bins=100)
-axes.set(xlabel="reward: validation accuracy, %", ylabel="architectures")
+axes.set(xlabel="reward: accuracy on held-out classes, %", ylabel="architectures")
 plt.show()
 
 # %% [markdown]
@@ -90,6 +104,8 @@ right.imshow(chances, cmap="Blues", vmin=0, vmax=1)
 right.plot(best, range(len(best)), "r*")
 right.set(xlabel="option", ylabel="token", title="what it has learned, and its best child")
 plt.show()
+macro = children.convolutions(maml_bench.Bench())
+display(architecture_drawing.draw(CONFIG.out, [architecture_drawing.of_network(macro, best)]))
 print(f"entropy: {entropy(policy.log_probs(state.learned.params, best)):.2f} nats a child")
 
 # %% [markdown]
@@ -99,8 +115,10 @@ print(f"entropy: {entropy(policy.log_probs(state.learned.params, best)):.2f} nat
 # run, the child with the best reward is reported by another training of it.
 
 # %%
-rewards, found = architecture_search.measure(CONFIG, table)
-about = {"space": "graphs", "dataset": "arxiv", "children": CONFIG.children, "runs": CONFIG.runs}
+compared = architecture_search.strategies(CONFIG, table.space)
+outcome = table_search.measure(CONFIG, compared, table)
+rewards, found = architecture_search.described(CONFIG, outcome)
+about = {"space": CONFIG.space, "dataset": "omniglot", "children": 100, "runs": CONFIG.runs}
 search_tables.show(about | {"policy": CONFIG.policy, "device": str(jax.devices()[0])} | found)
 
 # %%

@@ -106,12 +106,15 @@ def test_a_folder_of_other_searches_is_refused_and_stays_as_it_was(tmp_path):
     assert (tmp_path / live_search.KEPT).read_bytes() == before
 
 
-def test_what_children_cannot_learn_from_is_refused_before_there_is_a_folder(tmp_path):
+def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="omniglot or glyphs; got 'cifar10'"):
         architecture_search.main(options(tmp_path / "new", dataset="cifar10"))
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="random is what others are compared with"):
         options(tmp_path, strategies=("ppo",))
+    monkeypatch.setattr(architecture_search, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs Ray; pip install 'maml\[ray\]'"):
+        options(tmp_path, executor="ray")
 
 
 def test_a_network_and_cells_are_drawn_as_they_are(tmp_path):
