@@ -46,9 +46,15 @@ def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def where(summary: Summary) -> str:
+    """What was searched."""
+    shared = ", shared weights" if summary.get("config", {}).get("shared_steps") else ""
+    return f"{summary['space']} {summary['dataset']}{shared}"
+
+
 def show(summary: Summary) -> None:
     """Prints the table of one comparison."""
-    table = Table(title=f"{summary['space']}, {summary['dataset']}, %", box=box.SIMPLE)
+    table = Table(title=f"{where(summary)}, %", box=box.SIMPLE)
     for column in ("strategy", *HEAD):
         table.add_column(column, justify="right", no_wrap=True)
     for name, cells in rows(summary).items():
@@ -68,12 +74,17 @@ def markdown(summaries: Iterable[Summary]) -> str:
     for summary in summaries:
         if summary["benchmark"] != "architecture_search":
             continue
-        where = f"{summary['space']} {summary['dataset']}"
         for name, cells in rows(summary).items():
             how = summary["policy"] if name in ("reinforce", "ppo") else ""
             lines.append(
                 (
-                    *(where, f"{summary['children']} x {summary['runs']}", how, name, *cells),
+                    *(
+                        where(summary),
+                        f"{summary['children']} x {summary['runs']}",
+                        how,
+                        name,
+                        *cells,
+                    ),
                     *(f"{summary['seconds'][name]:.1f}", f"`{summary['command']}`"),
                 )
             )
