@@ -51,10 +51,10 @@ def of_cells(tokens: Sequence[int]) -> list[Graph]:
     for kind, own in zip(STRIDES, np.reshape(tokens, (2, -1, 5)).tolist(), strict=True):
         nodes, edges = ["A: the cell before the last", "B: the last cell"], set()
         for first, second, one, other, combiner in own:
-            parts = f"{OPERATIONS[one]} of {'ABCDEFGH'[first]}, {OPERATIONS[other]} of"
-            name = f"{'ABCDEFGH'[len(nodes)]}: {COMBINERS[combiner]}"
+            name, a, b = (chr(ord("A") + state) for state in (len(nodes), first, second))
             edges |= {(state, len(nodes)) for state in (first, second)}
-            nodes.append(f"{name}\n{parts} {'ABCDEFGH'[second]}")
+            parts = f"{OPERATIONS[one]} of {a}, {OPERATIONS[other]} of {b}"
+            nodes.append(f"{name}: {COMBINERS[combiner]}\n{parts}")
         found.append(_ended(f"the best {kind} cell", nodes, edges, "put out", since=2))
     return found
 

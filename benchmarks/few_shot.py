@@ -185,6 +185,8 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     chosen = [name for name in SWITCHES if getattr(config, name)]
     if chosen and config.algorithm != "maml++":
         raise ValueError(f"{', '.join(chosen)}: switches of maml++; got {config.algorithm}")
+    if config.model != "cells" and (config.tokens, config.copies, config.features) != ("", 1, 16):
+        raise ValueError(f"tokens, copies and features are options of cells; got {config.model}")
     train_ways = config.train_ways or config.ways
     if train_ways != config.ways and config.algorithm not in ("protonet", "r2d2"):
         raise ValueError(

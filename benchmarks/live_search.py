@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
         rewards: by strategy, `[run, child]`.
         best: by strategy, what is reported of the best child of each run.
         broken: by strategy, how many rewards were not finite.
-        seconds: by strategy.
+        seconds: by strategy, and `share`, of shared weights.
         facts: what else there is to say; of searches that train, `chosen`, by strategy the accuracy
             and the tokens of each run's best.
     """
@@ -69,12 +69,15 @@ def measure(
     lines = kept(config, out)
     again = reward.from_scratch(child, sample["train"], sample["test"], config.budget)
     rewards, best, found = (defaultdict(list) for _ in range(3))
+    share = 0.0
     total = config.repeats * len(config.strategies) * config.children
     with bar(total, len(lines)) as advance, children.executor(config.executor) as execute:
         for run in range(config.repeats):
             run_key = jax.random.fold_in(jax.random.key(config.seed), run)
             shared_key, *keys = jax.random.split(run_key, 1 + len(compared))
+            since = time.perf_counter()
             earned = children.reward(space, child, sample, config, shared_key)
+            share += time.perf_counter() - since
             for (name, strategy), key in zip(compared.items(), keys, strict=True):
                 if name not in config.strategies:
                     continue
@@ -90,13 +93,21 @@ def measure(
                 chosen = history.tokens[best_of(rewards[name][-1])]
                 found[name].append(chosen.tolist())
                 items = [(chosen, key) for key in jax.random.split(last_key, RETRAININGS)]
-                best[name].append(np.mean([value for _, value in execute(again, items)]))
+                best[name].append(np.mean([raised(value) for _, value in execute(again, items)]))
     stacked = {name: np.stack(found) for name, found in rewards.items()}
     seconds = {n: sum(x["seconds"] for x in lines if x["strategy"] == n) + 0.0 for n in best}
+    seconds |= {"share": share} if config.shared_steps else {}
     broken = {name: int((~np.isfinite(values)).sum()) for name, values in stacked.items()}
     reported = {name: np.array(values) for name, values in best.items()}
     chosen = {n: [*zip(reported[n].tolist(), tokens, strict=True)] for n, tokens in found.items()}
     return Outcome(stacked, reported, broken, seconds, {"chosen": chosen, "source": source})
+
+
+def raised(outcome: Any) -> Any:
+    """The outcome, unless it is an exception."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def best_of(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:
@@ -105,7 +116,9 @@ def best_of(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]
 
 
 def kept(config: Any, out: Path) -> list[dict[str, Any]]:
-    """The children that a folder holds; a line that was cut off is a child to train again.
+    """The children of these searches that a folder holds.
+
+    A line that was cut off is a child to train again.
 
     Raises:
         ValueError: they are of other options.
@@ -117,8 +130,12 @@ def kept(config: Any, out: Path) -> list[dict[str, Any]]:
     options.write_text(json.dumps(wanted, indent=2) + "\n")
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     whole = [line for line in lines if line.endswith("\n")]
-    path.write_text("".join(whole))
-    return [json.loads(line) for line in whole]
+    if whole != lines:
+        fresh = out / f"new-{KEPT}"
+        fresh.write_text("".join(whole))
+        fresh.replace(path)
+    found = [json.loads(line) for line in whole]
+    return [x for x in found if x["run"] < config.repeats and x["strategy"] in config.strategies]
 
 
 def was(line: dict[str, Any]) -> Child:

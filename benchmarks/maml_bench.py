@@ -1,6 +1,6 @@
 """MAML-Bench: every architecture of a small space, meta-trained, in a table that costs nothing.
 
-    python -m benchmarks.maml_bench --data FOLDER       # a quarter of an hour on one core
+    python -m benchmarks.maml_bench --data FOLDER --out results/maml-bench     # half an hour
     python -m benchmarks.architecture_search --space maml-bench
 
 Networks of two convolutions, each with a height, a width and a number of filters, the second with
@@ -60,11 +60,13 @@ class Bench(Children):
     """Of each architecture."""
     seed: int = 0
     """Of all of them."""
-    out: Path = TABLE.parent
+    out: Path = RESULTS / "runs" / TABLE.parent.name
     """Folder of `table.npz`, `summary.json` and the figure."""
 
     def __post_init__(self) -> None:
         at_least(self, {"trainings": 2})
+        if self.shared_steps:
+            raise ValueError("every network of the table is trained alone; no --shared-steps")
 
 
 def everything(space: Space) -> Int[np.ndarray, "entry token"]:
@@ -106,8 +108,9 @@ def begun(config: Bench, entries: int) -> tuple[Float[np.ndarray, "entry trainin
     """
     path, options = config.out / PARTIAL, config.out / "config.json"
     wanted = {name: value for name, value in plain(config).items() if name != "out"}
-    if path.exists():
+    if options.exists():
         check_same(config.out, wanted)
+    if path.exists():
         with np.load(path, allow_pickle=False) as archive:
             return archive["accuracy"], float(archive["seconds"])
     config.out.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ ends meta-training after the call at work, and what was learned is evaluated lik
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,8 +80,7 @@ def run(experiment: Experiment, config: Config) -> Result:
         FloatingPointError: the meta-gradient was not finite for too long; the log says since when.
     """
     out = session.folder(experiment.name, config)
-    exact = "tensorfloat32" if experiment.precision == "tensorfloat32" else "float32"
-    with jax.default_matmul_precision(exact):
+    with precisely(experiment):
         state, done, seconds = train(experiment, config, out)
         start = time.perf_counter()
         found: dict[str, Any] = tested(experiment, config, state.params)
@@ -96,6 +96,12 @@ def run(experiment: Experiment, config: Config) -> Result:
     found |= session.headline(found, experiment.headline, when)
     summary = session.summarise(experiment.name, config, out, done, seconds, found)
     return Result(out, summary, state.params)
+
+
+def precisely(experiment: Experiment) -> AbstractContextManager[Any]:
+    """In it, matrix products have the precision of the experiment."""
+    exact = "tensorfloat32" if experiment.precision == "tensorfloat32" else "float32"
+    return jax.default_matmul_precision(exact)
 
 
 def tested(experiment: Experiment, config: Config, meta_params: MetaParams) -> dict[str, Curve]:

@@ -28,6 +28,8 @@ def read(config: Any) -> tuple[Table, str]:
         dataset = config.dataset or graphs.DATASETS[0]
         return graphs.nasbench_graph(dataset), dataset
     if config.space == "maml-bench":
+        if config.dataset not in (None, "omniglot"):
+            raise ValueError(f"MAML-Bench is of omniglot alone; got {config.dataset!r}")
         return tabular.maml_bench(config.table or TABLE), "omniglot"
     if config.table is None:
         raise ValueError(f"--space {config.space} reads a file of yours: --table FILE")

@@ -81,7 +81,7 @@ def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
 
     Where the options of one are all of those of another, the rest are younger than it.
     """
-    groups: list[tuple[dict[str, Any], dict[int, Summary]]] = []
+    groups: list[tuple[dict[str, Any], dict[int, Summary]]] = []  # options of any run, runs by seed
     for summary in summaries:
         if summary["benchmark"] not in METRICS:
             continue
@@ -90,13 +90,14 @@ def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
         options |= {name: summary[name] for name in ("benchmark", "algorithm")}
         options["trains"] = "train" in summary["seconds"]  # or evaluates what another has trained
         alike = (
-            runs
+            (theirs, runs)
             for theirs, runs in groups
             if theirs.items() <= options.items() or options.items() <= theirs.items()
         )
-        if (runs := next(alike, None)) is None:
-            groups.append((options, runs := {}))
-        runs[summary["seed"]] = summary
+        if (group := next(alike, None)) is None:
+            groups.append(group := ({}, {}))
+        group[0].update(options)
+        group[1][summary["seed"]] = summary
     return [list(runs.values()) for _, runs in groups]
 
 

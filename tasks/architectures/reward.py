@@ -13,7 +13,6 @@ Pham, Guan, Zoph, Le, Dean: Efficient neural architecture search via parameter s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -26,6 +25,7 @@ import maml
 from maml.search import Reward, Space, uniform
 from maml.search.space import Tokens
 from maml.types import Params, RandomKey
+from tasks.architectures.masked import glorot
 from tasks.batch_norm import Mode, few_shot_apply, few_shot_loss
 
 Child = Callable[[Tokens], nn.Module]
@@ -98,14 +98,18 @@ def accuracy(
     tokens: Tokens,
     key: RandomKey,
 ) -> Float[Array, ""]:
-    """Query accuracy of a child after adaptation, the mean over the held-out tasks."""
+    """Query accuracy of a child after adaptation, the mean over the held-out tasks.
+
+    NaN where a loss is not finite: the largest of logits that are NaN is the first class.
+    """
     model = child(tokens)
     learner = algorithm(model, params, budget).learner
     metric = few_shot_loss(model, budget.batch_norm)
     episodes = maml.batched(held_out, budget.eval_tasks)(jax.random.key(2018))
     steps, chunk = budget.inner_steps, budget.chunk
-    found = maml.evaluate(learner, metric, params, episodes, key, steps, chunk=chunk)
-    return found[1]["accuracy"][:, -1].mean()
+    losses, found = maml.evaluate(learner, metric, params, episodes, key, steps, chunk=chunk)
+    whole = jnp.isfinite(losses[:, -1]).all()
+    return jnp.where(whole, found["accuracy"][:, -1].mean(), jnp.nan)
 
 
 def from_scratch(
@@ -172,7 +176,7 @@ def shared_weights(
     """
     init_key, key = jax.random.split(key)
     largest = jnp.asarray(space.choices) - 1
-    params = initial(child(largest), train, init_key)
+    params = whole(initial(child(largest), train, init_key), jax.random.fold_in(init_key, 1))
     adam = optimizer(params, budget)
     sample = maml.batched(train, budget.meta_batch)
 
@@ -191,6 +195,25 @@ def shared_weights(
     return maml.iterate(step, draw, state, key, budget.meta_steps)[0].params
 
 
+def whole(params: Params, key: RandomKey) -> Params:
+    """Parameters in which kernels, of which one architecture has a part, start in whole.
+
+    No architecture uses all: the last options are a pool instead of a filter, or every earlier
+    layer instead of the image. What starts at zero behind a normalisation may stay there.
+    """
+    leaves, structure = jax.tree.flatten(params)
+
+    def filled(leaf: Array, key: RandomKey) -> Array:
+        if leaf.ndim < 4:
+            return leaf
+        if leaf.ndim > 4:
+            return jax.vmap(filled)(leaf, jax.random.split(key, len(leaf)))
+        return jnp.where(leaf == 0, glorot(key, jnp.ones(leaf.shape, bool)), leaf)
+
+    keys = jax.random.split(key, len(leaves))
+    return jax.tree.unflatten(structure, map(filled, leaves, keys))
+
+
 def from_shared(child: Child, params: Params, held_out: maml.Sampler, budget: Budget) -> Reward:
     """The reward of a child that adapts from its part of shared weights.
 
@@ -203,4 +226,15 @@ def from_shared(child: Child, params: Params, held_out: maml.Sampler, budget: Bu
     Returns:
         `reward(tokens, key)`, a tree with the weights and the data set as its leaves.
     """
-    return jax.tree_util.Partial(partial(accuracy, child, budget), held_out, params)
+    return jax.tree_util.Partial(_Shared(child, budget), held_out, params)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    child: Child
+    budget: Budget
+
+    def __call__(
+        self, held_out: maml.Sampler, params: Params, tokens: Tokens, key: RandomKey
+    ) -> Float[Array, ""]:
+        return accuracy(self.child, self.budget, held_out, params, tokens, key)

@@ -188,7 +188,8 @@ def maml_bench(path: Path) -> Table:
 
     Args:
         path: what `benchmarks.maml_bench` makes, a NumPy archive of `code[entry, token]` and
-            `accuracy[entry, training, 2]`, on held-out and on test classes, fractions of 1.
+            `accuracy[entry, training, 2]`, on held-out and on test classes, fractions of 1 in half
+            precision.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -206,7 +207,8 @@ def maml_bench(path: Path) -> Table:
         and entries
     ):
         raise ValueError(f"{path} is of another version: wanted {wanted}; got {shapes}")
-    codes, (held_out, test) = found["code"].astype(int), np.moveaxis(found["accuracy"], -1, 0)
+    codes = found["code"].astype(int)
+    held_out, test = np.moveaxis(found["accuracy"].astype(np.float32), -1, 0)
     choices = tuple((codes.max(axis=0) + 1).tolist())
     return tabulate(str(path), choices, codes, held_out[:, 0], test[:, 1:].mean(axis=1))
 
