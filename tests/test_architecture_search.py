@@ -114,6 +114,7 @@ def test_the_test_is_one_sided_and_of_unequal_variances():
         ("--table nowhere.npz --dataset svhn", "no data set 'svhn'"),
         ("--space macro-table --table x --dataset cifar100", "of cifar10 alone"),
         ("--space macro-table --table nowhere.json", "there is none at nowhere.json"),
+        ("--space maml-bench --dataset glyphs", "of omniglot alone; got 'glyphs'"),
     ],
 )
 def test_what_is_refused_is_refused_in_one_line(words, says, monkeypatch):
@@ -132,6 +133,7 @@ def test_what_is_refused_is_refused_in_one_line(words, says, monkeypatch):
         ({"batch": 30}, "must divide 100 children; got 30"),
         ({"rate": 0.0}, "rate must be above 0"),
         ({"space": "graphs", "table": Path("file")}, "no file; got file"),
+        ({"space": "macro", "table": Path("file")}, "reads no table; got file"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, says):

@@ -11,7 +11,7 @@ from jax import lax
 from problems import quick
 
 import maml
-from benchmarks.few_shot import algorithm, network
+from benchmarks.few_shot import algorithm, experiment, network
 from benchmarks.omniglot import PRESETS
 from tasks.architectures import cells as cell_space
 from tasks.architectures import macro as macro_space
@@ -403,6 +403,8 @@ def test_cells_that_were_found_are_meta_trained_as_every_other_model_is(chosen):
     grads, metrics = quick(learner.grad)(params, episode, KEY)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert metrics["query"]["accuracy"] == 1.0  # the queries are the support, in another order
+    with pytest.raises(ValueError, match="options of cells; got conv4"):
+        experiment(replace(config, model="conv4"))
     for broken in ("", "0,1", "0,1,x"):
         with pytest.raises(ValueError, match=r"tokens|blocks"):
             network(replace(config, tokens=broken), ways=5).init(KEY, images)

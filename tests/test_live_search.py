@@ -1,6 +1,7 @@
 """Searches that train: every child is kept once, whenever they are killed."""
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 
@@ -18,7 +19,7 @@ from benchmarks import (
 )
 from benchmarks.architecture_search import Search
 from benchmarks.maml_bench import Bench
-from maml.search import Space
+from maml.search import Space, in_process
 from tasks.architectures import tabular
 from tasks.architectures.macro import Macro
 from tasks.architectures.macro import space as macro_space
@@ -116,6 +117,20 @@ def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, monkeypatc
     monkeypatch.setattr(architecture_search, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs Ray; pip install 'maml\[ray\]'"):
         options(tmp_path, executor="ray")
+    with pytest.raises(ValueError, match="no --shared-steps"):
+        Bench(shared_steps=1)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_what_ends_a_retraining_is_raised_and_no_child_is_lost(tmp_path, monkeypatch):
+    def broken(tokens, key):
+        raise ZeroDivisionError("here")
+
+    monkeypatch.setattr(live_search.reward, "from_scratch", lambda *_: broken)
+    monkeypatch.setattr(children, "executor", lambda name: nullcontext(in_process))
+    with pytest.raises(ZeroDivisionError, match="here"):
+        architecture_search.main(options(tmp_path))
+    assert len(kept(tmp_path)) == 30
 
 
 def test_a_network_and_cells_are_drawn_as_they_are(tmp_path):

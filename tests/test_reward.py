@@ -13,8 +13,10 @@ from problems import quick
 import maml
 from benchmarks.architecture_pilot import intraclass
 from maml.search import Space, uniform
+from tasks.architectures import cells as cell_space
 from tasks.architectures import macro as macro_space
 from tasks.architectures.alphabets import shrunk, small
+from tasks.architectures.cells import CellNet, Cells
 from tasks.architectures.macro import Macro, MacroNet
 from tasks.architectures.reward import (
     Budget,
@@ -124,6 +126,31 @@ def test_shared_weights_that_only_ever_train_one_child_are_that_child_from_scrat
 
     for got, wanted in zip(*map(jax.tree.leaves, (params, quick(written_out)(key))), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["macro", "cells"])
+def test_shared_weights_start_in_whole(samplers, name):
+    """No architecture uses all: that of the last options pools, and its layers miss the image."""
+    macro, cells = Macro(layers=2, side=7, sizes=(1, 3), filters=(2, 4)), Cells(features=2)
+    space, child = {
+        "macro": (macro_space.space(macro), partial(MacroNet, macro, ways=3)),
+        "cells": (cell_space.space(cells), partial(CellNet, cells, ways=3)),
+    }[name]
+    budget, largest = replace(BUDGET, meta_steps=0), jnp.asarray(space.choices) - 1
+    alone = quick(lambda train: initial(child(largest), train, jax.random.split(KEY)[0]))
+    shared = quick(lambda train: shared_weights(child, space, train, budget, KEY))
+    pairs = zip(*map(jax.tree.leaves, (alone(samplers[0]), shared(samplers[0]))), strict=True)
+    kernels = [(own, full) for own, full in pairs if own.ndim >= 4]
+    assert any((own == 0).any() for own, _ in kernels)
+    for own, full in kernels:
+        assert (full != 0).all() and jnp.array_equal(jnp.where(own == 0, 0, full), own)
+        assert jnp.abs(full).max() < 1.5 * jnp.abs(own).max() or not own.any()
+
+
+def test_a_child_whose_loss_is_not_finite_is_broken(samplers):
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, initial(CHILD(SMALL), samplers[0], KEY))
+    reward = from_shared(CHILD, params, samplers[1], BUDGET)
+    assert jnp.isnan(quick(lambda reward: reward(SMALL, KEY))(reward))
 
 
 def test_weights_that_a_drawn_child_does_not_use_stay_as_they_were(samplers):
