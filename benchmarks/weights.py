@@ -139,6 +139,7 @@ def main(asked: Weights) -> None:
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     found: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
+    found |= {"seeds": len(files)} if others else {}
     with runner.precisely(chosen):
         found |= runner.tested(chosen, config, meta_params) | chosen.facts
     found |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
