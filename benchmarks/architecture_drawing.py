@@ -16,7 +16,7 @@ from tasks.architectures.cells import COMBINERS, STRIDES
 from tasks.architectures.macro import Macro, decode
 from tasks.architectures.operations import OPERATIONS
 
-SHRUNK = {"shrinkA": 16, "shrinkB": 18}  # arrows, by the boxes at their ends
+SHRUNK = {"shrinkA": 16, "shrinkB": 27}  # arrows, by the boxes at their ends
 
 
 class Graph(NamedTuple):
@@ -53,7 +53,7 @@ def of_cells(tokens: Sequence[int]) -> list[Graph]:
         for first, second, one, other, combiner in own:
             name, a, b = (chr(ord("A") + state) for state in (len(nodes), first, second))
             edges |= {(state, len(nodes)) for state in (first, second)}
-            parts = f"{OPERATIONS[one]} of {a}, {OPERATIONS[other]} of {b}"
+            parts = f"{OPERATIONS[one]} of {a}\n{OPERATIONS[other]} of {b}"
             nodes.append(f"{name}: {COMBINERS[combiner]}\n{parts}")
         found.append(_ended(f"the best {kind} cell", nodes, edges, "put out", since=2))
     return found

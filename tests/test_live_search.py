@@ -140,8 +140,8 @@ def test_a_network_and_cells_are_drawn_as_they_are(tmp_path):
     assert graph.nodes[1] == "4 filters of 3 x 1\nstride 2 x 1, leaves 3 x 5"
     assert graph.nodes[2] == "8 filters of 1 x 1\nstride 1 x 2, leaves 3 x 3"
     normal, reduction = architecture_drawing.of_cells([0, 1, 2, 5, 1, 2, 1, 0, 3, 0] * 2)
-    assert normal.nodes[2] == "C: concatenate\nconv3 of A, maximum3 of B"
-    assert normal.nodes[3] == "D: add\nidentity of C, conv5 of B"
+    assert normal.nodes[2] == "C: concatenate\nconv3 of A\nmaximum3 of B"
+    assert normal.nodes[3] == "D: add\nidentity of C\nconv5 of B"
     assert normal.edges == {(0, 2), (1, 2), (2, 3), (1, 3), (3, 4)} == reduction.edges
     figure = architecture_drawing.draw(tmp_path, [normal, reduction])
     shown = [text.get_text() for text in figure.axes[0].texts]
