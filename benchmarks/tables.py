@@ -137,10 +137,10 @@ def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
     minutes = np.mean([sum(run["seconds"].values()) for run in runs]) / 60
     command = re.sub(r" --(seed|out) \S+| --record", "", first["command"])
     setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"
-    if (model := first["config"].get("model", "conv4")) != "conv4":
-        setting += f", {model} with {first['parameters']} parameters"
     if first["batch_norm"] != "none":
         setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
+    if (model := first["config"].get("model", "conv4")) != "conv4":
+        setting += f", {model} with {first['parameters']} parameters, the head's among them"
     for step in [step for step in theirs if step in first[metric]] or [str(own)]:
         also = []
         if f"{metric}_inductive" in first:
