@@ -3,20 +3,17 @@
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from rich import progress
-from rich.console import Console
 
 import maml
 from benchmarks import children
-from benchmarks.session import check_same, plain
+from benchmarks.session import bar, claim, plain, recovered
 from maml.search import Child, Space, Strategy, drive
 from tasks.architectures import reward
 
@@ -71,7 +68,7 @@ def measure(
     rewards, best, found = (defaultdict(list) for _ in range(3))
     share = 0.0
     total = config.repeats * len(config.strategies) * config.children
-    with bar(total, len(lines)) as advance, children.executor(config.executor) as execute:
+    with bar(total, len(lines)) as move, children.executor(config.executor) as execute:
         for run in range(config.repeats):
             run_key = jax.random.fold_in(jax.random.key(config.seed), run)
             shared_key, *keys = jax.random.split(run_key, 1 + len(compared))
@@ -84,7 +81,7 @@ def measure(
                 init_key, key, last_key = jax.random.split(key, 3)
                 mine = {"run": run, "strategy": name}
                 done = [was(line) for line in lines if line.items() >= mine.items()]
-                keep = keeper(out, mine, lines, advance)
+                keep = keeper(out, mine, lines, move)
                 start, budget = strategy.init(init_key), config.children
                 _, history = drive(
                     strategy, earned, start, key, budget, execute, done=done, keep=keep
@@ -123,19 +120,10 @@ def kept(config: Any, out: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: they are of other options.
     """
-    path, options = out / KEPT, out / "config.json"
     wanted = {name: value for name, value in plain(config).items() if name not in FREE}
-    if path.exists():
-        check_same(out, wanted)
-    options.write_text(json.dumps(wanted, indent=2) + "\n")
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if line.endswith("\n")]
-    if whole != lines:
-        fresh = out / f"new-{KEPT}"
-        fresh.write_text("".join(whole))
-        fresh.replace(path)
-    found = [json.loads(line) for line in whole]
-    return [x for x in found if x["run"] < config.repeats and x["strategy"] in config.strategies]
+    claim(out, wanted, started=(out / KEPT).exists())
+    lines = recovered(out / KEPT)
+    return [x for x in lines if x["run"] < config.repeats and x["strategy"] in config.strategies]
 
 
 def was(line: dict[str, Any]) -> Child:
@@ -145,10 +133,14 @@ def was(line: dict[str, Any]) -> Child:
 
 
 def keeper(
-    out: Path, search: dict[str, Any], lines: list[dict[str, Any]], advance: Callable[[], None]
+    out: Path,
+    search: dict[str, Any],
+    lines: list[dict[str, Any]],
+    move: Callable[[int, str, str], None],
 ) -> Callable[[Child], None]:
     """What is called with each child of a search: it adds a line to the file and to the list."""
-    since = time.perf_counter()
+    started, before = time.perf_counter(), len(lines)
+    since = started
 
     def keep(child: Child) -> None:
         nonlocal since
@@ -159,29 +151,8 @@ def keeper(
         lines.append(search | line)
         with (out / KEPT).open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")
+        rate = (len(lines) - before) / (now - started)
+        move(1, f"{rate:.3g} children/s", search["strategy"])
         since = now
-        advance()
 
     return keep
-
-
-@contextmanager
-def bar(total: int, done: int) -> Iterator[Callable[[], None]]:
-    """Children, their speed and the time left."""
-    columns = (
-        progress.TextColumn("children"),
-        progress.BarColumn(bar_width=16),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[speed]}"),
-        progress.TimeRemainingColumn(),
-    )
-    console, started = Console(stderr=True), time.perf_counter()
-    with progress.Progress(*columns, console=console, auto_refresh=not console.is_jupyter) as shown:
-        task = shown.add_task("", total=total, completed=done, speed="compiling")
-
-        def advance() -> None:
-            new = shown.tasks[0].completed + 1 - done
-            speed = f"{new / (time.perf_counter() - started):.2f}/s"
-            shown.update(task, advance=1, speed=speed, refresh=True)
-
-        yield advance

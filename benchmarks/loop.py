@@ -69,7 +69,7 @@ def train(
         state = restore(folder, state)
     with checkpoints(folder, config.save_seconds) as saved:
         done = int(np.max(state.step))
-        log = _kept(out / "log.jsonl", done)
+        log = session.recovered(out / "log.jsonl", lambda line: line["step"] <= done)
         seconds["train"] = sum(line["seconds"] for line in log)
         observed = Observed({}, "", -np.inf)
         with (
@@ -102,18 +102,3 @@ def train(
     if done < config.meta_steps:
         print(f"Stopped after {done} meta-steps. Evaluating what was learned.")
     return state, done, seconds
-
-
-def _kept(log: Path, done: int) -> list[dict[str, Any]]:
-    """Lines up to a meta-step; later ones, and one that was cut off, are taken out of the file."""
-    lines = []
-    for text in log.read_text().splitlines() if log.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    kept = [line for line in lines if line["step"] <= done]
-    aside = log.with_suffix(".part")
-    aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    aside.replace(log)
-    return kept

@@ -10,11 +10,9 @@ the first training, and reported by the others, is a live search, and hundreds o
 compared. The same command goes on with what was interrupted.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -33,11 +31,11 @@ from benchmarks import children, hardware
 from benchmarks.children import Children
 from benchmarks.config import at_least, in_words
 from benchmarks.rl_figures import saved
-from benchmarks.session import RESULTS, check_same, plain, track, write
+from benchmarks.session import RESULTS, claim, plain, track, write
 from maml.search import Space, over_devices
 from maml.search.space import Tokens
 from maml.types import RandomKey
-from tasks.architectures.reward import Budget, Child, accuracy, trained
+from tasks.architectures.reward import Bound, Budget, Child, accuracy, trained
 
 TABLE = RESULTS / "maml-bench" / "table.npz"
 PARTIAL = "partial.npz"
@@ -83,7 +81,7 @@ def both(
     child: Child, budget: Budget, *data: maml.Sampler
 ) -> Callable[[Tokens, RandomKey], Float[Array, "2"]]:
     """Accuracy on held-out and on test classes, of one training; `data` are the three samplers."""
-    return Partial(partial(_both, child, budget), *data)
+    return Partial(Bound(_both, child, budget), *data)
 
 
 def _both(
@@ -96,8 +94,8 @@ def _both(
     key: RandomKey,
 ) -> Float[Array, "2"]:
     params = trained(child, budget, train, tokens, key)
-    tried = partial(accuracy, child, budget, params=params, tokens=tokens, key=key)
-    return jnp.stack([tried(held_out=held_out), tried(held_out=test)])
+    parts = (held_out, test)
+    return jnp.stack([accuracy(child, budget, part, params, tokens, key) for part in parts])
 
 
 def begun(config: Bench, entries: int) -> tuple[Float[np.ndarray, "entry training 2"], float]:
@@ -106,15 +104,12 @@ def begun(config: Bench, entries: int) -> tuple[Float[np.ndarray, "entry trainin
     Raises:
         ValueError: they are of other options.
     """
-    path, options = config.out / PARTIAL, config.out / "config.json"
+    path, started = config.out / PARTIAL, (config.out / "config.json").exists()
     wanted = {name: value for name, value in plain(config).items() if name != "out"}
-    if options.exists():
-        check_same(config.out, wanted)
+    claim(config.out, wanted, started=started)
     if path.exists():
         with np.load(path, allow_pickle=False) as archive:
             return archive["accuracy"], float(archive["seconds"])
-    config.out.mkdir(parents=True, exist_ok=True)
-    options.write_text(json.dumps(wanted, indent=2) + "\n")
     return np.full((entries, config.trainings, 2), np.nan, np.float32), 0.0
 
 

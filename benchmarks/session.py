@@ -43,22 +43,20 @@ def folder(name: str, config: Run) -> Path:
         del wanted[free]
     if started and not config.resume:
         raise ValueError(f"{out} holds a run; go on with --resume, or name another with --out")
-    if config.resume:
-        if not (config.out and options.exists()):
-            raise ValueError(f"there is no run to resume in {out}; --out names its folder")
-        check_same(out, wanted)
-    out.mkdir(parents=True, exist_ok=True)
-    options.write_text(json.dumps(wanted, indent=2) + "\n")
+    if config.resume and not (config.out and options.exists()):
+        raise ValueError(f"there is no run to resume in {out}; --out names its folder")
+    claim(out, wanted, started=config.resume)
     return out
 
 
-def check_same(out: Path, wanted: dict[str, Any]) -> None:
-    """Refuses to go on in a folder whose `config.json` has other options.
+def claim(out: Path, wanted: dict[str, Any], *, started: bool) -> None:
+    """Writes the options of a folder to its `config.json`; one that was started has to have them.
 
     Raises:
-        ValueError: saying which.
+        ValueError: it has others, saying which.
     """
-    found = json.loads((out / "config.json").read_text())
+    path = out / "config.json"
+    found = json.loads(path.read_text()) if started else wanted
     different = [
         f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here"
         for key in found | wanted
@@ -66,6 +64,27 @@ def check_same(out: Path, wanted: dict[str, Any]) -> None:
     ]
     if different:
         raise ValueError(f"{out} holds a run of other options: {'; '.join(different)}")
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted, indent=2) + "\n")
+
+
+def recovered(
+    log: Path, wanted: Callable[[dict[str, Any]], bool] = lambda line: True
+) -> list[dict[str, Any]]:
+    """Lines of a log; those not wanted, and one that was cut off, are taken out of the file."""
+    if not log.exists():
+        return []
+    lines = []
+    for text in log.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    kept = [line for line in lines if wanted(line)]
+    aside = log.with_suffix(".part")
+    aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    aside.replace(log)
+    return kept
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -185,6 +204,20 @@ def track(items: Sequence[T], about: str, *, shown: bool = True) -> Iterable[T]:
 @contextmanager
 def progress_bar(config: Run, done: int = 0) -> Iterator[Callable[[float, str], None]]:
     """A bar with meta-steps/s, tasks/s, time left and the latest metric."""
+    every = config.steps_per_call
+    with bar(config.meta_steps, done) as move:
+
+        def advance(seconds: float, latest: str) -> None:
+            rate = every / seconds
+            speed = f"{rate:.3g} meta-steps/s, {rate * config.meta_batch:.0f} tasks/s"
+            move(every, speed, latest)
+
+        yield advance
+
+
+@contextmanager
+def bar(total: int, done: int = 0) -> Iterator[Callable[[int, str, str], None]]:
+    """A bar with the time left; `move(how many, speed, latest)` is called with each advance."""
     columns = (
         progress.BarColumn(bar_width=16),
         progress.MofNCompleteColumn(),
@@ -194,15 +227,8 @@ def progress_bar(config: Run, done: int = 0) -> Iterator[Callable[[float, str], 
     )
     console = Console(stderr=True)
     # In a notebook the refreshing thread does not reach the widget: every update refreshes it.
-    with progress.Progress(*columns, console=console, auto_refresh=not console.is_jupyter) as bar:
-        task = bar.add_task(
-            "", total=config.meta_steps, completed=done, speed="compiling", latest=""
+    with progress.Progress(*columns, console=console, auto_refresh=not console.is_jupyter) as shown:
+        task = shown.add_task("", total=total, completed=done, speed="compiling", latest="")
+        yield lambda count, speed, latest: shown.update(
+            task, advance=count, speed=speed, latest=latest, refresh=True
         )
-
-        def advance(seconds: float, latest: str) -> None:
-            rate = config.steps_per_call / seconds
-            speed = f"{rate:.3g} meta-steps/s, {rate * config.meta_batch:.0f} tasks/s"
-            advanced = config.steps_per_call
-            bar.update(task, advance=advanced, speed=speed, latest=latest, refresh=True)
-
-        yield advance

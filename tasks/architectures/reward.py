@@ -127,19 +127,40 @@ def from_scratch(
         `reward(tokens, key)`, a tree with the data sets as its leaves: what is jitted takes it, or
         a strategy that holds it, as an argument.
     """
-    return jax.tree_util.Partial(_Scratch(child, budget), train, held_out)
+    return jax.tree_util.Partial(Bound(_scratch, child, budget), train, held_out)
 
 
 @dataclass(frozen=True)
-class _Scratch:
+class Bound:
+    """A function with its child and its budget; equal where they are, so that it compiles once.
+
+    (A `functools.partial` equals itself alone.)
+
+    Attributes:
+        function: `function(child, budget, *others)`.
+        child: from tokens to a model.
+        budget: of one child.
+    """
+
+    function: Callable[..., Any]
     child: Child
     budget: Budget
 
-    def __call__(
-        self, train: maml.Sampler, held_out: maml.Sampler, tokens: Tokens, key: RandomKey
-    ) -> Float[Array, ""]:
-        params = trained(self.child, self.budget, train, tokens, key)
-        return accuracy(self.child, self.budget, held_out, params, tokens, key)
+    def __call__(self, *others: Any) -> Any:
+        """The function of these and the others."""
+        return self.function(self.child, self.budget, *others)
+
+
+def _scratch(
+    child: Child,
+    budget: Budget,
+    train: maml.Sampler,
+    held_out: maml.Sampler,
+    tokens: Tokens,
+    key: RandomKey,
+) -> Float[Array, ""]:
+    params = trained(child, budget, train, tokens, key)
+    return accuracy(child, budget, held_out, params, tokens, key)
 
 
 def trained(
@@ -226,15 +247,4 @@ def from_shared(child: Child, params: Params, held_out: maml.Sampler, budget: Bu
     Returns:
         `reward(tokens, key)`, a tree with the weights and the data set as its leaves.
     """
-    return jax.tree_util.Partial(_Shared(child, budget), held_out, params)
-
-
-@dataclass(frozen=True)
-class _Shared:
-    child: Child
-    budget: Budget
-
-    def __call__(
-        self, held_out: maml.Sampler, params: Params, tokens: Tokens, key: RandomKey
-    ) -> Float[Array, ""]:
-        return accuracy(self.child, self.budget, held_out, params, tokens, key)
+    return jax.tree_util.Partial(Bound(accuracy, child, budget), held_out, params)
