@@ -153,7 +153,7 @@ def draw(out: Path, found: dict[str, Any], ways: int) -> Figure:
     left, *others = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
     places = np.arange(len(order))
     left.plot(places, rewards[order], ".", color="tab:blue", alpha=0.6)
-    left.plot(places, rewards[order].mean(1), color="tab:blue", label="trained from scratch, mean")
+    left.plot(places, rewards[order].mean(1), color="tab:blue", label="from scratch, mean")
     left.axhline(1 / ways, color="gray", linestyle=":", label="chance")
     left.set(xlabel="architectures, by their mean", ylabel="accuracy after adaptation")
     icc, (low, high) = found["intraclass"]["icc"], found["intraclass"]["ci95"]
