@@ -57,6 +57,17 @@ PROTOTYPES = replace(
     meta_steps=16_000,
     eval_steps=1,
 )
+TWO_CORES = replace(
+    PAPER,
+    preset="two-cores-5-way-5-shot",
+    shots=5,
+    queries=5,
+    outer_rate=4e-3,
+    cosine=True,
+    meta_batch=8,
+    meta_steps=16_000,
+    steps_per_call=200,
+)
 PRESETS = {
     preset.preset: preset
     for preset in (
@@ -97,6 +108,7 @@ PRESETS = {
             meta_steps=18_000,
             steps_per_call=200,
         ),
+        TWO_CORES,
         replace(
             PAPER,
             preset="glyphs-5-way-1-shot",
