@@ -12,8 +12,9 @@ import optax
 from jaxtyping import PyTree
 
 from maml import tree
+from maml._checks import check_optimizer
 from maml.estimators import displacement, implicit, unrolled
-from maml.inner import check_optimizer, gradient_descent
+from maml.inner import gradient_descent
 from maml.losses import proximal
 from maml.memory import Memory, check_memory
 from maml.types import Algorithm, Inner, Learner, LossFn, Params

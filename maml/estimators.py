@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from maml.inner import adapt, check_count, checked
+from maml._checks import check_count, checked
+from maml.inner import adapt
 from maml.types import (
     Batch,
     Derivative,

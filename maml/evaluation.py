@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PyTree
 
-from maml.inner import adapt, check_count
+from maml._checks import check_count
+from maml.inner import adapt
 from maml.mapping import each_task
 from maml.types import Batch, Episode, Learner, MetaParams, Params, RandomKey
 

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import PyTree
 
 from maml import tree
+from maml._checks import check_count, check_optimizer, checked
 from maml.memory import Memory, check_memory, grad
 from maml.types import (
     Batch,
@@ -29,34 +30,6 @@ from maml.types import (
 )
 
 UNROLLED = 5  # inner steps up to which a loop is compiled step by step
-
-
-def checked(loss: LossFn) -> LossFn:
-    """The same loss, refused while it is traced unless it returns `(scalar, metrics)`.
-
-    Raises:
-        ValueError: the loss returns something else, a vector of losses for instance.
-    """
-
-    def checked_loss(params: Params, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
-        out = loss(params, batch, key)
-        if not (isinstance(out, tuple) and len(out) == 2):
-            raise ValueError(f"a loss returns (scalar, metrics); got {type(out).__name__}")
-        if jnp.shape(out[0]) != ():
-            raise ValueError(f"a loss returns one number; got an array of {jnp.shape(out[0])}")
-        return out
-
-    return checked_loss
-
-
-def check_optimizer(optimizer: optax.GradientTransformation) -> None:
-    """Refuses what is not an optax transformation.
-
-    Raises:
-        ValueError: `optimizer` has no `init` and `update`.
-    """
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(f"the optimiser must be an optax transformation; got {optimizer!r}")
 
 
 def gradient_descent(
@@ -199,13 +172,3 @@ def adapt(
         start = probe(inner.params(inner.state))
         trace = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), start, trace)
     return inner.params(state), trace
-
-
-def check_count(count: int, *, least: int, of: str = "steps") -> None:
-    """Refuses a count that is no integer, or below the least.
-
-    Raises:
-        ValueError: saying what was counted, what was got and what was wanted.
-    """
-    if isinstance(count, bool) or not hasattr(count, "__index__") or count < least:
-        raise ValueError(f"the number of {of} must be an integer >= {least}; got {count!r}")

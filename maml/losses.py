@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from maml.inner import checked
+from maml._checks import checked
 from maml.types import LossFn, Params, RandomKey
 
 Apply = Callable[[Params, PyTree], Array]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from maml.inner import check_count
+from maml._checks import check_count
 from maml.types import Episode, MetaParams, RandomKey, RandomKeys
 
 TASK = "task"  # the name of the mesh axis that tasks are shared out along

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree, Scalar
 
-from maml.inner import check_count, check_optimizer
+from maml._checks import check_count, check_optimizer
 from maml.mapping import TASK, across, count_tasks, tasks_at_once
 from maml.types import (
     Algorithm,

@@ -20,8 +20,9 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from maml import tree
+from maml._checks import check_count, check_optimizer
 from maml.estimators import unrolled
-from maml.inner import check_count, check_optimizer, gradient_descent
+from maml.inner import gradient_descent
 from maml.memory import Memory, check_memory
 from maml.types import Algorithm, Derivative, Either, Inner, Learner, LossFn, Params, Scheduled
 

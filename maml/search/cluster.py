@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from maml.inner import check_count
+from maml._checks import check_count
 from maml.search.executors import Executor, Item, Outcome
 
 # Read by Ray when it is imported and started. What it starts here listens on the loopback alone:

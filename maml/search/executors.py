@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Int
 
-from maml.inner import check_count
+from maml._checks import check_count
 from maml.mapping import across, in_chunks
 from maml.search.loop import History, Reward, count_batches, next_children
 from maml.search.strategies import State, Strategy

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Scalar
 
-from maml.inner import check_count
+from maml._checks import check_count
 from maml.search.space import Tokens
 from maml.search.strategies import Batch, State, Strategy
 from maml.types import RandomKey, RandomKeys

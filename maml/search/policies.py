@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from maml.inner import check_count
+from maml._checks import check_count
 from maml.search.space import Options, Position, Space, Tokens, walk
 from maml.types import Params, RandomKey
 

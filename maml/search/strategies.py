@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from maml.inner import check_count
+from maml._checks import check_count
 from maml.search.space import Space, Tokens, mutate, uniform
 from maml.types import RandomKey
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from maml.inner import check_count
+from maml._checks import check_count
 from maml.types import Params, RandomKey
 from tasks.rl.policies import Policy
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from maml.inner import check_count
+from maml._checks import check_count
 from maml.types import Params, RandomKey
 from tasks.rl.environment import Environment, Trajectories, rollout
 from tasks.rl.policies import Policy
