@@ -79,7 +79,7 @@ class FewShot(Config):
     multi_step: int = 0
     """maml++: meta-steps over which the losses after all inner steps fade to the last one's."""
     first_order: int = 0
-    """maml++: meta-steps of first order before those of second."""
+    """maml and maml++: meta-steps of first order before those of second."""
     per_step_norm: bool = False
     """maml++: batch-norm biases, and running averages, of each inner step."""
     model: Literal["conv4", "conv4-pool", "fully-connected", "cells"] = "conv4"
@@ -128,8 +128,15 @@ def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params)
     body = jax.tree.map(lambda a, h: a and not h, adapts, head)
     switches: dict[str, Any] = {name: getattr(config, name) for name in ("learn_rates", *COUNTS)}
     switches |= {"per_step": norm if config.per_step_norm else None}
+    only_annealed: dict[str, Any] = {"learn_rates": False, "first_order": config.first_order}
     return {
-        "maml": lambda: maml.maml(loss, inner, steps, mask=adapts, memory=memory),
+        "maml": lambda: (
+            maml.maml_plus_plus(
+                loss, unscaled, steps, rate=rate, mask=adapts, memory=memory, **only_annealed
+            )
+            if config.first_order
+            else maml.maml(loss, inner, steps, mask=adapts, memory=memory)
+        ),
         "maml++": lambda: maml.maml_plus_plus(
             loss, unscaled, steps, rate=rate, mask=adapts, memory=memory, **switches
         ),
@@ -183,8 +190,9 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         raise ValueError(f"reptile needs inner_steps >= 2; got {config.inner_steps}")
     check_memory(config, config.algorithm, through=("maml", "maml++", "anil", "boil", "meta_sgd"))
     chosen = [name for name in SWITCHES if getattr(config, name)]
-    if chosen and config.algorithm != "maml++":
-        raise ValueError(f"{', '.join(chosen)}: switches of maml++; got {config.algorithm}")
+    known = {"maml++": chosen, "maml": ["first_order"]}.get(config.algorithm, [])
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"{', '.join(unknown)}: switches of maml++; got {config.algorithm}")
     if config.model != "cells" and (config.tokens, config.copies, config.features) != ("", 1, 16):
         raise ValueError(f"tokens, copies and features are options of cells; got {config.model}")
     train_ways = config.train_ways or config.ways

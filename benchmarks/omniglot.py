@@ -110,6 +110,17 @@ PRESETS = {
         ),
         TWO_CORES,
         replace(
+            TWO_CORES,
+            preset="two-cores-20-way-1-shot",
+            ways=20,
+            shots=1,
+            queries=1,
+            inner_steps=5,
+            outer_rate=6e-3,
+            first_order=12_000,
+            meta_batch=4,
+        ),
+        replace(
             PAPER,
             preset="glyphs-5-way-1-shot",
             dataset="glyphs",
