@@ -2,11 +2,13 @@
 
 from maml.algorithms import (
     MetaSGD,
+    Reptile,
     anil,
     boil,
     cavia,
     fomaml,
     imaml,
+    keeping,
     maml,
     meta_sgd,
     reptile,
@@ -15,7 +17,7 @@ from maml.closed_form import R2D2, protonet, r2d2
 from maml.ensemble import ensemble, mixture
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
-from maml.finite import skip_nonfinite, skipped
+from maml.finite import clip_by_global_norm, skip_nonfinite, skipped
 from maml.inner import adapt, gradient_descent
 from maml.losses import classification, proximal, regression
 from maml.mapping import task_mesh
@@ -51,6 +53,7 @@ __all__ = [
     "MetaState",
     "PerStep",
     "PlusPlus",
+    "Reptile",
     "Sampler",
     "Scheduled",
     "adapt",
@@ -59,6 +62,7 @@ __all__ = [
     "boil",
     "cavia",
     "classification",
+    "clip_by_global_norm",
     "combine",
     "complement",
     "displacement",
@@ -70,6 +74,7 @@ __all__ = [
     "implicit",
     "init",
     "iterate",
+    "keeping",
     "maml",
     "maml_plus_plus",
     "mask_by_path",

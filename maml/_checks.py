@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.core import Tracer
 from jaxtyping import PyTree
 
-from maml.types import Batch, LossFn, MetaState, Metrics, Params, RandomKey
+from maml.types import Algorithm, Batch, Inner, LossFn, MetaState, Metrics, Params, RandomKey
 
 
 def check_count(count: int, *, least: int, of: str = "steps") -> None:
@@ -31,10 +31,10 @@ def check_number(
     value: Any,
     name: str,
     *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    below: float = math.inf,
-    most: float = math.inf,
+    above: int | float = -math.inf,
+    least: int | float = -math.inf,
+    below: int | float = math.inf,
+    most: int | float = math.inf,
 ) -> None:
     """Refuses a value that is not one finite real number in the given range.
 
@@ -49,7 +49,7 @@ def check_number(
     Raises:
         ValueError: the value is a bool, a string, complex, an array, not finite or out of range.
     """
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     if (
         _is_real(value)
@@ -109,27 +109,6 @@ def check_key(key: Any, name: str = "key") -> None:
         raise ValueError(f"{name} must be one key; got a batch of keys of shape {shape}")
 
 
-def check_optimizer(optimizer: optax.GradientTransformation) -> None:
-    """Refuses what is not an optax transformation of a tree of parameters.
-
-    Raises:
-        ValueError: `optimizer` has no `init` and `update`, is an `optax.MultiSteps` object, or
-            cannot start from an array.
-    """
-    if isinstance(optimizer, optax.MultiSteps):
-        raise ValueError(
-            "optax.MultiSteps is not itself a transformation: pass"
-            " optax.MultiSteps(...).gradient_transformation()"
-        )
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(f"the optimiser must be an optax transformation; got {optimizer!r}")
-    if "lookahead" in getattr(optimizer.init, "__qualname__", ""):
-        raise ValueError(
-            "optax.lookahead keeps a second set of parameters, for which neither loop has a place;"
-            " maml.reptile moves slow parameters towards fast ones"
-        )
-
-
 def check_loss(loss: LossFn, name: str = "loss") -> None:
     """Refuses a loss that cannot be called as `loss(params, batch, key)`.
 
@@ -174,6 +153,28 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, bool | int | float | complex | np.generic | np.ndarray | jax.Array)
 
 
+def check_learner(learner: Any) -> None:
+    """Refuses a learner that cannot be called as `learner(meta_params)`.
+
+    Raises:
+        ValueError: it is no function, or one of other arguments.
+    """
+    check_callable(learner, "learner", "meta_params")
+
+
+def check_inner(inner: Any) -> None:
+    """Refuses what is not an `Inner`, as a learner returns it.
+
+    Raises:
+        ValueError: saying what a learner has to return.
+    """
+    if not isinstance(inner, Inner):
+        raise ValueError(
+            "a learner returns an Inner, as maml.gradient_descent makes it; got"
+            f" {type(inner).__name__}"
+        )
+
+
 def check_meta_params(meta_params: Any) -> None:
     """Refuses a `MetaState` in the place of its parameters.
 
@@ -182,6 +183,18 @@ def check_meta_params(meta_params: Any) -> None:
     """
     if isinstance(meta_params, MetaState):
         raise ValueError("meta-parameters are wanted; got a MetaState: pass its .params")
+
+
+def check_algorithm(algorithm: Any) -> None:
+    """Refuses what is not an `Algorithm`.
+
+    Raises:
+        ValueError: saying how one is made.
+    """
+    if not isinstance(algorithm, Algorithm):
+        raise ValueError(
+            f"an Algorithm is wanted, as maml.maml makes it; got {type(algorithm).__name__}"
+        )
 
 
 def check_state(state: Any) -> None:
@@ -196,12 +209,28 @@ def check_state(state: Any) -> None:
         )
 
 
-def check_mask(mask: PyTree, params: PyTree, name: str = "mask", *, some: bool = True) -> None:
+def check_params(params: Params) -> None:
+    """Refuses parameters of which nothing can be learned.
+
+    Raises:
+        ValueError: no leaf is floating-point, or a leaf is no array.
+    """
+    leaves = jax.tree.leaves_with_path(params)
+    for path, leaf in leaves:
+        if not _is_array(leaf):
+            raise ValueError(f"parameters are arrays; got {leaf!r} at {_name(path)}")
+    if not any(is_inexact(leaf) for _, leaf in leaves):
+        raise ValueError(f"parameters need a floating-point leaf to learn; got {params!r}")
+
+
+def check_mask(
+    mask: PyTree, params: PyTree | None = None, name: str = "mask", *, some: bool = True
+) -> None:
     """Refuses a mask that is not a tree of bools like the parameters.
 
     Args:
         mask: True where a leaf is chosen.
-        params: The tree that it is a mask of.
+        params: The tree that it is a mask of; None leaves the structure unchecked.
         name: What the error calls it.
         some: Whether it has to choose at least one leaf.
 
@@ -209,16 +238,13 @@ def check_mask(mask: PyTree, params: PyTree, name: str = "mask", *, some: bool =
         ValueError: the structure is another one, a leaf is not True or False, or none is True.
     """
     got, wanted = jax.tree.structure(mask), jax.tree.structure(params)
-    if got != wanted:
+    if params is not None and got != wanted:
         raise ValueError(f"the {name} has the structure {got}; the parameters have {wanted}")
     for path, leaf in jax.tree.leaves_with_path(mask):
         if not isinstance(leaf, bool | np.bool_):
             raise ValueError(f"the {name} must be True or False at {_name(path)}; got {leaf!r}")
     if some and not any(jax.tree.leaves(mask)):
-        raise ValueError(
-            f"the {name} is False everywhere, so that nothing would adapt; it has the paths"
-            f" {', '.join(_name(path) for path, _ in jax.tree.leaves_with_path(mask))}"
-        )
+        raise ValueError(f"the {name} is False everywhere, so that nothing is chosen; got {mask!r}")
 
 
 def check_floating(params: Params, mask: PyTree[bool], name: str = "mask") -> None:
@@ -243,7 +269,7 @@ def is_inexact(leaf: Any) -> bool:
     >>> is_inexact(1.0), is_inexact(jnp.arange(3)), is_inexact(jax.random.key(0))
     (True, False, False)
     """
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
 
 
 def _name(path: tuple) -> str:

@@ -12,7 +12,8 @@ import optax
 from jaxtyping import PyTree
 
 from maml import tree
-from maml._checks import check_optimizer
+from maml._checks import check_floating, check_mask, check_number, check_params
+from maml._optimizers import check_differentiable, check_optimizer
 from maml.estimators import displacement, implicit, unrolled
 from maml.inner import gradient_descent
 from maml.losses import proximal
@@ -21,8 +22,10 @@ from maml.types import Algorithm, Inner, Learner, LossFn, Params
 
 
 def _initially(params: Params, mask: PyTree[bool] | None = None) -> Params:
+    check_params(params)
     if mask is not None:
-        tree.partition(params, mask)  # refuses a mask of another structure before any work
+        check_mask(mask, params)
+        check_floating(params, mask)
     return params
 
 
@@ -34,8 +37,10 @@ def _descent(
     first_order: bool = False,
     memory: Memory = "store",
 ) -> Learner:
-    check_optimizer(optimizer)
     check_memory(memory)
+    check_optimizer(optimizer)
+    if mask is not None:
+        check_mask(mask)
     return lambda theta: gradient_descent(
         loss, optimizer, theta, mask=mask, first_order=first_order, memory=memory
     )
@@ -53,14 +58,16 @@ def maml(
 
     Args:
         loss: `(params, batch, key) -> (scalar, metrics)`.
-        optimizer: the inner optimiser, any optax transformation.
+        optimizer: the inner optimiser, an optax transformation that has a derivative: Adam and its
+            relatives need `eps_root`, and `maml.clip_by_global_norm` clips.
         num_steps: K >= 0; with K = 0 it is joint training: adaptation comes only afterwards.
-        mask: True where a leaf adapts (default: everywhere).
+        mask: True where a leaf adapts (default: every floating-point leaf).
         memory: what is kept of the inner steps, and how they are derived: `maml.Memory`.
 
     Raises:
-        ValueError: K negative, no optax optimiser, a mask of another structure (from `init`), no
-            such memory mode.
+        ValueError: K negative, no optax optimiser or one without a derivative at a gradient of
+            zero, a mask that lets nothing adapt or (from `init`) of another structure, no such
+            memory mode.
 
     Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017).
 
@@ -72,6 +79,7 @@ def maml(
     2.43
     """
     learner = _descent(loss, optimizer, mask, memory=memory)
+    check_differentiable(optimizer)
     return Algorithm(
         lambda params: _initially(params, mask), learner, unrolled(learner, loss, num_steps)
     )
@@ -92,6 +100,7 @@ def fomaml(
     Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.2.
     """
     learner = _descent(loss, optimizer, mask, first_order=True)
+    check_differentiable(optimizer, first_order=True)
     return Algorithm(
         lambda params: _initially(params, mask), learner, unrolled(learner, loss, num_steps)
     )
@@ -113,6 +122,7 @@ def anil(
 
     Raghu, Raghu, Bengio, Vinyals: Rapid learning or feature reuse? (ICLR 2020).
     """
+    check_mask(head, name="head")
     return maml(loss, optimizer, num_steps, mask=head, memory=memory)
 
 
@@ -132,11 +142,15 @@ def boil(
 
     Oh, Yoo, Kim, Yun: BOIL, towards representation change for few-shot learning (ICLR 2021).
     """
+    check_mask(head, name="head")
     return maml(loss, optimizer, num_steps, mask=tree.complement(head), memory=memory)
 
 
 class MetaSGD(NamedTuple):
-    """The meta-parameters of `meta_sgd`: an initialisation, and a rate for each of its numbers."""
+    """The meta-parameters of `meta_sgd`: an initialisation, and a rate for each of its numbers.
+
+    Leaves without a derivative have no rate, but None.
+    """
 
     params: Params
     rates: Params
@@ -157,19 +171,26 @@ def meta_sgd(
 
     Args:
         loss, optimizer, num_steps, mask, memory: as MAML's.
-        rate: where every rate starts.
+        rate: where every rate starts, > 0.
+
+    Raises:
+        ValueError: as MAML, or the rate is not positive.
 
     Li, Zhou, Chen, Li: Meta-SGD, learning to learn quickly for few-shot learning (2017).
     """
-    check_optimizer(optimizer)
     check_memory(memory)
+    check_optimizer(optimizer)
+    check_differentiable(optimizer)
+    check_number(rate, "rate", above=0)
 
     def init(params: Params) -> MetaSGD:
-        rates = jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), params)
-        return MetaSGD(_initially(params, mask), rates)
+        learned, _ = tree.partition(_initially(params, mask), tree.floating(params))
+        return MetaSGD(params, jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), learned))
 
     def learner(meta: MetaSGD) -> Inner:
-        rates = meta.rates if mask is None else tree.partition(meta.rates, mask)[0]
+        rates = meta.rates
+        if mask is not None:
+            rates = jax.tree.map(lambda adapts, rate: rate if adapts else None, mask, rates)
         scale = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, rates, updates))
         chained = optax.chain(optimizer, scale)
         return gradient_descent(loss, chained, meta.params, mask=mask, memory=memory)
@@ -177,17 +198,79 @@ def meta_sgd(
     return Algorithm(init, learner, unrolled(learner, loss, num_steps))
 
 
-def reptile(loss: LossFn, optimizer: optax.GradientTransformation, num_steps: int) -> Algorithm:
+class Reptile(NamedTuple):
+    """The meta-parameters of `reptile` with `keep_state`: the model's, and the inner optimiser's.
+
+    Attributes:
+        params: of the model.
+        opt_state: the inner optimiser's state after the tasks before, in floating point.
+    """
+
+    params: Params
+    opt_state: PyTree
+
+
+def reptile(
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    *,
+    keep_state: bool = False,
+) -> Algorithm:
     """Reptile:  the meta-gradient is theta - phi_K.
 
     With `optax.sgd(epsilon)` outside, theta moves the fraction epsilon of the way to the mean of
     the adapted parameters. Everything adapts, since what does not is not learned either; and one
-    step is joint training, K >= 2 is meant. Arguments and errors are MAML's.
+    step is joint training, K >= 2 is meant.
+
+    Args:
+        loss, optimizer, num_steps: as MAML's.
+        keep_state: let the inner optimiser go on from its state after the tasks before, as the
+            paper's Adam does, instead of starting anew. The state is then a part of the
+            meta-parameters, `Reptile`, and `keeping(optimizer)` has to be the outer optimiser.
+
+    Raises:
+        ValueError: as MAML.
 
     Nichol, Achiam, Schulman: On first-order meta-learning algorithms (2018).
     """
-    learner = _descent(loss, optimizer)
-    return Algorithm(_initially, learner, displacement(learner, loss, num_steps))
+    if not keep_state:
+        from_new = _descent(loss, optimizer)
+        return Algorithm(_initially, from_new, displacement(from_new, loss, num_steps))
+    check_optimizer(optimizer)
+
+    def start(params: Params) -> PyTree:
+        return optimizer.init(tree.partition(params, tree.floating(params))[0])
+
+    def init(params: Params) -> Reptile:
+        return Reptile(_initially(params), _as_floats(start(params)))
+
+    def learner(meta: Reptile) -> Inner:
+        like = jax.eval_shape(start, meta.params)
+        state = jax.tree.map(lambda leaf, was: leaf.astype(was.dtype), meta.opt_state, like)
+        return gradient_descent(loss, optimizer, meta.params, opt_state=state)
+
+    def end(inner: Inner, state: PyTree) -> Reptile:
+        return Reptile(inner.params(state), _as_floats(state[1]))
+
+    return Algorithm(init, learner, displacement(learner, loss, num_steps, end=end))
+
+
+def _as_floats(opt_state: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, float)), opt_state)
+
+
+def keeping(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The outer optimiser of `reptile` with `keep_state`: the model's parameters are its own.
+
+    The inner optimiser's state becomes the mean of the tasks' states as it is.
+    """
+
+    def labels(meta: Reptile) -> PyTree[str]:
+        names = Reptile("learned", "kept")
+        return jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), names, meta)
+
+    return optax.partition({"learned": optimizer, "kept": optax.sgd(1.0)}, labels)
 
 
 def imaml(
@@ -211,6 +294,7 @@ def imaml(
     Rajeswaran, Finn, Kakade, Levine: Meta-learning with implicit gradients (NeurIPS 2019).
     """
     check_optimizer(optimizer)
+    check_number(strength, "the strength of the pull", above=0)
 
     def learner(theta: Params) -> Inner:
         return gradient_descent(proximal(loss, theta, strength), optimizer, theta)
@@ -235,8 +319,10 @@ def cavia(
 
     Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson: Fast context adaptation (ICML 2019).
     """
-    check_optimizer(optimizer)
     check_memory(memory)
+    check_optimizer(optimizer)
+    check_differentiable(optimizer)
+    check_mask(context, name="context")
 
     def learner(theta: Params) -> Inner:
         part, network = tree.partition(theta, context)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PyTree
 
-from maml._checks import check_count
+from maml._checks import check_callable, check_count, check_learner
 from maml.inner import adapt
 from maml.mapping import each_task
 from maml.types import Batch, Episode, Learner, MetaParams, Params, RandomKey
@@ -42,15 +42,21 @@ def evaluate(
 
     Raises:
         ValueError: `num_steps` is negative or `chunk` below 1; the mesh does not divide the tasks,
-            or has another axis than "task".
+            or has another axis than "task"; the metric returns nothing; an argument is of another
+            kind.
     """
+    check_learner(learner)
+    check_callable(metric, "metric", "params, query, key")
     check_count(num_steps, least=0)
 
     def one(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree[Array]:
         support_key, query_key = jax.random.split(key)
 
         def probe(params: Params) -> PyTree:
-            return metric(params, episode.query, query_key)
+            numbers = metric(params, episode.query, query_key)
+            if not jax.tree.leaves(numbers):
+                raise ValueError(f"a metric returns a tree of numbers; got {numbers!r}")
+            return numbers
 
         inner = learner(meta_params)
         return adapt(inner, episode.support, support_key, num_steps, probe=probe)[1]

@@ -1,4 +1,7 @@
-"""Meta-steps whose gradient is not finite change nothing, and are counted leaf by leaf."""
+"""Optimisers that stay finite: a clip with a derivative everywhere, and steps left out and counted.
+
+A meta-step whose gradient is not finite changes nothing, and is counted leaf by leaf.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +10,39 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
+from maml._checks import check_number
+from maml._optimizers import check_optimizer
+
 FOR_EVER = 2**31 - 1  # optax applies what is not finite after so many in a row
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """Clips as `optax.clip_by_global_norm`, with a derivative where the gradient is zero.
+
+        u = g   where ||g|| < c,   else   g c / ||g||
+
+    The derivative of the norm is not defined at zero, where optax's clip makes NaN of a
+    meta-gradient that goes through it.
+
+    Args:
+        max_norm: c > 0.
+
+    Raises:
+        ValueError: it is not positive.
+
+    >>> clip = clip_by_global_norm(1.0)
+    >>> jax.grad(lambda g: clip.update(g, clip.init(g))[0].sum())(jnp.zeros(2)).tolist()
+    [1.0, 1.0]
+    """
+    check_number(max_norm, "max_norm", above=0)
+
+    def clipped(updates: Any, params: Any) -> Any:
+        square = sum(jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(updates))
+        long = jnp.asarray(square) >= max_norm**2
+        norm = jnp.sqrt(jnp.where(long, square, 1.0))  # never the root of zero
+        return jax.tree.map(lambda leaf: jnp.where(long, leaf / norm * max_norm, leaf), updates)
+
+    return optax.stateless(clipped)
 
 
 class Broken(NamedTuple):
@@ -24,7 +59,10 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
     """The optimiser, which leaves a step out whose gradient has an entry that is not finite.
 
     Parameters and the optimiser's own state stay as they were. What was left out is in its state,
-    see `skipped`.
+    see `skipped`. Tasks whose gradient is not finite are left out of the mean before.
+
+    Raises:
+        ValueError: the optimiser is not optax's.
 
     >>> optimizer = skip_nonfinite(optax.sgd(0.1))
     >>> theta = {"w": jnp.ones(2), "b": jnp.ones(1)}
@@ -33,6 +71,7 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
     >>> updates["w"].tolist(), skipped(state)
     ([0.0, 0.0], (1, 1, ["['w']"]))
     """
+    check_optimizer(optimizer)
 
     def init(params: PyTree) -> Broken:
         return Broken(jax.tree.map(lambda _: jnp.zeros((), jnp.int32), params))
@@ -48,7 +87,16 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
 
 
 def skipped(opt_state: PyTree) -> tuple[int, int, list[str]]:
-    """(steps left out, those since the last good one, names of the leaves) by `skip_nonfinite`."""
+    """(steps left out, those since the last good one, names of the leaves) by `skip_nonfinite`.
+
+    Raises:
+        ValueError: it is not the state of such an optimiser.
+    """
+    if not (isinstance(opt_state, tuple) and opt_state and isinstance(opt_state[0], Broken)):
+        raise ValueError(
+            "the state of an optimiser made by maml.skip_nonfinite is wanted, MetaState.opt_state;"
+            f" got {type(opt_state).__name__}"
+        )
     broken, rest = opt_state
     paths = jax.tree.leaves_with_path(broken.leaves)
     names = [jax.tree_util.keystr(path) for path, count in paths if count]

@@ -16,7 +16,18 @@ import optax
 from jaxtyping import PyTree
 
 from maml import tree
-from maml._checks import check_count, check_optimizer, checked
+from maml._checks import (
+    check_callable,
+    check_count,
+    check_floating,
+    check_inner,
+    check_key,
+    check_loss,
+    check_mask,
+    check_params,
+    checked,
+)
+from maml._optimizers import check_optimizer, update, with_noise_from
 from maml.memory import Memory, check_memory, grad
 from maml.types import (
     Batch,
@@ -41,28 +52,34 @@ def gradient_descent(
     per_step: PyTree[bool] | None = None,
     first_order: bool = False,
     memory: Memory = "store",
+    opt_state: PyTree | None = None,
 ) -> Inner:
     """Gradient descent on a loss, from `params`, by any optax transformation.
 
     Args:
         loss: `(params, batch, key) -> (scalar, metrics)`.
-        optimizer: its state starts anew in every task.
-        params: where the descent starts.
-        mask: True where a leaf adapts (default: everywhere); the others are constants of the task.
+        optimizer: any optax transformation. One that asks for `value`, `grad` and `value_fn` gets
+            those of the support set; one that draws noise draws it with the key of the step.
+        params: where the descent starts. Leaves without a derivative, such as counters and random
+            keys, may be among them.
+        mask: True where a leaf adapts (default: every floating-point leaf); the others are
+            constants of the task.
         per_step: True where a leaf is `[K + 1, ...]`, one for the model after each number of steps;
             beyond K the last. None of them adapts.
         first_order: take the gradients of the steps for constants, that is, drop every second
             derivative of the loss (Finn et al. 2017, section 5.2).
         memory: what is kept of the steps for their derivative, and how it is taken: `maml.Memory`.
+        opt_state: the state that the optimiser starts from (default: a new one in every task).
 
     Returns:
-        The inner problem. The metrics of its steps are reported, not differentiated.
+        The inner problem, whose state is `(adapted leaves, opt_state, steps taken)`. The metrics of
+        its steps are reported, not differentiated.
 
     Raises:
-        ValueError: the optimiser is not optax's, a mask has another structure than `params`, what
-            adapts is another leaf at each step, there is no such memory mode or first-order steps
-            cannot honour it, or (when the step is traced) the loss returns something else than
-            `(scalar, metrics)`.
+        ValueError: the optimiser is not optax's, a mask has another structure than `params` or
+            lets nothing adapt or a leaf without a derivative, what adapts is another leaf at each
+            step, there is no such memory mode or first-order steps cannot honour it, or (when the
+            step is traced) the loss returns something else than `(scalar, metrics)`.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
@@ -70,12 +87,16 @@ def gradient_descent(
     >>> float(inner.params(state))
     2.0
     """
+    check_loss(loss)
     check_optimizer(optimizer)
     check_memory(memory, first_order=first_order)
-    mask = jax.tree.map(lambda _: True, params) if mask is None else mask
+    check_params(params)
+    mask = tree.floating(params) if mask is None else mask
     per_step = jax.tree.map(lambda _: False, params) if per_step is None else per_step
+    check_mask(mask, params)
+    check_mask(per_step, params, "per_step mask", some=False)
+    check_floating(params, mask)
     adapted, _ = tree.partition(params, mask)
-    tree.partition(params, per_step)  # refuses one of another structure
     if any(jax.tree.leaves(jax.tree.map(lambda a, b: a and b, mask, per_step))):
         raise ValueError("what adapts cannot be another leaf at each step; mask and per_step meet")
 
@@ -93,13 +114,19 @@ def gradient_descent(
         adapted, opt_state, count = state
         grads, metrics = grad(objective, memory)(adapted, count, batch, key)
         grads = jax.lax.stop_gradient(grads) if first_order else grads
-        updates, opt_state = optimizer.update(grads, opt_state, adapted)
+
+        def value(adapted: Params) -> Any:
+            return objective(adapted, count, batch, key)[0]
+
+        updates, opt_state = update(
+            optimizer, grads, with_noise_from(key, opt_state), adapted, value
+        )
         state = optax.apply_updates(adapted, updates), opt_state, count + 1
         return state, jax.lax.stop_gradient(metrics)
 
     recompute = memory.endswith("recompute")
     step = jax.checkpoint(step, prevent_cse=False) if recompute else step
-    start = adapted, optimizer.init(adapted), 0
+    start = adapted, optimizer.init(adapted) if opt_state is None else opt_state, 0
     return Inner(start, step, lambda state: whole(state[0], state[2]), recompute)
 
 
@@ -125,7 +152,8 @@ def adapt(
         probe, the metrics of the steps, `[K, ...]`.
 
     Raises:
-        ValueError: `num_steps` is negative, or there are not as many batches.
+        ValueError: `num_steps` is negative, there are not as many batches, or `inner` or `key` is
+            something else.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
@@ -133,7 +161,11 @@ def adapt(
     >>> path.tolist()
     [4.0, 2.0, 1.0, 0.5]
     """
+    check_inner(inner)
+    check_key(key)
     check_count(num_steps, least=0)
+    if probe is not None:
+        check_callable(probe, "probe", "params")
 
     own = batch.batches if isinstance(batch, PerStep) else None
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(own)}
@@ -158,14 +190,18 @@ def adapt(
 
     steps = jax.random.split(key, num_steps), own
     if inner.recompute and num_steps:
-        # Blocks of about sqrt(K) steps: their first states are kept, and those of one block.
-        size = max(n for n in range(1, math.isqrt(num_steps) + 1) if num_steps % n == 0)
-        block = jax.checkpoint(run, prevent_cse=False)
+        # Blocks of about sqrt(K) steps, and one of the rest: the first states of all are kept, and
+        # while one is derived, its own.
+        size = math.isqrt(num_steps)
+        count, block = num_steps // size, jax.checkpoint(run, prevent_cse=False)
         blocks = jax.tree.map(
-            lambda leaf: leaf.reshape(num_steps // size, size, *leaf.shape[1:]), steps
+            lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), steps
         )
         state, trace = jax.lax.scan(block, inner.state, blocks)
-        trace = jax.tree.map(lambda leaf: leaf.reshape(num_steps, *leaf.shape[2:]), trace)
+        trace = jax.tree.map(lambda leaf: leaf.reshape(count * size, *leaf.shape[2:]), trace)
+        if count * size < num_steps:
+            state, more = block(state, jax.tree.map(lambda leaf: leaf[count * size :], steps))
+            trace = jax.tree.map(lambda *parts: jnp.concatenate(parts), trace, more)
     else:
         state, trace = run(inner.state, steps)
     if probe is not None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, get_abstract_mesh, reshard
 from jaxtyping import Array, PyTree
 
-from maml._checks import check_count
+from maml._checks import check_count, check_key, check_meta_params
 from maml.types import Episode, MetaParams, RandomKey, RandomKeys
 
 TASK = "task"  # the name of the mesh axis that tasks are shared out along
@@ -53,8 +53,25 @@ def count_tasks(episodes: Episode | PyTree) -> int:
     """
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
     if len(sizes) != 1 or sizes == {()}:
-        raise ValueError(f"episodes need one leading task axis; got leading sizes {sorted(sizes)}")
+        raise ValueError(
+            "episodes need one leading task axis, as maml.batched makes it; got leading sizes"
+            f" {sorted(sizes)}"
+        )
     return sizes.pop()[0]
+
+
+def check_tasks(tasks: Episode | PyTree) -> None:
+    """Refuses tasks without data.
+
+    Raises:
+        ValueError: an array is empty, or episodes lack a support or a query set.
+    """
+    for name in tasks._fields if isinstance(tasks, Episode) else ():
+        if not jax.tree.leaves(getattr(tasks, name)):
+            raise ValueError(f"episodes need a {name} set; got {getattr(tasks, name)!r}")
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tasks)]
+    if empty := [shape for shape in shapes if 0 in shape]:
+        raise ValueError(f"the arrays of a task must not be empty; got one of shape {empty[0]}")
 
 
 def share_of(num_tasks: int, mesh: Mesh | None) -> int:
@@ -106,15 +123,24 @@ def across(mesh: Mesh | None, share: Callable[..., Any], *, summed: bool) -> Cal
     if mesh is None:
         return share
     everywhere, by_task = PartitionSpec(), PartitionSpec(TASK)
-    # Not checked for what varies between devices: with the check, the gradients of the inner loop
-    # would be summed over the devices, and every optimiser state would have to be marked.
-    return jax.shard_map(
-        share,
-        mesh=mesh,
-        in_specs=(everywhere, by_task),
-        out_specs=everywhere if summed else by_task,
-        check_vma=False,
-    )
+
+    def sharded(meta_params: MetaParams, tasks: Any) -> Any:
+        devices = context if (context := get_abstract_mesh()).shape == mesh.shape else mesh
+        # The mesh that `jax.make_mesh` makes says in the types of arrays where they lie.
+        if AxisType.Explicit in devices.axis_types:
+            meta_params = reshard(meta_params, NamedSharding(devices, everywhere))
+            tasks = reshard(tasks, NamedSharding(devices, by_task))
+        # Not checked for what varies between devices: with the check, the gradients of the inner
+        # loop would be summed over the devices, and every optimiser state would have to be marked.
+        return jax.shard_map(
+            share,
+            mesh=devices,
+            in_specs=(everywhere, by_task),
+            out_specs=everywhere if summed else by_task,
+            check_vma=False,
+        )(meta_params, tasks)
+
+    return sharded
 
 
 def each_task(
@@ -140,6 +166,9 @@ def each_task(
         ValueError: `chunk` is below 1, the mesh does not divide the tasks, or has another axis
             than "task".
     """
+    check_meta_params(meta_params)
+    check_key(key)
+    check_tasks(tasks)
     num_tasks = count_tasks(tasks)
     chunk = share_of(num_tasks, mesh) if chunk is None else chunk
     check_count(chunk, least=1, of="tasks in a chunk")
@@ -152,7 +181,7 @@ def each_task(
 
 
 def in_chunks(function: Callable[[Any], PyTree], tasks: Any, chunk: int) -> PyTree[Array]:
-    """What `function(task)` gives for each task, so many at a time, and the rest at last.
+    """What `function(task)` gives for each task, a chunk at a time; the last may be smaller.
 
     `jax.lax.map` with a batch size cannot give arrays of size zero: those of no inner step.
     """

@@ -7,11 +7,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.sharding import Mesh
-from jaxtyping import PyTree, Scalar
+from jaxtyping import Scalar
 
-from maml._checks import check_count, check_optimizer
-from maml.mapping import TASK, across, count_tasks, tasks_at_once
+from maml import tree
+from maml._checks import (
+    check_algorithm,
+    check_callable,
+    check_count,
+    check_key,
+    check_meta_params,
+    check_params,
+    check_state,
+)
+from maml._optimizers import check_optimizer, update
+from maml.mapping import TASK, across, check_tasks, count_tasks, each_task, tasks_at_once
+from maml.total import Tasks, Total, like, total_gradient
 from maml.types import (
     Algorithm,
     Derivative,
@@ -24,10 +36,11 @@ from maml.types import (
     Metrics,
     Params,
     RandomKey,
-    RandomKeys,
     Sampler,
     Scheduled,
 )
+
+MOST_STEPS = 2**31 - 1  # what the counter of meta-steps holds
 
 
 def init(
@@ -35,12 +48,19 @@ def init(
 ) -> MetaState:
     """The state before the first meta-step.
 
+    The outer optimiser sees the floating-point leaves alone: counters, random keys and masks among
+    the parameters stay as they are. `optax.selective_transform(optimizer, freeze_mask=mask)` keeps
+    any other leaf as it is.
+
     Raises:
         ValueError: the outer optimiser is not optax's, or the algorithm refuses the parameters.
     """
+    check_algorithm(algorithm)
     check_optimizer(optimizer)
+    check_params(params)
     meta_params = algorithm.init(params)
-    return MetaState(meta_params, optimizer.init(meta_params), jnp.zeros((), jnp.int32))
+    learned, _ = tree.partition(meta_params, tree.floating(meta_params))
+    return MetaState(meta_params, optimizer.init(learned), jnp.zeros((), jnp.int32))
 
 
 def batched(sample: Sampler, num_tasks: int) -> Sampler:
@@ -54,7 +74,8 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
         A `Partial`; those of one sampler and one size are the same function to jit.
 
     Raises:
-        ValueError: `num_tasks` is below 1.
+        ValueError: `num_tasks` is below 1, or the sampler is no function of a key or gives
+            meta-batches already.
 
     >>> from maml import Episode
     >>> sample = batched(lambda key: Episode(*jax.random.normal(key, (2, 5))), 3)
@@ -62,6 +83,9 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
     (3, 5)
     """
     check_count(num_tasks, least=1, of="tasks")
+    check_callable(sample, "sample", "key")
+    if _is_batched(sample):
+        raise ValueError("this sampler gives meta-batches already: pass the sampler of one task")
     partial_type = jax.tree_util.Partial
     sample = sample if isinstance(sample, partial_type) else partial_type(sample)
     return partial_type(_Batch(num_tasks), sample)
@@ -73,7 +97,12 @@ class _Batch(NamedTuple):
     num_tasks: int
 
     def __call__(self, sample: Sampler, key: RandomKey) -> Episode:
+        check_key(key)
         return jax.vmap(sample)(jax.random.split(key, self.num_tasks))
+
+
+def _is_batched(sample: Any) -> bool:
+    return isinstance(getattr(sample, "func", None), _Batch)
 
 
 def meta_gradient(
@@ -87,75 +116,57 @@ def meta_gradient(
 ) -> tuple[MetaParams, Metrics]:
     """The mean over tasks of the meta-gradient, and of the metrics.
 
-    However the tasks are mapped, each has the same key, and the mean is the same to rounding.
+    However the tasks are mapped, each has the same key, and the mean is the same to rounding: it is
+    taken in float32 at least. Tasks whose gradient is not finite are left out of both means; where
+    all are, the means are NaN.
 
     Args:
         grad: of one task.
-        meta_params: where.
+        meta_params: where the gradient is taken. Leaves without a derivative may be among them;
+            their gradient is None.
         episodes: `Episode[task, ...]`.
         key: split into one key a task.
         chunk: how many tasks a device maps at once; chunks run one after the other with their
             gradients accumulated, so memory is that of one chunk. Default: all at once.
         mesh: devices that share out the tasks, see `task_mesh`. Default: one device.
 
+    Returns:
+        The mean gradient, and the mean metrics with `left_out`, the share of tasks left out.
+
     Raises:
         ValueError: leaves disagree about the number of tasks, the mesh does not divide it, or the
-            chunk a device's share of it; the mesh has another axis than "task".
+            chunk a device's share of it; the mesh has another axis than "task"; an argument is of
+            another kind.
     """
+    check_meta_params(meta_params)
+    check_key(key)
+    if not isinstance(episodes, Episode):
+        raise ValueError(f"an Episode of arrays is wanted; got {type(episodes).__name__}")
     if isinstance(grad, Either):
         branches = [partial(meta_gradient, g, chunk=chunk, mesh=mesh) for g in grad.grads]
         return jax.lax.cond(grad.first, *branches, meta_params, episodes, key)
-    objective = grad.objective if isinstance(grad, Derivative) else _linear(grad)
+    check_callable(grad, "grad", "meta_params, episode, key")
+    check_tasks(episodes)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 
-    def share(
-        meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]
-    ) -> tuple[MetaParams, Metrics]:
-        (_, metrics), grads = value_and_grad(objective, meta_params, tasks, chunk)
-        sums = grads, metrics
-        return sums if mesh is None else jax.lax.psum(sums, TASK)
+    def share(meta_params: MetaParams, tasks: Tasks) -> Total:
+        total, _ = total_gradient(grad, meta_params, tasks, chunk)
+        return total if mesh is None else jax.lax.psum(total, TASK)
 
     tasks = (episodes, jax.random.split(key, num_tasks))
-    sums = across(mesh, share, summed=True)(meta_params, tasks)
-    return jax.tree.map(lambda leaf: leaf / num_tasks, sums)
+    mean = across(mesh, share, summed=True)(meta_params, tasks).mean()
+    left_out = 1 - mean.number / num_tasks
+    return like(meta_params, mean.grads), mean.metrics | {"left_out": left_out}
 
 
-def value_and_grad(
-    objective: LossFn, meta_params: MetaParams, tasks: tuple[Episode, RandomKeys], chunk: int
-) -> tuple[tuple[Scalar, Metrics], MetaParams]:
-    """((value, metrics), gradient) of an objective, summed over the tasks, a chunk at a time."""
+def _value(objective: LossFn, *data: Any, chunk: int | None, mesh: Mesh | None) -> Scalar:
+    """The mean over tasks of an objective, for an outer optimiser that asks for it."""
 
-    def summed(meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
-        return _sum(jax.vmap(objective, (None, 0, 0))(meta_params, *tasks))
+    def value(*task: Any) -> Scalar:
+        return objective(*task)[0]
 
-    def add_chunk(grads: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
-        seen, more = jax.value_and_grad(summed, has_aux=True)(meta_params, tasks)
-        return jax.tree.map(jnp.add, grads, more), seen
-
-    count = count_tasks(tasks[0]) // chunk
-    chunks = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), tasks)
-    grads, seen = jax.lax.scan(add_chunk, jax.tree.map(jnp.zeros_like, meta_params), chunks)
-    return _sum(seen), grads
-
-
-def _linear(grad: MetaGrad) -> LossFn:
-    """The objective with this gradient: its sum over tasks is differentiated, not each of them.
-
-    So what tasks share, they share in the derivative too: products with theta are one for all.
-    """
-
-    def objective(
-        meta_params: MetaParams, episode: Episode, key: RandomKey
-    ) -> tuple[Scalar, Metrics]:
-        grads, metrics = jax.lax.stop_gradient(grad(meta_params, episode, key))
-        return jnp.asarray(optax.tree.vdot(meta_params, grads)), metrics
-
-    return objective
-
-
-def _sum(stacked: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.sum(axis=0), stacked)
+    return each_task(value, *data, chunk=chunk, mesh=mesh).mean()
 
 
 def meta_step(
@@ -177,12 +188,26 @@ def meta_step(
         episodes: `Episode[task, ...]`.
         key: split into one key a task.
         chunk, mesh: see `meta_gradient`.
+
+    Raises:
+        ValueError: as `meta_gradient`, or an argument is of another kind.
     """
+    check_algorithm(algorithm)
+    check_state(state)
+    options: dict[str, Any] = {"chunk": chunk, "mesh": mesh}
     grad = algorithm.grad
     grad = grad.at(state.step) if isinstance(grad, Scheduled) else grad
-    grads, metrics = meta_gradient(grad, state.params, episodes, key, chunk=chunk, mesh=mesh)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    grads, metrics = meta_gradient(grad, state.params, episodes, key, **options)
+    learned, constants = tree.partition(state.params, tree.floating(state.params))
+
+    def value(learned: Params) -> Scalar:
+        if not isinstance(grad, Derivative):
+            raise ValueError("the outer optimiser asks for a loss, and this gradient is of none")
+        theta = tree.combine(learned, constants)
+        return _value(grad.objective, theta, episodes, key, **options)
+
+    updates, opt_state = update(optimizer, grads, state.opt_state, learned, value)
+    params = tree.combine(optax.apply_updates(learned, updates), constants)
     return MetaState(params, opt_state, state.step + 1), metrics
 
 
@@ -203,7 +228,7 @@ def train(
     Args:
         algorithm: what gives the meta-gradient.
         optimizer: the outer one.
-        sample: a meta-batch from a key, `Episode[task, ...]`.
+        sample: a meta-batch from a key, as `batched` makes it.
         state: before. Step t uses `fold_in(key, t)`, so two calls of n steps are one of 2 n.
         key: the key of the whole run, the same in every call.
         num_steps: how many.
@@ -215,9 +240,14 @@ def train(
         The state after, and the metrics of every meta-step, `[num_steps]`.
 
     Raises:
-        ValueError: `num_steps` is negative, or `draw` does not divide it; chunk or mesh as in
-            `meta_gradient`.
+        ValueError: `num_steps` is negative, or `draw` does not divide it; the sampler is of one
+            task, whose points would pass for tasks; chunk or mesh as in `meta_gradient`.
     """
+    if not _is_batched(sample):
+        raise ValueError(
+            "train wants a sampler of meta-batches, maml.batched(sample, num_tasks); got"
+            f" {sample!r}"
+        )
     step = partial(meta_step, algorithm, optimizer, chunk=chunk, mesh=mesh)
     return iterate(step, sample, state, key, num_steps, draw=draw)
 
@@ -234,12 +264,19 @@ def iterate(
     """As `train`, with any outer step, `step(state, sample(key), key) -> (state, metrics)`.
 
     Raises:
-        ValueError: `num_steps` is negative, or `draw` does not divide it.
+        ValueError: `num_steps` is negative, `draw` does not divide it, the number of meta-steps
+            would not fit into an int32, or an argument is of another kind.
     """
+    check_callable(step, "step", "state, episodes, key")
+    check_callable(sample, "sample", "key")
+    check_state(state)
+    check_key(key)
     check_count(num_steps, least=0)
     check_count(draw, least=1, of="meta-steps of a draw")
     if num_steps % draw:
         raise ValueError(f"a draw of {draw} meta-steps does not divide {num_steps} of them")
+    if not isinstance(state.step, Tracer) and int(state.step) + num_steps > MOST_STEPS:
+        raise ValueError(f"at most {MOST_STEPS} meta-steps can be counted; {state.step} are taken")
 
     def body(state: MetaState, drawn: tuple[Any, RandomKey]) -> tuple[MetaState, Metrics]:
         return step(state, *drawn)

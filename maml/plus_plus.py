@@ -20,7 +20,8 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from maml import tree
-from maml._checks import check_count, check_optimizer
+from maml._checks import check_count, check_floating, check_mask, check_number, check_params
+from maml._optimizers import check_differentiable, check_optimizer
 from maml.estimators import unrolled
 from maml.inner import gradient_descent
 from maml.memory import Memory, check_memory
@@ -90,7 +91,7 @@ def maml_plus_plus(
         loss, mask, memory: as MAML's.
         optimizer: the inner one; with `optax.sgd(1.0)` the rates are learning rates.
         num_steps: K >= 1.
-        rate: where every rate starts.
+        rate: where every rate starts, > 0.
         learn_rates: learn a rate for each leaf and step; otherwise all stay as they are.
         multi_step: in how many meta-steps the multi-step loss fades, see `multi_step_weights`; 0:
             only the last step is judged.
@@ -99,18 +100,23 @@ def maml_plus_plus(
         per_step: True at the leaves that are other ones at each step; none of them may adapt.
 
     Raises:
-        ValueError: a count is below its least; otherwise as MAML's.
+        ValueError: a count is below its least, or the rate is not positive; otherwise as MAML.
 
     Antoniou, Edwards, Storkey: How to train your MAML (ICLR 2019).
     """
-    check_optimizer(optimizer)
     check_memory(memory)
+    check_optimizer(optimizer)
+    check_differentiable(optimizer)
+    check_number(rate, "rate", above=0)
     check_count(num_steps, least=1)
     check_count(multi_step, least=0, of="meta-steps of the multi-step loss")
     check_count(first_order, least=0, of="meta-steps of first order")
 
     def init(params: Params) -> PlusPlus:
-        adapts = jax.tree.map(lambda _: True, params) if mask is None else mask
+        check_params(params)
+        adapts = tree.floating(params) if mask is None else mask
+        check_mask(adapts, params)
+        check_floating(params, adapts)
         adapted, _ = tree.partition(params, adapts)
         rates = jax.tree.map(lambda leaf: jnp.full(num_steps, rate, leaf.dtype), adapted)
         if per_step is not None:

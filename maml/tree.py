@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
+from maml._checks import check_mask, is_inexact
+
 
 def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
     """A tree of bools like `params`: True where the path matches the regular expression.
@@ -15,11 +17,14 @@ def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
         pattern: searched for in paths such as `layers/0/kernel`.
 
     Raises:
-        ValueError: no path matches, so that a misspelt pattern is not a silent no-op.
+        ValueError: no path matches, so that a misspelt pattern is not a silent no-op, or the
+            pattern is empty.
 
     >>> mask_by_path({"body": {"w": 1.0}, "head": {"w": 2.0, "b": 3.0}}, "^head/")
     {'body': {'w': False}, 'head': {'b': True, 'w': True}}
     """
+    if not pattern:
+        raise ValueError("the pattern is empty, and would match every path")
     mask = jax.tree.map_with_path(
         lambda path, _: re.search(pattern, _name(path)) is not None, params
     )
@@ -47,21 +52,31 @@ def complement(mask: PyTree[bool]) -> PyTree[bool]:
     >>> complement({"body": False, "head": True})
     {'body': True, 'head': False}
     """
+    check_mask(mask, some=False)
     return jax.tree.map(lambda chosen: not chosen, mask)
+
+
+def floating(params: PyTree) -> PyTree[bool]:
+    """True at the leaves that have a derivative, False at counters, random keys and masks.
+
+    >>> floating({"w": 1.0, "count": 3})
+    {'count': False, 'w': True}
+    """
+    return jax.tree.map(is_inexact, params)
 
 
 def partition(params: PyTree, mask: PyTree[bool]) -> tuple[PyTree, PyTree]:
     """The leaves where the mask is True, and the others; None stands where a leaf is absent.
 
+    None in the parameters is no leaf, as everywhere in JAX, and is None in both parts.
+
     Raises:
-        ValueError: the mask has another structure than the parameters.
+        ValueError: the mask is not a tree of bools with the structure of the parameters.
 
     >>> partition({"body": 1.0, "head": 2.0}, {"body": False, "head": True})
     ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None})
     """
-    got, wanted = jax.tree.structure(mask), jax.tree.structure(params)
-    if got != wanted:
-        raise ValueError(f"the mask has the structure {got}; the parameters have {wanted}")
+    check_mask(mask, params, some=False)
     chosen = jax.tree.map(lambda keep, leaf: leaf if keep else None, mask, params)
     others = jax.tree.map(lambda keep, leaf: None if keep else leaf, mask, params)
     return chosen, others
@@ -70,9 +85,17 @@ def partition(params: PyTree, mask: PyTree[bool]) -> tuple[PyTree, PyTree]:
 def combine(chosen: PyTree, others: PyTree) -> PyTree:
     """The inverse of `partition`.
 
+    Raises:
+        ValueError: the two trees are not the two parts of one.
+
     >>> combine({"body": None, "head": 2.0}, {"body": 1.0, "head": None})
     {'body': 1.0, 'head': 2.0}
     """
-    return jax.tree.map(
-        lambda a, b: b if a is None else a, chosen, others, is_leaf=lambda leaf: leaf is None
-    )
+    structures = [jax.tree.structure(part, is_leaf=_is_none) for part in (chosen, others)]
+    if structures[0] != structures[1]:
+        raise ValueError(f"two parts of one tree are wanted; got {structures[0]}, {structures[1]}")
+    return jax.tree.map(lambda a, b: b if a is None else a, chosen, others, is_leaf=_is_none)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None

@@ -13,18 +13,20 @@ Schulman, Levine, Moritz, Jordan, Abbeel: Trust region policy optimization (ICML
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree, Scalar
+from jaxtyping import Array, Bool, PyTree, Scalar
 
-from maml.mapping import TASK, across, count_tasks, in_chunks, tasks_at_once
-from maml.outer import value_and_grad
-from maml.types import Episode, LossFn, MetaParams, Metrics, RandomKey, RandomKeys
+from maml import tree
+from maml._checks import check_count, check_key, check_number
+from maml.mapping import TASK, across, check_tasks, count_tasks, in_chunks, tasks_at_once
+from maml.total import Tasks, like, only, sum_over, total_gradient, wide
+from maml.types import Derivative, Episode, LossFn, MetaParams, Metrics, RandomKey
 
 
 class Region(NamedTuple):
@@ -59,6 +61,9 @@ def trust_region_step(
 ) -> tuple[MetaParams, Metrics]:
     """One step inside the trust region, on episodes that stay the same meanwhile.
 
+    Tasks whose gradient is not finite are left out of everything. A step length at which objective
+    or divergence is not finite is not accepted.
+
     Args:
         region: objective and divergence.
         meta_params: before.
@@ -74,45 +79,50 @@ def trust_region_step(
 
     Returns:
         The meta-parameters after, and the metrics of the objective before the step, with
-        `region`: the length that was accepted, as a fraction of s (0: none, and the parameters
-        are the old ones), the divergence there, and what the objective gained.
+        `left_out`, the share of tasks left out, and `region`: the length that was accepted, as a
+        fraction of s (0: none, and the parameters are the old ones), the divergence there, and what
+        the objective gained.
 
     Raises:
-        ValueError: radius or damping is not positive, shrink is outside (0, 1); chunk or mesh as
-            in `meta_gradient`.
+        ValueError: radius or damping is not positive, shrink is outside (0, 1), a count is below
+            1; chunk or mesh as in `meta_gradient`.
     """
-    if not (radius > 0 and damping > 0 and 0 < shrink < 1):
-        raise ValueError(
-            "radius and damping must be positive, and shrink in (0, 1); got"
-            f" {radius}, {damping}, {shrink}"
-        )
+    check_number(radius, "radius", above=0)
+    check_number(damping, "damping", above=0)
+    check_number(shrink, "shrink", above=0, below=1)
+    check_count(cg_steps, least=1, of="conjugate-gradient steps")
+    check_count(backtracks, least=1, of="step lengths")
+    check_key(key)
+    check_tasks(episodes)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 
-    def share(meta_params: MetaParams, tasks: tuple[Episode, RandomKeys]) -> Any:
-        start, unravel = ravel_pytree(meta_params)
+    def share(meta_params: MetaParams, tasks: Tasks) -> tuple[MetaParams, Metrics]:
+        learned, constants = tree.partition(meta_params, tree.floating(meta_params))
+        start, unravel = ravel_pytree(jax.tree.map(wide, learned))
+        objective = Derivative(region.objective)
+        local, kept = total_gradient(objective, meta_params, tasks, chunk)
+        count, value, metrics, grads = across_devices(local).mean()
+        gradient, tasks = ravel_pytree(grads)[0], only(kept, tasks)
 
-        def mean(local: PyTree) -> PyTree:
-            total = local if mesh is None else jax.lax.psum(local, TASK)
-            return jax.tree.map(lambda leaf: leaf / num_tasks, total)
+        def theta(flat: Array) -> MetaParams:
+            return tree.combine(like(meta_params, unravel(flat)), constants)
 
         def mapped(function: Callable) -> Callable[[Array], PyTree]:
             def each(flat: Array) -> PyTree:
-                one = partial(function, unravel(flat))
+                one = partial(function, theta(flat))
                 return in_chunks(lambda task: one(*task), tasks, chunk)
 
             return each
 
         def measure(flat: Array) -> tuple[Scalar, Metrics]:
-            out = mapped(region.objective)(flat)
-            return mean(jax.tree.map(lambda leaf: leaf.sum(axis=0), out))
+            totals = across_devices(sum_over(kept, mapped(region.objective)(flat)))
+            return jax.tree.map(lambda leaf: leaf / count, totals)
 
-        (value, metrics), grads = mean(value_and_grad(region.objective, meta_params, tasks, chunk))
-        gradient = ravel_pytree(grads)[0]
-        fisher = _fisher(region, mapped(region.outputs), start, tasks[0])
+        fisher = _fisher(region, mapped(region.outputs), start, tasks[0], kept)
 
         def curved(v: Array) -> Array:
-            return mean(fisher(v)) + damping * v
+            return across_devices(fisher(v)) / count + damping * v
 
         direction = cg(curved, gradient, tol=0.0, maxiter=cg_steps)[0]
         furthest = jnp.sqrt(2 * radius / jnp.vdot(direction, curved(direction)))
@@ -142,21 +152,29 @@ def trust_region_step(
             "divergence": jnp.where(accepted, divergence, 0),
             "gain": jnp.where(accepted, value - now, 0),
         }
-        return unravel(after), metrics | {"region": went}
+        left_out = 1 - count / num_tasks
+        return theta(after), metrics | {"left_out": left_out, "region": went}
+
+    def across_devices(local: PyTree) -> PyTree:
+        return local if mesh is None else jax.lax.psum(local, TASK)
 
     tasks = (episodes, jax.random.split(key, num_tasks))
     return across(mesh, share, summed=True)(meta_params, tasks)
 
 
 def _fisher(
-    region: Region, outputs: Callable[[Array], PyTree], start: Array, episodes: Episode
+    region: Region,
+    outputs: Callable[[Array], PyTree],
+    start: Array,
+    episodes: Episode,
+    kept: Bool[Array, " task"],
 ) -> Callable[[Array], Array]:
-    """The function v -> sum over tasks of J' M J v, linearised once."""
+    """The function v -> sum over the tasks that are kept of J' M J v, linearised once."""
     old, push = jax.linearize(outputs, start)
     pull = jax.linear_transpose(push, start)
 
     def divergence(new: PyTree) -> Scalar:
-        return jax.vmap(region.divergence)(old, new, episodes).sum()
+        return sum_over(kept, jax.vmap(region.divergence)(old, new, episodes))
 
     bend = jax.linearize(jax.grad(divergence), old)[1]
     return lambda v: pull(bend(push(v)))[0]

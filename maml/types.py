@@ -63,7 +63,10 @@ Learner = Callable[[MetaParams], Inner]
 """What adapts, and how: a function from meta-parameters to the inner problem of one task."""
 
 MetaGrad = Callable[[MetaParams, Episode, RandomKey], tuple[MetaParams, Metrics]]
-"""`grad(meta_params, episode, key) -> (meta_grads, metrics)` of ONE task."""
+"""`grad(meta_params, episode, key) -> (meta_grads, metrics)` of ONE task; metrics are by name.
+
+`meta_grads` is a tree like `meta_params`, with None where a leaf has no gradient.
+"""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ OPTIMIZERS = {
     "momentum": lambda rate=0.3: optax.sgd(rate, momentum=0.9),
     "adam": lambda rate=0.1: optax.adam(rate, eps_root=1e-3),
     "rmsprop": lambda rate=0.1: optax.rmsprop(rate, eps=1e-3),
-    "clipped": lambda rate=0.3: optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(rate)),
+    "clipped": lambda rate=0.3: optax.chain(maml.clip_by_global_norm(0.1), optax.sgd(rate)),
 }
 BATCH_NORMS: tuple[Mode, ...] = get_args(Mode)
 STRENGTH, RATE = 2.0, 0.7

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maml
+from maml import total
 
 KEY = jax.random.key(0)
 TASKS = 6
@@ -47,6 +48,7 @@ def plain(*args):
 def test_gradient_and_metrics_are_means_over_tasks_with_a_key_each(chunk, grad):
     episodes, theta = sample(KEY), jnp.arange(3.0)
     grads, metrics = maml.meta_gradient(grad, theta, episodes, KEY, chunk=chunk)
+    assert metrics.pop("left_out") == 0
     each = [
         ALGORITHM.grad(theta, jax.tree.map(lambda a, i=i: a[i], episodes), key)
         for i, key in enumerate(jax.random.split(KEY, TASKS))
@@ -63,7 +65,8 @@ def test_tasks_share_the_meta_parameters_without_a_copy_for_each(num_steps):
 
     grad = maml.maml(loss, optax.sgd(0.1), num_steps).grad
     w, x = jnp.ones((4, 5)), jnp.ones((TASKS, 3, 4))
-    program = str(jax.make_jaxpr(partial(maml.meta_gradient, grad))(w, maml.Episode(x, x), KEY))
+    tasks = maml.Episode(x, x), jax.random.split(KEY, TASKS)
+    program = str(jax.make_jaxpr(partial(total.together, grad.objective))(w, tasks))
     made = set(re.findall(rf"f64\[{TASKS},4,5\] = (\w+)", program))
     assert "add" in made  # the adapted parameters
     assert "broadcast_in_dim" not in made

@@ -174,5 +174,5 @@ def test_negative_counts_are_refused(task, name):
 
 def test_weights_are_one_a_step(task):
     learner = build(task).learner
-    with pytest.raises(ValueError, match=r"one for each of at least one step; got \(2,\) for 3"):
+    with pytest.raises(ValueError, match=r"got the shape \(2,\) for 3 steps"):
         maml.unrolled(learner, task.loss, STEPS, weights=jnp.ones(2))

@@ -16,6 +16,7 @@ from maml.trust_region import Region, trust_region_step
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
 TASKS, SIZE = 8, 3
+ALL = jnp.ones(TASKS, bool)
 
 
 def predict(w, x):
@@ -70,7 +71,7 @@ def test_the_metric_is_the_second_derivative_of_the_divergence_through_the_adapt
         each = jax.vmap(region.divergence)(outputs(start), outputs(flat), episodes)
         return each.sum()
 
-    curved = jax.vmap(trust_region._fisher(region, outputs, start, episodes))
+    curved = jax.vmap(trust_region._fisher(region, outputs, start, episodes, ALL))
     wanted = jax.hessian(divergence)(start)
     np.testing.assert_allclose(curved(jnp.eye(start.size)), wanted, atol=1e-10)
 
@@ -104,7 +105,9 @@ def test_a_small_step_is_along_the_natural_gradient():
     def outputs(flat):
         return jax.vmap(region.outputs, (None, 0, 0))(unravel(flat), episodes, keys)
 
-    curved = jax.vmap(trust_region._fisher(region, outputs, start, episodes))(jnp.eye(start.size))
+    curved = jax.vmap(trust_region._fisher(region, outputs, start, episodes, ALL))(
+        jnp.eye(start.size)
+    )
     wanted = -jnp.linalg.solve(curved / TASKS + 1e-3 * jnp.eye(start.size), gradient)
     cosine = moved @ wanted / jnp.linalg.norm(moved) / jnp.linalg.norm(wanted)
     assert float(cosine) == pytest.approx(1, abs=1e-6)
@@ -141,5 +144,5 @@ def test_where_the_loss_is_not_finite_the_parameters_stay():
 @pytest.mark.parametrize("option", [{"radius": 0.0}, {"damping": -1.0}, {"shrink": 1.0}])
 def test_options_outside_their_range_are_refused(option):
     region, theta, episodes = problem()
-    with pytest.raises(ValueError, match=r"radius and damping must be positive, and shrink in"):
+    with pytest.raises(ValueError, match="must be a finite number > 0"):
         trust_region_step(region, theta, episodes, KEY, **option)

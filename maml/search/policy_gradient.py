@@ -13,7 +13,8 @@ import optax
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml import surrogates
-from maml._checks import check_count, check_optimizer
+from maml._checks import check_count
+from maml._optimizers import check_optimizer
 from maml.search.policies import Policy, entropy, log_prob
 from maml.search.space import Tokens
 from maml.search.strategies import Batch, Rewards, State, Strategy, strategy

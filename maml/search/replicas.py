@@ -25,7 +25,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from maml import surrogates
-from maml._checks import check_count, check_optimizer
+from maml._checks import check_count
+from maml._optimizers import check_optimizer
 from maml.search.cluster import on_ray, running
 from maml.search.executors import PATIENCE, Child, Executor, ledger, outcomes
 from maml.search.loop import History, Reward, count_batches, next_children

@@ -1,0 +1,215 @@
+"""What public functions refuse at the door, in words that say what they got and what they want."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import maml
+from maml.trust_region import Region, trust_region_step
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+KEY = jax.random.key(0)
+SGD = optax.sgd(0.1)
+PARAMS = {"w": jnp.ones((2, 1)), "b": jnp.zeros(1)}
+HEAD = {"w": False, "b": True}
+
+
+def loss(params, batch, key):
+    x, y = batch
+    return jnp.mean(jnp.square(x @ params["w"] + params["b"] - y)), {}
+
+
+def sample_task(key):
+    x = jax.random.normal(key, (2, 5, 2))
+    return maml.Episode(*((part, part.sum(axis=1, keepdims=True)) for part in x))
+
+
+SAMPLE = maml.batched(sample_task, 4)
+TASK, EPISODES = sample_task(KEY), SAMPLE(KEY)
+ALGORITHM = maml.maml(loss, SGD, 1)
+STATE = maml.init(ALGORITHM, SGD, PARAMS)
+LAST = STATE._replace(step=jnp.array(2**31 - 2, jnp.int32))
+INNER = ALGORITHM.learner(PARAMS)
+REGION = Region(
+    lambda *task: loss(task[0], task[1].query, KEY),
+    lambda theta, episode, key: theta["b"],
+    lambda old, new, episode: jnp.square(new - old).sum(),
+    lambda metrics: jnp.zeros(()),
+)
+
+
+def returning(value):
+    return lambda params, batch, key: value
+
+
+def gradient(loss=loss, params: Any = PARAMS, episodes: Any = EPISODES, key: Any = KEY, **options):
+    algorithm = maml.maml(loss, SGD, 1, **options)
+    return maml.meta_gradient(algorithm.grad, params, episodes, key)
+
+
+def train(algorithm: Any = ALGORITHM, sample: Any = SAMPLE, state: Any = STATE, key: Any = KEY):
+    return maml.train(algorithm, SGD, sample, state, key, 2)
+
+
+def evaluate(params: Any = PARAMS, episodes: Any = EPISODES, key: Any = KEY, metric: Any = loss):
+    return maml.evaluate(ALGORITHM.learner, metric, params, episodes, key, 1)
+
+
+def build(name, optimizer: Any = SGD, steps: Any = 1, **options: Any):
+    return getattr(maml, name)(loss, optimizer, steps, **options)
+
+
+def step(**options: Any):
+    return trust_region_step(REGION, PARAMS, EPISODES, KEY, **options)
+
+
+def empty(name):
+    return EPISODES._replace(**{name: (jnp.ones((4, 0, 2)), jnp.ones((4, 0, 1)))})
+
+
+KEYS = {"0": 0, "a": "a", "None": None, "1.5": 1.5, "old": jax.random.PRNGKey(0)}
+COUNTS = {"True": True, "1.5": 1.5, "'2'": "2", "array": np.array([2]), "jax": jnp.array(2)}
+one_key = "must be a key as jax.random.key"
+CALLS = {
+    **{f"sampler key {n}": (lambda k=k: SAMPLE(k), one_key) for n, k in KEYS.items()},
+    **{f"gradient key {n}": (lambda k=k: gradient(key=k), one_key) for n, k in KEYS.items()},
+    **{f"train key {n}": (lambda k=k: train(key=k), one_key) for n, k in KEYS.items()},
+    **{f"evaluate key {n}": (lambda k=k: evaluate(key=k), one_key) for n, k in KEYS.items()},
+    "a batch of keys": (lambda: gradient(key=jax.random.split(KEY, 3)), "got a batch of keys"),
+    "a batch of one key": (lambda: evaluate(key=jax.random.split(KEY, 1)), "got a batch of keys"),
+    **{
+        f"{name} steps {n}": (lambda a=name, c=c: build(a, steps=c), "must be an integer >= ")
+        for name in ("maml", "reptile")
+        for n, c in COUNTS.items()
+    },
+    "tasks True": (lambda: maml.batched(sample_task, True), "tasks must be an integer >= 1"),
+    "sampler of one task": (lambda: train(sample=sample_task), "wants a sampler of meta-batches"),
+    "batched twice": (lambda: maml.batched(SAMPLE, 4), "gives meta-batches already"),
+    "sampler an episode": (lambda: maml.batched(TASK, 4), r"sample must be a function of \(key\)"),
+    "sampler of no key": (lambda: maml.batched(lambda: TASK, 4), r"must be a function of \(key\)"),
+    "sampler None": (lambda: train(sample=None), "wants a sampler of meta-batches"),
+    "episodes a tuple": (lambda: gradient(episodes=tuple(EPISODES)), "an Episode of arrays"),
+    "query None": (lambda: gradient(episodes=EPISODES._replace(query=None)), "need a query set"),
+    "empty support": (lambda: gradient(episodes=empty("support")), "must not be empty"),
+    "empty query": (lambda: gradient(episodes=empty("query")), "must not be empty"),
+    "evaluate empty support": (lambda: evaluate(episodes=empty("support")), "must not be empty"),
+    "loss a string": (lambda: gradient("mse"), r"must be a function of \(params, batch, key\)"),
+    "loss of one argument": (lambda: gradient(lambda x: x), "got one of"),
+    "loss None": (lambda: gradient(None), "must be a function of"),
+    "loss an int": (lambda: gradient(returning((1, {}))), "real floating-point number; got int"),
+    "loss complex": (lambda: gradient(returning((1j, {}))), "real floating-point number; got comp"),
+    "loss a string value": (lambda: gradient(returning(("1", {}))), "returns one number; got '1'"),
+    "metrics strings": (
+        lambda: gradient(returning((1.0, {"m": "mse"}))),
+        "the metrics of a loss are numbers; got 'mse' at 'm'",
+    ),
+    "grad None": (
+        lambda: maml.meta_gradient(None, PARAMS, EPISODES, KEY),
+        "grad must be a function of",
+    ),
+    "grad of another shape": (
+        lambda: maml.meta_gradient(lambda *_: ({"w": 1.0}, {}), PARAMS, EPISODES, KEY),
+        "has the shapes of the meta-parameters",
+    ),
+    "grad without metrics": (
+        lambda: maml.meta_gradient(lambda p, *_: p, PARAMS, EPISODES, KEY),
+        r"returns \(gradients, metrics by name\)",
+    ),
+    "params a MetaState": (lambda: evaluate(STATE), "got a MetaState: pass its .params"),
+    "gradient at a MetaState": (lambda: gradient(params=STATE), "got a MetaState"),
+    "state the params": (lambda: train(state=PARAMS), "a MetaState is wanted"),
+    "algorithm the learner": (lambda: train(ALGORITHM.learner), "an Algorithm is wanted"),
+    "init no algorithm": (lambda: maml.init(loss, SGD, PARAMS), "an Algorithm is wanted"),
+    "params of ints": (lambda: maml.init(ALGORITHM, SGD, {"w": 1}), "need a floating-point leaf"),
+    "params empty": (lambda: maml.init(ALGORITHM, SGD, {}), "need a floating-point leaf"),
+    "params None": (lambda: maml.init(ALGORITHM, SGD, None), "need a floating-point leaf"),
+    "params strings": (lambda: maml.init(ALGORITHM, SGD, {"w": "a"}), "parameters are arrays"),
+    "the last meta-step": (lambda: train(state=LAST), "meta-steps can be counted"),
+    "learner None": (lambda: maml.unrolled(None, loss, 1), "learner must be a function"),
+    "learner of no Inner": (
+        lambda: maml.unrolled(lambda theta: theta, loss, 1)(PARAMS, TASK, KEY),
+        "a learner returns an Inner",
+    ),
+    "weights a number": (
+        lambda: maml.unrolled(ALGORITHM.learner, loss, 1, weights=0.5),
+        r"got the shape \(\) for 1 steps",
+    ),
+    "implicit of Meta-SGD": (
+        lambda: maml.implicit(
+            (sgd := build("meta_sgd", rate=0.1)).learner, loss, 1, strength=1.0, cg_steps=1
+        )(sgd.init(PARAMS), TASK, KEY),
+        "meta-parameters that are the parameters of the model",
+    ),
+    "metric None": (lambda: evaluate(metric=returning(None)), "a metric returns a tree of numbers"),
+    "metric no function": (lambda: evaluate(metric="mse"), "metric must be a function of"),
+    "probe no function": (lambda: maml.adapt(INNER, TASK.support, KEY, 1, probe=3), "probe must"),
+    **{
+        f"{name} rate {value!r}": (
+            lambda n=name, v=value: build(n, rate=v),
+            "rate must be a finite number > 0",
+        )
+        for name in ("meta_sgd", "maml_plus_plus")
+        for value in (-1.0, True, float("nan"), "0.1", 1j)
+    },
+    **{
+        f"imaml strength {value!r}": (
+            lambda v=value: build("imaml", strength=v, cg_steps=1),
+            "strength of the pull must be a finite number > 0",
+        )
+        for value in (True, "1", float("inf"), None)
+    },
+    "imaml without cg": (lambda: build("imaml", strength=1.0, cg_steps=0), "conjugate-gradient"),
+    **{
+        f"{name} {option} {kind}": (
+            lambda n=name, o=option, m=mask: build(n, **{o: m}),
+            message,
+        )
+        for name, option in (("maml", "mask"), ("anil", "head"), ("cavia", "context"))
+        for kind, mask, message in (
+            ("all False", {"w": False, "b": False}, "False everywhere"),
+            ("strings", {"w": "True", "b": "False"}, "must be True or False at"),
+            ("floats", {"w": 1.0, "b": 0.0}, "must be True or False at"),
+            ("arrays", {"w": jnp.array(True), "b": jnp.array(False)}, "must be True or False at"),
+        )
+    },
+    "boil without a head": (lambda: build("boil", head={"w": False, "b": False}), "False every"),
+    "boil all head": (lambda: build("boil", head={"w": True, "b": True}), "False everywhere"),
+    "complement of strings": (lambda: maml.complement({"w": "True"}), "must be True or False"),
+    "a pattern of nothing": (lambda: maml.mask_by_path(PARAMS, ""), "the pattern is empty"),
+    "combine two trees": (lambda: maml.combine({"w": 1.0}, {"b": None}), "two parts of one tree"),
+    "skip_nonfinite of None": (lambda: maml.skip_nonfinite(None), "must be an optax"),
+    "skip_nonfinite MultiSteps": (
+        lambda: maml.skip_nonfinite(optax.MultiSteps(SGD, 2)),
+        "gradient_transformation",
+    ),
+    "skipped of a MetaState": (lambda: maml.skipped(STATE), "MetaState.opt_state; got MetaState"),
+    "clip of nothing": (lambda: maml.clip_by_global_norm(0.0), "max_norm must be a finite number"),
+    **{
+        f"trust region {name} {value!r}": (lambda o={name: value}: step(**o), f"{words} must be")
+        for name, value, words in (
+            ("radius", float("inf"), "radius"),
+            ("radius", None, "radius"),
+            ("damping", "1", "damping"),
+            ("cg_steps", 0, "conjugate-gradient steps"),
+            ("cg_steps", -1, "conjugate-gradient steps"),
+            ("backtracks", 1.5, "step lengths"),
+        )
+    },
+    "a mesh of two axes": (
+        lambda: maml.meta_gradient(
+            ALGORITHM.grad, PARAMS, EPISODES, KEY, mesh=jax.make_mesh((2, 2), ("task", "model"))
+        ),
+        "a mesh needs one axis, named 'task'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_cannot_be_meant_is_refused_in_words(name):
+    call, message = CALLS[name]
+    with pytest.raises(ValueError, match=message):
+        call()
