@@ -1,5 +1,7 @@
 """What public functions refuse at the door, in words that say what they got and what they want."""
 
+# pyright: reportArgumentType=false
+
 from typing import Any
 
 import jax
