@@ -12,7 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from tasks._checks import as_path
+
 PARTS = ("train", "val", "test")
+LARGEST_SPLIT = 2**24  # bytes; Omniglot's names have 50,000
 Images = UInt8[np.ndarray, "class drawing height width"]
 
 
@@ -41,15 +44,12 @@ def cached(
     A file that is corrupt is built anew, and one that cannot be written is done without: both
     with a warning. It is written in one step, so that no process ever reads half of it.
     """
-    if file.is_file():
-        try:
-            with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
-                images, names = arrays["images"], tuple(arrays["names"].tolist())
-            if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(names):
-                raise ValueError(f"it holds {images.dtype} {images.shape} for {len(names)} names")
-            return images, names
-        except Exception as error:  # whatever is wrong with it, it can be built again
-            warnings.warn(f"the cache {file} is corrupt and is rebuilt: {error}", stacklevel=3)
+    try:
+        return _read(file)
+    except (FileNotFoundError, NotADirectoryError):  # also if another process just removed it
+        pass
+    except Exception as error:  # whatever is wrong with it, it can be built again
+        warnings.warn(f"the cache {file} is corrupt and is rebuilt: {error}", stacklevel=3)
     images, names = build()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +59,14 @@ def cached(
             partial.replace(file)
     except OSError as error:
         warnings.warn(f"{file} is not cached: it cannot be written ({error})", stacklevel=3)
+    return images, names
+
+
+def _read(file: Path) -> tuple[Images, tuple[str, ...]]:
+    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+        images, names = arrays["images"], tuple(arrays["names"].tolist())
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(names):
+        raise ValueError(f"it holds {images.dtype} {images.shape} for {len(names)} names")
     return images, names
 
 
@@ -87,11 +95,14 @@ def split(names: Sequence[str], parts: Mapping[str, Sequence[str]]) -> Split:
     """Indices into `names` of the classes in each part.
 
     Raises:
-        ValueError: a part is missing or empty, a class is unknown, or a class is listed twice.
+        ValueError: a part is missing, empty or no list of names, a class is unknown or is listed
+            twice, or two classes of the set have one name.
     """
-    if set(parts) != set(PARTS):
-        raise ValueError(f"a split has the parts {', '.join(PARTS)}; got {', '.join(parts)}")
+    _check_parts(parts)
     index = {name: i for i, name in enumerate(names)}
+    if len(index) < len(names):
+        repeated = next(name for i, name in enumerate(names) if index[name] != i)
+        raise ValueError(f"the names of a set must differ; {repeated!r} is there twice")
     seen: dict[str, str] = {}
     for part in PARTS:
         if not parts[part]:
@@ -109,16 +120,38 @@ def read_split(path: Path, names: Sequence[str]) -> Split:
     """The split in a JSON file `{"train": [names], "val": [names], "test": [names]}`.
 
     Raises:
-        ValueError: the file is missing, is not such a JSON, or `split` refuses what it holds.
+        ValueError: the path is no readable file of at most 16 MiB, it holds no such JSON in UTF-8,
+            or `split` refuses what it holds.
     """
+    path = as_path(path, "the split file")
     try:
-        parts = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+        size = path.stat().st_size
+        if size > LARGEST_SPLIT:
+            raise ValueError(f"it has {size} bytes, more than {LARGEST_SPLIT}")
+        if not path.is_file():
+            raise ValueError("it is no regular file")
+        parts = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_repeats)
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read the split file {path}: {error}") from error
-    if not isinstance(parts, dict) or not all(map(_is_list_of_names, parts.values())):
-        raise ValueError(f'{path} must hold {{"train": [names], "val": [names], "test": [names]}}')
-    return split(names, parts)
+    try:
+        _check_parts(parts)
+        return split(names, parts)
+    except ValueError as error:
+        raise ValueError(f"the split file {path} is refused: {error}") from error
 
 
-def _is_list_of_names(part: object) -> bool:
-    return isinstance(part, list) and all(isinstance(name, str) for name in part)
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    parts = dict(pairs)
+    if len(parts) < len(pairs):
+        raise ValueError(f"one of the parts {', '.join(parts):.99} is there twice")
+    return parts
+
+
+def _check_parts(parts: object) -> None:
+    if not isinstance(parts, Mapping) or set(parts) != set(PARTS):
+        got = ", ".join(map(str, parts)) if isinstance(parts, Mapping) else type(parts).__name__
+        raise ValueError(f"a split has the parts {', '.join(PARTS)}; got {got:.99}")
+    for part, names in parts.items():
+        is_list = isinstance(names, Sequence) and not isinstance(names, str)
+        if not is_list or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"the part {part!r} must be a list of names; got {names!r:.99}")

@@ -26,6 +26,7 @@ from platformdirs import user_cache_dir
 from rich.progress import track
 from scipy.ndimage import map_coordinates
 
+from tasks._checks import as_path
 from tasks.characters import PARTS, Characters, Images, Split, alphabet, cached, split
 
 RECIPE = 1  # raise it with every change that changes an image: old caches are then left alone
@@ -93,8 +94,12 @@ def load(*, cache: Path | None = None) -> Characters:
 
     Args:
         cache: the folder that keeps the rendered set; None means the user's cache folder.
+
+    Raises:
+        ValueError: `cache` is no path.
     """
-    file = Path(cache or user_cache_dir("maml")) / f"glyphs-{_fingerprint()}.npz"
+    cache = as_path(user_cache_dir("maml") if cache is None else cache, "cache")
+    file = cache / f"glyphs-{_fingerprint()}.npz"
     images, names = cached(file, lambda: render(classes()))
     source = f"glyphs: characters from the fonts of matplotlib {matplotlib.__version__}"
     return Characters(images, names, source)

@@ -16,7 +16,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Integer, UInt8
 
 from maml import Episode, LossFn, Sampler
+from maml._checks import check_count, check_key
 from maml.types import Params, RandomKey
+from tasks._checks import check_counts, check_tokens, nan_below_zero
 
 
 class Transformer(nn.Module):
@@ -28,7 +30,8 @@ class Transformer(nn.Module):
     head near zero: untrained, every token is as likely as any other.
 
     Attributes:
-        vocabulary: how many tokens there are; of a token beyond, everything is NaN.
+        vocabulary: how many tokens there are, two or more. Another token is refused or, where it
+            is traced, makes everything NaN.
         width: of the residual stream; the hidden layers are four times as wide.
         layers: how many.
         heads: of the attention; they divide the width.
@@ -41,24 +44,34 @@ class Transformer(nn.Module):
     heads: int = 4
     length: int = 128
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.vocabulary, least=2, of="tokens in the vocabulary")
+        check_count(self.width, least=1, of="units of the residual stream")
+        check_counts(heads=self.heads)
+        check_count(self.length, least=1, of="tokens to read")
+        check_count(self.layers, least=0, of="layers")
+        if self.width % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
+
     @nn.compact
     def __call__(self, tokens: Integer[Array, "n time"]) -> Float[Array, "n time vocabulary"]:
         """Logits of the token after each.
 
         Raises:
-            ValueError: more tokens than `length`, or a width that the heads do not divide.
+            ValueError: more tokens than `length`, or what are no tokens of the vocabulary.
 
         >>> model, tokens = Transformer(width=8, layers=1), jnp.zeros((2, 9), int)
         >>> jax.eval_shape(model.init_with_output, jax.random.key(0), tokens)[0].shape
         (2, 9, 256)
         """
+        check_tokens(tokens, self.vocabulary)
         time = tokens.shape[1]
         if time > self.length:
             raise ValueError(f"the model reads at most {self.length} tokens; got {time}")
-        if self.heads < 1 or self.width % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide a width of {self.width}")
         draw = nn.initializers.normal(1.0)
-        x = nn.Embed(self.vocabulary, self.width, embedding_init=draw, name="tokens")(tokens)
+        embed = nn.Embed(self.vocabulary, self.width, embedding_init=draw, name="tokens")
+        x = embed(nan_below_zero(tokens))
         x = x + self.param("positions", draw, (self.length, self.width))[:time]
         for layer in range(self.layers):
             h = nn.LayerNorm(name=f"norm{layer}a")(x)
@@ -100,7 +113,9 @@ def next_token(model: nn.Module) -> LossFn:
         `bits_per_token`.
 
     Raises:
-        ValueError: (when traced) passages of fewer than two tokens predict nothing.
+        ValueError: the model is no flax module; or (when called) the batch is no integers
+            `[n, time + 1]`, has fewer than two tokens a passage, which predict nothing, or has
+            tokens that the logits do not know. Where they are traced, those make the loss NaN.
 
     >>> model, tokens = Transformer(width=8, layers=1), jnp.zeros((2, 9), int)
     >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
@@ -109,13 +124,18 @@ def next_token(model: nn.Module) -> LossFn:
     >>> round(float(metrics["bits_per_token"]), 3)
     8.0
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"next_token takes a flax module; got {model!r}")
 
     def loss(
         params: Params, tokens: Integer[Array, "n tokens"], key: RandomKey
     ) -> tuple[Array, dict]:
+        check_tokens(tokens)
         if tokens.shape[1] < 2:
             raise ValueError(f"a passage needs two tokens or more; got {tokens.shape[1]}")
         logits = jnp.asarray(model.apply(params, tokens[:, :-1]))
+        check_tokens(tokens, logits.shape[-1])
+        tokens = nan_below_zero(tokens)
         entropies = optax.losses.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
         value = entropies.mean()
         return value, {"cross_entropy": value, "bits_per_token": value / np.log(2)}
@@ -144,13 +164,15 @@ def synthetic(
         `sample(key) -> Episode(support, query)`, tokens `[shots or queries, length + 1]`.
 
     Raises:
-        ValueError: a count is below 1.
+        ValueError: a count is no integer or below 1, or (when sampling) the key is not one key.
 
     >>> episode = synthetic(shots=2, queries=3, length=8)(jax.random.key(0))
     >>> episode.support.shape, episode.query.shape
     ((2, 9), (3, 9))
     """
-    _check(shots=shots, queries=queries, length=length, vocabulary=vocabulary, branches=branches)
+    check_counts(shots=shots, queries=queries, branches=branches)
+    check_count(length, least=1, of="tokens to read")
+    check_count(vocabulary, least=1, of="tokens in the vocabulary")
     sizes = {"shots": shots, "queries": queries, "length": length}
     return jax.tree_util.Partial(partial(_walk, vocabulary=vocabulary, branches=branches, **sizes))
 
@@ -171,13 +193,17 @@ def passages(text: bytes | str, shots: int, queries: int, length: int) -> Sample
         the text as an argument of jit, not a constant.
 
     Raises:
-        ValueError: a count is below 1, or the text is shorter than one task.
+        ValueError: a count is no integer or below 1, the text is neither bytes nor a string or is
+            shorter than one task, or (when sampling) the key is not one key.
 
     >>> episode = passages("abcdefgh", shots=1, queries=1, length=3)(jax.random.key(0))
     >>> bytes(episode.support[0].tolist()), bytes(episode.query[0].tolist())
     (b'abcd', b'efgh')
     """
-    _check(shots=shots, queries=queries, length=length)
+    check_counts(shots=shots, queries=queries)
+    check_count(length, least=1, of="tokens to read")
+    if not isinstance(text, bytes | str):
+        raise ValueError(f"the text must be bytes or a string; got {type(text).__name__}")
     tokens = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
     wanted = (shots + queries) * (length + 1)
     if len(tokens) < wanted:
@@ -189,15 +215,10 @@ def passages(text: bytes | str, shots: int, queries: int, length: int) -> Sample
     return jax.tree_util.Partial(partial(_read, **sizes), jnp.asarray(tokens))
 
 
-def _check(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be >= 1; got {count}")
-
-
 def _walk(
     key: RandomKey, *, shots: int, queries: int, length: int, vocabulary: int, branches: int
 ) -> Episode:
+    check_key(key)
     table_key, start_key, branch_key = jax.random.split(key, 3)
     successors = jax.random.randint(table_key, (vocabulary, branches), 0, vocabulary)
     start = jax.random.randint(start_key, (shots + queries,), 0, vocabulary)
@@ -214,6 +235,7 @@ def _walk(
 def _read(
     text: UInt8[Array, " bytes"], key: RandomKey, *, shots: int, queries: int, length: int
 ) -> Episode:
+    check_key(key)
     shape = (shots + queries, length + 1)
     size = shape[0] * shape[1]
     place = jax.random.randint(key, (), 0, text.size - size + 1)

@@ -7,6 +7,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from maml._checks import check_count, check_number
+from tasks._checks import check_counts, check_flags
 from tasks.layers import BatchNorm, max_pool, patches
 
 
@@ -29,11 +31,24 @@ class MLP(nn.Module):
     deviation: float = 0.01
     dtype: DTypeLike | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_widths(self.widths)
+        check_counts(outputs=self.outputs)
+        check_count(self.context, least=0, of="context parameters")
+        check_number(self.deviation, "deviation", least=0.0)
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "n inputs"], *, features: bool = False
     ) -> Float[Array, "n outputs"]:
-        """Predictions, or the features that the head would make them of."""
+        """Predictions, or the features that the head would make them of.
+
+        Raises:
+            ValueError: the inputs are not `[n, inputs]`.
+        """
+        if x.ndim != 2:
+            raise ValueError(f"inputs must be [n, inputs]; got {list(x.shape)}")
         draw = nn.initializers.truncated_normal(self.deviation)
         if self.context:
             context = self.param("context", nn.initializers.zeros_init(), (self.context,))
@@ -66,6 +81,11 @@ class Conv4(nn.Module):
     track: bool = False
     dtype: DTypeLike | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(ways=self.ways, features=self.features)
+        check_flags(pool=self.pool, track=self.track)
+
     @nn.compact
     def __call__(
         self,
@@ -75,7 +95,19 @@ class Conv4(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s."""
+        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s.
+
+        Raises:
+            ValueError: the images are not `[n, height, width, channels]` or too small to halve four
+                times, or there are fewer rows than `reference`.
+        """
+        side = 16 if self.pool else 1
+        if x.ndim != 4 or min(x.shape[1:3]) < side or x.shape[3] < 1:
+            raise ValueError(
+                f"images must be [n, height, width, channels], of {side}x{side} pixels or more;"
+                f" got {list(x.shape)}"
+            )
+        _check_rows(x.shape[0], reference)
         draw = nn.initializers.glorot_uniform()
         for block in range(4):
             shape = (3, 3, x.shape[-1], self.features)
@@ -105,6 +137,12 @@ class FullyConnected(nn.Module):
     track: bool = False
     dtype: DTypeLike | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_widths(self.widths)
+        check_counts(ways=self.ways)
+        check_flags(track=self.track)
+
     @nn.compact
     def __call__(
         self,
@@ -114,7 +152,15 @@ class FullyConnected(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s."""
+        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s.
+
+        Raises:
+            ValueError: the images are not `[n, ...]` or have no pixels, or there are fewer rows
+                than `reference`.
+        """
+        if x.ndim < 2 or 0 in x.shape[1:]:
+            raise ValueError(f"images must be [n, ...], with pixels; got {list(x.shape)}")
+        _check_rows(x.shape[0], reference)
         x = x.reshape(x.shape[0], -1)
         draw = nn.initializers.truncated_normal(0.01)
         for layer, width in enumerate(self.widths):
@@ -122,3 +168,19 @@ class FullyConnected(nn.Module):
             norm = BatchNorm(self.track, dtype=self.dtype, name=f"norm{layer}")
             x = nn.relu(norm(x, kernel, reference=reference, running=running))
         return x if features else nn.Dense(self.ways, kernel_init=draw, name="head")(x)
+
+
+def _check_widths(widths: Sequence[int]) -> None:
+    if not isinstance(widths, Sequence):
+        raise ValueError(f"widths must be a sequence of integers; got {widths!r}")
+    for width in widths:
+        check_count(width, least=1, of="units of a layer")
+
+
+def _check_rows(rows: int, reference: int | None) -> None:
+    """Statistics need rows, and no more of them than there are."""
+    check_count(rows, least=1, of="images")
+    if reference is not None:
+        check_count(reference, least=1, of="reference rows")
+        if reference > rows:
+            raise ValueError(f"{reference} reference rows need as many images; got {rows}")

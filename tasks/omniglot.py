@@ -8,6 +8,9 @@ checksums that tensorflow-datasets has registered. TensorFlow itself is never ne
 
 Every source gives the same array. Classes are in the order of their names. Drawings of one class
 are in the order of the SHA-256 of their pixels, because a prepared set has forgotten who drew what.
+
+So does a copy that was saved again in grey of 8 or 16 bits, in colours, with a palette or on
+transparent paper: on white paper, whatever is darker than half is ink.
 """
 
 import hashlib
@@ -23,6 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from tasks._checks import as_path
 from tasks.characters import (
     Characters,
     Images,
@@ -33,10 +37,12 @@ from tasks.characters import (
     shuffled,
     split,
 )
-from tasks.omniglot_files import Files, find
+from tasks.drawings import Files
+from tasks.omniglot_files import Source, find
 
-RECIPE = 1  # raise it with every change that changes an image: old caches are then left alone
+RECIPE = 2  # raise it with every change that changes an image: old caches are then left alone
 CHARACTERS, DRAWINGS, SIDE, SIZE = 1623, 20, 105, 28
+MOST_INK = 0.5  # the part of a drawing that may be ink; of Omniglot's the blackest has 0.22
 SPLITS = ("paper", "alphabets")
 _EVALUATION = """
     Angelic Atemayar_Qelisayer Atlantean Aurek-Besh Avesta Ge_ez Glagolitic Gurmukhi Kannada Keble
@@ -66,16 +72,17 @@ def load(
         1,623 classes of 20 drawings.
 
     Raises:
-        ValueError: the source is damaged or is not the whole of Omniglot.
+        ValueError: an argument is none of these, or the source is damaged, is not the whole of
+            Omniglot, or holds what is no drawing in black on white: see `drawings` for its bounds.
         FileNotFoundError: `path` is not a folder.
         ConnectionError: there is nothing on disk and no network.
     """
     if resize not in get_args(Resize):
         raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}; got {resize!r}")
-    cache = Path(cache or platformdirs.user_cache_dir("maml"))
+    cache = as_path(platformdirs.user_cache_dir("maml") if cache is None else cache, "cache")
     source = find(path, cache)
     file = cache / f"omniglot-{RECIPE}-{resize}-{source.fingerprint[:32]}.npz"
-    images, names = cached(file, lambda: _decode(source.read(), resize))
+    images, names = cached(file, lambda: _decode(source, resize))
     return Characters(images, names, f"Omniglot: {source.words}, {resize} to {SIZE}x{SIZE}")
 
 
@@ -90,8 +97,11 @@ def splits(characters: Characters, name_or_path: str | Path, *, seed: int = 0) -
         seed: which random split.
 
     Raises:
-        ValueError: there is no such split, or it does not fit the characters.
+        ValueError: there is no such split, it does not fit the characters, or the seed is no
+            integer.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ValueError(f"the seed must be an integer; got {seed!r}")
     names = characters.names
     if name_or_path == "paper":
         order = shuffled(names, seed)
@@ -100,19 +110,25 @@ def splits(characters: Characters, name_or_path: str | Path, *, seed: int = 0) -
         background = shuffled(list({alphabet(name) for name in names} - EVALUATION), seed)
         kinds = {"train": background[5:], "val": background[:5], "test": EVALUATION}
         return split(names, {k: [n for n in names if alphabet(n) in kinds[k]] for k in kinds})
-    if Path(name_or_path).is_file():
-        return read_split(Path(name_or_path), names)
+    file = as_path(name_or_path, "the split")
+    if file.is_file():
+        return read_split(file, names)
     raise ValueError(
         f"no split {str(name_or_path)!r}: it is neither a file nor one of {', '.join(SPLITS)}"
     )
 
 
-def _decode(files: Files, resize: Resize) -> tuple[Images, tuple[str, ...]]:
+def _decode(source: Source, resize: Resize) -> tuple[Images, tuple[str, ...]]:
+    files = source.read()
     classes: dict[str, list[str]] = {}
     for where in files:
         classes.setdefault("/".join(where.split("/")[-3:-1]), []).append(where)
     if len(classes) != CHARACTERS:
-        raise ValueError(f"Omniglot has {CHARACTERS} characters; got {len(classes)}")
+        alphabets = ", ".join(sorted({alphabet(name) for name in classes})) or "none"
+        raise ValueError(
+            f"Omniglot has {CHARACTERS} characters; got {len(classes)} in {source.words}, of the"
+            f" alphabets {alphabets}"
+        )
     for name, drawings in classes.items():
         if len(drawings) != DRAWINGS:
             raise ValueError(f"{name} must have {DRAWINGS} drawings; got {len(drawings)}")
@@ -131,12 +147,42 @@ def _character(
 
 def _image(where: str, png: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(png))
-        if image.size != (SIDE, SIDE):
-            raise ValueError(f"it must be {SIDE}x{SIDE}; got {image.width}x{image.height}")
-        return image.convert("1", dither=Image.Dither.NONE)  # for copies saved again in grey
+        image = _opened(png)
+        black = _grey(image).convert("1", dither=Image.Dither.NONE)
     except Exception as error:  # damage surfaces as OSError, SyntaxError, ValueError and more
         raise ValueError(f"cannot read the drawing {where}: {error}") from error
+    ink = 1 - np.asarray(black).mean()
+    if not 0 < ink <= MOST_INK:
+        raise ValueError(
+            f"the drawing {where} must be dark ink on light paper, at most {MOST_INK:.0%} of it;"
+            f" {ink:.0%} is dark (mode {image.mode}): is it inverted, blank or too pale?"
+        )
+    return black
+
+
+def _opened(png: bytes) -> Image.Image:
+    """One picture of the right size, whose every checksum is right."""
+    if not png.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"it is no PNG; it starts with {png[:8]!r}")
+    image = Image.open(io.BytesIO(png), formats=["PNG"])
+    if image.size != (SIDE, SIDE):
+        raise ValueError(f"it must be {SIDE}x{SIDE}; got {image.width}x{image.height}")
+    if getattr(image, "is_animated", False):
+        raise ValueError("it must be one picture; got an animation")
+    image.verify()  # decoding does not compare the checksums of the pixels; it needs a fresh file
+    return Image.open(io.BytesIO(png), formats=["PNG"])
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """The picture in 8 bits, on white paper where it is transparent."""
+    if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
+        pixels = np.asarray(image)
+        paper = pixels == image.info.get("transparency", -1)
+        return Image.fromarray(np.where(paper, 255, pixels >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image.convert("RGBA"))
+    return image.convert("L")
 
 
 def _resized(image: Image.Image, resize: Resize) -> Image.Image:

@@ -5,18 +5,16 @@ Each source is found, and fingerprinted by its content, without decoding a drawi
 
 import hashlib
 import queue
-import re
 import tempfile
 import threading
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
-Files = dict[str, bytes]  # ".../Alphabet/characterNN/file" -> PNG
+from tasks._checks import as_path
+from tasks.drawings import Files, in_folder, in_zip
 
 _PARTS = ("images_background", "images_evaluation")
-_DRAWING = re.compile(r".*/[^/]+/character\d\d/\d{4}_\d\d\.png")
 _PATIENCE = 10.0  # seconds; tensorflow-datasets alone would retry for minutes
 _WAYS = (
     "Pass a folder that holds images_background.zip and images_evaluation.zip as `path`; or"
@@ -41,15 +39,15 @@ def find(path: Path | None, cache: Path) -> Source:
         cache: where a download is kept.
 
     Raises:
-        ValueError: the folder holds no Omniglot.
+        ValueError: `path` is no path, or the folder holds no Omniglot.
         FileNotFoundError: `path` is not a folder.
     """
     if path is None:
         return _prepared(None) or _download(cache / "omniglot")
-    path = Path(path).expanduser()
+    path = as_path(path, "path")
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is not a folder. {_WAYS}")
-    source = _official(path, ".zip") or _official(path, "") or _prepared(path)
+    source = _zips(path) or _folders(path) or _prepared(path)
     if source is None:
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:9]) or "nothing"
         raise ValueError(
@@ -59,13 +57,29 @@ def find(path: Path | None, cache: Path) -> Source:
     return source
 
 
-def _official(folder: Path, suffix: str) -> Source | None:
-    parts = [folder / f"{part}{suffix}" for part in _PARTS]
-    if not all(part.exists() for part in parts):
+def _zips(folder: Path) -> Source | None:
+    zips = [folder / f"{part}.zip" for part in _PARTS]
+    if not all(file.is_file() for file in zips):
         return None
-    files = [file for part in parts for file in (part.rglob("*.png") if not suffix else [part])]
+    fingerprint = _fingerprint(_checksums(folder, zips))
+    return Source(f"images_*.zip in {folder}", fingerprint, lambda: _unzipped(zips))
+
+
+def _unzipped(zips: Iterable[Path]) -> Files:
+    return {where: png for file in zips for where, png in in_zip(file).items()}
+
+
+def _folders(folder: Path) -> Source | None:
+    parts = [folder / part for part in _PARTS]
+    if not all(part.is_dir() for part in parts):
+        return None
+    files = [file for part in parts for file in in_folder(part)]
     fingerprint = _fingerprint(_checksums(folder, files))
-    return Source(f"images_*{suffix} in {folder}", fingerprint, lambda: read(files))
+    return Source(
+        f"images_* in {folder}",
+        fingerprint,
+        lambda: {file.as_posix(): file.read_bytes() for file in files},
+    )
 
 
 def _prepared(data_dir: Path | None) -> Source | None:
@@ -103,9 +117,11 @@ def _download(folder: Path) -> Source:
     zips = [f"{part}.zip" for part in _PARTS]
     infos = tfds.builder_cls("omniglot").url_infos or {}
     urls = {info.filename: url for url, info in infos.items() if info.filename in zips}
+    registered = {name: infos[urls[name]].checksum for name in zips}
 
     def downloaded() -> Files:
-        if not all((folder / name).is_file() for name in zips):
+        kept = [folder / name for name in zips if (folder / name).is_file()]
+        if _checksums(folder, kept) != registered:  # a zip is missing or is another one
             _probe(urls.values())
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as partial:
@@ -114,11 +130,11 @@ def _download(folder: Path) -> Source:
                 )
                 for name in zips:  # one by one: a failure must not leave another one running
                     Path(str(manager.download(urls[name]))).replace(folder / name)
-        return read([folder / name for name in zips])
+        return _unzipped(folder / name for name in zips)
 
     # The registered checksums find the cached array without a download.
-    fingerprint = _fingerprint({name: infos[urls[name]].checksum for name in zips})
-    return Source("the official zips, by tensorflow-datasets", fingerprint, downloaded)
+    words = "the official zips, by tensorflow-datasets"
+    return Source(words, _fingerprint(registered), downloaded)
 
 
 def _probe(urls: Iterable[str]) -> None:
@@ -145,37 +161,13 @@ def _probe(urls: Iterable[str]) -> None:
         raise ConnectionError(f"cannot download Omniglot. {_WAYS} ({error})") from error
 
 
-def read(files: Iterable[Path]) -> Files:
-    """The drawings among these PNGs and inside these zips.
-
-    Raises:
-        ValueError: a zip is corrupt, or an entry of it leaves its folder.
-    """
-    contents: Files = {}
-    for file in files:
-        where = file.as_posix()
-        contents |= _members(file) if file.suffix == ".zip" else {where: file.read_bytes()}
-    return {where: png for where, png in contents.items() if _DRAWING.fullmatch(where)}
-
-
-def _members(path: Path) -> Files:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name: archive.read(name) for name in archive.namelist()}
-    except Exception as error:  # damage surfaces as a dozen unrelated types
-        raise ValueError(f"{path} is a corrupt zip: {error}") from error
-    for name in members:
-        inside = PurePosixPath(name.replace("\\", "/"))
-        if inside.is_absolute() or ".." in inside.parts:
-            raise ValueError(f"{path} is refused: its entry {name!r} leaves the archive's folder")
-    return {f"{path.as_posix()}/{name}": content for name, content in members.items()}
-
-
 def _checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    return {
-        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-    }
+    return {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _fingerprint(checksums: Mapping[str, str]) -> str:

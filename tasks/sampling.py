@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, UInt8
 
 from maml import Episode, Sampler
+from maml._checks import check_key
 from maml.types import RandomKey
+from tasks._checks import check_counts, check_flags
 
 
 class Query(NamedTuple):
@@ -50,22 +52,23 @@ def few_shot(
         normalisation reads a `Query` by its `.images`; `batch_norm.few_shot_loss` takes both.
 
     Raises:
-        ValueError: more ways than classes, more shots + queries than drawings, a count below 1,
-            drawings that are not square or not uint8.
+        ValueError: more ways than classes, more shots + queries than drawings, a count that is no
+            integer or below 1, drawings that are empty, not square or not uint8, a `rotate` that
+            is not True or False, or (when sampling) a key that is not one key.
 
     >>> sample = few_shot(np.zeros((9, 20, 28, 28), np.uint8), ways=5, shots=1, queries=3)
     >>> episode = sample(jax.random.key(0))
     >>> episode.query[0].images.shape, episode.query[1].tolist()[:4]
     ((15, 28, 28, 1), [0, 0, 0, 1])
     """
-    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[2] != images.shape[3]:
+    shape, dtype = np.shape(images), getattr(images, "dtype", type(images).__name__)
+    if dtype != np.uint8 or len(shape) != 4 or shape[2] != shape[3] or shape[2] == 0:
         raise ValueError(
-            "images must be uint8 [class, drawing, side, side];"
-            f" got {images.dtype} {list(images.shape)}"
+            f"images must be uint8 [class, drawing, side, side]; got {dtype} {list(shape)}"
         )
-    classes, drawings = images.shape[:2]
-    if min(ways, shots, queries) < 1:
-        raise ValueError(f"ways, shots and queries must be >= 1; got {ways}, {shots}, {queries}")
+    check_counts(ways=ways, shots=shots, queries=queries)
+    check_flags(rotate=rotate)
+    classes, drawings = shape[:2]
     if ways > classes:
         raise ValueError(f"{ways} ways need as many classes; the split has {classes}")
     if shots + queries > drawings:
@@ -85,6 +88,7 @@ def _draw(
     queries: int,
     rotate: bool,
 ) -> Episode:
+    check_key(key)
     class_key, drawing_key, turn_key = jax.random.split(key, 3)
     chosen = _distinct(class_key, images.shape[0], ways)
     drawings = jax.vmap(lambda key: _distinct(key, images.shape[1], shots + queries))(

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from maml import Episode, Sampler
+from maml._checks import check_key
 from maml.types import RandomKey
+from tasks._checks import check_counts, check_flags
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, jnp.pi)
@@ -50,7 +52,13 @@ class Wave(NamedTuple):
 
 
 def draw_wave(key: RandomKey, *, frequencies: bool = False) -> Wave:
-    """A wave of MAML's distribution, or of Meta-SGD's, in which frequencies differ too."""
+    """A wave of MAML's distribution, or of Meta-SGD's, in which frequencies differ too.
+
+    Raises:
+        ValueError: the key is not one key, or `frequencies` is not True or False.
+    """
+    check_key(key)
+    check_flags(frequencies=frequencies)
     amplitude_key, phase_key = jax.random.split(key)
     wave = Wave(_uniform(amplitude_key, AMPLITUDE), _uniform(phase_key, PHASE))
     if not frequencies:
@@ -74,17 +82,18 @@ def few_points(
         `[points, 1 or 3]` and targets `[points, 1]`.
 
     Raises:
-        ValueError: a count is below 1, or an oracle that would see but two of three numbers.
+        ValueError: a count is no integer or below 1, an option is not True or False, an oracle
+            would see but two of three numbers, or (when sampling) the key is not one key.
 
     >>> inputs, targets = few_points(shots=5, queries=10)(jax.random.key(0)).query
     >>> inputs.shape, targets.shape
     ((10, 1), (10, 1))
     """
-    if min(shots, queries) < 1:
-        raise ValueError(f"shots and queries must be >= 1; got {shots} and {queries}")
+    options = {"oracle": oracle, "frequencies": frequencies}
+    check_counts(shots=shots, queries=queries)
+    check_flags(**options)
     if oracle and frequencies:
         raise ValueError("the oracle sees amplitude and phase, and would not see the frequency")
-    options = {"oracle": oracle, "frequencies": frequencies}
     return jax.tree_util.Partial(partial(_draw, shots=shots, queries=queries, **options))
 
 
@@ -95,6 +104,7 @@ def points(wave: Wave, x: Float[Array, " n"], *, oracle: bool = False) -> tuple[
 
 
 def _draw(key: RandomKey, *, shots: int, queries: int, oracle: bool, frequencies: bool) -> Episode:
+    check_key(key)
     wave_key, input_key = jax.random.split(key)
     x = _uniform(input_key, INPUT, (shots + queries,))
     wave = draw_wave(wave_key, frequencies=frequencies)

@@ -1,13 +1,20 @@
 """A split says which classes are whose, whatever the order, or says what is wrong with it."""
 
+import contextlib
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
+import jaxtyping
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.characters import PARTS, read_split, shuffled, split
+from tasks import characters
+from tasks.characters import PARTS, cached, read_split, shuffled, split
 
 NAMES = ("Greek/alpha", "Greek/beta", "Latin/a", "Latin/b", "Latin/c")
 GOOD: dict[str, Sequence[str]] = {
@@ -51,13 +58,58 @@ def test_a_file_holds_the_split_that_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ['{"train": [', "\xff", "", "[]", '"train"', '{"train": "Latin/a"}']
+    "text",
+    [
+        *('{"train": [', "\xff", "", "[]", '"train"', '{"train": "Latin/a"}'),
+        *("[" * 100_000, '{"train":' * 100_000, "1" * 5000, "null", " " * 2000),
+        json.dumps(GOOD | {"val": [1]}),
+        json.dumps(GOOD | {"val": "Latin/a"}),
+        json.dumps(GOOD | {"val": {"Latin/a": 1}}),
+        json.dumps(GOOD | {"val": [["Latin/a"]]}),
+        json.dumps(GOOD)[:-1] + ', "val": ["Latin/b"]}',
+        json.dumps(GOOD | {"val": ["Latin/ä"]}, ensure_ascii=False),
+    ],
 )
 def test_a_file_that_is_no_such_json_is_named(text, tmp_path):
     file = tmp_path / "split.json"
     file.write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"split\.json"):
+    with pytest.raises(ValueError, match=r"split\.json") as refusal:
         read_split(file, NAMES)
+    assert len(str(refusal.value)) < 500
+
+
+def test_a_file_that_is_too_large_or_none_is_not_read(tmp_path, monkeypatch):
+    file, pipe = tmp_path / "split.json", tmp_path / "pipe"
+    file.write_text(json.dumps(GOOD) + " " * 999)
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match=r"cannot read .*pipe: it is no regular file"):
+        read_split(pipe, NAMES)
+    assert read_split(file, NAMES)["val"].tolist() == [2]
+    monkeypatch.setattr(characters, "LARGEST_SPLIT", 999)
+    with pytest.raises(ValueError, match=r"cannot read .*split.json: it has 1\d+ bytes, more than"):
+        read_split(file, NAMES)
+
+
+def test_a_set_in_which_two_classes_have_one_name_is_refused():
+    with pytest.raises(ValueError, match="'Latin/a' is there twice"):
+        split((*NAMES, "Latin/a"), GOOD)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (None, "got NoneType"),
+        ([["Latin/a"]], "got list"),
+        (GOOD | {"val": "Latin/a"}, "'val' must be a list of names; got 'Latin/a'"),
+        (GOOD | {"val": [["Latin/a"]]}, "'val' must be a list of names"),
+        (GOOD | {"val": [2]}, r"'val' must be a list of names; got \[2\]"),
+        (GOOD | {"val": None}, "'val' must be a list of names; got None"),
+    ],
+)
+def test_parts_that_are_no_lists_of_names_are_refused(parts, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+    with pytest.raises(ValueError, match=message):
+        split(NAMES, parts)
 
 
 @pytest.mark.parametrize("missing", ["nowhere.json", "."])
@@ -77,3 +129,48 @@ def test_the_shuffled_order_is_of_the_names_and_the_seed_alone(names, seed, rand
 def test_seeds_give_different_orders():
     names = [*map(str, range(10))]
     assert len({tuple(shuffled(names, seed)) for seed in range(20)}) == 20
+
+
+# The cache
+
+
+ARRAYS = np.arange(5 * 2 * 3 * 3, dtype=np.uint8).reshape(5, 2, 3, 3), NAMES
+
+
+def same(arrays):
+    return np.array_equal(arrays[0], ARRAYS[0]) and arrays[1] == NAMES
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
+@pytest.mark.filterwarnings("ignore:the cache .* is corrupt")
+@pytest.mark.filterwarnings("ignore:.* is not cached")
+def test_a_cache_that_is_written_by_half_is_never_found(tmp_path, monkeypatch, error):
+    """What was there before stays, even if it is damaged: only a whole file takes its place."""
+
+    def half(file, **_):
+        file.write_bytes(b"PK half")
+        raise error
+
+    (tmp_path / "set.npz").write_bytes(b"older")
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", half)
+        with contextlib.suppress(KeyboardInterrupt):
+            assert same(cached(tmp_path / "set.npz", lambda: ARRAYS))
+    assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
+    assert (tmp_path / "set.npz").read_bytes() == b"older"
+    assert same(cached(tmp_path / "set.npz", lambda: ARRAYS))
+    assert same(cached(tmp_path / "set.npz", lambda: pytest.fail("built again")))
+
+
+def test_many_that_build_one_cache_at_once_never_read_half_of_it(tmp_path):
+    """A warning, which here is an error, would tell of a damaged one."""
+    numbers = count()
+
+    def load(_):
+        if next(numbers) % 3 == 0:
+            (tmp_path / "set.npz").unlink(missing_ok=True)
+        return cached(tmp_path / "set.npz", lambda: ARRAYS)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(map(same, pool.map(load, range(60))))
+    assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]

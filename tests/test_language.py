@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -83,10 +84,20 @@ def test_a_logit_depends_on_every_earlier_token_and_on_no_later_one(params):
         assert not moved[:, :place].any() and moved[:, place:].all()
 
 
-def test_a_token_beyond_the_vocabulary_gives_nan_not_a_number(params):
+@pytest.mark.parametrize("dtype", ["int32", "int8", "uint32"])
+def test_a_token_outside_the_vocabulary_gives_nan_or_where_it_is_seen_an_error(params, dtype):
+    """A negative one must not count from the end."""
+    loss = quick(next_token(TINY))
+    tokens = TOKENS.astype(dtype)
+    assert loss(params, tokens, KEY)[0] == loss(params, TOKENS, KEY)[0]
     for place in (0, 6):
-        wrong = TOKENS.at[0, place].set(11)
-        assert jnp.isnan(quick(next_token(TINY))(params, wrong, KEY)[0])
+        for token in (11, -1, -11):
+            wrong = tokens.at[0, place].set(jnp.asarray(token).astype(dtype))
+            assert jnp.isnan(loss(params, wrong, KEY)[0])
+            with pytest.raises(ValueError, match=r"tokens must be at least 0.*; got tokens from"):
+                next_token(TINY)(params, wrong, KEY)
+            with pytest.raises(ValueError, match="tokens must be at least 0 and below 11; got"):
+                TINY.init(KEY, jnp.roll(wrong, 1, axis=1)[:, :6] if place else wrong[:, :6])
 
 
 @pytest.mark.parametrize("sample", [synthetic(2, 3, 8), passages(TEXT, 2, 3, 8)])
@@ -155,15 +166,35 @@ def test_adapting_to_passages_of_a_chain_helps_with_others_of_it():
     [
         (partial(passages, TEXT[:29], 1, 2, 9), r"1 \+ 2 passages of 9 \+ 1 .* 30 .*; got 29"),
         (partial(passages, "", 1, 1, 1), "need 4 bytes of text; got 0"),
-        (partial(passages, TEXT, 0, 1, 1), "shots must be >= 1; got 0"),
-        (partial(synthetic, 1, -1, 1), "queries must be >= 1; got -1"),
-        (partial(synthetic, 1, 1, 0), "length must be >= 1; got 0"),
-        (partial(synthetic, 1, 1, 1, branches=0), "branches must be >= 1; got 0"),
+        (partial(passages, TEXT, 0, 1, 1), "number of shots .* >= 1; got 0"),
+        (partial(synthetic, 1, -1, 1), "number of queries .* >= 1; got -1"),
+        (partial(synthetic, 1, 1, 0), "number of tokens to read .* >= 1; got 0"),
+        (partial(synthetic, 1, 1, 1, branches=0), "number of branches .* >= 1; got 0"),
         (partial(TINY.init, KEY, TOKENS), "at most 6 tokens; got 7"),
-        (partial(TINY.copy(heads=3).init, KEY, TOKENS[:, :2]), "3 heads do not divide .* 8"),
+        (partial(TINY.copy, heads=3), "3 heads do not divide .* 8"),
         (partial(next_token(TINY), {}, TOKENS[:, :1], KEY), "two tokens or more; got 1"),
+        (partial(next_token(TINY), {}, TOKENS[0], KEY), r"\[n, time\]; got int32 \[7\]"),
+        (partial(next_token(TINY), {}, TOKENS / 2, KEY), r"\[n, time\]; got float32 \[3, 7\]"),
+        (
+            partial(TINY.init, KEY, TOKENS[0]),
+            r"tokens must be integers \[n, time\]; got int32 \[7\]",
+        ),
+        (partial(Transformer, layers=-1), "layers must be an integer >= 0; got -1"),
+        (partial(Transformer, layers=True), "layers must be an integer >= 0; got True"),
+        (partial(Transformer, heads=0), "heads must be an integer >= 1; got 0"),
+        (partial(Transformer, width=0), "residual stream must be an integer >= 1; got 0"),
+        (partial(Transformer, vocabulary=1), "vocabulary must be an integer >= 2; got 1"),
+        (partial(Transformer, length=0), "tokens to read must be an integer >= 1; got 0"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_numbers(refused, message):
+def test_what_cannot_be_is_refused_with_the_numbers(refused, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
     with pytest.raises(ValueError, match=message):
         refused()
+
+
+@pytest.mark.parametrize("model", [None, Transformer, TINY.apply])
+def test_what_is_no_flax_module_has_no_next_token(model, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+    with pytest.raises(ValueError, match="next_token takes a flax module; got"):
+        next_token(model)

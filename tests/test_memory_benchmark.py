@@ -87,7 +87,7 @@ def test_bad_options_are_refused(change, message):
     ("change", "message"),
     [
         ({"heads": 3}, "3 heads do not divide a width of 8"),
-        ({"sequences": 0}, "shots must be >= 1; got 0"),
+        ({"sequences": 0}, "shots must be an integer >= 1; got 0"),
         ({"length": 400}, r"passages of 400 \+ 1 bytes need 1604 bytes of text; got 7"),
     ],
 )

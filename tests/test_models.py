@@ -5,6 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -169,3 +170,77 @@ def test_in_bfloat16_the_layers_compute_and_the_parameters_are_float32(model):
     assert {leaf.dtype for leaf in jax.tree.leaves((params, grads, got))} == {jnp.dtype("float32")}
     error = jnp.linalg.norm(got - exact) / jnp.linalg.norm(exact)
     assert 1e-4 < error < 3e-2  # 8 bits of a mantissa round by 2^-9, in four layers
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """The errors of the library itself, which in the tests the type checker forestalls."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("wrong", [0, -1, True, None, "5", 1.5, np.array([5]), jnp.array(5)])
+@pytest.mark.parametrize(
+    ("model", "option"),
+    [
+        (Conv4, "ways"),
+        (partial(Conv4, 5), "features"),
+        (FullyConnected, "ways"),
+        (lambda width: FullyConnected(5, (8, width)), "width"),
+        (lambda width: MLP((8, width)), "width"),
+        (MLP, "outputs"),
+    ],
+)
+def test_sizes_that_are_no_positive_integers_are_refused(model, option, wrong):
+    with pytest.raises(ValueError, match="must be an integer >= 1; got"):
+        model(**{option: wrong})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("model", "option", "wrong", "message"),
+    [
+        (MLP, "widths", 5, "widths must be a sequence of integers; got 5"),
+        (MLP, "context", -1, "context parameters must be an integer >= 0; got -1"),
+        (MLP, "deviation", -0.1, "deviation must be a finite number >= 0.0; got -0.1"),
+        (MLP, "deviation", float("nan"), "deviation must be a finite number .*; got nan"),
+        (partial(FullyConnected, 5), "widths", None, "must be a sequence of integers; got None"),
+        (partial(FullyConnected, 5), "track", "no", "track must be True or False; got 'no'"),
+        (partial(Conv4, 5), "track", 1, "track must be True or False; got 1"),
+        (partial(Conv4, 5), "pool", None, "pool must be True or False; got None"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(model, option, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        model(**{option: wrong})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("model", "shape", "options", "message"),
+    [
+        (MLP(), (1,), {}, r"inputs must be \[n, inputs\]; got \[1\]"),
+        (MLP(), (2, 3, 1), {}, r"got \[2, 3, 1\]"),
+        (Conv4(5), (28, 28, 1), {}, r"\[n, height, width, channels\], of 1x1 .* got \[28, 28, 1\]"),
+        (Conv4(5), (3, 0, 0, 1), {}, r"got \[3, 0, 0, 1\]"),
+        (Conv4(5), (3, 28, 28, 0), {}, r"got \[3, 28, 28, 0\]"),
+        (Conv4(5, pool=True), (3, 0, 0, 1), {}, r"of 16x16 pixels or more; got \[3, 0, 0, 1\]"),
+        (Conv4(5, pool=True), (3, 15, 28, 1), {}, r"of 16x16 .* got \[3, 15, 28, 1\]"),
+        (Conv4(5), (0, 28, 28, 1), {}, "number of images must be an integer >= 1; got 0"),
+        (Conv4(5), OMNIGLOT, {"reference": 100}, "100 reference rows need as many .* got 3"),
+        (Conv4(5), OMNIGLOT, {"reference": -1}, "reference rows must be .* >= 1; got -1"),
+        (Conv4(5), OMNIGLOT, {"reference": True}, "reference rows must be .* got True"),
+        (FullyConnected(5), OMNIGLOT, {"reference": 4}, "4 reference rows need .* got 3"),
+        (FullyConnected(5), (3,), {}, r"images must be \[n, ...\], with pixels; got \[3\]"),
+        (FullyConnected(5), (3, 0, 0), {}, r"with pixels; got \[3, 0, 0\]"),
+        (FullyConnected(5), (0, 9), {}, "number of images must be an integer >= 1; got 0"),
+    ],
+)
+def test_inputs_that_a_network_cannot_read_are_refused(model, shape, options, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(partial(model.init, **options), KEY, jnp.zeros(shape))
+
+
+def test_the_smallest_images_that_pooling_leaves_a_pixel_of_are_read():
+    shapes = jax.eval_shape(Conv4(5, pool=True).init, KEY, jnp.zeros((3, 16, 16, 1)))
+    assert shapes["params"]["head"]["kernel"].shape == (64, 5)

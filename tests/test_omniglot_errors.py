@@ -1,11 +1,13 @@
 """What is wrong with an Omniglot is said, with its name, and never patched over."""
 
+import shutil
 import socket
 import threading
 import time
 import zipfile
 
 import jaxtyping
+import numpy as np
 import pytest
 from PIL import Image
 from tiny_omniglot import (
@@ -19,7 +21,7 @@ from tiny_omniglot import (
     write_zips,
 )
 
-from tasks import omniglot_files
+from tasks import glyphs, omniglot_files
 from tasks.omniglot import load
 
 
@@ -39,6 +41,17 @@ def test_an_unknown_resize_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
     with pytest.raises(ValueError, match="nearest, antialias; got 'cubic'"):
         load(tmp_path, resize="cubic")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("place", [3, b"data", True, ["data"]])
+def test_what_is_no_path_is_refused(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+    with pytest.raises(ValueError, match="path must be a path; got"):
+        load(place)
+    with pytest.raises(ValueError, match="cache must be a path; got"):
+        load(tmp_path, cache=place)
+    with pytest.raises(ValueError, match="cache must be a path; got"):
+        glyphs.load(cache=place)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 1000])
@@ -147,6 +160,19 @@ def test_a_silent_name_server_cannot_hold_the_error_back(read, offline, monkeypa
         read()
     over.set()
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize("content", [b"PK", None])
+def test_a_kept_download_that_is_another_one_is_downloaded_anew(read, served, tmp_path, content):
+    """The array is cached by the registered checksums, so that nothing else may be decoded."""
+    kept = tmp_path / "cache/omniglot" / f"{BACKGROUND}.zip"
+    other = write_zips(tmp_path / "other", {w: png(drawing(1)) for w in tiny_files()})
+    kept.parent.mkdir(parents=True)
+    for part in (BACKGROUND, EVALUATED):
+        shutil.copy(other / f"{part}.zip", kept.parent)
+    kept.write_bytes(kept.read_bytes() if content is None else content)
+    assert np.array_equal(read().images, read(served, cache=tmp_path / "fresh").images)
+    assert kept.read_bytes() == (served / kept.name).read_bytes()
 
 
 def test_an_address_that_is_gone_is_an_error_at_once(read, served):

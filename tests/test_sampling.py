@@ -1,6 +1,9 @@
 """Few-shot episodes, told by their pixels: which class, which drawing, turned how far."""
 
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ from jax.flatten_util import ravel_pytree
 from scipy.stats import chisquare
 
 import maml
+from tasks.language import passages, synthetic
 from tasks.sampling import few_shot
+from tasks.sinusoid import draw_wave, few_points
 
 CLASSES, DRAWINGS, SIDE = 7, 6, 4
 WAYS, SHOTS, QUERIES = 3, 1, 2
@@ -123,9 +128,9 @@ def test_a_program_that_samples_does_not_hold_the_data_set(num_tasks):
     [
         ((8, 1, 1), "8 ways .* has 7"),
         ((5, 4, 3), r"4 shots \+ 3 queries .* has 6"),
-        ((0, 1, 1), ">= 1; got 0, 1, 1"),
-        ((5, 0, 1), ">= 1; got 5, 0, 1"),
-        ((5, 1, -2), ">= 1; got 5, 1, -2"),
+        ((0, 1, 1), "number of ways must .* >= 1; got 0"),
+        ((5, 0, 1), "number of shots must .* >= 1; got 0"),
+        ((5, 1, -2), "number of queries must .* >= 1; got -2"),
     ],
 )
 def test_impossible_counts_are_refused_with_the_numbers(counts, message):
@@ -139,9 +144,82 @@ def test_impossible_counts_are_refused_with_the_numbers(counts, message):
         (IMAGES / 255, r"got float64 \[7, 6, 4, 4\]"),
         (IMAGES[..., :3], r"got uint8 \[7, 6, 4, 3\]"),
         (IMAGES[0], r"got uint8 \[6, 4, 4\]"),
+        (IMAGES[..., :0, :0], r"got uint8 \[7, 6, 0, 0\]"),
+        (IMAGES[:0], "5 ways need as many classes; the split has 0"),
+        (IMAGES[:, :0], r"1 shots \+ 1 queries .*; a class has 0"),
+        (IMAGES.tolist(), r"got list \[7, 6, 4, 4\]"),
+        (None, r"got NoneType \[\]"),
     ],
 )
 def test_images_that_are_not_square_drawings_in_uint8_are_refused(images, message, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
     with pytest.raises(ValueError, match=message):
         few_shot(images, 5, 1, 1)
+
+
+# What every sampler refuses
+
+SAMPLERS = {
+    "few_shot": (partial(few_shot, IMAGES), ("ways", "shots", "queries"), ("rotate",)),
+    "few_points": (few_points, ("shots", "queries"), ("oracle", "frequencies")),
+    "synthetic": (
+        partial(synthetic, length=2),
+        ("shots", "queries", "length", "vocabulary", "branches"),
+        (),
+    ),
+    "passages": (partial(passages, "text" * 9), ("shots", "queries", "length"), ()),
+}
+CASES = [
+    (name, option, value)
+    for name, (_, counts, flags) in SAMPLERS.items()
+    for options, values in ((counts, "count"), (flags, "flag"))
+    for option in options
+    for value in {
+        "count": (True, None, "2", 1.5, np.float64(2), jnp.array(2), np.array([2]), 0, -1),
+        "flag": (None, 1, "yes", np.array([True])),
+    }[values]
+]
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """The errors of the library itself, which in the tests the type checker forestalls."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("name", "option", "value"), CASES)
+def test_a_count_is_an_integer_and_a_flag_a_bool(name, option, value):
+    make, counts, flags = SAMPLERS[name]
+    wanted = r"must be (an integer >= 1|True or False); got "
+    with pytest.raises(ValueError, match=wanted) as refusal:
+        make(**dict.fromkeys(counts, 2) | dict.fromkeys(flags, False) | {option: value})
+    assert repr(value) in str(refusal.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (0, "key must be a key as jax.random.key.* makes it; got 0"),
+        ("a", "got 'a'"),
+        (None, "got None"),
+        (1.5, "got 1.5"),
+        (np.random.default_rng(0), "got Generator"),
+        (jax.random.PRNGKey(0), r"got an array of uint32\[2\]"),
+        (jax.random.split(KEY, 3), r"must be one key; got a batch .* \(3,\)"),
+        (jax.random.split(KEY, 1), r"must be one key; got a batch .* \(1,\)"),
+    ],
+)
+def test_the_key_of_a_sampler_is_one_typed_key(key, message):
+    samplers = [make(**dict.fromkeys(counts, 2)) for make, counts, _ in SAMPLERS.values()]
+    for sample in (*samplers, draw_wave):
+        with pytest.raises(ValueError, match=message):
+            sample(key)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("text", [None, 5, ["text"], np.arange(99)])
+def test_what_is_no_text_has_no_passages(text):
+    with pytest.raises(ValueError, match="the text must be bytes or a string; got"):
+        passages(text, 1, 1, 1)

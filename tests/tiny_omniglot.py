@@ -17,9 +17,9 @@ NAMES = ("Greek/character01", "Greek/character02", "Latin/character01", "ULOG/ch
 BACKGROUND, EVALUATED = "images_background", "images_evaluation"
 
 
-def png(image: Image.Image) -> bytes:
+def png(image: Image.Image, **options) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, **{"format": "PNG"} | options)
     return file.getvalue()
 
 
@@ -36,6 +36,11 @@ def tiny_files() -> dict[str, bytes]:
             where = f"{part}/{name}/{i + 1:04d}_{drawer:02d}.png"
             files[where] = png(drawing(10 * i + drawer))
     return files
+
+
+def inks(files: dict[str, bytes]) -> dict[str, np.ndarray]:
+    """Where each drawing has ink."""
+    return {where: ~np.asarray(Image.open(io.BytesIO(png))) for where, png in files.items()}
 
 
 def write_zips(folder: Path, files: dict[str, bytes]) -> Path:
