@@ -115,7 +115,7 @@ def check(options: Any, within: str = "") -> None:
         if is_dataclass(value):
             check(value, f"{name}.")
             continue
-        if value == ():
+        if isinstance(value, tuple) and not value:
             raise ValueError(f"{name} needs at least one value")
         if field.name == "out" and value is not None:
             _check_folder(name, value)

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -149,10 +150,17 @@ def parsed(
             return tyro.cli(kind, description=description, args=argv, **options)
         except SystemExit as end:
             refusal, status = end.__context__, end
-    if isinstance(refusal, ValueError):  # of the dataclass, which tyro would put into a box
+    if isinstance(refusal, ValueError):
         raise refusal
-    print(said.getvalue(), end="", file=sys.stderr)
+    print(_unboxed(said.getvalue()), file=sys.stderr)
     raise status
+
+
+def _unboxed(said: str) -> str:
+    """The message alone of the box that tyro draws, in one line."""
+    pieces = re.split(r"[─╭╮╰╯]+|-{3,}", said.replace("│", " "))
+    lines = [" ".join(piece.split()) for piece in pieces if piece.strip()]
+    return lines[1] if len(lines) > 1 else said
 
 
 def configure(
