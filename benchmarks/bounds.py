@@ -20,7 +20,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     # JAX keeps 32 bits of a seed, so that others would repeat the runs of these.
     "seed": (0, 2**31 - 1),
     "seeds": (1, 1000),
-    # Optimisation.
+    # Optimisation; with a rate that diverges a run ends soon, and says so.
     "inner_rate": (0.0, LARGEST),
     "outer_rate": (0.0, LARGEST),
     "rate": (1e-30, LARGEST),
@@ -51,11 +51,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "train_queries": (1, 10_000),
     # Models.
     "context": (1, 10_000),
-    "copies": (1, 100),
+    "copies": (1, 20),
     "features": (1, 4096),
     "width": (1, 4096),
     "std": (1e-6, 1e6),
-    "layers": (1, 64),
+    "layers": (1, 32),
     "heads": (1, 4096),
     "length": (1, 65_536),
     "sequences": (1, 4096),
@@ -86,7 +86,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "sizes": (1, 27),
     "strides": (1, 28),
     "filters": (1, 4096),
-    "blocks": (1, 64),
+    "blocks": (1, 16),
     "architectures": (3, 100_000),
     "retrainings": (2, 1000),
     "trainings": (2, 1000),
@@ -115,10 +115,10 @@ def check(options: Any, within: str = "") -> None:
         if is_dataclass(value):
             check(value, f"{name}.")
             continue
-        if isinstance(value, tuple) and not value:
-            raise ValueError(f"{name} needs at least one value")
         if field.name == "out" and value is not None:
             _check_folder(name, value)
+        if isinstance(value, tuple) and not value:
+            raise ValueError(f"{name} needs at least one value")
         choices = tuple(_choices(field.type))
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, Path) or (one is None and type(None) in get_args(field.type)):
@@ -184,7 +184,7 @@ def _choices(hint: Any) -> Iterator[str]:
 
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
     whole = isinstance(low, int)
-    fits = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    fits = issubclass(type(value), Integral if whole else Real) and type(value) is not bool
     if not fits or not (whole or isfinite(value)):
         words = "an integer" if whole else "a finite number"
         raise ValueError(f"{name} must be {words}; got {value!r}")

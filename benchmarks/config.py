@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import jax
 import tyro
@@ -150,7 +151,7 @@ def parsed(
             return tyro.cli(kind, description=description, args=argv, **options)
         except SystemExit as end:
             refusal, status = end.__context__, end
-    if isinstance(refusal, ValueError):
+    if isinstance(refusal, ValueError):  # of the dataclass, in whole and without a box
         raise refusal
     print(_unboxed(said.getvalue()), file=sys.stderr)
     raise status
@@ -193,7 +194,7 @@ def in_words() -> Iterator[None]:
     """What a script refuses, it refuses in one line."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, BadZipFile) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 

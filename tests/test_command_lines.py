@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import omniglot, session, tables
+from benchmarks import omniglot, session, tables, weights
 from benchmarks.architecture_search import Search
 from benchmarks.bounds import BOUNDS
 from benchmarks.config import configure, launch, parsed
@@ -196,7 +196,7 @@ REFUSED = {
     },
     "maml_bench": {
         "--layers 12": "a table of up to",
-        f"--layers {10**9}": "layers must be <= 64; got 1000000000",
+        f"--layers {10**9}": "layers must be <= 32; got 1000000000",
         "--blocks 3": "blocks is an option of space cells; leave it at 2; got 3",
         "--trainings 1": "trainings must be >= 2; got 1",
         "--shared-steps 5": "no --shared-steps",
@@ -270,7 +270,9 @@ def options_of(script):
 
 def parse(script, argv):
     options = options_of(script)
-    return (configure if isinstance(options, Mapping) else parsed)(options, "words", argv)
+    if isinstance(options, Mapping):
+        return configure(options, "words", argv)
+    return parsed(options, "words", argv)
 
 
 def fail(*_, **__):
@@ -334,6 +336,13 @@ def test_help_is_printed_and_nothing_else_happens(script, monkeypatch, capsys):
     assert end.value.code == 0 and "PJRT_NPROC" not in os.environ
     assert shown.startswith(f"usage: python -m benchmarks.{script} ")
     assert "show this help message" in shown
+
+
+def test_weights_that_were_cut_off_are_refused_in_one_line(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK" + bytes(100))
+    command = [str(tmp_path / "cut.npz")]
+    with pytest.raises(SystemExit, match="zip file"):
+        launch(weights.main, weights.Weights, "words", command, start=lambda cache: None)
 
 
 def recorded():
