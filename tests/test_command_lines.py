@@ -339,15 +339,16 @@ def test_help_is_printed_and_nothing_else_happens(script, monkeypatch, capsys):
 
 
 def test_weights_that_were_cut_off_are_refused_in_one_line(tmp_path):
-    (tmp_path / "cut.npz").write_bytes(b"PK" + bytes(100))
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04" + bytes(100))
     command = [str(tmp_path / "cut.npz")]
     with pytest.raises(SystemExit, match="zip file"):
         launch(weights.main, weights.Weights, "words", command, start=lambda cache: None)
 
 
 def recorded():
-    """Everything that is recorded with its command and its options."""
-    paths = (ROOT / "results").rglob("summary.json")
+    """Everything that is committed with its command and its options."""
+    runs = ROOT / "results" / "runs"
+    paths = (path for path in runs.parent.rglob("summary.json") if runs not in path.parents)
     found = tables.recorded(ROOT / "results") + [json.loads(path.read_text()) for path in paths]
     return {run["command"]: run for run in found if "command" in run and "config" in run}
 
