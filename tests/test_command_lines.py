@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -338,11 +339,15 @@ def test_help_is_printed_and_nothing_else_happens(script, monkeypatch, capsys):
     assert "show this help message" in shown
 
 
-def test_weights_that_were_cut_off_are_refused_in_one_line(tmp_path):
+def test_an_archive_that_was_cut_off_is_refused_in_one_line(tmp_path):
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04" + bytes(100))
-    command = [str(tmp_path / "cut.npz")]
-    with pytest.raises(SystemExit, match="zip file"):
-        launch(weights.main, weights.Weights, "words", command, start=lambda cache: None)
+
+    def main(options):
+        ZipFile(options.files[0])
+
+    command, unstarted = [str(tmp_path / "cut.npz")], {"start": lambda cache: None}
+    with pytest.raises(SystemExit, match="BadZipFile: File is not a zip file"):
+        launch(main, weights.Weights, "words", command, **unstarted)
 
 
 def recorded():
