@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import hardware, session
-from benchmarks.config import in_words
+from benchmarks import session
+from benchmarks.bounds import check, check_used
+from benchmarks.config import launch
 from benchmarks.few_shot import experiment
 from benchmarks.omniglot import PAPER
 from benchmarks.published import Summary
@@ -71,6 +71,13 @@ class Ablation:
     """Of each run; the schedules shrink with them."""
     dataset: Literal["omniglot", "glyphs"] = "omniglot"
     """Or glyphs, which need no data."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        calls = ALL.meta_steps // ALL.steps_per_call
+        if self.meta_steps % calls or not self.meta_steps:
+            raise ValueError(f"meta_steps must be a multiple of {calls}; got {self.meta_steps}")
+        check_used(self, ("data",), self.dataset == "omniglot", "dataset omniglot")
 
 
 def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
@@ -138,6 +145,4 @@ def draw(out: Path, values: dict[str, np.ndarray]) -> Figure:
 
 
 if __name__ == "__main__":
-    hardware.start()
-    with in_words():
-        main(tyro.cli(Ablation, description=__doc__))
+    launch(main, Ablation, __doc__)

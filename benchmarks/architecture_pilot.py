@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import tyro
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from rich.progress import track
@@ -28,7 +27,7 @@ from scipy import stats
 
 from benchmarks import children, hardware
 from benchmarks.children import Children
-from benchmarks.config import at_least, in_words
+from benchmarks.config import launch
 from benchmarks.rl_figures import saved
 from benchmarks.session import RESULTS, command
 from maml.search import Reward, uniform
@@ -55,7 +54,7 @@ class Pilot(Children):
     """Folder of `summary.json` and of the figure."""
 
     def __post_init__(self) -> None:
-        at_least(self, {"architectures": 3, "retrainings": 2, "shared_steps": 0})
+        self.judge(self.space, self.dataset)
 
 
 def intraclass(values: Float[np.ndarray, "architecture retraining"]) -> dict[str, Any]:
@@ -195,6 +194,4 @@ def main(config: Pilot) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with in_words():
-        hardware.start()
-        main(tyro.cli(Pilot, description=__doc__))
+    launch(main, Pilot, __doc__)

@@ -25,20 +25,19 @@ from typing import Any, Literal
 
 import numpy as np
 import optax
-import tyro
 from scipy import stats
 
 from benchmarks import (
     architecture_drawing,
     children,
-    hardware,
     live_search,
     search_figures,
     search_tables,
     table_search,
 )
+from benchmarks.bounds import check_size, check_used
 from benchmarks.children import Children
-from benchmarks.config import at_least, in_words
+from benchmarks.config import launch
 from benchmarks.live_search import Outcome
 from benchmarks.search_figures import top
 from benchmarks.session import RESULTS, write
@@ -54,6 +53,7 @@ from maml.search import (
 )
 
 NAMES = "random", "evolution", "reinforce", "ppo"
+TOKENS = 16  # of a child, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +93,11 @@ class Search(Children):
     """Add the summary to results/*.jsonl, from which the tables are made."""
 
     def __post_init__(self) -> None:
-        at_least(self, {"children": max(search_figures.TOPS), "runs": 2, "batch": 1})
+        self.judge(self.space, self.dataset)
+        if self.children < (least := max(search_figures.TOPS)):
+            raise ValueError(f"children must be >= {least}; got {self.children}")
         if self.children % self.batch:
             raise ValueError(f"the batch must divide {self.children} children; got {self.batch}")
-        if self.rate is not None and not self.rate > 0:
-            raise ValueError(f"the rate must be above 0; got {self.rate}")
         if self.executor == "ray" and find_spec("ray") is None:
             raise ValueError("--executor ray needs Ray; pip install 'maml[ray]'")
         if "random" not in self.strategies:
@@ -109,6 +109,11 @@ class Search(Children):
             raise ValueError(f"--space {self.space} trains and reads no table; got {self.table}")
         if not trains and self.executor != "devices":
             raise ValueError(f"children of a table are not trained by {self.executor}")
+        learns = bool({"reinforce", "ppo"} & set(self.strategies))
+        check_used(self, ("policy", "rate"), learns, "strategies reinforce and ppo")
+        check_used(self, ("batch",), "ppo" in self.strategies, "strategy ppo")
+        told = TOKENS * self.repeats * self.children
+        check_size(told, "the searches of a strategy", "runs or children")
 
     @property
     def repeats(self) -> int:
@@ -194,13 +199,5 @@ def main(config: Search) -> dict[str, Any]:
     return summary
 
 
-def launch() -> None:
-    """Runs it from the command line; what is refused is refused in one line."""
-    with in_words():
-        config = tyro.cli(Search, description=__doc__)
-        hardware.start(cache=config.cache)
-        main(config)
-
-
 if __name__ == "__main__":
-    launch()
+    launch(main, Search, __doc__)

@@ -22,7 +22,8 @@ from jaxtyping import Array, PyTree
 
 import maml
 from benchmarks import hardware, seeds, tables
-from benchmarks.config import at_least, launch
+from benchmarks.bounds import check_size, check_used
+from benchmarks.config import launch
 from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
 from benchmarks.seeds import by_step
 from maml.mapping import each_task
@@ -53,12 +54,22 @@ class Bandits(MetaRL):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, {"arms": 2, "budget": 1, "eval_tasks": 2, "width": 1})
         if self.budget % (self.inner_steps + 1) or not self.inner_steps:
             raise ValueError(
                 "the budget is spent in equal batches, one before each of at least one update and"
                 f" one at the end; {self.budget} is not divided by {self.inner_steps + 1}"
             )
+        check_used(self, ("width",), self.algorithm == "rl2", "algorithm rl2")
+        batch = self.budget // (self.inner_steps + 1)
+        by = f"other benchmarks: here, a batch is {batch} by the budget"
+        check_used(self, ("trajectories",), self.trajectories == batch, by)
+        if self.problem == "bandit" and self.horizon != 1:
+            raise ValueError(f"an episode of a bandit is one pull; got horizon {self.horizon}")
+        states = 1 if self.problem == "bandit" else STATES**2
+        check_size(self.eval_tasks * self.arms * states, "the test tasks", "eval_tasks or arms")
+        self.check_steps(self.eval_tasks, batch, self.inner_steps)
+        if self.algorithm == "rl2":  # a trial is the whole budget
+            self.check_steps(self.meta_batch, batch * self.budget, 0)
 
 
 def _preset(problem: Literal["bandit", "mdp"], budget: int, arms: int) -> Bandits:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ import jax
 from jax.tree_util import Partial
 
 import maml
+from benchmarks.bounds import check, check_size, check_used
 from maml.search import Executor, Reward, Space, cluster, on_ray, over_devices
 from maml.search.executors import Item, Outcome
 from maml.types import RandomKey
@@ -60,6 +61,29 @@ class Children:
     """Of one child."""
     shared_steps: int = 0
     """Meta-steps of weights that all children share; 0 is none."""
+
+    def judge(self, space: str, dataset: str | None) -> None:
+        """Refuses options outside their bounds, and those that children of a space do not read.
+
+        Args:
+            space: whose children they are.
+            dataset: what they learn from; None is Omniglot.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        check(self)
+        own = tuple(field.name for field in fields(Children))
+        check_used(self, own, space in SPACES, f"children that are trained: space {SPACES}")
+        check_used(self, ("data",), dataset != "glyphs", "dataset omniglot")
+        check_used(self, ("layers", "sizes", "strides"), space != "cells", "space macro")
+        check_used(self, ("blocks",), space != "macro", "space cells")
+        gradient = self.budget.learner != "protonet"
+        check_used(self.budget, ("inner_rate",), gradient, "budget.learner maml and fomaml")
+        tasks = max(self.budget.meta_batch, self.budget.eval_tasks)
+        images = self.ways * 2 * self.shots
+        fewer = "the budget's tasks, ways or shots"
+        check_size(tasks * images * self.side**2, f"episodes of {images} images", fewer)
 
 
 def convolutions(options: Children) -> macro.Macro:

@@ -1,28 +1,23 @@
 """The options that all benchmarks share, and how the command line sets them."""
 
 import argparse
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import jax
 import tyro
 
 import maml
 from benchmarks import hardware, tensorboard
-
-
-def at_least(config: object, bounds: Mapping[str, int]) -> None:
-    """Refuses an option below its bound; None is no number.
-
-    Raises:
-        ValueError: naming the option, what was got and what is the least.
-    """
-    for name, bound in bounds.items():
-        if (getattr(config, name) is not None) and getattr(config, name) < bound:
-            raise ValueError(f"{name} must be >= {bound}; got {getattr(config, name)}")
+from benchmarks.bounds import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +58,7 @@ class Run:
     def __post_init__(self) -> None:
         if self.tensorboard:
             tensorboard.check_installed()
-        at_least(self, {"inner_steps": 0, "meta_steps": 0, "meta_batch": 1})
-        at_least(self, {"steps_per_call": 1, "devices": 1, "save_seconds": 0})
+        check(self)
         if self.meta_steps % self.steps_per_call:
             raise ValueError(
                 f"steps_per_call must divide meta_steps; got {self.steps_per_call} for"
@@ -104,8 +98,6 @@ class Config(Run):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, {"eval_steps": 0, "val_tasks": 0, "eval_tasks": 2, "draw": 1, "chunk": 0})
-        at_least(self, {"patience": 1})
         if self.val_tasks == 1:
             raise ValueError("val_tasks must be 0 or >= 2, to have a confidence interval; got 1")
         devices, chunk = self.devices or 1, self.chunk or 1
@@ -119,13 +111,62 @@ class Config(Run):
                 f"a chunk must divide a device's {self.meta_batch // devices} tasks; got {chunk}"
             )
 
+    @property
+    def drawn(self) -> int:
+        """Tasks that are drawn at once while meta-training, at most."""
+        return self.meta_batch * min(self.draw, self.steps_per_call)
+
 
 C = TypeVar("C", bound=Run)
+D = TypeVar("D")
+
+
+def parsed(
+    kind: type[D],
+    description: str | None,
+    argv: Sequence[str] | None = None,
+    default: D | None = None,
+) -> D:
+    """The options on the command line.
+
+    Args:
+        kind: their dataclass.
+        description: printed by `--help`.
+        argv: the command line; None is the process's own.
+        default: the values of options that are not given; None is the dataclass's own.
+
+    Raises:
+        ValueError: an option is given an empty value, or refused by the dataclass.
+        SystemExit: with status 2, what is given cannot be read; with 0, help was asked for.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    for option, value in pairwise(("", *argv)):
+        if value == "" or (value.startswith("--") and value.endswith("=")):
+            raise ValueError(f"{value.rstrip('=') or option} is given an empty value; leave it out")
+    spec = sys.modules["__main__"].__spec__
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    options |= {"prog": f"python -m {spec.name}"} if spec else {}
+    with redirect_stderr(io.StringIO()) as said:
+        try:
+            return tyro.cli(kind, description=description, args=argv, **options)
+        except SystemExit as end:
+            refusal, status = end.__context__, end
+    if isinstance(refusal, ValueError):  # of the dataclass, in whole and without a box
+        raise refusal
+    print(_unboxed(said.getvalue()), file=sys.stderr)
+    raise status
+
+
+def _unboxed(said: str) -> str:
+    """The message alone of the box that tyro draws, in one line."""
+    pieces = re.split(r"[─╭╮╰╯]+|-{3,}", said.replace("│", " "))
+    lines = [" ".join(piece.split()) for piece in pieces if piece.strip()]
+    return lines[1] if len(lines) > 1 else said
 
 
 def configure(
-    presets: Mapping[str, C], description: str | None, argv: Sequence[str] | None = None
-) -> C:
+    presets: Mapping[str, D], description: str | None, argv: Sequence[str] | None = None
+) -> D:
     """The preset that `--preset` names (default: the first), changed by the other options.
 
     Args:
@@ -134,15 +175,18 @@ def configure(
         argv: the command line; None is the process's own.
 
     Raises:
-        ValueError: there is no such preset, or options do not go together.
+        ValueError: there is no such preset, or as `parsed`.
+        SystemExit: as `parsed`.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS, prog="options"
+    )
     parser.add_argument("--preset", default=next(iter(presets)))
     name = parser.parse_known_args(argv)[0].preset
     if name not in presets:
         raise ValueError(f"no preset {name!r}; there are {', '.join(presets)}")
     words = f"{description}\n\nPresets: {', '.join(presets)}."
-    return tyro.cli(type(presets[name]), default=presets[name], description=words, args=argv)
+    return parsed(type(presets[name]), words, argv, presets[name])
 
 
 @contextmanager
@@ -150,34 +194,41 @@ def in_words() -> Iterator[None]:
     """What a script refuses, it refuses in one line."""
     try:
         yield
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, BadZipFile) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
-def check_memory(config: Config, algorithm: str, *, through: Collection[str]) -> None:
-    """Refuses a memory mode for an algorithm that is not among those through the inner steps.
-
-    Raises:
-        ValueError: saying which algorithm has no use for which mode.
-    """
-    if config.memory and algorithm not in through:
-        raise ValueError(
-            f"{algorithm} takes no derivative through inner steps, so there is no memory mode to"
-            f" choose; got {config.memory!r}"
-        )
-
-
 def launch(
-    main: Callable[[C], Any],
-    presets: Mapping[str, C],
+    main: Callable[[D], Any],
+    options: Mapping[str, D] | type[D],
     description: str | None,
     argv: Sequence[str] | None = None,
+    *,
+    start: Callable[..., None] = hardware.start,
 ) -> None:
-    """Runs a benchmark from the command line; what it refuses, it refuses in one line."""
+    """Runs a script from the command line; what it refuses, it refuses in one line.
+
+    Args:
+        main: what is run, with the options.
+        options: presets by name, or a dataclass.
+        description: printed by `--help`.
+        argv: the command line; None is the process's own.
+        start: called between, if the options can be meant.
+
+    Raises:
+        SystemExit: with status 2, the options cannot be meant; with 1, what they ask for cannot be.
+    """
+    try:
+        if isinstance(options, Mapping):
+            config = configure(options, description, argv)
+        else:
+            config = parsed(options, description, argv)
+    except ValueError as error:
+        print(f"ValueError: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
     try:
         with in_words():
-            config = configure(presets, description, argv)
-            hardware.start(cache=config.cache)
+            start(cache=getattr(config, "cache", True))
             main(config)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

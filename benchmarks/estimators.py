@@ -19,13 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jaxtyping import Array
 from matplotlib.figure import Figure
 from rich.progress import track
 
 from benchmarks import hardware
-from benchmarks.config import in_words
+from benchmarks.bounds import check
+from benchmarks.config import launch
 from benchmarks.meta_rl import SURROGATES
 from benchmarks.rl_figures import saved
 from benchmarks.session import RESULTS, command
@@ -48,6 +48,9 @@ class Estimators:
     """Logarithm, base 2, of the most trajectories; they grow by four from 16."""
     repeats: int = 20
     """Estimates of each size, of which median and quartiles are shown."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def problem(key: RandomKey) -> tuple[Callable[[str, int, RandomKey], Array], Array]:
@@ -133,6 +136,4 @@ def main(config: Estimators) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with in_words():
-        hardware.start()
-        main(tyro.cli(Estimators, description=__doc__))
+    launch(main, Estimators, __doc__)

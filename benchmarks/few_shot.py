@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ from flax import linen as nn
 
 import maml
 from benchmarks import hardware
-from benchmarks.config import Config, check_memory
-from benchmarks.runner import Experiment, initial_key
+from benchmarks.bounds import check_size, check_used
+from benchmarks.config import Config
+from benchmarks.runner import BLOCK, Experiment, initial_key
 from maml.closed_form import Features
 from maml.types import Batch, LossFn, Params, RandomKey
 from tasks import glyphs, omniglot
@@ -30,9 +32,10 @@ MODELS = {
 }
 
 
-COUNTS = ("multi_step", "first_order")
 Apply = Callable[[Params, Any], jax.Array]
-SWITCHES = ("learn_rates", *COUNTS, "per_step_norm")  # of maml++
+SWITCHES = ("learn_rates", "multi_step", "per_step_norm")  # of maml++
+THROUGH = ("maml", "maml++", "anil", "boil", "meta_sgd")  # the inner steps is the derivative
+SIDE = 28  # of the images, in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,33 @@ class FewShot(Config):
     strength: float = 2.0
     """The pull of imaml towards the meta-parameters, lambda."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name, closed = self.algorithm, self.algorithm in ("protonet", "r2d2")
+        if name == "reptile" and self.batch_norm == "running":
+            raise ValueError("reptile never reads a query set, so it records no running averages")
+        if name == "reptile" and self.inner_steps < 2:
+            raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
+        read = partial(check_used, self)
+        read(("data", "resize", "split"), self.dataset == "omniglot", "dataset omniglot")
+        read(("memory",), name in THROUGH, f"algorithms through the inner steps, as {THROUGH}")
+        read(SWITCHES, name == "maml++", "algorithm maml++")
+        read(("first_order",), name in ("maml", "maml++"), "algorithms maml and maml++")
+        read(("tokens", "copies", "features"), self.model == "cells", "model cells")
+        read(("momentum",), self.batch_norm == "running", "batch_norm running")
+        read(("strength",), name == "imaml", "algorithm imaml")
+        read(("train_ways",), closed or self.train_ways == self.ways, "protonet and r2d2")
+        if name == "imaml" and self.inner_rate * self.strength >= 2:
+            raise ValueError(
+                "imaml's pull diverges unless inner_rate * strength < 2; got"
+                f" {self.inner_rate} * {self.strength}"
+            )
+        shots, queries = self.shots, max(self.queries, self.train_queries or 0)
+        images = max(self.ways, self.train_ways or 0) * (shots + queries)
+        tasks = max(self.drawn, min(BLOCK, self.eval_tasks))
+        fewer = "meta_batch, draw, ways, shots or queries"
+        check_size(tasks * images * SIDE**2, f"episodes of {images} images", fewer)
+
 
 def network(config: FewShot, **options: Any) -> nn.Module:
     """The configured model, with these options of every model.
@@ -126,7 +156,8 @@ def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params)
     head = maml.mask_by_path(params, "/head/")
     memory = config.memory or "forward"
     body = jax.tree.map(lambda a, h: a and not h, adapts, head)
-    switches: dict[str, Any] = {name: getattr(config, name) for name in ("learn_rates", *COUNTS)}
+    names = ("learn_rates", "multi_step", "first_order")
+    switches: dict[str, Any] = {name: getattr(config, name) for name in names}
     switches |= {"per_step": norm if config.per_step_norm else None}
     only_annealed: dict[str, Any] = {"learn_rates": False, "first_order": config.first_order}
     return {
@@ -184,27 +215,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     Raises:
         ValueError: options that the data or the algorithm cannot serve.
     """
-    if config.algorithm == "reptile" and config.batch_norm == "running":
-        raise ValueError("reptile never looks at a query set, so it records no running averages")
-    if config.algorithm == "reptile" and config.inner_steps < 2:
-        raise ValueError(f"reptile needs inner_steps >= 2; got {config.inner_steps}")
-    check_memory(config, config.algorithm, through=("maml", "maml++", "anil", "boil", "meta_sgd"))
-    chosen = [name for name in SWITCHES if getattr(config, name)]
-    known = {"maml++": chosen, "maml": ["first_order"]}.get(config.algorithm, [])
-    if unknown := [name for name in chosen if name not in known]:
-        raise ValueError(f"{', '.join(unknown)}: switches of maml++; got {config.algorithm}")
-    if config.model != "cells" and (config.tokens, config.copies, config.features) != ("", 1, 16):
-        raise ValueError(f"tokens, copies and features are options of cells; got {config.model}")
     train_ways = config.train_ways or config.ways
-    if train_ways != config.ways and config.algorithm not in ("protonet", "r2d2"):
-        raise ValueError(
-            f"train_ways can differ from ways for protonet and r2d2; got {config.algorithm}"
-        )
-    if config.algorithm == "imaml" and config.inner_rate * config.strength >= 2:
-        raise ValueError(
-            "imaml's pull diverges unless inner_rate * strength < 2; got"
-            f" {config.inner_rate} * {config.strength}"
-        )
     if config.dataset == "glyphs":
         characters = glyphs.load()
         parts = glyphs.splits(characters)

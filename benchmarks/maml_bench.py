@@ -14,32 +14,34 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 from matplotlib.figure import Figure
 from scipy import stats
 
 import maml
-from benchmarks import children, hardware
+from benchmarks import children
 from benchmarks.children import Children
-from benchmarks.config import at_least, in_words
+from benchmarks.config import launch
 from benchmarks.rl_figures import saved
 from benchmarks.session import RESULTS, claim, plain, track, write
 from maml.search import Space, over_devices
 from maml.search.space import Tokens
 from maml.types import RandomKey
+from tasks.architectures import macro
 from tasks.architectures.reward import Bound, Budget, Child, accuracy, trained
 
 TABLE = RESULTS / "maml-bench" / "table.npz"
 PARTIAL = "partial.npz"
 BLOCK = 16  # children between two savings
+LARGEST = 1_000_000  # rows of the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +64,15 @@ class Bench(Children):
     """Folder of `table.npz`, `summary.json` and the figure."""
 
     def __post_init__(self) -> None:
-        at_least(self, {"trainings": 2})
+        self.judge("macro", self.dataset)
         if self.shared_steps:
             raise ValueError("every network of the table is trained alone; no --shared-steps")
+        entries = prod(macro.space(children.convolutions(self)).choices)
+        if entries > LARGEST:
+            raise ValueError(
+                f"a table of up to {entries:,} architectures is beyond {LARGEST:,};"
+                " lower layers, or give fewer sizes, strides or filters"
+            )
 
 
 def everything(space: Space) -> Int[np.ndarray, "entry token"]:
@@ -154,6 +162,4 @@ def main(config: Bench) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    hardware.start()
-    with in_words():
-        main(tyro.cli(Bench, description=__doc__))
+    launch(main, Bench, __doc__)

@@ -26,7 +26,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 from matplotlib.figure import Figure
@@ -37,7 +36,8 @@ from rich.table import Table
 
 import maml
 from benchmarks import hardware, omniglot
-from benchmarks.config import in_words
+from benchmarks.bounds import check, check_used
+from benchmarks.config import launch
 from maml.types import LossFn, Params
 from tasks.language import Transformer, next_token, passages, synthetic
 
@@ -86,20 +86,13 @@ class Options:
     """Folder for memory.json and memory.png."""
 
     def __post_init__(self) -> None:
-        named = {"model": (self.model, get_args(Model)), "modes": (self.modes, MODES)}
-        named["optimizer"] = ((self.optimizer,), tuple(OPTIMIZERS))
-        for option, (names, known) in named.items():
-            if not names or not set(names) <= set(known):
-                raise ValueError(f"{option}: some of {', '.join(known)}; got {names}")
-        counts = (*self.steps, self.repeats, self.layers, self.width)
-        if not self.steps or min(counts) < 1:
-            raise ValueError(f"steps, repeats, layers and width must be >= 1; got {counts}")
+        check(self)
+        reads = ("layers", "width", "heads", "length", "sequences", "text")
+        check_used(self, reads, "transformer" in self.model, "model transformer")
         if not self.rate > 0:
             raise ValueError(f"inner_rate must be positive; got {self.rate}")
         if "implicit" in self.modes and self.optimizer == "sgd" and self.rate * STRENGTH >= 2:
             raise ValueError(f"implicit needs inner_rate < {2 / STRENGTH:g}; got {self.rate}")
-        if self.text and "transformer" not in self.model:
-            raise ValueError(f"a text is for the transformer; the models are {self.model}")
         if self.out and (self.out / "memory.json").exists():
             raise ValueError(f"{self.out} holds a measurement; name another folder with --out")
 
@@ -265,5 +258,4 @@ def main(options: Options) -> list[Row]:
 
 
 if __name__ == "__main__":
-    with in_words():
-        main(tyro.cli(Options, description=__doc__))
+    launch(main, Options, __doc__, start=lambda cache: None)

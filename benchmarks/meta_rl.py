@@ -12,7 +12,8 @@ from jaxtyping import Array, PyTree
 
 import maml
 from benchmarks import hardware
-from benchmarks.config import Run, at_least
+from benchmarks.bounds import check_size, check_used
+from benchmarks.config import Run
 from benchmarks.seeds import Trainer
 from maml import surrogates
 from maml.types import LossFn, MetaState, Metrics, RandomKey
@@ -29,6 +30,7 @@ SURROGATES = {
 }
 
 NOT_ADAPTED = ("pretrained", "oracle", "random", "rl2")
+NUMBERS_OF_A_STEP = 10  # observation, action, reward, ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,24 @@ class MetaRL(Run):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, dict.fromkeys(("seeds", "cg_steps", "curvature", "epochs"), 1))
-        at_least(self, {"trajectories": 1, "horizon": 1})
+        promp, adapts = self.outer == "promp", self.algorithm not in NOT_ADAPTED
+        check_used(self, ("radius", "cg_steps"), self.outer == "trpo", "outer trpo")
+        check_used(self, ("outer_rate",), self.outer != "trpo", "outer promp and adam")
+        check_used(self, ("epochs", "clip"), promp, "outer promp")
+        check_used(self, ("anchor",), promp and adapts, "outer promp where the policy adapts")
+        check_used(self, ("credit",), adapts, f"algorithms that adapt, not {NOT_ADAPTED}")
+        check_used(self, ("lesson",), self.algorithm != "rl2", "algorithms that adapt, not rl2")
+        self.check_steps(self.meta_batch, self.trajectories, self.trained_steps)
+
+    def check_steps(self, tasks: int, trajectories: int, updates: int) -> None:
+        """Refuses more steps of an environment at once than memory can hold.
+
+        Raises:
+            ValueError: saying how much it would be.
+        """
+        steps = tasks * trajectories * self.horizon * (updates + 1)
+        fewer = "the tasks, the trajectories, the horizon or the inner steps"
+        check_size(NUMBERS_OF_A_STEP * steps, "the trajectories of a batch", fewer)
 
     @property
     def trained_steps(self) -> int:

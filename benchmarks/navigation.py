@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 
 import maml
 from benchmarks import hardware, rl_figures, seeds, tables
-from benchmarks.config import at_least, launch
+from benchmarks.bounds import check_used
+from benchmarks.config import launch
 from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
 from benchmarks.seeds import by_step
 from maml.mapping import each_task
@@ -64,7 +65,10 @@ class Navigation(MetaRL):
         super().__post_init__()
         if self.corners and (self.algorithm == "oracle" or self.squared):
             raise ValueError("corners are for those who cannot see them, and pay no squares")
-        at_least(self, {"width": 1, "goals": 2, "eval_trajectories": 1, "eval_steps": 0})
+        check_used(self, ("curvature",), self.outer == "trpo", "outer trpo")
+        gaussian = self.algorithm != "rl2" or self.corners  # whose preset has another deviation
+        check_used(self, ("std",), gaussian, "algorithms other than rl2")
+        self.check_steps(self.goals, self.eval_trajectories, self.eval_steps)
         if self.goals % (self.devices or 1):
             raise ValueError(
                 f"the devices must divide goals, which is {self.goals}; got {self.devices}"

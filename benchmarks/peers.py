@@ -28,13 +28,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks import hardware, omniglot, sinusoid
-from benchmarks.config import in_words
+from benchmarks.bounds import check
+from benchmarks.config import launch
 from benchmarks.jax_peers import Arrays, Problem, Side, Workload, apart, doubled, ours
 
 GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # pixels cost no time
@@ -74,8 +74,7 @@ class Options:
         for kind, names, known in asked:
             if unknown := set(names) - set(known):
                 raise ValueError(f"no {kind} {min(unknown)!r}; there are {', '.join(known)}")
-        if self.rounds < 1 or not self.workloads:
-            raise ValueError("at least one round of one workload is needed")
+        check(self)
 
 
 def operations(ways: int, shots: int, queries: int, steps: int) -> float:
@@ -239,7 +238,4 @@ def main(options: Options) -> Summary:
 
 
 if __name__ == "__main__":
-    with in_words():
-        chosen = tyro.cli(Options, description=__doc__)
-        hardware.start()
-        main(chosen)
+    launch(main, Options, __doc__)

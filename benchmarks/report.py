@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.config import in_words
+from benchmarks.bounds import check
+from benchmarks.config import launch
 from benchmarks.published import Summary, published, task_of
 from benchmarks.rl_figures import read_log, saved
 from benchmarks.session import FREE, RESULTS, ended
@@ -32,6 +33,9 @@ class Report:
     """Folders of runs of one benchmark."""
     out: Path = RESULTS / "report"
     """Where the report is written."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def read(runs: tuple[Path, ...]) -> list[Summary]:
@@ -110,5 +114,4 @@ def main(options: Report) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    with in_words():
-        main(tyro.cli(Report, description=__doc__))
+    launch(main, Report, __doc__, start=lambda cache: None)

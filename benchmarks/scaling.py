@@ -21,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
@@ -30,7 +29,8 @@ from rich.table import Table
 
 import maml
 from benchmarks import hardware
-from benchmarks.config import in_words
+from benchmarks.bounds import check
+from benchmarks.config import launch
 from maml.types import Params
 from tasks import glyphs
 from tasks.batch_norm import few_shot_loss
@@ -50,19 +50,25 @@ class Options:
     chunks: tuple[int, ...] = (1, 4, 16, 0)
     """Tasks that a device maps at once, 0 for all."""
     tasks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    """Numbers of tasks of Conv4's meta-gradient."""
     steps: tuple[int, ...] = (1, 2, 5, 10)
+    """Numbers of its inner steps."""
     ways: tuple[int, ...] = (5, 10, 20)
+    """Numbers of classes of its episodes."""
     width: tuple[int, ...] = (16, 32, 64, 128)
+    """Numbers of its channels."""
     repeats: int = 5
+    """How often each meta-gradient is timed."""
     out: Path | None = None
     """Folder for scaling.json and scaling.png."""
 
     def __post_init__(self) -> None:
+        check(self)
         unknown = set(self.models) - set(MODELS)
         if unknown:
             raise ValueError(f"the models are {', '.join(MODELS)}; got {', '.join(unknown)}")
-        if self.repeats < 1:
-            raise ValueError(f"repeats must be >= 1; got {self.repeats}")
+        if max(self.ways) > (classes := len(glyphs.load().images)):
+            raise ValueError(f"ways must be <= {classes}, the classes of glyphs; got {self.ways}")
 
 
 class Problem(NamedTuple):
@@ -197,7 +203,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    with in_words():
-        chosen = tyro.cli(Options, description=__doc__)
-        hardware.start()
-        main(chosen)
+    launch(main, Options, __doc__)

@@ -12,21 +12,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from jax.tree_util import Partial
 from rich.console import Console
 from rich.table import Table as Shown
 
 import maml
-from benchmarks import hardware
 from benchmarks.architecture_search import Search
-from benchmarks.config import at_least, in_words
+from benchmarks.bounds import check, check_used
+from benchmarks.config import launch
 from benchmarks.table_search import read
 from maml.search import (
     Executor,
@@ -76,9 +76,15 @@ class Options:
     """Keep compiled programs in the user's cache directory, and take them from there."""
 
     def __post_init__(self) -> None:
-        at_least(self, {"children": 1, "batch": 1, "replicas": 1, "shards": 1})
+        check(self)
         if self.children % self.batch:
             raise ValueError(f"the batch must divide {self.children} children; got {self.batch}")
+        replicated = "replicas" in self.executor
+        check_used(self, ("replicas", "shards"), replicated, "executor replicas")
+        on_ray = bool({"ray", "replicas"} & set(self.executor))
+        check_used(self, ("address",), on_ray, "executor ray and replicas")
+        if on_ray and find_spec("ray") is None:
+            raise ValueError(f"executor {self.executor} needs Ray; pip install 'maml[ray]'")
 
 
 def reward(values: Any, tokens: Any, key: Any) -> Any:
@@ -143,16 +149,5 @@ def show(title: str, found: dict[str, dict[str, float]]) -> None:
     Console().print(shown)
 
 
-def launch() -> None:
-    """Runs it from the command line; what is refused is refused in one line."""
-    with in_words():
-        options = tyro.cli(Options, description=__doc__)
-        hardware.start(cache=options.cache)
-        try:
-            main(options)
-        except ImportError as error:  # of Ray: says how to install it
-            raise SystemExit(f"{type(error).__name__}: {error}") from error
-
-
 if __name__ == "__main__":
-    launch()
+    launch(main, Options, __doc__)

@@ -17,11 +17,14 @@ import optax
 
 import maml
 from benchmarks import figures, hardware, tables
-from benchmarks.config import Config, check_memory, launch
-from benchmarks.runner import Experiment, Result, initial_key, run
+from benchmarks.bounds import check_size, check_used
+from benchmarks.config import Config, launch
+from benchmarks.runner import BLOCK, Experiment, Result, initial_key, run
 from maml.types import Params
 from tasks.models import MLP
 from tasks.sinusoid import few_points
+
+WIDTH = 40  # of the hidden layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,15 @@ class Sinusoid(Config):
     """Support points in the evaluation, and as many query points."""
     train_shots: int = 10
     """Support points while meta-training, and as many query points."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        through = ("maml", "maml++", "meta_sgd", "cavia")
+        words = f"algorithms through the inner steps, as {through}"
+        check_used(self, ("memory",), self.algorithm in through, words)
+        check_used(self, ("context",), self.algorithm == "cavia", "algorithm cavia")
+        points = max(self.drawn * self.train_shots, min(BLOCK, self.eval_tasks) * self.shots)
+        check_size(WIDTH * points, "a batch of tasks", "meta_batch, draw, train_shots or shots")
 
 
 PAPER = Sinusoid(
@@ -82,12 +94,7 @@ PRESETS = {
 
 
 def experiment(config: Sinusoid) -> Experiment:
-    """The experiment of a configuration.
-
-    Raises:
-        ValueError: a memory mode for an algorithm that has no use for one.
-    """
-    check_memory(config, config.algorithm, through=("maml", "maml++", "meta_sgd", "cavia"))
+    """The experiment of a configuration."""
     precision = hardware.precision(config.precision)
     model = MLP(
         context=config.context if config.algorithm == "cavia" else 0,

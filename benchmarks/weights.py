@@ -23,8 +23,9 @@ import tyro
 from jaxtyping import PyTree
 
 import maml
-from benchmarks import checkpoints, hardware, runner, session, tables
-from benchmarks.config import in_words
+from benchmarks import checkpoints, runner, session, tables
+from benchmarks.bounds import check, check_used
+from benchmarks.config import launch
 from benchmarks.few_shot import FewShot, experiment
 from benchmarks.runner import Experiment
 from maml.tree import by_path
@@ -117,6 +118,11 @@ class Weights:
     record: bool = False
     """Add the summary to results/*.jsonl."""
 
+    def __post_init__(self) -> None:
+        check(self)
+        given = ("data", "ways", "shots", "eval_tasks", "eval_steps", "out", "record")
+        check_used(self, given, self.run is None, "an evaluation, and --run writes a file")
+
 
 def main(asked: Weights) -> None:
     """Writes a file, or evaluates one, or the ensemble of several, and prints its table."""
@@ -181,6 +187,4 @@ def write(file: Path, run: Path) -> None:
 
 
 if __name__ == "__main__":
-    hardware.start()
-    with in_words():
-        main(tyro.cli(Weights, description=__doc__))
+    launch(main, Weights, __doc__)

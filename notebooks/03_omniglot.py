@@ -142,14 +142,15 @@ CONFIG = replace(
     meta_batch=2,
     meta_steps=4 if QUICK else 1200,
     steps_per_call=2 if QUICK else 100,
-    momentum=0.98,
     val_tasks=0,
     eval_tasks=10 if QUICK else 600,
     eval_steps=3,
 )
 experiments, results = {}, {}
 for mode in Mode.__args__:
-    config = replace(CONFIG, batch_norm=mode, out=Path(tempfile.mkdtemp(dir=SCRATCH.name)))
+    averages = {"momentum": 0.98} if mode == "running" else {}
+    out = Path(tempfile.mkdtemp(dir=SCRATCH.name))
+    config = replace(CONFIG, batch_norm=mode, out=out, **averages)
     experiments[mode] = also_alone(omniglot.experiment(config))
     print(f"batch norm: {mode}")
     results[mode] = runner.run(experiments[mode], config)

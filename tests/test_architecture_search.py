@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from benchmarks import (
     tables,
 )
 from benchmarks.architecture_search import NAMES, Search
+from benchmarks.config import launch
 from benchmarks.search_figures import top
 from tasks.architectures.tabular import tabulate
 
@@ -117,10 +117,9 @@ def test_the_test_is_one_sided_and_of_unequal_variances():
         ("--space maml-bench --dataset glyphs", "of omniglot alone; got 'glyphs'"),
     ],
 )
-def test_what_is_refused_is_refused_in_one_line(words, says, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["architecture_search", *words.split()])
+def test_what_is_refused_is_refused_in_one_line(words, says):
     with pytest.raises(SystemExit) as caught:
-        architecture_search.launch()
+        launch(architecture_search.main, Search, "words", ["--no-cache", *words.split()])
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -131,7 +130,7 @@ def test_what_is_refused_is_refused_in_one_line(words, says, monkeypatch):
         ({"runs": 1}, "runs must be >= 2"),
         ({"batch": 0}, "batch must be >= 1"),
         ({"batch": 30}, "must divide 100 children; got 30"),
-        ({"rate": 0.0}, "rate must be above 0"),
+        ({"rate": 0.0}, "rate must be >= 1e-30; got 0.0"),
         ({"space": "graphs", "table": Path("file")}, "no file; got file"),
         ({"space": "macro", "table": Path("file")}, "reads no table; got file"),
     ],

@@ -60,8 +60,8 @@ def test_operations_are_those_counted_by_hand():
     [
         ({"workloads": ("miniimagenet",)}, "no workload 'miniimagenet'; there are omniglot-5w1s"),
         ({"peers": ("loop", "learn2learn")}, "no peer 'learn2learn'; there are loop, higher"),
-        ({"rounds": 0}, "at least one round"),
-        ({"workloads": ()}, "at least one round of one workload"),
+        ({"rounds": 0}, "rounds must be >= 1; got 0"),
+        ({"workloads": ()}, "workloads needs at least one value"),
     ],
 )
 def test_what_is_not_there_is_refused_before_any_work(options, message):

@@ -1,0 +1,200 @@
+"""What every option may be: one table of bounds, and who reads which option.
+
+An upper bound is what no experiment needs and what memory, time or a 32-bit counter could not
+serve, so that a slip of the finger ends in a line instead of an hour without a word.
+"""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from math import isfinite
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+LARGEST = 3.4e38  # of float32
+COUNTER = 10**9  # meta-steps are counted in 32 bits
+NUMBERS = 2**32  # float32 of 16 GiB: what may lie in memory at once
+
+# option -> the least and the largest value; integers where the bounds are integers
+BOUNDS: dict[str, tuple[float, float]] = {
+    # JAX keeps 32 bits of a seed, so that others would repeat the runs of these.
+    "seed": (0, 2**31 - 1),
+    "seeds": (1, 1000),
+    # Optimisation; with a rate that diverges a run ends soon, and says so.
+    "inner_rate": (0.0, LARGEST),
+    "outer_rate": (0.0, LARGEST),
+    "rate": (1e-30, LARGEST),
+    "inner_steps": (0, 10_000),
+    "meta_steps": (0, COUNTER),
+    "steps_per_call": (1, 100_000),
+    "meta_batch": (1, 100_000),
+    "draw": (1, 10_000),
+    "chunk": (0, 100_000),
+    "devices": (1, 10_000),
+    "patience": (1, COUNTER),
+    "save_seconds": (0.0, LARGEST),
+    "momentum": (0.0, 0.999999),
+    "strength": (1e-30, LARGEST),
+    "multi_step": (0, COUNTER),
+    "first_order": (0, COUNTER),
+    # Evaluations.
+    "val_tasks": (0, 1_000_000),
+    "eval_tasks": (2, 1_000_000),
+    "eval_steps": (0, 10_000),
+    "goals": (2, 100_000),
+    # Episodes.
+    "ways": (2, 10_000),
+    "train_ways": (2, 10_000),
+    "shots": (1, 10_000),
+    "train_shots": (1, 10_000),
+    "queries": (1, 10_000),
+    "train_queries": (1, 10_000),
+    # Models.
+    "context": (1, 10_000),
+    "copies": (1, 20),
+    "features": (1, 4096),
+    "width": (1, 4096),
+    "std": (1e-6, 1e6),
+    "layers": (1, 32),
+    "heads": (1, 4096),
+    "length": (1, 65_536),
+    "sequences": (1, 4096),
+    # Reinforcement learning.
+    "trajectories": (1, 100_000),
+    "eval_trajectories": (1, 100_000),
+    "horizon": (1, 100_000),
+    "arms": (2, 10_000),
+    "budget": (1, 100_000),
+    "radius": (1e-30, LARGEST),
+    "cg_steps": (1, 1000),
+    "curvature": (1, 100_000),
+    "epochs": (1, 1000),
+    "clip": (1e-6, LARGEST),
+    "anchor": (0.0, LARGEST),
+    "credit": (0.0, LARGEST),
+    "discount": (0.0, 1.0),
+    "smoothing": (0.0, 1.0),
+    # Architecture search.
+    "children": (1, 100_000),
+    "runs": (2, 10_000),
+    "batch": (1, 100_000),
+    "replicas": (1, 1000),
+    "shards": (1, 1000),
+    "shared_steps": (0, COUNTER),
+    "alphabets": (1, 1000),
+    "side": (1, 28),
+    "sizes": (1, 27),
+    "strides": (1, 28),
+    "filters": (1, 4096),
+    "blocks": (1, 16),
+    "architectures": (3, 100_000),
+    "retrainings": (2, 1000),
+    "trainings": (2, 1000),
+    # Measurements.
+    "repeats": (1, 1000),
+    "rounds": (1, 1000),
+    "largest": (4, 20),
+    "steps": (1, 10_000),
+    "tasks": (1, 65_536),
+    "chunks": (0, 65_536),
+}
+
+
+def check(options: Any, within: str = "") -> None:
+    """Refuses options outside their bounds or not among their choices, and files as folders.
+
+    Args:
+        options: a dataclass; so may be some of its fields.
+        within: how the names in messages begin.
+
+    Raises:
+        ValueError: naming the option, what was got and what would work.
+    """
+    for field in fields(options):
+        name, value = within + field.name, getattr(options, field.name)
+        if is_dataclass(value):
+            check(value, f"{name}.")
+            continue
+        if field.name == "out" and value is not None:
+            _check_folder(name, value)
+        if isinstance(value, tuple) and not value:
+            raise ValueError(f"{name} needs at least one value")
+        choices = tuple(_choices(field.type))
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Path) or (one is None and type(None) in get_args(field.type)):
+                continue
+            if choices and one not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {one!r}")
+            if field.name in BOUNDS:
+                _check_number(name, one, *BOUNDS[field.name])
+
+
+def check_used(options: Any, names: tuple[str, ...], used: bool, by: str) -> None:
+    """Refuses options that were changed and that nothing would read.
+
+    Args:
+        options: a dataclass whose fields of these names have defaults.
+        names: of the options.
+        used: whether something reads them.
+        by: what does, for the message.
+
+    Raises:
+        ValueError: naming the first that is not as it was, and its default.
+    """
+    for field in () if used else fields(options):
+        if field.name not in names:
+            continue
+        default = field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        value = getattr(options, field.name)
+        if value != default:
+            raise ValueError(
+                f"{field.name} is an option of {by}; leave it at {default!r}; got {value!r}"
+            )
+
+
+def check_size(numbers: int, what: str, fewer: str) -> None:
+    """Refuses what would not fit into the memory of any machine.
+
+    Args:
+        numbers: how many, roughly.
+        what: they are.
+        fewer: the options of which there would have to be less.
+
+    Raises:
+        ValueError: saying how much it would take, and how much is allowed.
+    """
+    if numbers > NUMBERS:
+        gib = 4 / 2**30
+        raise ValueError(
+            f"{what} would take about {gib * numbers:,.0f} GiB at once, and may take"
+            f" {gib * NUMBERS:.0f}; lower {fewer}"
+        )
+
+
+def _choices(hint: Any) -> Iterator[str]:
+    """The values of the literals in a type."""
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+        return
+    for part in get_args(hint):
+        yield from _choices(part)
+
+
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
+    whole = isinstance(low, int)
+    fits = issubclass(type(value), Integral if whole else Real) and type(value) is not bool
+    if not fits or not (whole or isfinite(value)):
+        words = "an integer" if whole else "a finite number"
+        raise ValueError(f"{name} must be {words}; got {value!r}")
+    if value < low:
+        raise ValueError(f"{name} must be >= {low}; got {value}")
+    if value > high:
+        raise ValueError(f"{name} must be <= {high:,}; got {value}")
+
+
+def _check_folder(name: str, path: Path) -> None:
+    there = next((part for part in (path, *path.parents) if part.exists()), None)
+    if there is not None and not there.is_dir():
+        raise ValueError(f"{name} must be a folder, and {there} is a file; got {path}")

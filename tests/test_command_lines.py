@@ -1,0 +1,380 @@
+"""Command lines that cannot be meant are refused in one line, and recorded ones still hold."""
+
+import json
+import os
+import runpy
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+
+from benchmarks import omniglot, session, tables, weights
+from benchmarks.architecture_search import Search
+from benchmarks.bounds import BOUNDS
+from benchmarks.config import configure, launch, parsed
+
+ROOT = Path(__file__).parents[1]
+OPTIONS = {
+    "architecture_search": "Search",
+    "architecture_pilot": "Pilot",
+    "maml_bench": "Bench",
+    "ablation": "Ablation",
+    "estimators": "Estimators",
+    "memory": "Options",
+    "scaling": "Options",
+    "peers": "Options",
+    "search_cluster": "Options",
+    "report": "Report",
+    "weights": "Weights",
+} | dict.fromkeys(("omniglot", "sinusoid", "navigation", "bandits"), "PRESETS")
+
+# script -> the command line, and a part of what is said
+REFUSED = {
+    "sinusoid": {
+        "--preset": "argument --preset: expected one argument",
+        "--preset nonesuch": "no preset 'nonesuch'; there are maml-paper-5-shot",
+        "--nonesuch 1": "Unrecognized options: --nonesuch",
+        "--meta-steps many": "invalid literal for int() with base 10: 'many'",
+        "--meta-steps 1e9": "Error parsing --meta-steps",
+        "--meta-steps": "Missing value for argument '--meta-steps'",
+        f"--meta-steps {10**30}": f"meta_steps must be <= 1,000,000,000; got {10**30}",
+        f"--meta-steps {2**40} --steps-per-call 1": "meta_steps must be <= 1,000,000,000",
+        f"--meta-steps {2**31} --steps-per-call 1": "meta_steps must be <= 1,000,000,000",
+        f"--steps-per-call {2**40}": "steps_per_call must be <= 100,000; got 1099511627776",
+        "--steps-per-call 0": "steps_per_call must be >= 1; got 0",
+        "--steps-per-call 999": "steps_per_call must divide meta_steps; got 999",
+        f"--meta-batch {10**12}": "meta_batch must be <= 100,000; got 1000000000000",
+        "--meta-batch 0": "meta_batch must be >= 1; got 0",
+        f"--seed {2**70}": "seed must be <= 2,147,483,647; got 1180591620717411303424",
+        f"--seed {2**31}": "seed must be <= 2,147,483,647; got 2147483648",
+        "--seed -1": "seed must be >= 0; got -1",
+        f"--draw {10**9}": "draw must be <= 10,000; got 1000000000",
+        "--draw 0": "draw must be >= 1; got 0",
+        "--draw 10000 --meta-batch 100000": "would take about 522 GiB at once, and may take 16",
+        f"--eval-tasks {10**15}": "eval_tasks must be <= 1,000,000; got 1000000000000000",
+        "--eval-tasks 1": "eval_tasks must be >= 2; got 1",
+        f"--val-tasks {10**15}": "val_tasks must be <= 1,000,000; got 1000000000000000",
+        f"--eval-steps {10**9}": "eval_steps must be <= 10,000; got 1000000000",
+        "--algorithm cavia --context -1": "context must be >= 1; got -1",
+        "--algorithm cavia --context 0": "context must be >= 1; got 0",
+        "--context 7": "context is an option of algorithm cavia; leave it at 5; got 7",
+        "--memory forward --algorithm fomaml": "memory is an option of algorithms through",
+        "--inner-rate nan": "inner_rate must be a finite number; got nan",
+        "--inner-rate inf": "inner_rate must be a finite number; got inf",
+        "--inner-rate -0.1": "inner_rate must be >= 0.0; got -0.1",
+        "--outer-rate nan": "outer_rate must be a finite number; got nan",
+        "--outer-rate=-inf": "outer_rate must be a finite number; got -inf",
+        "--outer-rate 1e39": "outer_rate must be <= 3.4e+38; got 1e+39",
+        "--save-seconds nan": "save_seconds must be a finite number; got nan",
+        "--save-seconds -1": "save_seconds must be >= 0.0; got -1.0",
+        "--inner-steps -1": "inner_steps must be >= 0; got -1",
+        f"--inner-steps {10**9}": "inner_steps must be <= 10,000; got 1000000000",
+        "--shots 0": "shots must be >= 1; got 0",
+        f"--shots {10**9}": "shots must be <= 10,000; got 1000000000",
+        "--train-shots -3": "train_shots must be >= 1; got -3",
+        "--patience 0": "patience must be >= 1; got 0",
+        "--chunk -1": "chunk must be >= 0; got -1",
+        f"--devices {10**12}": "devices must be <= 10,000; got 1000000000000",
+        "--out ''": "--out is given an empty value",
+        "--out=": "--out is given an empty value",
+        "--out FILE": "out must be a folder, and FILE is a file; got FILE",
+        "--out FILE/run": "out must be a folder, and FILE is a file; got FILE/run",
+        "--algorithm nonesuch": "invalid choice 'nonesuch'",
+        "--precision float16": "invalid choice 'float16'",
+    },
+    "omniglot": {
+        "--dataset glyphs --train-ways 0": "train_ways must be >= 2; got 0",
+        "--dataset glyphs --train-queries 0": "train_queries must be >= 1; got 0",
+        "--dataset glyphs --momentum 1": "momentum must be <= 0.999999; got 1.0",
+        "--dataset glyphs --momentum 0.5": "momentum is an option of batch_norm running",
+        "--batch-norm running --momentum -0.1": "momentum must be >= 0.0; got -0.1",
+        "--dataset glyphs --strength -1": "strength must be >= 1e-30; got -1.0",
+        "--dataset glyphs --strength 3": "strength is an option of algorithm imaml",
+        "--algorithm imaml": "inner_rate * strength < 2; got 2.0 * 2.0",
+        "--dataset glyphs --resize antialias": "resize is an option of dataset omniglot",
+        "--dataset glyphs --split alphabets": "split is an option of dataset omniglot",
+        "--dataset glyphs --data FILE": "data is an option of dataset omniglot",
+        "--data ''": "--data is given an empty value",
+        "--ways 1": "ways must be >= 2; got 1",
+        f"--ways {10**9}": "ways must be <= 10,000; got 1000000000",
+        "--shots 0": "shots must be >= 1; got 0",
+        "--queries -2": "queries must be >= 1; got -2",
+        "--train-ways 20": "train_ways is an option of protonet and r2d2; leave it at None",
+        "--learn-rates": "learn_rates is an option of algorithm maml++; leave it at False",
+        "--multi-step 10": "multi_step is an option of algorithm maml++; leave it at 0; got 10",
+        "--preset maml++-5-way-1-shot --algorithm maml": "is an option of algorithm maml++",
+        "--first-order -5 --algorithm maml++": "first_order must be >= 0; got -5",
+        "--tokens 0,1,2": "tokens is an option of model cells",
+        "--features 8": "features is an option of model cells; leave it at 16; got 8",
+        "--model cells --tokens 0,0,0,0,0,0,0,0,0,0 --copies 0": "copies must be >= 1; got 0",
+        "--algorithm protonet --memory store": "memory is an option of algorithms through",
+        "--algorithm reptile": "reptile needs inner_steps >= 2; got 1",
+        "--meta-batch 100000 --draw 500": "episodes of 10 images would take",
+        f"--meta-batch {10**12}": "meta_batch must be <= 100,000",
+        "--chunk 5": "a chunk must divide a device's 32 tasks; got 5",
+    },
+    "navigation": {
+        f"--goals {10**12}": "goals must be <= 100,000; got 1000000000000",
+        f"--trajectories {10**12}": "trajectories must be <= 100,000; got 1000000000000",
+        f"--horizon {10**12}": "horizon must be <= 100,000; got 1000000000000",
+        "--horizon 100000 --trajectories 100000": "the trajectories of a batch would take",
+        "--eval-trajectories 100000 --horizon 10000": "the trajectories of a batch would take",
+        "--horizon 0": "horizon must be >= 1; got 0",
+        f"--seeds {10**9}": "seeds must be <= 1,000; got 1000000000",
+        "--seeds 0": "seeds must be >= 1; got 0",
+        "--discount nan": "discount must be a finite number; got nan",
+        "--discount 1.5": "discount must be <= 1.0; got 1.5",
+        "--smoothing -1": "smoothing must be >= 0.0; got -1.0",
+        "--radius inf": "radius must be a finite number; got inf",
+        "--radius 0": "radius must be >= 1e-30; got 0.0",
+        "--outer promp --clip nan": "clip must be a finite number; got nan",
+        "--clip 0.2": "clip is an option of outer promp; leave it at 0.3; got 0.2",
+        "--epochs 7": "epochs is an option of outer promp; leave it at 5; got 7",
+        "--anchor 1": "anchor is an option of outer promp where the policy adapts",
+        "--outer-rate 0.1": "outer_rate is an option of outer promp and adam",
+        "--outer adam --radius 0.1": "radius is an option of outer trpo; leave it at 0.01; got 0.1",
+        "--outer adam --curvature 4": "curvature is an option of outer trpo; leave it at 2; got 4",
+        "--algorithm pretrained --credit 1": "credit is an option of algorithms that adapt",
+        "--algorithm rl2 --lesson square": "lesson is an option of algorithms that adapt, not rl2",
+        "--algorithm rl2 --std 0.5": "std is an option of algorithms other than rl2",
+        "--std 0": "std must be >= 1e-06; got 0.0",
+        f"--width {10**9}": "width must be <= 4,096; got 1000000000",
+        "--corners --squared": "corners are for those who cannot see them",
+        "--goals 3 --devices 2": "must divide goals, which is 3; got 2",
+        "--eval-steps -1": "eval_steps must be >= 0; got -1",
+    },
+    "bandits": {
+        f"--arms {10**9}": "arms must be <= 10,000; got 1000000000",
+        "--arms 1": "arms must be >= 2; got 1",
+        f"--budget {10**9}": "budget must be <= 100,000; got 1000000000",
+        "--budget 7": "7 is not divided by 5",
+        f"--eval-tasks {10**15}": "eval_tasks must be <= 1,000,000",
+        "--preset mdp-10 --eval-tasks 1000000 --arms 100": "the test tasks would take",
+        "--width 64": "width is an option of algorithm rl2; leave it at 128; got 64",
+        "--trajectories 7": "here, a batch is 20 by the budget",
+        "--horizon 5": "an episode of a bandit is one pull; got horizon 5",
+        "--inner-rate inf": "inner_rate must be a finite number; got inf",
+        "--preset": "argument --preset: expected one argument",
+    },
+    "architecture_search": {
+        f"--children {10**12}": "children must be <= 100,000; got 1000000000000",
+        "--children 24": "children must be >= 25; got 24",
+        f"--runs {10**12}": "runs must be <= 10,000; got 1000000000000",
+        "--children 100000 --runs 10000": "the searches of a strategy would take",
+        "--rate nan": "rate must be a finite number; got nan",
+        "--rate -1": "rate must be >= 1e-30; got -1.0",
+        "--batch 7": "the batch must divide 100 children; got 7",
+        f"--seed {2**70}": "seed must be <= 2,147,483,647",
+        "--strategies random --policy lstm": "policy is an option of strategies reinforce and ppo",
+        "--strategies random evolution --batch 20": "batch is an option of strategy ppo",
+        "--strategies": "strategies needs at least one value",
+        "--space graphs --ways 5": "ways is an option of children that are trained",
+        "--space graphs --data FILE": "data is an option of children that are trained",
+        "--space graphs --shared-steps 9": "shared_steps is an option of children that are trained",
+        "--space macro --blocks 3": "blocks is an option of space cells; leave it at 2; got 3",
+        "--space cells --layers 4": "layers is an option of space macro; leave it at 3; got 4",
+        "--space macro --dataset glyphs --data FILE": "data is an option of dataset omniglot",
+        f"--space macro --budget.meta-steps {10**30}": "budget.meta_steps must be <= 1,000,000,000",
+        "--space macro --budget.outer-rate nan": "budget.outer_rate must be a finite number",
+        "--space macro --budget.inner-rate 0.1": "inner_rate is an option of budget.learner maml",
+        "--space macro --budget.meta-steps -1": "meta_steps",
+        "--out ''": "--out is given an empty value",
+        "--table ''": "--table is given an empty value",
+    },
+    "architecture_pilot": {
+        f"--architectures {10**9}": "architectures must be <= 100,000; got 1000000000",
+        "--retrainings 1": "retrainings must be >= 2; got 1",
+        f"--shared-steps {10**12}": "shared_steps must be <= 1,000,000,000; got 1000000000000",
+        "--ways 1": "ways must be >= 2; got 1",
+        "--seed -1": "seed must be >= 0; got -1",
+        "--dataset glyphs --data FILE": "data is an option of dataset omniglot",
+    },
+    "maml_bench": {
+        "--layers 12": "a table of up to",
+        f"--layers {10**9}": "layers must be <= 32; got 1000000000",
+        "--blocks 3": "blocks is an option of space cells; leave it at 2; got 3",
+        "--trainings 1": "trainings must be >= 2; got 1",
+        "--shared-steps 5": "no --shared-steps",
+        "--filters 0": "filters must be >= 1; got 0",
+        "--filters": "filters needs at least one value",
+        "--sizes 2": "filters need odd sizes",
+    },
+    "ablation": {
+        "--seeds 0": "seeds must be >= 1; got 0",
+        f"--seeds {10**9}": "seeds must be <= 1,000; got 1000000000",
+        "--meta-steps 100": "meta_steps must be a multiple of 8; got 100",
+        "--meta-steps 0": "meta_steps must be a multiple of 8; got 0",
+        "--dataset glyphs --data FILE": "data is an option of dataset omniglot",
+    },
+    "estimators": {
+        "--largest 60": "largest must be <= 20; got 60",
+        "--largest 3": "largest must be >= 4; got 3",
+        "--repeats 0": "repeats must be >= 1; got 0",
+        "--out ''": "--out is given an empty value",
+    },
+    "memory": {
+        f"--steps 1 {10**9}": "steps must be <= 10,000; got 1000000000",
+        "--steps": "steps needs at least one value",
+        "--inner-rate nan": "inner_rate must be a finite number; got nan",
+        "--model conv4 --layers 2": "layers is an option of model transformer",
+        "--model conv4 --text FILE": "text is an option of model transformer",
+        f"--length {10**9}": "length must be <= 65,536; got 1000000000",
+        "--model conv5": "invalid choice 'conv5'",
+    },
+    "scaling": {
+        f"--tasks {10**9}": "tasks must be <= 65,536; got 1000000000",
+        "--tasks 0": "tasks must be >= 1; got 0",
+        "--ways 5 9999": "the classes of glyphs",
+        "--models": "models needs at least one value",
+        "--models conv5": "the models are conv4, fully-connected, sinusoid; got conv5",
+        "--devices -1": "devices must be >= 1; got -1",
+        "--chunks -1": "chunks must be >= 0; got -1",
+        "--width 0": "width must be >= 1; got 0",
+        "--out FILE": "out must be a folder, and FILE is a file",
+    },
+    "peers": {
+        f"--rounds {10**9}": "rounds must be <= 1,000; got 1000000000",
+        "--workloads": "workloads needs at least one value",
+        "--peers tensorflow": "no peer 'tensorflow'; there are loop",
+    },
+    "search_cluster": {
+        "--executor": "executor needs at least one value",
+        f"--children {10**9}": "children must be <= 100,000; got 1000000000",
+        "--rate nan --executor devices": "rate must be a finite number; got nan",
+        "--executor devices --replicas 4": "replicas is an option of executor replicas",
+        "--executor devices --address auto": "address is an option of executor ray and replicas",
+    },
+    "report": {
+        "--out FILE run": "out must be a folder, and FILE is a file",
+        "": "runs",
+    },
+    "weights": {
+        "": "files",
+        "a.npz --eval-tasks 1": "eval_tasks must be >= 2; got 1",
+        f"a.npz --eval-tasks {10**15}": "eval_tasks must be <= 1,000,000",
+        "a.npz --ways 0": "ways must be >= 2; got 0",
+        "a.npz --run FILE --ways 5": "ways is an option of an evaluation, and --run writes a file",
+        "a.npz --run FILE --record": "record is an option of an evaluation",
+    },
+}
+
+
+def options_of(script):
+    return getattr(import_module(f"benchmarks.{script}"), OPTIONS[script])
+
+
+def parse(script, argv):
+    options = options_of(script)
+    if isinstance(options, Mapping):
+        return configure(options, "words", argv)
+    return parsed(options, "words", argv)
+
+
+def fail(*_, **__):
+    pytest.fail("something was started")
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "says"),
+    [(script, *case) for script, cases in REFUSED.items() for case in cases.items()],
+)
+def test_what_cannot_be_meant_is_refused_with_status_2_before_any_work(
+    script, words, says, tmp_path, capsys
+):
+    (tmp_path / "file").touch()
+    here = str(tmp_path / "file")
+    with pytest.raises(SystemExit) as refusal:
+        launch(
+            fail, options_of(script), "words", shlex.split(words.replace("FILE", here)), start=fail
+        )
+    said = capsys.readouterr()
+    assert refusal.value.code == 2 and not said.out
+    assert says.replace("FILE", here) in said.err and len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"meta_batch": True}, "meta_batch must be an integer; got True"),
+        ({"meta_batch": 2.0}, "meta_batch must be an integer; got 2.0"),
+        ({"seed": None}, "seed must be an integer; got None"),
+        ({"outer_rate": "0.1"}, "outer_rate must be a finite number; got '0.1'"),
+        ({"algorithm": "mamba"}, "algorithm must be one of maml, .*; got 'mamba'"),
+        ({"batch_norm": None}, "batch_norm must be one of .*; got None"),
+    ],
+)
+def test_options_from_python_are_refused_alike(change, says):
+    with pytest.raises(ValueError, match=says):
+        replace(omniglot.PAPER, **change)
+    assert replace(omniglot.PAPER, seed=np.int64(3)).seed == 3
+
+
+def test_every_bound_can_be_reached_and_belongs_to_an_option():
+    names = set()
+    for script in OPTIONS:
+        options = options_of(script)
+        kinds = map(type, options.values()) if isinstance(options, Mapping) else [options]
+        names |= {name for kind in kinds for name in kind.__dataclass_fields__}
+    assert BOUNDS.keys() <= names
+    for seed in BOUNDS["seed"]:
+        assert Search(seed=int(seed)).seed == seed
+
+
+@pytest.mark.parametrize("script", OPTIONS)
+def test_help_is_printed_and_nothing_else_happens(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    monkeypatch.delitem(sys.modules, f"benchmarks.{script}", raising=False)
+    monkeypatch.delenv("PJRT_NPROC", raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"benchmarks.{script}", run_name="__main__", alter_sys=True)
+    shown = capsys.readouterr().out
+    assert end.value.code == 0 and "PJRT_NPROC" not in os.environ
+    assert shown.startswith(f"usage: python -m benchmarks.{script} ")
+    assert "show this help message" in shown
+
+
+def test_an_archive_that_was_cut_off_is_refused_in_one_line(tmp_path):
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04" + bytes(100))
+
+    def main(options):
+        ZipFile(options.files[0])
+
+    command, unstarted = [str(tmp_path / "cut.npz")], {"start": lambda cache: None}
+    with pytest.raises(SystemExit, match="BadZipFile: File is not a zip file"):
+        launch(main, weights.Weights, "words", command, **unstarted)
+
+
+def recorded():
+    """Everything that is committed with its command and its options."""
+    runs = ROOT / "results" / "runs"
+    paths = (path for path in runs.parent.rglob("summary.json") if runs not in path.parents)
+    found = tables.recorded(ROOT / "results") + [json.loads(path.read_text()) for path in paths]
+    return {run["command"]: run for run in found if "command" in run and "config" in run}
+
+
+# What `main` sets after the command line was read.
+DERIVED = {
+    "architecture_search": {"runs"},
+    "bandits": {"trajectories"},
+    "navigation": {"meta_steps"},
+    "weights": {"seeds"},
+}
+
+
+@pytest.mark.parametrize("run", recorded().values(), ids=recorded().keys())
+def test_recorded_commands_still_mean_what_they_meant(run):
+    module, *argv = run["command"].split()[2:]
+    script = module.removeprefix("benchmarks.")
+    config = session.plain(parse(script, argv))
+    if script == "weights":  # its options, where they are given, change those of the file
+        config = {name: value for name, value in config.items() if value is not None}
+    free = {*session.FREE, *DERIVED.get(script, ())}
+    common = (config.keys() & run["config"].keys()) - free
+    assert len(common) >= 3 or script in ("weights", "ablation")
+    assert {n: config[n] for n in common} == {n: run["config"][n] for n in common}
