@@ -2,8 +2,8 @@
 
     phi_0 = theta,   phi_{k+1} = phi_k + u(grad L_support(phi_k)),   k = 0 .. K-1
 
-with u the update of any optax transformation. Everything is differentiable, so the derivative
-of phi_K by theta, through every step and every optimiser state, is JAX's.
+with u the update of an optax transformation. Where that has a derivative, so has phi_K: the
+derivative by theta, through every step and every optimiser state, is JAX's.
 """
 
 import math
@@ -54,11 +54,11 @@ def gradient_descent(
     memory: Memory = "store",
     opt_state: PyTree | None = None,
 ) -> Inner:
-    """Gradient descent on a loss, from `params`, by any optax transformation.
+    """Gradient descent on a loss, from `params`, by an optax transformation.
 
     Args:
         loss: `(params, batch, key) -> (scalar, metrics)`.
-        optimizer: any optax transformation. One that asks for `value`, `grad` and `value_fn` gets
+        optimizer: an optax transformation. One that asks for `value`, `grad` and `value_fn` gets
             those of the support set; one that draws noise draws it with the key of the step.
         params: where the descent starts. Leaves without a derivative, such as counters and random
             keys, may be among them.

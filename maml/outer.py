@@ -183,7 +183,7 @@ def meta_step(
 
     Args:
         algorithm: what gives the meta-gradient.
-        optimizer: the outer one, any optax transformation.
+        optimizer: the outer one, an optax transformation.
         state: before.
         episodes: `Episode[task, ...]`.
         key: split into one key a task.

@@ -193,6 +193,8 @@ figures.fits(results["pretrained"].out, best, pretrained)
 # The inner optimiser is an argument, and the derivative goes through its state. One trap: Adam
 # divides by $\sqrt{v}$, whose derivative is infinite at $v = 0$, where a dead ReLU puts it. The
 # gradient itself is fine; the *meta*-gradient is not. `eps_root`, inside of the root, is the cure.
+# `maml.maml` refuses an Adam without it; the function below passes, because its `eps_root` is
+# traced.
 
 # %%
 start = experiments["maml"].params
