@@ -31,10 +31,10 @@ def check_number(
     value: Any,
     name: str,
     *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    below: float = math.inf,
-    most: float = math.inf,
+    above: int | float = -math.inf,
+    least: int | float = -math.inf,
+    below: int | float = math.inf,
+    most: int | float = math.inf,
 ) -> None:
     """Refuses a value that is not one finite real number in the given range.
 
@@ -219,6 +219,24 @@ def check_mask(mask: PyTree, params: PyTree, name: str = "mask", *, some: bool =
             f"the {name} is False everywhere, so that nothing would adapt; it has the paths"
             f" {', '.join(_name(path) for path, _ in jax.tree.leaves_with_path(mask))}"
         )
+
+
+def check_shapes(tree: PyTree, params: Params, name: str) -> None:
+    """Refuses a tree whose leaves do not have the shapes of the parameters.
+
+    Raises:
+        ValueError: the structure is another one, or a shape, with the name of the leaf and both.
+    """
+    got, wanted = jax.tree.structure(tree), jax.tree.structure(params)
+    if got != wanted:
+        raise ValueError(f"the {name} has the structure {got}; the parameters have {wanted}")
+    leaves = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True)
+    for (path, leaf), param in leaves:
+        if jnp.shape(leaf) != jnp.shape(param):
+            raise ValueError(
+                f"the {name} has the shape {jnp.shape(leaf)} at {_name(path)}; the parameters have"
+                f" {jnp.shape(param)}"
+            )
 
 
 def check_floating(params: Params, mask: PyTree[bool], name: str = "mask") -> None:

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tasks.layers import BatchNorm, max_pool, patches
+from tasks.layers import BatchNorm, Reference, max_pool, patches
 
 
 class MLP(nn.Module):
@@ -71,7 +71,7 @@ class Conv4(nn.Module):
         self,
         x: Float[Array, "n h w c"],
         *,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
@@ -110,7 +110,7 @@ class FullyConnected(nn.Module):
         self,
         x: Float[Array, "n *image"],
         *,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
