@@ -115,8 +115,9 @@ def split(reference: Reference, rows: int) -> tuple[int | None, Weights]:
     """The number of leading rows, or the weights, that a reference is.
 
     Raises:
-        ValueError: there are no such rows, or not one weight for each.
+        ValueError: there are no rows, fewer than the reference, or not one weight for each.
     """
+    check_count(rows, least=1, of="rows")
     if isinstance(reference, jax.Array | np.ndarray):
         if reference.shape != (rows,):
             raise ValueError(f"reference weights must be [{rows}]; got {list(reference.shape)}")
@@ -124,7 +125,7 @@ def split(reference: Reference, rows: int) -> tuple[int | None, Weights]:
     if reference is not None:
         check_count(reference, least=1, of="reference rows")
         if reference > rows:
-            raise ValueError(f"{reference} reference rows are wanted of {rows}")
+            raise ValueError(f"{reference} reference rows need as many rows; got {rows}")
     return reference, None
 
 

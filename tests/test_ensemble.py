@@ -101,4 +101,4 @@ def test_what_is_no_ensemble_is_refused(monkeypatch):
             maml.mixture(lambda w, x, outputs=outputs: outputs * w)(jnp.ones(3), None)
     for build in (maml.ensemble, maml.mixture):
         with pytest.raises(ValueError, match="must be a function of"):
-            build(None)
+            build(None)  # pyright: ignore[reportArgumentType]

@@ -153,7 +153,7 @@ def test_statistics_of_low_precision_are_those_of_float32(dtype):
 @pytest.mark.parametrize(
     ("reference", "error"),
     [
-        (100, "100 reference rows are wanted of 6"),
+        (100, "100 reference rows need as many rows; got 6"),
         (0, "must be an integer >= 1; got 0"),
         (-2, "must be an integer >= 1; got -2"),
         (True, "got True"),
