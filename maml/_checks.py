@@ -247,6 +247,24 @@ def check_mask(
         raise ValueError(f"the {name} is False everywhere, so that nothing is chosen; got {mask!r}")
 
 
+def check_shapes(tree: PyTree, params: Params, name: str) -> None:
+    """Refuses a tree whose leaves do not have the shapes of the parameters.
+
+    Raises:
+        ValueError: the structure is another one, or a shape, with the name of the leaf and both.
+    """
+    got, wanted = jax.tree.structure(tree), jax.tree.structure(params)
+    if got != wanted:
+        raise ValueError(f"the {name} has the structure {got}; the parameters have {wanted}")
+    leaves = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True)
+    for (path, leaf), param in leaves:
+        if jnp.shape(leaf) != jnp.shape(param):
+            raise ValueError(
+                f"the {name} has the shape {jnp.shape(leaf)} at {_name(path)}; the parameters have"
+                f" {jnp.shape(param)}"
+            )
+
+
 def check_floating(params: Params, mask: PyTree[bool], name: str = "mask") -> None:
     """Refuses an integer, a key or another leaf that has no derivative where the mask is True.
 

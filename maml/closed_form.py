@@ -15,39 +15,67 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PyTree, Scalar
 
-from maml import tree
+from maml import rows, tree
+from maml._checks import check_callable, check_loss, check_mask, check_number
 from maml.estimators import unrolled
 from maml.linear import solve
+from maml.rows import Apply, Weights
 from maml.types import Algorithm, Batch, Inner, LossFn, Params, RandomKey
 
-Features = Callable[[Params, PyTree], Array]
+Features = Apply
 """`features(params, inputs) -> [n, features]`: what the head sees."""
-Fit = Callable[[Float[Array, "n features"], Num[Array, "n ..."], int], tuple[Array, Array]]
-"""`fit(features, targets, outputs) -> (matrix, bias)`."""
+Fit = Callable[[Float[Array, "n features"], Num[Array, "n ..."], int, Weights], tuple[Array, Array]]
+"""`fit(features, targets, outputs, weights) -> (matrix, bias)`."""
 
 
 def prototypes(
-    features: Float[Array, "n features"], labels: Num[Array, " n"], ways: int
+    features: Float[Array, "n features"],
+    labels: Num[Array, " n"],
+    ways: int,
+    weights: Weights = None,
 ) -> tuple[Float[Array, "features ways"], Float[Array, " ways"]]:
-    """The head with logits  -||f - c_k||^2 + ||f||^2,  c_k the mean feature of class k.
+    """The head with logits  -||f - c_k||^2 + ||f - m||^2,  c_k and m the means of class k and all.
 
-    The term ||f||^2 is the same for all classes and changes no probability. A class without a
-    label is never the answer.
+    The term ||f - m||^2 is the same for all classes and changes no probability; it keeps small
+    what large features would lose in rounding. Means are weighted, and taken in float32 at least.
+    A class without a row that counts is never the answer.
     """
-    chosen = jax.nn.one_hot(labels, ways, axis=0, dtype=features.dtype)
+    features = rows.masked(rows.wide(features), weights)
+    chosen = _one_hot(labels, ways, weights).T.astype(features.dtype)
+    chosen = chosen if weights is None else chosen * weights.astype(features.dtype)
     counts = chosen.sum(axis=1)
-    centers = chosen @ features / jnp.maximum(counts, 1)[:, None]
-    return 2 * centers.T, _if_any(counts, -jnp.sum(jnp.square(centers), axis=1))
+    mean = chosen.sum(axis=0) @ features / rows.nonzero(counts.sum())
+    centers = chosen @ (features - mean) / rows.nonzero(counts)[:, None]
+    bias = -jnp.sum(jnp.square(centers), axis=1) - 2 * centers @ mean
+    return 2 * centers.T, _if_any(counts, bias)
+
+
+def _one_hot(labels: Array, ways: int, weights: Weights) -> Float[Array, "n ways"]:
+    """NaN for a label that is no class."""
+    labels, valid = rows.classes(labels, (len(labels), ways), weights)
+    hot = jax.nn.one_hot(labels, ways, dtype=jnp.float32)
+    return jnp.where(valid[:, None], hot, jnp.nan)
 
 
 def _if_any(counts: Float[Array, " ways"], bias: Array) -> Float[Array, " ways"]:
-    return jnp.where(counts > 0, bias, -jnp.inf)
+    """The bias of the classes that there are; without any, all are as likely as each other."""
+    return jnp.where((counts > 0) | ~(counts > 0).any(), bias, -jnp.inf)
 
 
 def ridge(
-    features: Float[Array, "n features"], targets: Float[Array, "n outputs"], strength: Scalar
+    features: Float[Array, "n features"],
+    targets: Float[Array, "n outputs"],
+    strength: Scalar,
+    weights: Weights = None,
 ) -> Float[Array, "features outputs"]:
-    """argmin_W ||F W - Y||^2 + strength ||W||^2, by the smaller of the two normal equations."""
+    """argmin_W sum_i w_i ||f_i W - y_i||^2 + strength ||W||^2, in float32 at least.
+
+    By the smaller of the two normal equations.
+    """
+    features, targets = (rows.masked(rows.wide(x), weights) for x in (features, targets))
+    if weights is not None:
+        root = jnp.sqrt(rows.nonzero(weights)) * (weights != 0)
+        features, targets = (root.astype(x.dtype)[:, None] * x for x in (features, targets))
     count, size = features.shape
     if count < size:
         gram = features @ features.T + strength * jnp.eye(count, dtype=features.dtype)
@@ -57,27 +85,41 @@ def ridge(
 
 
 def _fitted(params: Params, features: Features, head: PyTree[bool], fit: Fit) -> Inner:
-    """The inner problem whose step puts the fitted matrix and bias in the head's place."""
+    """The inner problem whose step puts the fitted matrix and bias in the head's place.
+
+    The head is kept in float32 at least, so that what was fitted is not rounded away.
+    """
+    part, body = tree.partition(_checked(params, head), head)
+    part = jax.tree.map(rows.wide, part)
+    size, outputs = next(leaf.shape for leaf in jax.tree.leaves(part) if leaf.ndim == 2)
 
     def step(params: Params, batch: Batch, key: RandomKey) -> tuple[Params, dict]:
-        inputs, targets = batch
-        part, body = tree.partition(params, head)
-        outputs = min((leaf.shape for leaf in jax.tree.leaves(part)), key=len)[0]
-        matrix, bias = fit(features(params, inputs), targets, outputs)
-        placed = jax.tree.map(lambda leaf: matrix if leaf.ndim == 2 else bias, part)
-        return tree.combine(placed, body), {}
+        inputs, targets, weights = rows.unpack(batch)
+        seen = rows.outputs(features, params, inputs, weights)
+        if seen.shape != (len(targets), size):
+            raise ValueError(
+                f"the head is a matrix {(size, outputs)}, for features {(len(targets), size)} of"
+                f" {len(targets)} rows; got features {seen.shape}"
+            )
+        matrix, bias = fit(seen, targets, outputs, weights)
+        placed = jax.tree.map(
+            lambda leaf: (matrix if leaf.ndim == 2 else bias).astype(leaf.dtype), part
+        )
+        return tree.combine(placed, tree.partition(params, head)[1]), {}
 
-    return Inner(params, step, lambda params: params)
+    return Inner(tree.combine(part, body), step, lambda params: params)
 
 
 def _checked(params: Params, head: PyTree[bool]) -> Params:
-    """Refuses a head that is not a matrix and a bias.
+    """Refuses a head that is not a matrix `[features, outputs]` and a bias `[outputs]`.
 
     Raises:
         ValueError: saying which shapes it has.
     """
-    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(tree.partition(params, head)[0]))
-    if [len(shape) for shape in sorted(shapes, key=len)] != [1, 2]:
+    check_mask(head, params, "head")
+    leaves = jax.tree.leaves(tree.partition(params, head)[0])
+    shapes = sorted((jnp.shape(leaf) for leaf in leaves), key=len)
+    if [len(shape) for shape in shapes] != [1, 2] or shapes[0][0] != shapes[1][1]:
         raise ValueError(f"the head must be one matrix and one bias; got the shapes {shapes}")
     return params
 
@@ -86,12 +128,16 @@ def protonet(loss: LossFn, features: Features, *, head: PyTree[bool]) -> Algorit
     """Prototypical networks: the head says which class's mean feature is nearest.
 
     Args:
-        loss: of the whole model, on `(inputs, labels)`; `maml.classification(apply)`.
-        features: `(params, inputs) -> [n, features]`, what the model's head sees.
+        loss: Loss of the whole model, on `(inputs, labels)`, or with weights as a third member;
+            `maml.classification(apply)`.
+        features: `(params, inputs) -> [n, features]`, what the model's head sees. Rows of weight 0
+            are shown to it as copies of a row that counts, unless it has a parameter `weights`.
         head: True at the head's matrix and bias.
 
     Raises:
-        ValueError: (from `init`) the head is something else, or the mask of another structure.
+        ValueError: `loss` or `features` is no function of its arguments; (from `init` and the
+            learner) the head is something else, or the mask of another structure; (when traced) the
+            features do not fit the head, or labels are not one class a row.
 
     Snell, Swersky, Zemel: Prototypical networks for few-shot learning (NeurIPS 2017).
 
@@ -105,6 +151,8 @@ def protonet(loss: LossFn, features: Features, *, head: PyTree[bool]) -> Algorit
     >>> float(loss(fitted, points, jax.random.key(0))[1]["accuracy"])
     1.0
     """
+    check_loss(loss)
+    check_callable(features, "features", "params, inputs")
 
     def learner(theta: Params) -> Inner:
         return _fitted(theta, features, head, prototypes)
@@ -138,37 +186,49 @@ def r2d2(
 ) -> Algorithm:
     """Ridge regression as the head:  F W scale + shift,  learning strength, scale and shift too.
 
-        W = argmin ||F W - Y||^2 + strength ||W||^2
+        W = argmin sum_i w_i ||f_i W - y_i||^2 + strength ||W||^2
 
-    Y are the targets, or one-hot labels where they are integers; a class without a label is never
-    the answer.
+    Y are the targets `[n, outputs]`, or one-hot labels where they are integers `[n]`; a class
+    without a row that counts is never the answer. w are the weights of the batch, or 1.
 
     Args:
         loss, features, head: as `protonet`'s; also for regression, `maml.regression(apply)`.
-        strength: where that of the ridge starts, > 0.
-        scale: where the factor of the outputs starts, > 0.
+        strength: where that of the ridge starts, finite and > 0.
+        scale: where the factor of the outputs starts, finite and > 0.
 
     Raises:
-        ValueError: as `protonet`, or a start is not positive.
+        ValueError: as `protonet`, a start is not positive and finite, or (when traced) targets are
+            neither integers `[n]` nor floating-point `[n, outputs]`.
 
     Bertinetto, Henriques, Torr, Vedaldi: Meta-learning with differentiable closed-form solvers
     (ICLR 2019).
     """
-    if not (strength > 0 and scale > 0):
-        raise ValueError(f"strength and scale must be positive; got {strength!r} and {scale!r}")
+    check_loss(loss)
+    check_callable(features, "features", "params, inputs")
+    check_number(strength, "strength", above=0)
+    check_number(scale, "scale", above=0)
 
     def init(params: Params) -> R2D2:
-        dtype = jnp.result_type(*jax.tree.leaves(_checked(params, head)))
+        leaves = jax.tree.leaves(tree.partition(_checked(params, head), head)[0])
+        dtype = jnp.result_type(*map(rows.wide, leaves))
         starts = jnp.log(jnp.array([strength, scale], dtype))
-        return R2D2(params, starts[0], starts[1], jnp.zeros((), dtype))
+        return R2D2(params, starts[0], starts[1], jnp.zeros_like(starts[0]))
 
     def learner(meta: R2D2) -> Inner:
-        def fit(seen: Array, targets: Array, outputs: int) -> tuple[Array, Array]:
+        def fit(seen: Array, targets: Array, outputs: int, weights: Weights) -> tuple[Array, Array]:
             bias = jnp.broadcast_to(meta.shift, outputs)
-            if jnp.issubdtype(targets.dtype, jnp.integer):
-                targets = jax.nn.one_hot(targets, outputs, dtype=seen.dtype)
-                bias = _if_any(targets.sum(axis=0), bias)
-            matrix = jnp.exp(meta.log_scale) * ridge(seen, targets, jnp.exp(meta.log_strength))
+            if jnp.issubdtype(targets.dtype, jnp.floating):
+                if targets.shape != (len(seen), outputs):
+                    raise ValueError(
+                        f"targets must be {[len(seen), outputs]}, or labels, integers"
+                        f" {[len(seen)]}; got {targets.dtype}{list(targets.shape)}"
+                    )
+            else:
+                targets = _one_hot(targets, outputs, weights)
+                counts = targets if weights is None else targets * weights[:, None]
+                bias = _if_any(counts.sum(axis=0), bias)
+            strength = jnp.exp(meta.log_strength)
+            matrix = jnp.exp(meta.log_scale) * ridge(seen, targets, strength, weights)
             return matrix, bias
 
         return _fitted(meta.params, features, head, fit)

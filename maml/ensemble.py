@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from maml import rows
+from maml._checks import check_callable
+from maml.rows import Apply, Weights
 from maml.types import Batch, Inner, Learner, MetaParams, Metrics, Params, RandomKey
 
 
@@ -16,7 +19,11 @@ def ensemble(learner: Learner) -> Learner:
     """The learner of stacked meta-parameters; its parameters are those of the members, stacked.
 
     Args:
-        learner: of each member.
+        learner: Learner of each member.
+
+    Raises:
+        ValueError: `learner` is no function of meta-parameters, or (from the learner) the members
+            are not stacked, or none.
 
     >>> import optax
     >>> from maml import adapt, gradient_descent, regression
@@ -26,8 +33,11 @@ def ensemble(learner: Learner) -> Learner:
     >>> adapt(both(jnp.array([0.0, 3.0])), points, jax.random.key(0), 1)[0].tolist()
     [1.0, 1.0]
     """
+    check_callable(learner, "learner", "meta_params")
 
     def together(members: MetaParams) -> Inner:
+        _check_members(members)
+
         def step(states: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
             def one(member: MetaParams, state: PyTree) -> tuple[PyTree, Metrics]:
                 return learner(member).step(state, batch, key)
@@ -42,19 +52,51 @@ def ensemble(learner: Learner) -> Learner:
     return together
 
 
-def mixture(
-    apply: Callable[[Params, PyTree], Float[Array, "n ways"]],
-) -> Callable[[Params, PyTree], Float[Array, "n ways"]]:
+def mixture(apply: Apply) -> Callable[..., Float[Array, "n ways"]]:
     """Of stacked parameters, the logarithm of the mean of the members' probabilities.
 
         log 1/M sum_m softmax(apply(params_m, inputs))
 
-    It is the logits of `maml.classification`, like those of one model.
-    """
+    It is the logits of `maml.classification`, like those of one model, in float32 at least. Where
+    no member can answer a class, it is -inf, without a derivative.
 
-    def mixed(params: Params, inputs: PyTree) -> Float[Array, "n ways"]:
-        logits = jax.vmap(apply, (0, None))(params, inputs)
-        log_probs = jax.nn.log_softmax(logits)
-        return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(len(logits))
+    Args:
+        apply: `apply(params, inputs) -> logits`, `[n, ways]`, of one member.
+
+    Returns:
+        `apply(stacked, inputs, weights=None) -> logits`.
+
+    Raises:
+        ValueError: `apply` is no function of `(params, inputs)`, or (when called) the members are
+            not stacked or none, or their outputs are no logits of two classes or more.
+    """
+    check_callable(apply, "apply", "params, inputs")
+
+    def mixed(params: Params, inputs: PyTree, weights: Weights = None) -> Float[Array, "n ways"]:
+        _check_members(params)
+        logits = jax.vmap(lambda params: rows.outputs(apply, params, inputs, weights))(params)
+        if logits.ndim < 3 or logits.shape[-1] < 2:
+            raise ValueError(
+                "a mixture is one of probabilities, and needs logits [n, ways], at least 2 a row;"
+                f" got {list(logits.shape[1:])}"
+            )
+        log_probs = jax.nn.log_softmax(rows.wide(logits))
+        never = jnp.isneginf(log_probs).all(axis=0)
+        total = jax.nn.logsumexp(jnp.where(never, 0, log_probs), axis=0)
+        return jnp.where(never, -jnp.inf, total - jnp.log(len(logits)))
 
     return mixed
+
+
+def _check_members(members: PyTree) -> None:
+    """Refuses parameters that are not those of at least one member.
+
+    Raises:
+        ValueError: saying which first axes the leaves have.
+    """
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(members)}
+    if len(counts) != 1 or counts & {(), (0,)}:
+        raise ValueError(
+            "an ensemble needs parameters of one member or more, stacked along one first axis; got"
+            f" first axes {sorted(counts)}"
+        )

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Num, PyTree
 from maml._checks import check_callable, check_count, check_learner
 from maml.inner import adapt
 from maml.mapping import each_task
+from maml.rows import wide
 from maml.types import Batch, Episode, Learner, MetaParams, Params, RandomKey
 
 
@@ -69,11 +70,18 @@ def mean_ci95(
 ) -> tuple[Float[Array, "*rest"], Float[Array, "*rest"]]:
     """The mean over tasks and the half-width of its 95% confidence interval, 1.96 s / sqrt(n).
 
-    s is the sample standard deviation (n - 1 in the denominator); NaN for a single task.
+    s is the sample standard deviation (n - 1 in the denominator); NaN for a single task. Both are
+    computed in float32 at least.
+
+    Raises:
+        ValueError: there is no task.
 
     >>> mean, ci95 = mean_ci95(jnp.array([0.0, 1.0, 0.0, 1.0]))
     >>> f"{mean:.2f} +- {ci95:.2f}"
     '0.50 +- 0.57'
     """
+    if not jnp.shape(values)[:1] > (0,):
+        raise ValueError(f"a mean over tasks needs at least one; got {list(jnp.shape(values))}")
+    values = wide(values)
     deviation = jnp.std(values, axis=0, ddof=1)
     return jnp.mean(values, axis=0), 1.96 * deviation / jnp.sqrt(values.shape[0])

@@ -10,11 +10,11 @@ The support set is always normalised by its own statistics. The query set is nor
 Running averages r are meta-parameters with an objective of their own, 1/2 ||r - observed||^2, so
 gradient descent with rate 1 - momentum is the moving average, and nothing else has to know of it.
 (Reptile does not learn from query sets, and so would never record: it has no `running` mode.)
+
+Rows with weights, as in `maml.rows`, count as much as those in all statistics.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from flax import linen as nn
 from jaxtyping import Array, PyTree
 
 from maml import LossFn, classification
+from maml.rows import Apply, Weights, of_rows, replaced, unpack
 from maml.types import Batch, Params, RandomKey
 from tasks.sampling import Query
 
@@ -32,7 +33,7 @@ STATISTICS = "batch_stats"
 
 def few_shot_apply(
     model: nn.Module, mode: Mode, *, evaluating: bool = False, features: bool = False
-) -> Callable[[Params, Array | Query], Array]:
+) -> Apply:
     """Logits of a model whose batch normalisation takes the mode's statistics.
 
     Args:
@@ -42,7 +43,8 @@ def few_shot_apply(
         features: give what the head sees instead of the logits.
 
     Returns:
-        `apply(variables, images or Query) -> logits`.
+        `apply(variables, images or Query, weights=None) -> logits`, weights of the rows that logits
+        are for.
 
     Raises:
         ValueError: there is no such mode, or the model does not track what it asks for.
@@ -52,19 +54,30 @@ def few_shot_apply(
     if (mode == "running") != getattr(model, "track", False):
         raise ValueError(f"batch norm {mode!r} needs a model with track={mode == 'running'}")
 
-    run = partial(model.apply, features=True) if features else model.apply
+    options: dict[str, Any] = {"features": True} if features else {}
 
-    def apply(variables: Params, inputs: Array | Query) -> Array:
+    def run(variables: Params, images: Array, **statistics: Any) -> Array:
+        return jnp.asarray(model.apply(variables, images, **options, **statistics))
+
+    def apply(variables: Params, inputs: Array | Query, weights: Weights = None) -> Array:
         if not isinstance(inputs, Query):
-            return jnp.asarray(run(variables, inputs))
+            return run(variables, replaced(inputs, weights), **_reference(weights))
+        images = replaced(inputs.images, weights)
         if mode == "support":
-            both = jnp.concatenate([inputs.support, inputs.images])
-            rows = inputs.support.shape[0]
-            return jnp.asarray(run(variables, both, reference=rows))[rows:]
+            rows = len(inputs.support)
+            seen = of_rows(inputs.support_weights, rows)
+            both = jnp.concatenate([replaced(inputs.support, seen), images])
+            last = None if seen is None else jnp.pad(seen, (0, len(images)))
+            return run(variables, both, **({"reference": rows} | _reference(last)))[rows:]
         running = mode == "running" and evaluating
-        return jnp.asarray(run(variables, inputs.images, running=running))
+        return run(variables, images, running=running, **_reference(weights))
 
     return apply
+
+
+def _reference(weights: Weights) -> dict[str, Any]:
+    """What a model is told of weights; nothing, where there are none."""
+    return {} if weights is None else {"reference": weights}
 
 
 def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> LossFn:
@@ -76,7 +89,8 @@ def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> 
         evaluating: use the running averages instead of recording them.
 
     Returns:
-        A loss of `(images, labels)`, a support set, or of `(Query, labels)`.
+        A loss of `(images, labels)`, a support set, or of `(Query, labels)`; weights of the rows
+        may be a third member.
 
     Raises:
         ValueError: as `few_shot_apply`.
@@ -84,11 +98,13 @@ def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> 
     loss = classification(few_shot_apply(model, mode, evaluating=evaluating))
 
     def recording(variables: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
-        inputs, labels = batch
+        inputs, labels, weights = unpack(batch)
         if not isinstance(inputs, Query):
             return loss(variables, batch, key)
-        logits, observed = model.apply(variables, inputs.images, mutable=STATISTICS)
-        value, metrics = classification(lambda _, logits: logits)(None, (logits, labels), key)
+        images = replaced(inputs.images, weights)
+        logits, observed = model.apply(variables, images, mutable=STATISTICS, **_reference(weights))
+        judge = classification(lambda _, logits: logits)
+        value, metrics = judge(None, (logits, labels, weights), key)
         return value + _distance(variables[STATISTICS], observed[STATISTICS]), metrics
 
     return recording if mode == "running" and not evaluating else loss

@@ -5,11 +5,19 @@ A convolution here is patches times a matrix: `vmap` over tasks gives every task
 batched matrix product.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from maml._checks import check_count
+from maml.rows import Weights, masked, nonzero, wide
+
+Reference = int | Float[Array, " n"] | None
+"""The rows that give statistics: a number of leading ones, all (None), or a weight for each."""
 
 
 def patches(
@@ -76,13 +84,58 @@ def larger(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array,
     return jnp.where(a > b, a, b)
 
 
+def moments(
+    x: Float[Array, "n *rest channels"], weights: Weights, *, covariance: bool
+) -> tuple[Float[Array, " channels"], Float[Array, "*_"]]:
+    """Mean and (biased) variance of each channel, over the rows and all they hold.
+
+    Args:
+        x: Rows of numbers; what is in rows of weight 0 does not matter.
+        weights: Weight of each row; None is 1.
+        covariance: Whether the channels' covariance is given instead of the variances.
+    """
+    axes, channels = tuple(range(x.ndim - 1)), x.shape[-1]
+    if weights is None:
+        mean = x.mean(axes)
+        if not covariance:
+            return mean, x.var(axes)
+        centered = (x - mean).reshape(-1, channels)
+        return mean, centered.T @ centered / centered.shape[0]
+    positions = x[0].size // channels
+    share = (weights / nonzero(weights.sum() * positions)).astype(x.dtype)
+    share = share.reshape(-1, *[1] * (x.ndim - 1))
+    mean = jnp.sum(share * masked(x, weights), axes)
+    centered = masked(x - mean, weights)
+    if not covariance:
+        return mean, jnp.sum(share * jnp.square(centered), axes)
+    return mean, (share * centered).reshape(-1, channels).T @ centered.reshape(-1, channels)
+
+
+def split(reference: Reference, rows: int) -> tuple[int | None, Weights]:
+    """The number of leading rows, or the weights, that a reference is.
+
+    Raises:
+        ValueError: there are no rows, fewer than the reference, or not one weight for each.
+    """
+    check_count(rows, least=1, of="rows")
+    if isinstance(reference, jax.Array | np.ndarray):
+        if reference.shape != (rows,):
+            raise ValueError(f"reference weights must be [{rows}]; got {list(reference.shape)}")
+        return None, wide(reference)
+    if reference is not None:
+        check_count(reference, least=1, of="reference rows")
+        if reference > rows:
+            raise ValueError(f"{reference} reference rows need as many rows; got {rows}")
+    return reference, None
+
+
 class BatchNorm(nn.Module):
     """A batch-normalised linear map  (x W - mean) / sqrt(var + epsilon) + bias.
 
     No scale is learned, and the linear map has no bias, which the mean would take away again.
-    Mean and (biased) variance are those of the call's own rows, of its first `reference` rows, or
-    the running averages in the collection `batch_stats`. The module never averages: where it
-    tracks and `batch_stats` is mutable, it puts out what it observed.
+    Mean and (biased) variance are those of the call's own rows, of its first `reference` rows, of
+    its rows with weights, or the running averages in the collection `batch_stats`. The module never
+    averages: where it tracks and `batch_stats` is mutable, it puts out what it observed.
 
     Where x is narrower than x W they are computed from x, as mean(x) W and diag(W' cov(x) W), and
     dividing is done to W. In a network's first layer that spares most of the passes over its
@@ -107,7 +160,7 @@ class BatchNorm(nn.Module):
         x: Float[Array, "n *rest inputs"],
         kernel: Float[Array, "inputs features"] | None = None,
         *,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
     ) -> Float[Array, "n *rest features"]:
         """Normalises each channel, the last axis, of x W.
@@ -115,17 +168,19 @@ class BatchNorm(nn.Module):
         Args:
             x: inputs of the linear map; patches, if it is a convolution.
             kernel: W; None is the identity, where x is the product already.
-            reference: how many leading rows give the statistics (default: all).
+            reference: How many leading rows give the statistics (default: all), or the weight of
+                each row in them. A row of weight 0 is normalised as well, and has to be finite.
             running: use the running averages instead.
 
         Raises:
-            ValueError: there are no running averages, or no reference rows.
+            ValueError: there are no running averages, no reference rows or fewer than that, or not
+                one weight for each.
         """
-        if (running and not self.track) or reference == 0:
-            raise ValueError("running averages need track=True, and statistics at least one row")
+        if running and not self.track:
+            raise ValueError("running averages need track=True")
+        rows, weights = split(reference, x.shape[0])
         inputs, features = (x.shape[-1],) * 2 if kernel is None else kernel.shape
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
-        axes = tuple(range(x.ndim - 1))
         narrow = inputs < features
         dtype = self.dtype or (x.dtype if kernel is None else jnp.result_type(x, kernel))
 
@@ -133,12 +188,10 @@ class BatchNorm(nn.Module):
             return x.astype(dtype) if kernel is None else x.astype(dtype) @ kernel.astype(dtype)
 
         seen = x if narrow else product(kernel)
-        exact = seen.astype(jnp.promote_types(seen.dtype, jnp.float32))
-        mean, var = exact[:reference].mean(axes), exact[:reference].var(axes)
+        exact = wide(seen)
+        mean, var = moments(exact[:rows], weights, covariance=narrow)
         if kernel is not None and narrow:
-            centered = (exact[:reference] - mean).reshape(-1, inputs)
-            covariance = centered.T @ centered / centered.shape[0]
-            mean, var = mean @ kernel, jnp.sum(kernel * (covariance @ kernel), axis=0)
+            mean, var = mean @ kernel, jnp.sum(kernel * (var @ kernel), axis=0)
         if self.track:
             averages = self.variable(
                 "batch_stats", "averages", lambda: (jnp.zeros(features), jnp.ones(features))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from maml._checks import check_count, check_number
 from tasks._checks import check_counts, check_flags
-from tasks.layers import BatchNorm, max_pool, patches
+from tasks.layers import BatchNorm, Reference, max_pool, patches
 
 
 class MLP(nn.Module):
@@ -91,7 +91,7 @@ class Conv4(nn.Module):
         self,
         x: Float[Array, "n h w c"],
         *,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
@@ -148,7 +148,7 @@ class FullyConnected(nn.Module):
         self,
         x: Float[Array, "n *image"],
         *,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, UInt8
+from jaxtyping import Array, Float, Integer, Shaped, UInt8
 
 from maml import Episode, Sampler
 from maml._checks import check_key
@@ -20,10 +20,12 @@ class Query(NamedTuple):
     Attributes:
         images: `[ways * queries, height, width, 1]`.
         support: `[ways * shots, height, width, 1]`.
+        support_weights: Weights of the support set's rows, where they are not all 1.
     """
 
     images: Float[Array, "n height width 1"]
     support: Float[Array, "m height width 1"]
+    support_weights: Shaped[Array, " m"] | None = None
 
 
 def few_shot(

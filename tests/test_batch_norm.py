@@ -11,11 +11,12 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.flatten_util import ravel_pytree
-from problems import OPTIMIZERS, WAYS, problem
+from problems import HEAD, OPTIMIZERS, WAYS, problem, quick
 
 import maml
 from tasks.batch_norm import STATISTICS, averaging, few_shot_apply, few_shot_loss
 from tasks.models import FullyConnected
+from tasks.sampling import Query
 
 # Each program runs once: compiling it well would take longer.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -175,6 +176,49 @@ def test_adaptation_leaves_the_averages_alone(episodes, episode, optimizer):
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), phi, variables)
     assert not any(jax.tree.leaves(moved[STATISTICS]))
     assert moved["params"]["dense0"]
+
+
+def padded(episode):
+    """The episode with rows of weight 0 before, between and behind its own, that hold NaN."""
+
+    def longer(images, labels):
+        places = np.array([1, *range(3, len(labels) + 2)])
+        size = len(labels) + 3
+        weights = jnp.zeros(size).at[places].set(1.0)
+        empty = jnp.full((size, *images.shape[1:]), jnp.nan)
+        return empty.at[places].set(images), jnp.full(size, -1).at[places].set(labels), weights
+
+    support = longer(*episode.support)
+    query, labels = episode.query
+    images, labels, weights = longer(query.images, labels)
+    return maml.Episode(support, (Query(images, support[0], support[2]), labels, weights))
+
+
+@pytest.mark.parametrize("name", ["maml", "protonet", "r2d2"])
+@pytest.mark.parametrize("mode", ["transductive", "support", "running"])
+def test_the_meta_gradient_of_a_padded_episode_is_that_of_the_episode(name, mode):
+    whole = problem(mode)
+    if name == "maml":
+        algorithm = maml.maml(whole.loss, optax.sgd(RATE), 1)
+    else:
+        features = few_shot_apply(whole.model, mode, features=True)
+        head = maml.mask_by_path(whole.params, f"/{HEAD}/")
+        algorithm = getattr(maml, name)(whole.loss, features, head=head)
+    episode = jax.tree.map(lambda leaf: leaf[0], whole.episodes)
+    gradients = quick(lambda meta, *episodes: [algorithm.grad(meta, e, KEY) for e in episodes])
+    (wanted, metrics), got = gradients(algorithm.init(whole.params), episode, padded(episode))
+    assert jnp.abs(ravel_pytree(wanted)[0]).max() > 1e-3
+    assert_equal(got, (wanted, metrics))
+
+
+@pytest.mark.parametrize("mode", ["support", "running"])
+def test_evaluation_of_a_padded_episode_is_that_of_the_episode(mode):
+    """With the averages, where there are some."""
+    whole = problem(mode)
+    loss = quick(few_shot_loss(whole.model, mode, evaluating=True))
+    episode = jax.tree.map(lambda leaf: leaf[0], whole.episodes)
+    wanted = loss(whole.params, episode.query, KEY)
+    assert_equal(loss(whole.params, padded(episode).query, KEY), wanted)
 
 
 def test_an_unknown_mode_names_those_there_are(monkeypatch):

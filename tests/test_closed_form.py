@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -35,6 +36,12 @@ def model():
     support, query = jnp.asarray(rng.normal(size=(2, 5, 2)))
     labels = jnp.array([0, 1, 2, 1, 0])
     return params, maml.Episode((support, labels), (query, labels))
+
+
+@pytest.fixture
+def unhooked(monkeypatch):
+    """Without the types of the tests, which would refuse some values first."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def head_of(params):
@@ -198,7 +205,132 @@ def test_a_head_that_is_no_matrix_and_bias_is_refused(model):
 
 
 @pytest.mark.parametrize("option", ["strength", "scale"])
-def test_a_start_that_is_not_positive_is_refused(model, option):
+@pytest.mark.parametrize("value", [0.0, -1.0, jnp.inf, jnp.nan, "1"])
+def test_a_start_that_is_not_positive_is_refused(model, option, value, unhooked):
     params, _ = model
-    with pytest.raises(ValueError, match="must be positive"):
-        maml.r2d2(maml.classification(apply), features, head=head_of(params), **{option: 0.0})
+    with pytest.raises(ValueError, match=f"{option} must be a finite number > 0; got"):
+        maml.r2d2(maml.classification(apply), features, head=head_of(params), **{option: value})
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_heads_and_labels_that_do_not_fit_are_refused(model, name, unhooked):
+    params, (support, _) = model
+    build, loss, head = BUILD[name], maml.classification(apply), head_of(params)
+
+    def step(batch, features=features, head=head, params=params):
+        chosen = build(loss, features, head=head)
+        inner = chosen.learner(chosen.init(params))
+        return inner.step(inner.state, batch, KEY)
+
+    x, labels = support
+    wide = {**params, "head": {"kernel": jnp.zeros((6, 3)), "bias": jnp.zeros(4)}}
+    text = jax.tree.map(str, head)
+    one = {**params, "head": {"kernel": jnp.zeros((6, 1)), "bias": jnp.zeros(1)}}
+    for run, error in (
+        (partial(step, support, head=text), "head must be True or False at 'body'; got 'False'"),
+        (partial(step, support, params=wide), r"one bias; got the shapes \[\(4,\), \(6, 3\)\]"),
+        (partial(step, support, lambda p, x: x), r"a matrix \(6, 3\).*got features \(5, 2\)"),
+        (partial(step, (x, labels.at[1].set(-1))), r"labels must be in 0 .. 2; got -1"),
+        (partial(step, (x, labels.at[1].set(3))), r"labels must be in 0 .. 2; got 3"),
+        (partial(step, (x, labels[:, None])), r"labels must be integers \[5\]"),
+        (partial(step, (x, jnp.eye(3, dtype=int)[labels])), "jnp.argmax"),
+        (partial(step, (x, labels), params=one), "regression must be floating-point"),
+        (partial(step, (x, labels[:, None]), params=one), "regression must be floating-point"),
+        (partial(step, (x, labels * 1.0)), r"got float64\[5\]"),
+        (lambda: build(None, features, head=head), "loss must be a function"),
+        (lambda: build(loss, None, head=head), "features must be a function"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            run()
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_a_traced_label_that_is_no_class_makes_the_head_nan(model, name):
+    params, (support, _) = model
+    chosen = BUILD[name](maml.classification(apply), features, head=head_of(params))
+    inner = chosen.learner(chosen.init(params))
+    for wrong in (-1, 3):
+        batch = support[0], support[1].at[1].set(wrong)
+        fitted, _ = quick(inner.step)(inner.state, batch, KEY)
+        assert jnp.isnan(apply(fitted, support[0])).all()
+
+
+def test_a_weight_is_a_number_of_rows_in_a_head():
+    rng = np.random.default_rng(0)
+    weights, labels = np.array([2, 0, 1, 3, 1]), jnp.array([0, 7, 1, 2, 1])
+    seen, targets = rng.normal(size=(5, 4)), rng.normal(size=(5, 2))
+    counts = np.repeat(np.arange(5), weights)
+    bad = seen.copy()
+    bad[1] = np.nan
+    for size in (2, 4):  # either normal equation
+        fits = [
+            lambda x, y, w, n=size: ridge(x[:, :n], y, jnp.array(0.7), w),
+            lambda x, y, w: prototypes(x, labels if w is not None else labels[counts], 3, w),
+        ]
+        for fit in fits:
+            wanted = quick(fit)(seen[counts], targets[counts], None)
+            got = quick(fit)(bad, targets, 1.0 * weights)
+            for one, other in zip(*map(jax.tree.leaves, (got, wanted)), strict=True):
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("empty", [[1], [0, 1, 2]])
+def test_a_class_without_rows_that_count_is_never_the_answer_and_never_nan(model, name, empty):
+    """Nor in the derivative, not even where a query is of that class, or no class is left."""
+    params, (support, query) = model
+    chosen = BUILD[name](maml.classification(apply), features, head=head_of(params))
+    support = (*support, ~jnp.isin(support[1], jnp.array(empty)))
+    inner = chosen.learner(chosen.init(params))
+    fitted, _ = quick(inner.step)(inner.state, support, KEY)
+    answers = apply(fitted, query[0]).argmax(axis=1)
+    assert len(empty) == 3 or not jnp.isin(answers, jnp.array(empty)).any()
+    for labels in (jnp.zeros(5, int), query[1]):
+        grads, metrics = quick(chosen.grad)(
+            chosen.init(params), maml.Episode(support, (query[0], labels)), KEY
+        )
+        assert jnp.isfinite(ravel_pytree(grads)[0]).all()
+        wanted = jnp.inf if len(empty) == 1 and (labels == 1).any() else 100.0
+        assert metrics["loss"] == jnp.inf if wanted == jnp.inf else metrics["loss"] < wanted
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_heads_of_low_precision_are_those_of_the_same_numbers_in_float64(dtype):
+    """Features far from zero: 2 f.c - |c|^2 would cancel."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(20) % 4
+    centers = rng.normal(size=(4, 16))[labels]
+    seen = (40 + centers + 0.3 * rng.normal(size=(20, 16))).astype(dtype)
+    wide, offset = seen.astype(float), seen.astype(float).mean(0)
+    matrix, bias = prototypes(jnp.asarray(seen), jnp.asarray(labels), 4)
+    assert matrix.dtype == jnp.float32
+    logits = wide.astype(np.float32) @ np.asarray(matrix) + np.asarray(bias)
+    means = np.stack([wide[labels == k].mean(0) for k in range(4)])
+    wanted = -np.sum((wide[:, None] - means) ** 2, -1) + np.sum((wide - offset) ** 2, -1)[:, None]
+    np.testing.assert_allclose(logits, wanted, atol=5e-3)
+    seen, targets = (rng.normal(size=(20, size)).astype(dtype) for size in (16, 2))
+    got = ridge(jnp.asarray(seen), jnp.asarray(targets), jnp.asarray(0.5, dtype))
+    seen, targets = seen.astype(float), targets.astype(float)
+    wanted = np.linalg.solve(seen.T @ seen + 0.5 * np.eye(16), seen.T @ targets)
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    a = (seen.T @ seen + 5 * np.eye(16)).astype(dtype)
+    got = solve(jnp.asarray(a), jnp.ones(16, dtype))
+    np.testing.assert_allclose(got, np.linalg.solve(a.astype(float), np.ones(16)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", BUILD)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_a_model_of_lower_precision_adapts_in_any_number_of_steps(model, name, dtype):
+    """The head is float32 at least, and meta-parameters keep their types."""
+    params, episode = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if leaf.dtype == float else leaf, model
+    )
+    loss = maml.classification(apply)
+    chosen = BUILD[name](loss, features, head=head_of(params))
+    meta = chosen.init(params)
+    phi, _ = quick(lambda meta: maml.adapt(chosen.learner(meta), episode.support, KEY, 7))(meta)
+    assert {leaf.dtype for leaf in jax.tree.leaves(phi["head"])} == {jnp.dtype("float32")}
+    assert phi["body"].dtype == dtype
+    grads, _ = quick(chosen.grad)(meta, episode, KEY)
+    types = [[leaf.dtype for leaf in jax.tree.leaves(part)] for part in (meta, grads)]
+    assert types[0] == types[1] and jnp.isfinite(ravel_pytree(grads)[0]).all()

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -52,3 +53,52 @@ def test_the_mixture_has_the_mean_of_the_probabilities():
     value, metrics = loss(jnp.arange(2), (None, jnp.array([2])), KEY)
     np.testing.assert_allclose(value, -np.log(wanted[2]), rtol=1e-12)
     assert metrics["accuracy"] == 0
+
+
+def test_a_class_that_no_member_can_answer_makes_no_nan():
+    logits = jnp.array([[[1.0, -jnp.inf, 0.5]], [[-jnp.inf, -jnp.inf, 2.0]]])
+    loss = maml.classification(maml.mixture(lambda shift, _: logits[0] + shift))
+    shifts = jnp.array([0.0, 1.0])
+    batch = None, jnp.array([0])
+    value, grads = quick(jax.value_and_grad(lambda s: loss(s, batch, KEY)[0]))(shifts)
+    assert jnp.isfinite(value) and jnp.isfinite(grads).all()
+
+
+def test_a_mixture_of_low_precision_is_that_of_float32():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 50, 5)), jnp.bfloat16)
+    low, high = (
+        quick(maml.mixture(lambda member, _: member))(values, None)
+        for values in (logits, logits.astype(float))
+    )
+    assert low.dtype == jnp.float32
+    np.testing.assert_allclose(low, high, atol=1e-6)
+
+
+def test_a_mixture_passes_weights_to_its_members():
+    """So that a member may take its statistics over the rows that count alone."""
+
+    def centered(shift, x, weights=None):
+        weights = jnp.ones(len(x)) if weights is None else weights
+        return shift + x - jnp.sum(weights[:, None] * x, 0) / weights.sum()
+
+    loss = quick(maml.classification(maml.mixture(centered)))
+    x, labels = jnp.arange(8.0).reshape(4, 2) ** 2, jnp.array([0, 1, 1, 0])
+    wanted = loss(jnp.array([0.0, 1.0]), (x[:3], labels[:3]), KEY)[0]
+    got = loss(jnp.array([0.0, 1.0]), (x, labels, jnp.array([1, 1, 1, 0])), KEY)[0]
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_what_is_no_ensemble_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+    loss = maml.classification(maml.mixture(lambda shift, x: x + shift))
+    learner = maml.ensemble(lambda theta: maml.gradient_descent(loss, optax.sgd(0.1), theta))
+    for members in (jnp.zeros((0, 3)), jnp.zeros(()), {"a": jnp.zeros(2), "b": jnp.zeros(3)}):
+        for call in (learner, lambda members: loss(members, (jnp.ones((2, 3)), jnp.zeros(2)), KEY)):
+            with pytest.raises(ValueError, match="one member or more, stacked"):
+                call(members)
+    for outputs in (jnp.ones((5, 1)), jnp.ones(5)):
+        with pytest.raises(ValueError, match=r"needs logits \[n, ways\], at least 2 a row"):
+            maml.mixture(lambda w, x, outputs=outputs: outputs * w)(jnp.ones(3), None)
+    for build in (maml.ensemble, maml.mixture):
+        with pytest.raises(ValueError, match="must be a function of"):
+            build(None)  # pyright: ignore[reportArgumentType]

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -21,10 +22,10 @@ def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-def assert_equal(got, wanted):
+def assert_equal(got, wanted, tolerance=1e-12):
     """Equal to rounding, relative to the largest number of each array."""
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.abs(b).max()))
 
 
 def derivatives(function, *inputs):
@@ -114,6 +115,55 @@ def test_reference_rows_alone_give_the_statistics(rows, inputs):
     outlier = normalised(x.at[4].add(100.0), kernel, bias, reference=4)
     unmoved = jnp.arange(6) != 4
     assert (outlier[unmoved] == normalised(x, kernel, bias, reference=4)[unmoved]).all()
+
+
+@INPUTS
+def test_a_weight_is_a_number_of_rows_in_the_statistics(inputs):
+    """And a row of weight zero is in none, however large it is."""
+    weights = np.array([2, 0, 1, 3])
+    counts = np.repeat(np.arange(4), weights)
+    x, kernel, bias = draw(4, 2, 3, inputs), draw(inputs, 3, seed=4), draw(3, seed=1)
+
+    def weighted(x, kernel, bias):
+        return normalised(x, kernel, bias, reference=jnp.asarray(0.5 * weights))
+
+    def repeated(x, kernel, bias):
+        both = jnp.concatenate([x[counts], x])
+        return normalised(both, kernel, bias, reference=len(counts))[len(counts) :]
+
+    assert_same(weighted, repeated, x, kernel, bias)
+    far = weighted(x.at[1].set(jnp.inf), kernel, bias)
+    assert (far[2:] == weighted(x, kernel, bias)[2:]).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_statistics_of_low_precision_are_those_of_float32(dtype):
+    x = (draw(4096, 2) + 30.0).astype(dtype)
+    for weights in (None, jnp.ones(4096, dtype)):
+        model = BatchNorm(track=True, dtype=dtype)
+        variables = model.init(jax.random.key(0), x)
+        out, observed = model.apply(variables, x, reference=weights, mutable="batch_stats")
+        mean, var = observed["batch_stats"]["averages"]
+        wide = x.astype(float)
+        assert_equal(mean, wide.mean(0), 1e-6)
+        assert_equal(var, wide.var(0), 1e-4)
+        assert jnp.asarray(out).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("reference", "error"),
+    [
+        (100, "100 reference rows need as many rows; got 6"),
+        (0, "must be an integer >= 1; got 0"),
+        (-2, "must be an integer >= 1; got -2"),
+        (True, "got True"),
+        (np.ones(4), r"weights must be \[6\]; got \[4\]"),
+    ],
+)
+def test_rows_that_there_are_not_are_refused(reference, error, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ValueError, match=error):
+        normalised(draw(6, 3), draw(3, 3), draw(3), reference=reference)
 
 
 @INPUTS

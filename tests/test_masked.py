@@ -82,6 +82,19 @@ def test_masked_batch_norm_is_that_of_the_corner_in_value_and_gradient(rows):
         assert (np.asarray(a)[np.asarray(b) == 0] == 0).all()
 
 
+def test_masked_batch_norm_with_weights_is_that_of_repeated_rows():
+    x, live = draw(4, 3, 3, 2), jnp.ones((3, 3, 2), bool).at[2].set(False)
+    counts = np.repeat(np.arange(4), [2, 0, 1, 3])
+
+    def normalised(x, reference=None):
+        variables = {"params": {"bias": jnp.zeros(2)}}
+        return jnp.asarray(MaskedBatchNorm().apply(variables, x, live, reference=reference))
+
+    got = normalised(x.at[1].set(jnp.inf), jnp.array([2.0, 0, 1, 3]))
+    wanted = normalised(x[counts])[jnp.array([2, 3])]
+    np.testing.assert_allclose(got[2:], wanted, rtol=0, atol=1e-12)
+
+
 def test_a_masked_kernel_starts_as_the_small_kernel_would():
     channels = first(jnp.array(30), 64)
     line = window(jnp.array(3), 5)
@@ -98,5 +111,5 @@ def test_batch_norm_without_running_averages_refuses_them():
     x, live = draw(2, 3, 3, 1), jnp.ones((3, 3, 1), bool)
     with pytest.raises(ValueError, match="no running averages"):
         MaskedBatchNorm().init(jax.random.key(0), x, live, running=True)
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(ValueError, match="reference rows must be an integer >= 1"):
         MaskedBatchNorm().init(jax.random.key(0), x, live, reference=0)

@@ -26,6 +26,7 @@ from maml.search import Space
 from maml.search.space import Tokens
 from tasks.architectures.masked import flattened, kernel_mask, selected, window
 from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
+from tasks.layers import Reference
 
 COMBINERS = ("add", "concatenate")
 STRIDES = {"normal": 1, "reduction": 2}  # of a cell, in the order of their tokens
@@ -163,7 +164,7 @@ class Operation(nn.Module):
 
     features: int
     stride: int
-    reference: int | None
+    reference: Reference
     running: bool
 
     @nn.compact
@@ -244,7 +245,7 @@ class CellNet(nn.Module):
         self,
         x: Float[Array, "n height width 1"],
         *,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:

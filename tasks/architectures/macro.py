@@ -28,6 +28,7 @@ from tasks.architectures.masked import (
     strided,
     window,
 )
+from tasks.layers import Reference
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class MacroNet(nn.Module):
         self,
         x: Float[Array, "n side side 1"],
         *,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:

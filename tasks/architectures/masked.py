@@ -14,7 +14,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from maml.rows import masked, nonzero, wide
 from maml.types import RandomKey
+from tasks.layers import Reference, split
 
 
 def window(size: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
@@ -148,7 +150,7 @@ class MaskedBatchNorm(nn.Module):
         x: Float[Array, "n height width channels"],
         live: Bool[Array, "height width channels"],
         *,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
     ) -> Float[Array, "n height width channels"]:
         """Normalises each channel.
@@ -156,17 +158,21 @@ class MaskedBatchNorm(nn.Module):
         Args:
             x: products with a kernel.
             live: what exists; a channel lives at the positions where the first one does.
-            reference: how many leading rows give the statistics (default: all).
+            reference: How many leading rows give the statistics (default: all), or the weight of
+                each row in them.
             running: refused.
 
         Raises:
-            ValueError: running averages are asked for, or no reference rows.
+            ValueError: running averages are asked for, or rows that there are not.
         """
-        if running or reference == 0:
-            raise ValueError("there are no running averages, and statistics need at least one row")
+        if running:
+            raise ValueError("there are no running averages")
+        rows, weights = split(reference, x.shape[0])
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
-        seen = x[:reference]
-        count = seen.shape[0] * jnp.maximum(live.any(-1).sum(), 1)
-        mean = jnp.sum(seen * live, (0, 1, 2)) / count
-        var = jnp.sum(jnp.square(seen - mean) * live, (0, 1, 2)) / count
-        return live * ((x - mean) * lax.rsqrt(var + self.epsilon) + bias)
+        seen = masked(wide(x[:rows]), weights)
+        number = len(seen) if weights is None else nonzero(weights.sum())
+        share = live if weights is None else live * weights[:, None, None, None]
+        count = number * jnp.maximum(live.any(-1).sum(), 1)
+        mean = jnp.sum(seen * share, (0, 1, 2)) / count
+        var = jnp.sum(jnp.square(seen - mean) * share, (0, 1, 2)) / count
+        return (live * ((x - mean) * lax.rsqrt(var + self.epsilon) + bias)).astype(x.dtype)

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from tasks.architectures.masked import convolved, glorot, shifted
-from tasks.layers import BatchNorm, larger
+from tasks.layers import BatchNorm, Reference, larger
 
 OPERATIONS = ("identity", "conv1", "conv3", "conv5", "average3", "maximum3")
 FILTERS = {"conv1": 1, "conv3": 3, "conv5": 5}
@@ -60,7 +60,7 @@ class Conv(nn.Module):
         self,
         *parts: tuple[Float[Array, "n _ _ inputs"], int],
         mask: Bool[Array, "size size inputs features"] | None = None,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
     ) -> Float[Array, "n rows columns features"]:
         """The normalised sum over the parts, images and strides, of their convolutions.

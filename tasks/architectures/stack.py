@@ -23,6 +23,7 @@ from tasks.architectures.cells import (
     space,
 )
 from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
+from tasks.layers import Reference
 
 Row = tuple[int, int, int, int, int]  # the tokens of a block
 
@@ -102,7 +103,7 @@ class Stack(nn.Module):
         self,
         x: Float[Array, "n height width 1"],
         *,
-        reference: int | None = None,
+        reference: Reference = None,
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:

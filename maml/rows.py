@@ -1,0 +1,196 @@
+"""Rows of a batch and what each of them counts.
+
+A batch is `(inputs, targets)` or `(inputs, targets, weights)`, with weights `[n]`, bools or numbers
+>= 0: a row of weight 2 counts as two rows, and one of weight 0 does not count, in no value and in
+no derivative, whatever it holds. Episodes of unequal size are padded to one shape with such rows.
+
+Masking a result is not enough for that, since 0 x NaN is NaN in the derivative: a row that does not
+count is replaced on the way in.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float, Integer, PyTree
+
+from maml.types import Batch, Params
+
+Apply = Callable[[Params, PyTree], Array]
+"""`apply(params, inputs) -> outputs`, or `apply(params, inputs, weights=None)` of a model whose
+layers take statistics over the rows, such as batch normalisation."""
+Weights = Float[Array, " n"] | None
+
+
+def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
+    """Inputs, targets and weights of a batch; None is a weight of 1 for every row.
+
+    Raises:
+        ValueError: the batch is something else, has no rows, or weights that `of_rows` refuses.
+    """
+    if not (isinstance(batch, tuple | list) and len(batch) in (2, 3)):
+        got = f"{len(batch)} members" if isinstance(batch, tuple | list) else type(batch).__name__
+        raise ValueError(f"a batch is (inputs, targets) or (inputs, targets, weights); got {got}")
+    inputs, targets, weights = (*batch, None)[:3]
+    if not isinstance(targets, np.ndarray | jax.Array | np.generic | int | float):
+        raise ValueError(f"targets must be an array; got {type(targets).__name__}")
+    targets = jnp.asarray(targets)
+    if targets.ndim == 0:
+        raise ValueError(
+            "targets must have a row for each point; got one number. Where a batch of tasks,"
+            " [task, point, ...], is wanted and an episode of ONE task is given, its points pass"
+            " for tasks: give the episode a task axis, or draw it with maml.batched"
+        )
+    if targets.shape[0] == 0:
+        raise ValueError(f"a batch needs at least one row; got targets of {list(targets.shape)}")
+    return inputs, targets, of_rows(weights, len(targets))
+
+
+def of_rows(weights: Any, rows: int) -> Weights:
+    """The weights, in float32 at least; where they are traced, one that is negative becomes NaN.
+
+    Raises:
+        ValueError: they are not one number a row, finite and >= 0.
+    """
+    if weights is None:
+        return None
+    kinds = jnp.bool_, jnp.integer, jnp.floating
+    if not isinstance(weights, np.ndarray | jax.Array) or not any(
+        jnp.issubdtype(weights.dtype, kind) for kind in kinds
+    ):
+        raise ValueError(f"weights must be an array of bools or real numbers; got {weights!r}")
+    if weights.shape != (rows,):
+        raise ValueError(f"weights must be {[rows]}, one a row; got {list(weights.shape)}")
+    if not isinstance(weights, Tracer):
+        wrong = np.flatnonzero(~(np.isfinite(weights) & (np.asarray(weights) >= 0)))
+        if wrong.size:
+            raise ValueError(
+                f"weights must be finite and >= 0; got {weights[wrong[0]]} at row {wrong[0]}"
+            )
+    weights = wide(weights)
+    return jnp.where(weights >= 0, weights, jnp.nan)
+
+
+def wide(x: Any) -> Array:
+    """The array in float32 at least, where sums and differences are taken.
+
+    >>> wide(jnp.ones(2, jnp.bfloat16)).dtype, wide(jnp.arange(2)).dtype
+    (dtype('float32'), dtype('float32'))
+    """
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x, 0.0), jnp.float32))
+
+
+def outputs(apply: Apply, params: Params, inputs: PyTree, weights: Weights) -> Array:
+    """Outputs of a model in which rows that do not count disturb nothing.
+
+    Where the batch has weights, a model that takes them (by a parameter `weights`) is given them,
+    and inputs as they are; to any other a row that does not count shows a row that does.
+    """
+    if weights is None:
+        return jnp.asarray(apply(params, inputs))
+    if "weights" in _parameters(apply):
+        return jnp.asarray(apply(params, inputs, weights=weights))  # pyright: ignore[reportCallIssue]
+    return jnp.asarray(apply(params, replaced(inputs, weights)))
+
+
+def _parameters(apply: Apply) -> Any:
+    try:
+        return inspect.signature(apply).parameters
+    except (TypeError, ValueError):  # some built-in functions have none
+        return ()
+
+
+def replaced(inputs: PyTree, weights: Weights) -> PyTree:
+    """The inputs, with a row that counts in the place of each that does not, in leaves `[n, ...]`.
+
+    Zeros would do for most models, but not for those that divide by the length of their input.
+    Where no row counts, all are ones.
+
+    >>> replaced(jnp.array([1.0, jnp.nan, 3.0]), jnp.array([0.0, 0.0, 1.0])).tolist()
+    [3.0, 3.0, 3.0]
+    """
+    if weights is None:
+        return inputs
+    counts = weights != 0
+
+    def replace(leaf: Any) -> Any:
+        if jnp.shape(leaf)[:1] != counts.shape or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            return leaf
+        leaf = jnp.asarray(leaf)
+        shown = jnp.where(counts.any(), leaf[jnp.argmax(counts)], 1)
+        return jnp.where(_column(counts, leaf), leaf, shown)
+
+    return jax.tree.map(replace, inputs)
+
+
+def masked(values: Array, weights: Weights) -> Array:
+    """The values `[n, ...]`, and zeros in the rows that do not count."""
+    return values if weights is None else jnp.where(_column(weights != 0, values), values, 0)
+
+
+def mean(values: Array, weights: Weights) -> Array:
+    """sum_i w_i v_i / sum_i w_i,  with v_i the mean of row i; 0 where no row counts.
+
+    >>> float(mean(jnp.array([1.0, 2.0, jnp.inf]), jnp.array([3.0, 1.0, 0.0])))
+    1.25
+    """
+    if weights is None:
+        return jnp.mean(values)
+    rows = masked(values, weights).mean(tuple(range(1, values.ndim)))
+    weights = weights.astype(rows.dtype)
+    return jnp.sum(weights * rows) / nonzero(weights.sum())
+
+
+def metric(value: Array, weights: Weights) -> Array:
+    """A mean as it is reported: NaN where no row counts."""
+    return value if weights is None else jnp.where(weights.any(), value, jnp.nan)
+
+
+def nonzero(divisor: Array) -> Array:
+    """The divisor of a sum, and 1 in the place of zero, for sums over nothing."""
+    return jnp.where(divisor == 0, 1, divisor)
+
+
+def classes(
+    labels: Array, shape: tuple[int, ...], weights: Weights
+) -> tuple[Integer[Array, "*rows"], Bool[Array, "*rows"]]:
+    """The labels, 0 in rows that do not count, and whether each is a class.
+
+    A label out of range that is traced cannot be refused; it must not pass for another class, but
+    make NaN of value and derivative.
+
+    Args:
+        labels: Integers in 0 .. ways - 1.
+        shape: That of the logits, `[*rows, ways]`.
+        weights: Of the rows.
+
+    Raises:
+        ValueError: there are fewer than two ways, the labels are not one integer a row, or one of
+            them that counts is out of range and not traced.
+    """
+    *wanted, ways = shape
+    got = f"{labels.dtype}{list(labels.shape)}"
+    if not wanted or ways < 2:
+        raise ValueError(
+            f"labels are of 2 classes at least, with as many outputs a row; got {got} for outputs"
+            f" {list(shape)} (targets of a regression must be floating-point)"
+        )
+    if labels.shape == shape:
+        raise ValueError(f"labels must be {wanted}; got {got}: take their jnp.argmax over the last")
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != shape[:-1]:
+        raise ValueError(f"labels must be integers {wanted}, in 0 .. {ways - 1}; got {got}")
+    if labels.dtype.itemsize < 4:  # 300 ways are no uint8
+        labels = labels.astype(jnp.int32)
+    labels = masked(labels, weights)
+    valid = (labels >= 0) & (labels < ways)
+    if not isinstance(valid, Tracer) and not valid.all():
+        raise ValueError(f"labels must be in 0 .. {ways - 1}; got {labels[~valid][0]}")
+    return labels, valid
+
+
+def _column(rows: Array, values: Array) -> Array:
+    return rows.reshape(-1, *[1] * (values.ndim - 1))
