@@ -31,10 +31,10 @@ def check_number(
     value: Any,
     name: str,
     *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    below: float = math.inf,
-    most: float = math.inf,
+    above: int | float = -math.inf,
+    least: int | float = -math.inf,
+    below: int | float = math.inf,
+    most: int | float = math.inf,
 ) -> None:
     """Refuses a value that is not one finite real number in the given range.
 
