@@ -17,19 +17,55 @@ derivative, which is what meta-learning goes through, and away from mu:
 | `dice` | sum_t (r_t - 1) prod_{s<t} r_s A_t | exact |
 
 with the ratio r_t = exp(l_t). A discount gamma of the rewards belongs into the advantages, A_t
-gamma^t. Steps after the end of a trajectory have l_t = A_t = 0.
+gamma^t. Steps after the end of a trajectory have l_t = A_t = 0. An action that the policy has come
+to forbid has l_t = -infinity, and so the ratio 0. Sums are taken in float32 at least.
 
 mu's log-probabilities are those recorded when it acted, and constants.
 """
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Scalar
+
+from maml._checks import check_number
 
 Steps = Float[Array, " time"]
 Surrogate = Callable[[Steps, Steps], Scalar]
-"""`surrogate(log_ratio, advantage) -> scalar` of ONE trajectory, to be maximised."""
+"""`surrogate(log_ratio, advantage) -> scalar` of ONE trajectory, to be maximised.
+
+All here refuse, with a `ValueError` when traced, what is not two arrays `[time]`.
+"""
+
+
+def wide(x: Any) -> Array:
+    """The same numbers in float32 at least: in a narrower type a sum loses digits or overflows.
+
+    >>> wide(jnp.ones(2, jnp.bfloat16)).dtype
+    dtype('float32')
+    """
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+
+
+def _steps(log_ratio: Any, advantage: Any) -> tuple[Array, Array]:
+    for name, steps in {"log_ratio": log_ratio, "advantage": advantage}.items():
+        got = type(steps).__name__
+        if isinstance(steps, jax.Array | np.ndarray):
+            got = f"an array of shape {steps.shape}"
+            if steps.ndim == 1:
+                continue
+        raise ValueError(
+            f"{name} must be an array [time] of ONE trajectory, jax.vmap takes several; got {got}"
+        )
+    if log_ratio.shape != advantage.shape:
+        raise ValueError(
+            f"log_ratio and advantage must have equally many steps; got {log_ratio.shape[0]} and"
+            f" {advantage.shape[0]}"
+        )
+    return wide(log_ratio), wide(advantage)
 
 
 def score_function(log_ratio: Steps, advantage: Steps) -> Scalar:
@@ -44,7 +80,7 @@ def score_function(log_ratio: Steps, advantage: Steps) -> Scalar:
     >>> float(score_function(log_ratio, jnp.array([1.0, 3.0])))
     -1.0
     """
-    return jnp.vdot(log_ratio, advantage)
+    return jnp.vdot(*_steps(log_ratio, advantage))
 
 
 def likelihood_ratio(log_ratio: Steps, advantage: Steps) -> Scalar:
@@ -54,6 +90,7 @@ def likelihood_ratio(log_ratio: Steps, advantage: Steps) -> Scalar:
 
     Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019).
     """
+    log_ratio, advantage = _steps(log_ratio, advantage)
     return jnp.vdot(jnp.expm1(log_ratio), advantage)
 
 
@@ -63,17 +100,23 @@ def clipped(log_ratio: Steps, advantage: Steps, *, clip: float = 0.2) -> Scalar:
     Args:
         log_ratio: l_t.
         advantage: A_t.
-        clip: c, how far from 1 a ratio still gains.
+        clip: c, how far from 1 a ratio still gains, > 0.
+
+    Raises:
+        ValueError: the clip is not a finite number > 0.
 
     Schulman, Wolski, Dhariwal, Radford, Klimov: Proximal policy optimization (2017).
 
     >>> float(clipped(jnp.log(jnp.array([1.5])), jnp.array([2.0]), clip=0.25))
     0.5
     """
-    change = jnp.expm1(log_ratio)
-    gain, limited = change * advantage, jnp.clip(change, -clip, clip) * advantage
-    # Not `minimum`: its gradient may go to neither where XLA computes them twice.
-    return jnp.where(gain <= limited, gain, limited).sum()
+    check_number(clip, "clip", above=0)
+    log_ratio, advantage = _steps(log_ratio, advantage)
+    limit, change = jnp.where(advantage < 0, -clip, clip), jnp.expm1(log_ratio)
+    beyond = jnp.where(advantage < 0, change < limit, change > limit)
+    # What is beyond the limit may be infinite, and would make the derivative 0 x infinity.
+    change = jnp.expm1(jnp.where(beyond, 0, log_ratio))
+    return jnp.vdot(jnp.where(beyond, limit, change), advantage)
 
 
 def taypo2(log_ratio: Steps, advantage: Steps) -> Scalar:
@@ -84,6 +127,7 @@ def taypo2(log_ratio: Steps, advantage: Steps) -> Scalar:
     Tang, Kozuno, Rowland, Munos, Valko: Unifying gradient estimators for meta-reinforcement
     learning via off-policy evaluation (NeurIPS 2021).
     """
+    log_ratio, advantage = _steps(log_ratio, advantage)
     change = jnp.expm1(log_ratio)
     return jnp.vdot(change * (1 + jnp.cumsum(change) - change), advantage)
 
@@ -97,10 +141,17 @@ def dice(log_ratio: Steps, advantage: Steps, *, decay: float = 1.0) -> Scalar:
     Args:
         log_ratio: l_t.
         advantage: A_t.
-        decay: lambda, how much of its consequences an action keeps from step to step.
+        decay: lambda in [0, 1], how much of its consequences an action keeps from step to step.
+
+    Raises:
+        ValueError: the decay is outside [0, 1].
 
     Farquhar, Whiteson, Foerster: Loaded DiCE (NeurIPS 2019).
     """
+    check_number(decay, "decay", least=0, most=1)
+    log_ratio, advantage = _steps(log_ratio, advantage)
     time = jnp.arange(log_ratio.shape[0])
     weights = jnp.tril(decay ** jnp.abs(time[:, None] - time), -1)
-    return jnp.vdot(jnp.exp(weights @ log_ratio) * jnp.expm1(log_ratio), advantage)
+    # Not a product of matrices: a ratio of 0 has the logarithm -infinity, which 0 does not forget.
+    earlier = jnp.sum(weights * jnp.where(weights > 0, log_ratio, 0), axis=1)
+    return jnp.vdot(jnp.exp(earlier) * jnp.expm1(log_ratio), advantage)

@@ -1,55 +1,79 @@
-"""How much better an action turned out than expected: discounted sums, baselines, GAE."""
+"""How much better an action turned out than expected: discounted sums, baselines, GAE.
+
+Steps after the end reach no value and no derivative, and sums are taken in float32 at least.
+"""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num, PyTree
 
+from maml._checks import check_number
 from maml.linear import solve
-from tasks.rl.environment import Trajectories
+from maml.surrogates import wide
+from tasks.rl.environment import Trajectories, filled
 
 PerStep = Float[Array, "trajectory time"]
 RIDGE = 1e-5  # in units of the variance of a feature
 
 
-def discounted_sums(x: Float[Array, "*n time"], discount: float) -> Float[Array, "*n time"]:
+def discounted_sums(x: Num[Array, "*n time"], discount: float) -> Float[Array, "*n time"]:
     """sum_{s >= t} discount^(s - t) x_s  for every t.
+
+    Raises:
+        ValueError: the discount is outside [0, 1].
 
     >>> discounted_sums(jnp.array([1.0, 0.0, 4.0]), 0.5).tolist()
     [2.0, 2.0, 4.0]
     """
+    check_number(discount, "discount", least=0, most=1)
+    steps = jnp.moveaxis(wide(x), -1, 0)
+    discount = jnp.asarray(discount, steps.dtype)
 
     def back(later: Array, now: Array) -> tuple[Array, Array]:
         total = now + discount * later
         return total, total
 
-    steps = jnp.moveaxis(x, -1, 0)
     sums = jax.lax.scan(back, jnp.zeros_like(steps[0]), steps, reverse=True)[1]
     return jnp.moveaxis(sums, 0, -1)
 
 
-def linear_baseline(
-    observation: Float[Array, "trajectory time size"], returns: PerStep, alive: Bool[Array, "..."]
-) -> PerStep:
+def linear_baseline(observation: PyTree, returns: PerStep, alive: Bool[Array, "..."]) -> PerStep:
     """The returns as ridge regression on  [o, o^2, t, t^2, t^3],  standardised, and a constant.
 
-    Fitted to the steps that count of the very trajectories it is evaluated on. Standardised, since
-    goals or places that never change would leave float32 no digits.
+    Fitted to the steps that count of the very trajectories it is evaluated on, and 0 at others. o
+    is all that is observed, in one vector. Standardised, since goals or places that never change
+    would leave float32 no digits.
+
+    Args:
+        observation: each leaf `[trajectory, time, ...]`.
+        returns: what is fitted.
+        alive: which steps count.
 
     Duan, Chen, Houthooft, Schulman, Abbeel: Benchmarking deep reinforcement learning for continuous
     control (ICML 2016).
     """
-    observation = jnp.clip(observation, -10, 10)
-    time = jnp.broadcast_to(jnp.arange(returns.shape[1])[:, None] / 100, (*returns.shape, 1))
-    features = jnp.concatenate([observation, observation**2, time, time**2, time**3], axis=-1)
-    counts = alive[..., None]
-    center, spread = (f((0, 1), where=counts) for f in (features.mean, features.std))
+    counts, size = alive[..., None], returns.shape
+    returns = jnp.where(alive, wide(returns), 0)
+    leaves = [wide(leaf).reshape(*size, -1) for leaf in jax.tree.leaves(observation)]
+    o = jnp.where(counts, jnp.clip(jnp.concatenate(leaves, axis=-1), -10, 10), 0)
+    time = jnp.arange(size[1], dtype=o.dtype)[:, None] / 100
+    time = jnp.broadcast_to(time, (*size, 1))
+    features = jnp.concatenate([o, o**2, time, time**2, time**3], axis=-1)
+    center, spread = _moments(features, counts)
     # What never changes is left as small as its rounding error, and not blown up to a feature.
     features = (features - center) / (spread + 1e-3 * jnp.abs(center) + 1e-8)
-    mean = returns.mean(where=alive)
+    mean, _ = _moments(returns[..., None], counts)
     rows = jnp.where(counts, features, 0).reshape(-1, features.shape[-1])
     targets = jnp.where(alive, returns - mean, 0).ravel()
-    gram = rows.T @ rows / alive.sum() + RIDGE * jnp.eye(rows.shape[1])
-    return features @ solve(gram, rows.T @ targets / alive.sum()) + mean
+    number = jnp.maximum(alive.sum(), 1)
+    with jax.default_matmul_precision("highest"):  # or an accelerator rounds the ridge away
+        if rows.shape[0] < rows.shape[1]:  # pictures: the same weights, from the smaller system
+            gram = rows @ rows.T / number + RIDGE * jnp.eye(rows.shape[0], dtype=rows.dtype)
+            weights = rows.T @ solve(gram, targets / number)
+        else:
+            gram = rows.T @ rows / number + RIDGE * jnp.eye(rows.shape[1], dtype=rows.dtype)
+            weights = solve(gram, rows.T @ targets / number)
+        return jnp.where(alive, features @ weights + mean, 0)
 
 
 def advantages(
@@ -63,23 +87,42 @@ def advantages(
 
     Args:
         seen: trajectories of one task.
-        discount: of a reward, each step.
-        smoothing: lambda; less trusts the baseline more.
-        normalise: shift and scale to mean 0 and deviation 1 over the steps that count.
+        discount: of a reward, each step, in [0, 1].
+        smoothing: lambda in [0, 1]; less trusts the baseline more.
+        normalise: shift and scale to mean 0 and deviation 1 over the steps that count. What varies
+            by no more than the rounding errors of the returns becomes 0.
 
     Returns:
-        0 for steps after the end.
+        0 for steps after the end; NaN for all where a reward that counts is not finite.
+
+    Raises:
+        ValueError: discount or smoothing is outside [0, 1].
 
     Schulman, Moritz, Levine, Jordan, Abbeel: High-dimensional continuous control using generalized
     advantage estimation (ICLR 2016).
     """
-    alive = seen.alive
+    check_number(smoothing, "smoothing", least=0, most=1)
+    seen, alive = filled(seen), seen.alive
     returns = discounted_sums(seen.reward, discount)
-    baseline = linear_baseline(seen.observation, returns, alive) * alive
+    baseline = linear_baseline(seen.observation, returns, alive)
     after = jnp.pad(baseline[:, 1:], ((0, 0), (0, 1)))
     surprise = seen.reward + discount * after - baseline
-    advantage = discounted_sums(surprise, discount * smoothing)
+    advantage = discounted_sums(jnp.where(alive, surprise, 0), discount * smoothing)
     if normalise:
-        mean = advantage.mean(where=alive)
-        advantage = (advantage - mean) / (advantage.std(where=alive) + 1e-8)
-    return advantage * alive
+        mean, deviation = _moments(advantage[..., None], alive[..., None])
+        rounding = 100 * jnp.finfo(returns.dtype).eps * jnp.abs(returns).max()
+        normal = (advantage - mean) / (deviation + 1e-8)
+        advantage = jnp.where(deviation <= rounding, 0, normal)
+    return jnp.where(alive, advantage, 0)
+
+
+def _moments(
+    x: Float[Array, "trajectory time size"], counts: Bool[Array, "trajectory time 1"]
+) -> tuple[Float[Array, " size"], Float[Array, " size"]]:
+    """(Mean, standard deviation) over the steps that count, both 0 where none does."""
+    number = jnp.maximum(counts.sum(), 1)
+    mean = jnp.sum(x, (0, 1), where=counts) / number
+    variance = jnp.sum(jnp.square(x - mean), (0, 1), where=counts) / number
+    positive = variance > 0
+    # The square root has no derivative at 0, where nothing varies.
+    return mean, jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), variance)

@@ -5,25 +5,28 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from maml._checks import check_count
+from maml._checks import check_callable, check_count, check_key
+from maml.surrogates import wide
 from maml.types import Params, RandomKey
-from tasks.rl.policies import Policy
+from tasks.rl.policies import Policy, check_policy
 
 
 class Environment(NamedTuple):
     """A Markov decision process; the task is an argument, so that a map over tasks is any map.
 
     Attributes:
-        reset: `reset(key, task) -> (state, observation)`.
-        step: `step(key, state, action, task) -> (state, observation, reward, done)`; the reward is
-            a number, and `done` says that no step follows.
+        reset: `reset(key, task) -> (state, observation)`, both any tree of arrays.
+        step: `step(key, state, action, task) -> (state, observation, reward, done)`; state and
+            observation as those of `reset` in shape, and cast to their types; the reward is a real
+            number, also a Python one, and `done` says that no step follows.
         actions: the number of actions to choose from, or the shape of a vector of numbers.
     """
 
-    reset: Callable[[RandomKey, PyTree], tuple[PyTree, Array]]
-    step: Callable[[RandomKey, PyTree, Array, PyTree], tuple[PyTree, Array, Array, Array]]
+    reset: Callable[[RandomKey, PyTree], tuple[PyTree, PyTree]]
+    step: Callable[[RandomKey, PyTree, Array, PyTree], tuple[PyTree, PyTree, Array, Array]]
     actions: int | tuple[int, ...]
 
 
@@ -31,7 +34,7 @@ class Trajectories(NamedTuple):
     """What happened, step by step; steps after the end are there, and do not count.
 
     Attributes:
-        observation: what the policy saw, `[trajectory, time, ...]`.
+        observation: what the policy saw, each leaf `[trajectory, time, ...]`.
         action: what it did.
         distribution: of its actions, as the policy's family describes it.
         log_prob: of the action, in nats.
@@ -39,7 +42,7 @@ class Trajectories(NamedTuple):
         alive: whether the step counts: no earlier one was the last.
     """
 
-    observation: Float[Array, "trajectory time *observation"]
+    observation: PyTree
     action: Array
     distribution: PyTree
     log_prob: Float[Array, "trajectory time"]
@@ -59,6 +62,8 @@ def rollout(
 ) -> Trajectories:
     """Trajectories of a policy in one task, side by side.
 
+    An action of a policy that is broken, with a distribution that is NaN, earns NaN.
+
     Args:
         environment: where.
         policy: what acts.
@@ -69,13 +74,17 @@ def rollout(
         trajectories: how many, >= 1.
 
     Raises:
-        ValueError: a count is below 1; the policy's actions are not the environment's; a step
-            changes the shape or type of a leaf of the state or of the observation, or gives a
-            reward that is no number.
+        ValueError: a count is below 1; it is no environment, policy or key; the policy cannot be
+            applied to the observation; its actions are not the environment's; a step changes the
+            shape or kind of a leaf of the state, the observation or the memory, or gives a reward
+            that is no number.
     """
     check_count(horizon, least=1, of="steps of a trajectory")
     check_count(trajectories, least=1, of="trajectories")
-    _check(environment, policy, params, task, key)
+    check_key(key)
+    check_environment(environment)
+    check_policy(policy)
+    _check_actions(environment, policy, params, task, key)
 
     def one(key: RandomKey) -> Trajectories:
         reset_key, walk_key = jax.random.split(key)
@@ -84,10 +93,14 @@ def rollout(
         def step(carry: Any, key: RandomKey) -> tuple[Any, Trajectories]:
             state, observation, memory, alive = carry
             act_key, step_key = jax.random.split(key)
-            distribution, memory = policy.apply(params, observation, memory)
+            distribution, after = policy.apply(params, observation, memory)
+            memory = _alike("memory", memory, after)
             action = policy.family.sample(distribution, act_key)
             log_prob = policy.family.log_prob(distribution, action)
-            state, after, reward, done = environment.step(step_key, state, action, task)
+            state, after, reward, done = advance(
+                environment, state, observation, action, task, step_key
+            )
+            reward = jnp.where(jnp.isnan(log_prob), jnp.nan, reward)
             reward = jnp.where(alive, reward, 0)
             seen = Trajectories(observation, action, distribution, log_prob, reward, alive)
             return (state, after, memory, alive & ~done), seen
@@ -99,56 +112,151 @@ def rollout(
     return jax.lax.stop_gradient(drawn)
 
 
-def _check(
+def advance(
+    environment: Environment,
+    state: PyTree,
+    observation: PyTree,
+    action: Array,
+    task: PyTree,
+    key: RandomKey,
+) -> tuple[PyTree, PyTree, Array, Array]:
+    """A step of an environment, of which state and observation keep their types.
+
+    Raises:
+        ValueError: (when traced) it returns something else than a step does.
+    """
+    out = environment.step(key, state, action, task)
+    if not (isinstance(out, tuple | list) and len(out) == 4):
+        raise ValueError(f"a step gives (state, observation, reward, done); got {out}")
+    after, seen, reward, done = out
+    return (
+        _alike("state", state, after),
+        _alike("observation", observation, seen),
+        _alike("reward", jnp.zeros(()), jax.tree.map(wide, reward)),
+        _alike("done", jnp.asarray(False), done),
+    )
+
+
+def filled(seen: Trajectories) -> Trajectories:
+    """The trajectories, with their first step in the place of each that does not count.
+
+    There the environment may have shown anything; what comes out of a policy that saw a NaN gets
+    into derivatives, even where it is multiplied by zero. Zeros stand where the first step does not
+    count either. The reward of a step that does not count is 0.
+    """
+
+    def fill(leaf: Array) -> Array:
+        counts = seen.alive.reshape(*seen.alive.shape, *[1] * (leaf.ndim - 2))
+        return jnp.where(counts, leaf, jnp.where(counts[:, :1], leaf[:, :1], 0))
+
+    return jax.tree.map(fill, seen)._replace(
+        alive=seen.alive, reward=jnp.where(seen.alive, wide(seen.reward), 0)
+    )
+
+
+def undiscounted(seen: Trajectories) -> Float[Array, " trajectory"]:
+    """The sum of the rewards of each trajectory, NaN where it has no step that counts."""
+    total = jnp.sum(wide(seen.reward), axis=1, where=seen.alive)
+    return jnp.where(seen.alive.any(axis=1), total, jnp.nan)
+
+
+def check_environment(environment: Any) -> None:
+    """Refuses what is not an `Environment`, or has functions of other arguments.
+
+    Raises:
+        ValueError: saying what is wanted.
+    """
+    if not isinstance(environment, Environment):
+        raise ValueError(
+            "an Environment(reset, step, actions) is wanted, as from_gymnax makes it; got"
+            f" {type(environment).__name__}"
+        )
+    check_callable(environment.reset, "reset", "key, task")
+    check_callable(environment.step, "step", "key, state, action, task")
+
+
+def _check_actions(
     environment: Environment, policy: Policy, params: Params, task: PyTree, key: RandomKey
 ) -> None:
-    state, observation = jax.eval_shape(environment.reset, key, task)
-    distribution, _ = jax.eval_shape(policy.apply, params, observation, policy.memory)
+    out = jax.eval_shape(environment.reset, key, task)
+    if not (isinstance(out, tuple | list) and len(out) == 2):
+        raise ValueError(f"reset gives (state, observation); got {out}")
+    observation = out[1]
+    if not jax.tree.leaves(observation):
+        raise ValueError("there is nothing to observe: jnp.ones(1) will do")
+    try:
+        distribution, _ = jax.eval_shape(policy.apply, params, observation, policy.memory)
+    except Exception as error:
+        raise ValueError(
+            "with these parameters the policy cannot be applied to the environment's observation,"
+            f" {observation}: {error}"
+        ) from error
     actions = policy.family.actions(distribution)
     if actions != environment.actions:
         raise ValueError(f"the environment has actions {environment.actions}; the policy {actions}")
-    action = jax.eval_shape(policy.family.sample, distribution, key)
-    after = jax.eval_shape(environment.step, key, state, action, task)
-    number = jax.ShapeDtypeStruct((), jnp.result_type(float))
-    truth = jax.ShapeDtypeStruct((), jnp.bool)
-    wanted = {"state": state, "observation": observation, "reward": number, "done": truth}
-    for (name, was), now in zip(wanted.items(), after, strict=True):
-        _check_same(name, was, now)
 
 
-def _check_same(name: str, was: PyTree, now: PyTree) -> None:
-    before, after = (dict(jax.tree.leaves_with_path(tree)) for tree in (was, now))
-    if before.keys() != after.keys():
+def _alike(name: str, was: PyTree, now: PyTree) -> PyTree:
+    """What came out of a step, in the types of what went in."""
+    if jax.tree.structure(was) != jax.tree.structure(now):
         raise ValueError(f"a step changes the structure of the {name}")
-    for path, leaf in before.items():
-        got = after[path]
-        if (got.shape, got.dtype) != (leaf.shape, leaf.dtype):
+
+    def same(path: tuple, old: Array, new: Array) -> Array:
+        old, new = jnp.asarray(old), jnp.asarray(new)
+        if (new.shape, _kind(new.dtype)) != (old.shape, _kind(old.dtype)):
             raise ValueError(
                 f"a step must keep {name}{jax.tree_util.keystr(path)} as"
-                f" {leaf.dtype}{list(leaf.shape)}; it gives {got.dtype}{list(got.shape)}"
+                f" {old.dtype}{list(old.shape)}; it gives {new.dtype}{list(new.shape)}"
             )
+        return new if new.dtype == old.dtype else new.astype(old.dtype)
+
+    return jax.tree.map_with_path(same, was, now)
+
+
+def _kind(dtype: Any) -> Any:
+    return next((kind for kind in (np.integer, np.floating) if jnp.issubdtype(dtype, kind)), dtype)
 
 
 def from_gymnax(environment: Any, params: PyTree) -> Environment:
-    """An environment of gymnax (or with its methods), whose parameters are the task.
+    """An environment of gymnax, 0.0.6 to 1.0, or with its methods; its parameters are the task.
 
-    Episodes end where it says so, its limit on time included.
+    Episodes end where it says so, its limit on time included. Actions have the type of its space.
 
     Args:
-        environment: with `reset_env(key, params)`, `step_env(key, state, action, params)` and
-            `action_space(params)`.
+        environment: with `reset_env(key, params)`, `step_env(key, state, action, params)`,
+            `action_space(params)` and, where the limit on time is no part of a step,
+            `is_truncated(state, params)`.
         params: of any task, for the space of actions; every task needs the same one.
-    """
-    space = environment.action_space(params)
 
-    def reset(key: RandomKey, task: PyTree) -> tuple[PyTree, Array]:
+    Raises:
+        ValueError: a method is missing, an action is neither a choice nor an array of numbers, or
+            (when traced) a step gives something else.
+    """
+    for method in ("reset_env", "step_env", "action_space"):
+        if not callable(getattr(environment, method, None)):
+            raise ValueError(f"an environment of gymnax has {method}; {environment!r} has not")
+    space = environment.action_space(params)
+    choices, shape = getattr(space, "n", None), getattr(space, "shape", None)
+    if choices is None and (shape is None or hasattr(space, "spaces")):
+        raise ValueError(f"an action must be of one Discrete or Box space; got {space!r}")
+    truncated = getattr(environment, "is_truncated", None)
+
+    def reset(key: RandomKey, task: PyTree) -> tuple[PyTree, PyTree]:
         observation, state = environment.reset_env(key, task)
         return state, observation
 
     def step(
         key: RandomKey, state: PyTree, action: Array, task: PyTree
-    ) -> tuple[PyTree, Array, Array, Array]:
-        observation, state, reward, done, _ = environment.step_env(key, state, action, task)
+    ) -> tuple[PyTree, PyTree, Array, Array]:
+        out = environment.step_env(key, state, action.astype(space.dtype), task)
+        if len(out) != 5:
+            raise ValueError(
+                "step_env gives (observation, state, reward, done, info); got"
+                f" {len(out)} values of {environment!r}"
+            )
+        observation, state, reward, done, _ = out
+        if truncated:
+            done |= truncated(state, task)
         return state, observation, jnp.asarray(reward, float), jnp.asarray(done)
 
-    return Environment(reset, step, getattr(space, "n", None) or tuple(space.shape))
+    return Environment(reset, step, tuple(shape) if choices is None else int(choices))

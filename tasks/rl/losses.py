@@ -5,14 +5,22 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from maml import LossFn
+from maml._checks import check_callable, check_count, check_number
 from maml.surrogates import Surrogate, likelihood_ratio
 from maml.types import Metrics, Params, RandomKey
 from tasks.rl.advantages import advantages
-from tasks.rl.environment import Environment, Trajectories, rollout
-from tasks.rl.policies import Policy
+from tasks.rl.environment import (
+    Environment,
+    Trajectories,
+    check_environment,
+    filled,
+    rollout,
+    undiscounted,
+)
+from tasks.rl.policies import Policy, check_policy
 
 
 class Experience(NamedTuple):
@@ -43,12 +51,30 @@ def collector(
         environment, policy, horizon, trajectories: as in `rollout`.
         discount, smoothing, normalise: as in `advantages`.
         lesson: what is learned from a reward; the advantages are those of it. Default: itself.
+
+    Raises:
+        ValueError: it is no environment or policy; a count is below 1; discount or smoothing is
+            outside [0, 1]; the lesson is no function, or (when traced) gives something else than
+            a number for each reward.
     """
+    check_environment(environment)
+    check_policy(policy)
+    check_count(horizon, least=1, of="steps of a trajectory")
+    check_count(trajectories, least=1, of="trajectories")
+    check_number(discount, "discount", least=0, most=1)
+    check_number(smoothing, "smoothing", least=0, most=1)
+    check_callable(lesson, "lesson", "reward")
 
     def collect(params: Params, task: PyTree, key: RandomKey) -> Experience:
         counts = {"horizon": horizon, "trajectories": trajectories}
         seen = rollout(environment, policy, params, task, key, **counts)
-        judged = seen._replace(reward=lesson(seen.reward) * seen.alive)
+        learned = jnp.asarray(lesson(seen.reward))
+        if learned.shape != seen.reward.shape:
+            raise ValueError(
+                f"a lesson gives a number for each reward, of shape {seen.reward.shape}; got one of"
+                f" shape {learned.shape}"
+            )
+        judged = seen._replace(reward=jnp.where(seen.alive, learned, 0))
         options = {"discount": discount, "smoothing": smoothing, "normalise": normalise}
         advantage = advantages(judged, **options)
         return Experience(seen, jax.lax.stop_gradient(advantage))
@@ -59,6 +85,9 @@ def collector(
 def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> LossFn:
     """Minus a surrogate of the value, a step:  L(theta) = - sum surrogate(l, A) / number of steps.
 
+    Steps after the end count neither in values nor in derivatives, whatever was observed there. An
+    action that was taken and that the policy has come to forbid has the probability ratio 0.
+
     Args:
         policy: what the parameters are of.
         surrogate: of one trajectory, see `maml.surrogates`.
@@ -66,20 +95,32 @@ def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> L
     Returns:
         A loss of an `Experience`. Its metrics are `return`, the mean undiscounted return of the
         trajectories, and `kl`, the mean divergence of the policy from the one that acted, in nats.
+        Where no step counts, loss and kl are 0, and the return is NaN.
+
+    Raises:
+        ValueError: it is no policy or no surrogate, or (when traced) the batch is no `Experience`.
     """
+    check_policy(policy)
+    check_callable(surrogate, "surrogate", "log_ratio, advantage")
 
     def loss(params: Params, batch: Experience, key: RandomKey) -> tuple[Scalar, Metrics]:
-        seen, steps = batch.seen, batch.seen.alive.sum()
+        if not isinstance(batch, Experience):
+            raise ValueError(
+                "the batch must be an Experience, as tasks.rl.losses.collector makes it; got"
+                f" {type(batch).__name__}"
+            )
+        seen, alive = filled(batch.seen), batch.seen.alive
         distribution = jax.vmap(policy.along, (None, 0))(params, seen.observation)
-        log_prob = _twice(policy.family.log_prob)(distribution, seen.action)
-        log_ratio = jnp.where(seen.alive, log_prob - seen.log_prob, 0)
-        gain = jax.vmap(surrogate)(log_ratio, batch.advantage).sum()
-        kl = _twice(policy.family.kl)(seen.distribution, distribution)
+        log_prob = twice(policy.family.log_prob)(distribution, seen.action)
+        log_ratio = jnp.where(alive, log_prob - seen.log_prob, 0)
+        gains = jax.vmap(surrogate)(log_ratio, jnp.where(alive, batch.advantage, 0))
+        kl = twice(policy.family.kl)(seen.distribution, distribution)
+        returns = undiscounted(seen)
         metrics = {
-            "return": seen.reward.sum(axis=1).mean(),
-            "kl": jnp.sum(kl, where=seen.alive) / steps,
+            "return": returns.mean(where=alive.any(axis=1)),
+            "kl": jnp.sum(kl, where=alive) / steps(alive),
         }
-        return -gain / steps, metrics
+        return -gains.sum() / steps(alive), metrics
 
     return loss
 
@@ -96,7 +137,12 @@ def policy_gradient(
 
     Returns:
         A loss whose batch is a task of the environment.
+
+    Raises:
+        ValueError: `collect` is no function of `(params, task, key)`; otherwise as
+            `surrogate_loss`.
     """
+    check_callable(collect, "collect", "params, task, key")
     loss = surrogate_loss(policy, surrogate)
 
     def on_policy(params: Params, task: PyTree, key: RandomKey) -> tuple[Scalar, Metrics]:
@@ -105,6 +151,11 @@ def policy_gradient(
     return on_policy
 
 
-def _twice(function: Callable) -> Callable[..., Array]:
+def twice(function: Callable) -> Callable[..., Array]:
     """Mapped over trajectories and their steps."""
     return jax.vmap(jax.vmap(function))
+
+
+def steps(alive: Bool[Array, "trajectory time"]) -> Int[Array, ""]:
+    """How many steps count, or 1 where none does, to divide a sum of zeros by."""
+    return jnp.maximum(alive.sum(), 1)

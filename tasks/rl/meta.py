@@ -17,12 +17,14 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree, Scalar
 
 from maml import Algorithm, Derivative, Learner, LossFn, MetaState, PerStep, adapt, meta_step
+from maml._checks import check_callable, check_count, check_loss, check_number
 from maml.mapping import each_task
 from maml.surrogates import score_function
 from maml.trust_region import Region, trust_region_step
 from maml.types import Episode, MetaParams, Metrics, Params, RandomKey
-from tasks.rl.losses import Collect, Experience, surrogate_loss
-from tasks.rl.policies import Policy
+from tasks.rl.environment import filled, undiscounted
+from tasks.rl.losses import Collect, Experience, steps, surrogate_loss, twice
+from tasks.rl.policies import Policy, check_policy
 
 NO_OBJECTIVE = "only an objective will do, as `maml.unrolled` makes it, and not a gradient alone"
 Improve = Callable[[MetaState, Episode, RandomKey], tuple[MetaState, Metrics]]
@@ -30,7 +32,13 @@ Improve = Callable[[MetaState, Episode, RandomKey], tuple[MetaState, Metrics]]
 
 
 def recording(collect: Collect, policy: Policy, loss: LossFn) -> LossFn:
-    """The loss on trajectories that the policy itself draws; they are its metrics."""
+    """The loss on trajectories that the policy itself draws; they are its metrics.
+
+    Raises:
+        ValueError: a function takes other arguments.
+    """
+    check_callable(collect, "collect", "params, task, key")
+    check_loss(loss)
 
     def on_policy(params: PyTree, task: PyTree, key: RandomKey) -> tuple[Scalar, Experience]:
         experience = collect(params, task, key)
@@ -48,7 +56,13 @@ def collect_episode(
         learner: whose loss is `recording`.
         collect: what the adapted policy does.
         num_steps: K inner steps; with none, support and query are the same.
+
+    Raises:
+        ValueError: `num_steps` is below 0, or a function takes other arguments.
     """
+    check_callable(learner, "learner", "meta_params")
+    check_callable(collect, "collect", "params, task, key")
+    check_count(num_steps, least=0, of="inner steps")
 
     def episode(meta_params: MetaParams, task: PyTree, key: RandomKey) -> Episode:
         support_key, query_key = jax.random.split(key)
@@ -100,11 +114,23 @@ def trust_region(
         curvature: how many trajectories of each batch give the natural gradient's metric (default:
             all); gradient, objective, divergence and adapted policy are always those of all.
         options: those of `trust_region_step`.
+
+    Raises:
+        ValueError: the algorithm has no objective; it is no policy; a count is below 1, or (when
+            traced) `curvature` is more than there are trajectories.
     """
-    if not isinstance(algorithm.grad, Derivative):
-        raise ValueError(NO_OBJECTIVE)
+    objective = _objective(algorithm)
+    check_policy(policy)
+    check_count(num_steps, least=0, of="inner steps")
+    if curvature is not None:
+        check_count(curvature, least=1, of="trajectories for the curvature")
 
     def outputs(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree:
+        available = episode.query.seen.alive.shape[0]
+        if curvature is not None and curvature > available:
+            raise ValueError(
+                f"the curvature cannot be that of {curvature} trajectories: there are {available}"
+            )
         few = jax.tree.map(lambda leaf: leaf[:, :curvature], episode.support)
         all_of, some_of = (
             adapt(algorithm.learner(meta_params), support, key, num_steps)[0]
@@ -114,17 +140,15 @@ def trust_region(
         params = jax.tree.map(
             lambda whole, some: some + jax.lax.stop_gradient(whole - some), all_of, some_of
         )
-        seen = jax.tree.map(lambda leaf: leaf[:curvature], episode.query.seen)
+        seen = jax.tree.map(lambda leaf: leaf[:curvature], filled(episode.query.seen))
         return jax.vmap(policy.along, (None, 0))(params, seen.observation)
 
     def divergence(old: PyTree, new: PyTree, episode: Episode) -> Scalar:
         alive = episode.query.seen.alive[:curvature]
-        kl = jax.vmap(jax.vmap(policy.family.kl))(old, new)
-        return jnp.sum(kl, where=alive) / alive.sum()
+        kl = twice(policy.family.kl)(old, new)
+        return jnp.sum(kl, where=alive) / steps(alive)
 
-    region = Region(
-        algorithm.grad.objective, outputs, divergence, lambda metrics: metrics["query"]["kl"]
-    )
+    region = Region(objective, outputs, divergence, lambda metrics: metrics["query"]["kl"])
 
     def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
         params, metrics = trust_region_step(region, state.params, episodes, key, **options)
@@ -144,9 +168,13 @@ def repeatedly(
     Args:
         algorithm: what gives the meta-gradient.
         optimizer: the outer one.
-        epochs: how many steps.
+        epochs: how many steps, >= 1.
         options: those of `meta_step`.
+
+    Raises:
+        ValueError: `epochs` is below 1.
     """
+    check_count(epochs, least=1, of="epochs")
 
     def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
         def epoch(state: MetaState, key: RandomKey) -> tuple[MetaState, Metrics]:
@@ -160,6 +188,10 @@ def repeatedly(
 
 def anchored(algorithm: Algorithm, policy: Policy, strength: float) -> Algorithm:
     """The objective plus strength x KL of the meta-policy from the one that acted, as in ProMP.
+
+    Raises:
+        ValueError: the algorithm has no objective; it is no policy; the strength is no finite
+            number >= 0; (when traced) there is no inner step.
 
     Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019).
     """
@@ -180,16 +212,24 @@ def exploring(algorithm: Algorithm, policy: Policy, strength: float) -> Algorith
     adapting to gains more than trajectories of the meta-policy have on average become more likely.
     Leaving out trajectory i keeps its own luck out of what it is compared with.
 
+    Raises:
+        ValueError: as `anchored`, or (when traced) there is one trajectory alone.
+
     Stadie, Yang, Houthooft, Chen, Duan, Wu, Abbeel, Sutskever: Some considerations on learning to
     explore via meta-reinforcement learning (2018).
     """
     loss = surrogate_loss(policy, score_function)
 
     def credit(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
-        returns = first.seen.reward.sum(axis=1)
-        others = (returns.sum() - returns) / (returns.shape[0] - 1)
-        gain = episode.query.seen.reward.sum(axis=1).mean() - others
-        weighted = first._replace(advantage=first.seen.alive * gain[:, None])
+        returns = undiscounted(first.seen)
+        if returns.size < 2:
+            raise ValueError(
+                "E-MAML compares each trajectory with the others of its batch: at least 2 are"
+                f" needed; got {returns.size}"
+            )
+        others = (returns.sum() - returns) / (returns.size - 1)
+        gain = undiscounted(episode.query.seen).mean() - others
+        weighted = first._replace(advantage=jnp.broadcast_to(gain[:, None], first.advantage.shape))
         return loss(params, weighted, key)[0]
 
     return _plus(algorithm, strength, credit, "credit")
@@ -202,17 +242,24 @@ def _plus(
     name: str,
 ) -> Algorithm:
     """The algorithm with a term of the meta-policy on the trajectories of the first inner step."""
-    unrolled = algorithm.grad
-    if not isinstance(unrolled, Derivative):
-        raise ValueError(NO_OBJECTIVE)
+    unrolled = _objective(algorithm)
+    check_number(strength, f"the strength of {name}", least=0)
 
     def objective(
         meta_params: MetaParams, episode: Episode, key: RandomKey
     ) -> tuple[Scalar, Metrics]:
-        value, metrics = unrolled.objective(meta_params, episode, key)
+        if not isinstance(episode.support, PerStep):
+            raise ValueError(f"{name} is a term of the first inner step; there is none")
+        value, metrics = unrolled(meta_params, episode, key)
         inner = algorithm.learner(meta_params)
         first = jax.tree.map(lambda leaf: leaf[0], episode.support.batches)
         added = term(inner.params(inner.state), first, episode, key)
         return value + strength * added, metrics | {name: added}
 
     return algorithm._replace(grad=Derivative(objective))
+
+
+def _objective(algorithm: Algorithm) -> LossFn:
+    if not isinstance(algorithm, Algorithm) or not isinstance(algorithm.grad, Derivative):
+        raise ValueError(NO_OBJECTIVE)
+    return algorithm.grad.objective

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from maml._checks import check_count
 from maml.types import RandomKey
 from tasks.rl.environment import Environment
 
@@ -65,10 +66,14 @@ def draw_goal(key: RandomKey) -> Point:
 def held_out_goals(count: int = 40) -> Float[Array, "goal 2"]:
     """The goals of the paper's evaluation, drawn by numpy's generator with seed 1.
 
+    Raises:
+        ValueError: `count` is below 1.
+
     >>> stays = -100 * jnp.linalg.norm(held_out_goals(), axis=1).mean()
     >>> f"{stays:.2f}"
     '-40.08'
     """
+    check_count(count, least=1, of="goals")
     return jnp.asarray(np.random.RandomState(1).uniform(-0.5, 0.5, (count, 2)), jnp.float32)
 
 

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from maml._checks import check_count, check_number
 from maml.types import RandomKey
 from tasks.rl.environment import Environment
 
@@ -30,20 +32,30 @@ class TabularMDP(NamedTuple):
 def bandit(arms: int) -> Environment:
     """A bandit; the task is the probability of a reward of 1 for each arm, `[arm]`.
 
-    There is nothing to see: the observation is 1, `[1]`.
+    There is nothing to see: the observation is 1, `[1]`. An action that is no arm, and an arm whose
+    number is no probability, are refused, or pay NaN where they are traced.
+
+    Raises:
+        ValueError: `arms` is below 1, or the task has another number of arms.
 
     >>> play, odds = bandit(2), jnp.array([0.0, 1.0])
     >>> float(play.step(jax.random.key(0), None, jnp.array(1), odds)[2])
     1.0
     """
+    check_count(arms, least=1, of="arms")
 
-    def reset(key: RandomKey, task: Array) -> tuple[None, Array]:
+    def reset(key: RandomKey, task: Float[Array, " arm"]) -> tuple[None, Array]:
+        _check_shape("task", task, (arms,))
         return None, jnp.ones(1)
 
     def step(
         key: RandomKey, state: None, action: Array, task: Float[Array, " arm"]
     ) -> tuple[None, Array, Array, Array]:
-        reward = jax.random.bernoulli(key, task[action]).astype(jnp.float32)
+        _check_shape("task", task, (arms,))
+        _check_probabilities("task", task)
+        odds = _at(task, action, arms)
+        reward = jax.random.bernoulli(key, odds).astype(odds.dtype)
+        reward = jnp.where((odds >= 0) & (odds <= 1), reward, jnp.nan)
         return None, jnp.ones(1), reward, jnp.asarray(False)
 
     return Environment(reset, step, arms)
@@ -51,6 +63,7 @@ def bandit(arms: int) -> Environment:
 
 def draw_bandit(key: RandomKey, arms: int) -> Float[Array, " arm"]:
     """Success probabilities, U[0, 1] each."""
+    check_count(arms, least=1, of="arms")
     return jax.random.uniform(key, (arms,))
 
 
@@ -58,12 +71,22 @@ def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
     """A tabular process; the task is a `TabularMDP`. The observation is the state, one-hot.
 
     Args:
-        states: how many.
-        actions: how many.
-        noise: standard deviation of the rewards around their means.
+        states: how many, >= 1.
+        actions: how many, >= 1.
+        noise: standard deviation of the rewards around their means, >= 0.
+
+    Raises:
+        ValueError: a count or the noise is below its least, or the task has other shapes or,
+            where it is not traced, negative probabilities.
     """
+    check_count(states, least=1, of="states")
+    check_count(actions, least=1, of="actions")
+    check_number(noise, "noise", least=0)
 
     def reset(key: RandomKey, task: TabularMDP) -> tuple[Array, Array]:
+        _check_shape("transitions", task.transitions, (states, actions, states))
+        _check_shape("rewards", task.rewards, (states, actions))
+        _check_probabilities("transitions", task.transitions)
         return jnp.zeros((), jnp.int32), jax.nn.one_hot(0, states)
 
     def step(
@@ -71,7 +94,7 @@ def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
     ) -> tuple[Array, Array, Array, Array]:
         move_key, noise_key = jax.random.split(key)
         after = jax.random.categorical(move_key, jnp.log(task.transitions[state, action]))
-        reward = task.rewards[state, action] + noise * jax.random.normal(noise_key)
+        reward = _at(task.rewards[state], action, actions) + noise * jax.random.normal(noise_key)
         return after.astype(jnp.int32), jax.nn.one_hot(after, states), reward, jnp.asarray(False)
 
     return Environment(reset, step, actions)
@@ -79,6 +102,8 @@ def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
 
 def draw_mdp(key: RandomKey, states: int = 10, actions: int = 5) -> TabularMDP:
     """Transitions of a flat Dirichlet, and mean rewards N(1, 1), as in RL^2."""
+    check_count(states, least=1, of="states")
+    check_count(actions, least=1, of="actions")
     transition_key, reward_key = jax.random.split(key)
     transitions = jax.random.dirichlet(transition_key, jnp.ones(states), (states, actions))
     return TabularMDP(transitions, 1 + jax.random.normal(reward_key, (states, actions)))
@@ -94,9 +119,14 @@ def values(
     Args:
         mdp: the task.
         policy: probability of each action in each state.
-        horizon: number of steps.
-        discount: of a reward, each step.
+        horizon: number of steps, >= 0.
+        discount: of a reward, each step, in [0, 1].
+
+    Raises:
+        ValueError: horizon or discount is out of range, or the policy has another shape than the
+            rewards.
     """
+    _check_shape("policy", policy, mdp.rewards.shape)
     return _back(mdp, lambda gain: jnp.sum(policy * gain, axis=1), horizon, discount)
 
 
@@ -108,8 +138,29 @@ def best_values(mdp: TabularMDP, horizon: int) -> Float[Array, " state"]:
 def _back(
     mdp: TabularMDP, choose: Callable[[Array], Array], horizon: int, discount: float
 ) -> Float[Array, " state"]:
+    check_count(horizon, least=0)
+    check_number(discount, "discount", least=0, most=1)
+
     def step(later: Array, _: None) -> tuple[Array, None]:
         return choose(mdp.rewards + discount * mdp.transitions @ later), None
 
     start = jnp.zeros(mdp.rewards.shape[0], mdp.rewards.dtype)
     return jax.lax.scan(step, start, length=horizon)[0]
+
+
+def _at(numbers: Float[Array, " action"], action: Array, actions: int) -> Float[Array, ""]:
+    """The number of an action, NaN for one that there is not."""
+    check_number(action, "the action", least=0, most=actions - 1)
+    return numbers.at[action].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if jnp.shape(array) != shape:
+        raise ValueError(f"{name} must have the shape {shape}; got {jnp.shape(array)}")
+
+
+def _check_probabilities(name: str, chances: Array) -> None:
+    if isinstance(chances, jax.core.Tracer):
+        return
+    if not np.all((np.asarray(chances) >= 0) & (np.asarray(chances) <= 1 + 1e-5)):
+        raise ValueError(f"{name} must be probabilities, in [0, 1]; got {chances}")

@@ -1,0 +1,105 @@
+"""Distributions of an action, of two families: normal numbers, and a choice among actions.
+
+Logits of -infinity forbid an action. Probabilities and divergences are computed in float32 at
+least.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Scalar
+
+from maml.surrogates import wide
+from maml.types import RandomKey
+
+
+class Family(NamedTuple):
+    """Distributions of one action.
+
+    Attributes:
+        sample: `sample(distribution, key) -> action`.
+        log_prob: `log_prob(distribution, action)`, in nats; -infinity for a forbidden action, NaN
+            for one that is none of the actions.
+        kl: `kl(p, q)`, the Kullback-Leibler divergence of q from p, in nats. Where p is 0 it is 0,
+            and so is its derivative; where q alone is 0 it is infinite.
+        actions: how many actions there are to choose from, or the shape of one; it refuses the
+            distribution of another family with a `ValueError`.
+    """
+
+    sample: Callable[[PyTree, RandomKey], Array]
+    log_prob: Callable[[PyTree, Array], Scalar]
+    kl: Callable[[PyTree, PyTree], Scalar]
+    actions: Callable[[PyTree], int | tuple[int, ...]]
+
+
+class Gaussian(NamedTuple):
+    """Independent normal numbers.
+
+    Attributes:
+        mean: of each.
+        log_std: logarithm of the standard deviation of each.
+    """
+
+    mean: Float[Array, " size"]
+    log_std: Float[Array, " size"]
+
+
+def _gaussian_actions(p: Any) -> tuple[int, ...]:
+    if not isinstance(p, Gaussian):
+        raise ValueError(f"a Gaussian policy gives a Gaussian(mean, log_std); got {p}")
+    return p.mean.shape
+
+
+def _with_inverse(p: Gaussian) -> Gaussian:
+    """Deviations so small that the square of their inverse overflows are the smallest others."""
+    log_std = wide(p.log_std)
+    smallest = jnp.log(jnp.finfo(log_std.dtype).tiny) / 2
+    return Gaussian(wide(p.mean), jnp.maximum(log_std, smallest))
+
+
+def _gaussian_log_prob(p: Gaussian, action: Array) -> Scalar:
+    p = _with_inverse(p)
+    z = (action - p.mean) * jnp.exp(-p.log_std)
+    return -jnp.sum(0.5 * jnp.square(z) + p.log_std + 0.5 * jnp.log(2 * jnp.pi))
+
+
+def _gaussian_kl(p: Gaussian, q: Gaussian) -> Scalar:
+    p, q = _with_inverse(p), _with_inverse(q)
+    ratio = jnp.exp(2 * (p.log_std - q.log_std))
+    distance = jnp.square(p.mean - q.mean) * jnp.exp(-2 * q.log_std)
+    return jnp.sum(q.log_std - p.log_std + 0.5 * (ratio + distance - 1))
+
+
+def _categorical_actions(logits: Any) -> int:
+    if isinstance(logits, tuple) or logits.ndim != 1:
+        raise ValueError(f"a categorical policy gives logits, [actions]; got {logits}")
+    return logits.shape[0]
+
+
+def _categorical_log_prob(logits: Array, action: Array) -> Scalar:
+    log_probs = jax.nn.log_softmax(wide(logits)).at[action]
+    return log_probs.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _categorical_kl(p: Array, q: Array) -> Scalar:
+    p, q = jax.nn.log_softmax(wide(p)), jax.nn.log_softmax(wide(q))
+    possible = jnp.exp(p) != 0
+    p, q = (jnp.where(possible, log_probs, 0) for log_probs in (p, q))
+    return jnp.sum(jnp.exp(p) * (p - q))
+
+
+gaussian = Family(
+    sample=lambda p, key: p.mean + jnp.exp(p.log_std) * jax.random.normal(key, p.mean.shape),
+    log_prob=_gaussian_log_prob,
+    kl=_gaussian_kl,
+    actions=_gaussian_actions,
+)
+
+categorical = Family(
+    sample=lambda logits, key: jax.random.categorical(key, wide(logits)),
+    log_prob=_categorical_log_prob,
+    kl=_categorical_kl,
+    actions=_categorical_actions,
+)
