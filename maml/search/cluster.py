@@ -45,10 +45,13 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
         options: more of `ray.init`'s.
 
     Raises:
+        ValueError: the address is not a string, or empty.
         ImportError: Ray is not installed.
         RuntimeError: this process has a Ray already, or imported it before.
         ConnectionError: there is no cluster at the address.
     """
+    if address is not None and not (isinstance(address, str) and address):
+        raise ValueError(f"address must be None, 'auto' or HOST:PORT; got {address!r}")
     wanted = QUIET if address else QUIET | HERE
     if "ray" in sys.modules and not os.environ.keys() >= wanted.keys():
         raise RuntimeError(
@@ -95,13 +98,15 @@ def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
         resources: of one item, any of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
 
     Raises:
-        ValueError: `retries` is negative.
+        ValueError: `retries` is negative, or given by Ray's name for it.
         ImportError: when called, Ray is not installed.
         RuntimeError: when called, there is no cluster.
 
     Moritz, Nishihara et al.: Ray, a distributed framework for emerging AI applications (OSDI 2018).
     """
     check_count(retries, least=0, of="retries")
+    if "max_retries" in resources:
+        raise ValueError(f"Ray's max_retries is `retries` here; got {resources}")
     tasks = {}
 
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterator[Outcome]:

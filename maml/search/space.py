@@ -148,6 +148,11 @@ def check_tokens(tokens: Any, choices: Sequence[int], ndim: int = 1) -> None:
         raise ValueError(f"tokens must be below {choices}, one each; got {found.tolist()}")
 
 
+def within(tokens: Tokens, choices: Sequence[int]) -> Bool[Array, ""]:
+    """Whether each of the tokens, which may be traced, is one of so many options."""
+    return ((tokens >= 0) & (tokens < jnp.array(choices))).all()
+
+
 def check_ends(tokens: Int[Array, "*child token"]) -> None:
     """Refuses architectures that ended where nothing was allowed; those that are traced may have.
 
