@@ -7,6 +7,7 @@ exactly zero, forwards and backwards, and never infinite: 0 x inf is no zero.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,20 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from maml._checks import check_count
 from maml.types import RandomKey
+
+
+def check_images(x: Any, side: int | None = None) -> None:
+    """Refuses what are not grey images, of this side if there is one.
+
+    Raises:
+        ValueError: saying which shape was given.
+    """
+    size = ("height", "width") if side is None else (side, side)
+    if jnp.ndim(x) != 4 or x.shape[3] != 1 or (side is not None and x.shape[1:3] != size):
+        wanted = ", ".join(map(str, ("n", *size, 1)))
+        raise ValueError(f"images must be [{wanted}]; got {list(jnp.shape(x))}")
 
 
 def window(size: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
@@ -160,10 +174,14 @@ class MaskedBatchNorm(nn.Module):
             running: refused.
 
         Raises:
-            ValueError: running averages are asked for, or no reference rows.
+            ValueError: running averages are asked for, or no reference rows or more than there are.
         """
-        if running or reference == 0:
-            raise ValueError("there are no running averages, and statistics need at least one row")
+        if running:
+            raise ValueError("masked batch normalisation has no running averages")
+        if reference is not None:
+            check_count(reference, least=1, of="reference rows")
+            if reference > len(x):
+                raise ValueError(f"{reference} reference rows are more than the {len(x)} there are")
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
         seen = x[:reference]
         count = seen.shape[0] * jnp.maximum(live.any(-1).sum(), 1)
