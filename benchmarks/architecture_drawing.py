@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,8 +69,15 @@ def _ended(
 
 
 def best(out: Path, config: Any, chosen: dict[str, list[tuple[float, list[int]]]]) -> Figure:
-    """Of all that strategies have chosen, that of the highest accuracy; `best.png`."""
-    _, tokens = max(pair for pairs in chosen.values() for pair in pairs)
+    """Of all that strategies have chosen, that of the highest accuracy; `best.png`.
+
+    Raises:
+        ValueError: no accuracy is finite.
+    """
+    sound = [pair for pairs in chosen.values() for pair in pairs if isfinite(pair[0])]
+    if not sound:
+        raise ValueError(f"there is no best network to draw: no accuracy is finite in {chosen}")
+    _, tokens = max(sound)
     macro = config.space == "macro"
     return draw(out, [of_network(convolutions(config), tokens)] if macro else of_cells(tokens))
 

@@ -15,18 +15,35 @@ Rewards = Float[np.ndarray, "run child"]
 
 
 def top(rewards: Rewards, count: int) -> Float[np.ndarray, " child"]:
-    """The mean over runs of the mean of the best rewards so far, from the `count`-th child on."""
+    """The mean over runs of the mean of the best rewards so far, from the `count`-th child on.
+
+    Broken rewards, which are not finite, are worse than all others: until each run has `count`
+    children that are not broken, the mean is NaN.
+    """
+    rewards = np.where(np.isfinite(rewards), rewards, -np.inf)
     best = np.sort(rewards[:, :count], axis=1)
     means = [best.mean()]
     for reward in rewards.T[count:]:
         best[:, 0] = np.maximum(best[:, 0], reward)
         best.sort(axis=1)
         means.append(best.mean())
-    return np.array(means)
+    return np.where(np.isfinite(means), means, np.nan)
+
+
+def mean_of_sound(rewards: Rewards, width: int) -> Float[np.ndarray, " child"]:
+    """The mean of the rewards of all runs and of `width` children that are not broken."""
+    sound = np.isfinite(rewards)
+    total, count = (
+        np.convolve(each.mean(axis=0), np.full(width, 1 / width), mode="valid")
+        for each in (np.where(sound, rewards, 0.0), sound)
+    )
+    return total / np.where(count > 0, count, np.nan)
 
 
 def running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
     """The reward over the children, the mean of runs and of a twentieth of them; `rewards.png`.
+
+    Broken rewards, which are not finite, are left out and counted in the legend.
 
     Args:
         out: folder.
@@ -36,8 +53,9 @@ def running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
     axes = figure.subplots()
     for style, (name, seen) in zip(cycle(STYLES), rewards.items(), strict=False):
         width = max(1, seen.shape[1] // 20)
-        mean = np.convolve(seen.mean(axis=0), np.full(width, 1 / width), mode="valid")
-        axes.plot(np.arange(width, seen.shape[1] + 1), mean, style, label=name)
+        mean, broken = mean_of_sound(seen, width), int((~np.isfinite(seen)).sum())
+        label = f"{name} ({broken} broken)" if broken else name
+        axes.plot(np.arange(width, seen.shape[1] + 1), mean, style, label=label)
     axes.set(xlabel="children", ylabel="reward of a child, %")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -1,6 +1,7 @@
 """Searches for architectures beside the published numbers: on the terminal, and in the docs."""
 
 from collections.abc import Iterable
+from math import isfinite
 from pathlib import Path
 
 from rich import box
@@ -38,12 +39,28 @@ def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
     for name, best in summary["best"].items():
         means = (summary[key][name] for key in ("top5", "top25", "mean_last_fifth"))
         found[name] = (
-            f"{best['mean']:.2f} ± {best['std']:.2f}",
+            f"{_number(best['mean'])} ± {_number(best['std'])}",
             theirs.get(name, ""),
-            *(f"{mean:.2f}" for mean in means),
-            "" if name == "random" else f"{p:.1e}" if (p := chances[name]) > 1e-9 else "< 1e-9",
+            *map(_number, means),
+            "" if name == "random" else _chance(chances[name]),
         )
     return found
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if isfinite(value) else "none"
+
+
+def _chance(p: float) -> str:
+    if not isfinite(p):
+        return "none"
+    return f"{p:.1e}" if p > 1e-9 else "< 1e-9"
+
+
+def named(name: str, summary: Summary) -> str:
+    """The strategy, and how many of its children were broken, if any were."""
+    count = summary["broken"][name]
+    return f"{name} ({count} broken)" if count else name
 
 
 def where(summary: Summary) -> str:
@@ -58,7 +75,7 @@ def show(summary: Summary) -> None:
     for column in ("strategy", *HEAD):
         table.add_column(column, justify="right", no_wrap=True)
     for name, cells in rows(summary).items():
-        table.add_row(name, *cells)
+        table.add_row(named(name, summary), *cells)
     optimum = f"; the best there is: {summary['optimum']:.2f}" if "optimum" in summary else ""
     table.caption = (
         f"{summary['runs']} runs of {summary['children']} children; {NOTE}{optimum};"
@@ -82,7 +99,7 @@ def markdown(summaries: Iterable[Summary]) -> str:
                         where(summary),
                         f"{summary['children']} x {summary['runs']}",
                         how,
-                        name,
+                        named(name, summary),
                         *cells,
                     ),
                     *(f"{summary['seconds'][name]:.1f}", f"`{summary['command']}`"),

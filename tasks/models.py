@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from maml._checks import check_count, check_number
 from tasks._checks import check_counts, check_flags
-from tasks.layers import BatchNorm, Reference, max_pool, patches
+from tasks.layers import BatchNorm, Reference, max_pool, patches, split
 
 
 class MLP(nn.Module):
@@ -107,7 +107,7 @@ class Conv4(nn.Module):
                 f"images must be [n, height, width, channels], of {side}x{side} pixels or more;"
                 f" got {list(x.shape)}"
             )
-        _check_rows(x.shape[0], reference)
+        split(reference, x.shape[0])  # refuses rows that there are not
         draw = nn.initializers.glorot_uniform()
         for block in range(4):
             shape = (3, 3, x.shape[-1], self.features)
@@ -160,7 +160,7 @@ class FullyConnected(nn.Module):
         """
         if x.ndim < 2 or 0 in x.shape[1:]:
             raise ValueError(f"images must be [n, ...], with pixels; got {list(x.shape)}")
-        _check_rows(x.shape[0], reference)
+        split(reference, x.shape[0])  # refuses rows that there are not
         x = x.reshape(x.shape[0], -1)
         draw = nn.initializers.truncated_normal(0.01)
         for layer, width in enumerate(self.widths):
@@ -175,12 +175,3 @@ def _check_widths(widths: Sequence[int]) -> None:
         raise ValueError(f"widths must be a sequence of integers; got {widths!r}")
     for width in widths:
         check_count(width, least=1, of="units of a layer")
-
-
-def _check_rows(rows: int, reference: int | None) -> None:
-    """Statistics need rows, and no more of them than there are."""
-    check_count(rows, least=1, of="images")
-    if reference is not None:
-        check_count(reference, least=1, of="reference rows")
-        if reference > rows:
-            raise ValueError(f"{reference} reference rows need as many images; got {rows}")

@@ -64,6 +64,7 @@ def test_tasks_share_the_meta_parameters_without_a_copy_for_each(num_steps):
         return jnp.square(x @ w).sum(), {}
 
     grad = maml.maml(loss, optax.sgd(0.1), num_steps).grad
+    assert isinstance(grad, maml.Derivative)
     w, x = jnp.ones((4, 5)), jnp.ones((TASKS, 3, 4))
     tasks = maml.Episode(x, x), jax.random.split(KEY, TASKS)
     program = str(jax.make_jaxpr(partial(total.together, grad.objective))(w, tasks))

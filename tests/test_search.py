@@ -166,9 +166,9 @@ def test_a_mutation_changes_one_token_of_a_free_space_and_stays_within_a_masked_
 
 
 def test_where_nothing_is_allowed_the_token_is_no_option():
-    space = Space((2, 2), lambda tokens, at: (at == 0) | (tokens[0] == 1) & (jnp.arange(2) < 2))
+    space = Space((2, 2), lambda tokens, at: (at == 0) | (tokens[0] == 0) & (jnp.arange(2) < 2))
     drawn = np.asarray(quick(jax.vmap(partial(uniform, space)))(jax.random.split(KEY, 50)))
-    np.testing.assert_array_equal(drawn[:, 1] == -1, drawn[:, 0] == 0)
+    np.testing.assert_array_equal(drawn[:, 1] == -1, drawn[:, 0] == 1)
 
 
 def test_the_population_of_evolution_is_its_latest_children_and_they_descend_from_it():

@@ -1,6 +1,6 @@
 """Ray as an executor: children on the cores and devices of one machine or of many.
 
-Ray is an extra, `pip install 'maml[ray]'`, and imported only when it is asked for.
+Ray is an extra, `pip install 'ray>=2.50'`, and imported only when it is asked for.
 """
 
 import importlib
@@ -32,9 +32,7 @@ def engine() -> Any:
     try:
         return importlib.import_module("ray")
     except ModuleNotFoundError as error:
-        raise ImportError(
-            "Ray is not installed; the extra `ray` has it: pip install 'maml[ray]'"
-        ) from error
+        raise ImportError("Ray is not installed: pip install 'ray>=2.50'") from error
 
 
 @contextmanager
@@ -47,10 +45,13 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
         options: more of `ray.init`'s.
 
     Raises:
+        ValueError: the address is not a string, or empty.
         ImportError: Ray is not installed.
         RuntimeError: this process has a Ray already, or imported it before.
         ConnectionError: there is no cluster at the address.
     """
+    if address is not None and not (isinstance(address, str) and address):
+        raise ValueError(f"address must be None, 'auto' or HOST:PORT; got {address!r}")
     wanted = QUIET if address else QUIET | HERE
     if "ray" in sys.modules and not os.environ.keys() >= wanted.keys():
         raise RuntimeError(
@@ -97,13 +98,15 @@ def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
         resources: of one item, any of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
 
     Raises:
-        ValueError: `retries` is negative.
+        ValueError: `retries` is negative, or given by Ray's name for it.
         ImportError: when called, Ray is not installed.
         RuntimeError: when called, there is no cluster.
 
     Moritz, Nishihara et al.: Ray, a distributed framework for emerging AI applications (OSDI 2018).
     """
     check_count(retries, least=0, of="retries")
+    if "max_retries" in resources:
+        raise ValueError(f"Ray's max_retries is `retries` here; got {resources}")
     tasks = {}
 
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterator[Outcome]:

@@ -5,6 +5,7 @@ any order. `drive` is the loop of a search on the host, which hands each batch o
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,10 +16,11 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import Int
 
-from maml._checks import check_count
-from maml.mapping import across, in_chunks
-from maml.search.loop import History, Reward, count_batches, next_children
-from maml.search.strategies import State, Strategy
+from maml._checks import check_callable, check_count
+from maml.mapping import across, in_chunks, share_of
+from maml.search.loop import History, Reward, check_search, next_children
+from maml.search.space import check_ends
+from maml.search.strategies import State, Strategy, check_reward, is_broken
 from maml.types import RandomKey
 
 Item = tuple[Any, ...]
@@ -73,7 +75,8 @@ def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
         chunk: how many items a device maps at once.
 
     Raises:
-        ValueError: `chunk` is below 1.
+        ValueError: `chunk` is below 1, or the mesh has another axis than "task"; when called, the
+            function gives something else than numbers and arrays.
 
     >>> squares = over_devices(chunk=2)(lambda x: x**2, [(1.0,), (2.0,), (3.0,)])
     >>> [float(square) for _, square in squares]
@@ -81,15 +84,18 @@ def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
     """
     check_count(chunk, least=1, of="items in a chunk")
     devices = 1 if mesh is None else mesh.size
+    share_of(devices, mesh)
 
     @jax.jit
     def program(function: Partial, items: Item) -> Any:
         def share(function: Partial, items: Item) -> Any:
-            return in_chunks(lambda item: function(*item), items, chunk)
+            return in_chunks(lambda item: _arrays(function(*item)), items, chunk)
 
         return across(mesh, share, summed=False)(function, items)
 
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterable[Outcome]:
+        if not items:
+            return
         rode = function if isinstance(function, Partial) else Partial(function)
         idle = -len(items) % devices  # these do the last item again, and nobody asks what came
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *items, *[items[-1]] * idle)
@@ -98,6 +104,13 @@ def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
             yield index, jax.tree.map(lambda leaf, at=index: leaf[at], results)
 
     return execute
+
+
+def _arrays(results: Any) -> Any:
+    for leaf in jax.tree.leaves(results):
+        if not isinstance(leaf, int | float | complex | np.generic | np.ndarray | jax.Array):
+            raise ValueError(f"a function over devices gives numbers or arrays; got {leaf!r}")
+    return results
 
 
 def drive(
@@ -114,7 +127,8 @@ def drive(
 ) -> tuple[State, History]:
     """`search` on the host: the same children, in the same order, rewarded by an executor.
 
-    A child that ends with an exception is logged, and its reward is NaN: it counts as the worst.
+    A child that ends with an exception or a broken reward is logged, and its reward is NaN: it
+    counts as the worst.
     Whatever order the rewards come in, the strategy is told of a batch in the order of its numbers.
 
     A search goes on after a crash as if there had been none, to the bit: with a state that was
@@ -135,8 +149,9 @@ def drive(
         The state after, and the children.
 
     Raises:
-        ValueError: `children` is negative or not in whole batches, `patience` is below 1, or a
-            child that was kept is not of this search.
+        ValueError: `children` is negative or not in whole batches, `patience` is below 1, a child
+            that was kept is not of this search, the space allows nothing where a child is drawn, a
+            reward is not one real number, or another argument is not what it should be.
         RuntimeError: the patience ended, or the executor did not give each outcome once.
 
     >>> from maml.search import Space, evolution
@@ -149,11 +164,14 @@ def drive(
     >>> again.told.item(), history.rewards[-1].item() == kept[-1].reward
     (30, True)
     """
-    enter, known = ledger(keep, patience), {child.number: child for child in done}
+    count = check_search(strategy, reward, state, key, children)
+    check_callable(executor, "executor", "function, items")
+    enter, known = ledger(keep, patience), by_number(done)
     ask, tell = jax.jit(next_children, static_argnums=0), jax.jit(strategy.tell)
     batches = []
-    for _ in range(count_batches(children, strategy.batch)):
+    for _ in range(count):
         tokens, numbers, keys = ask(strategy, state, key)
+        check_ends(tokens)
         named = list(enumerate(zip(numbers.tolist(), np.asarray(tokens), strict=True)))
         rewards = {i: _kept(known[n], row) for i, (n, row) in named if n in known}
         missing = [i for i, _ in named if i not in rewards]
@@ -191,9 +209,12 @@ def ledger(
     """Makes rewards of outcomes: `enter(number, tokens, outcome) -> reward`, see `drive`.
 
     Raises:
-        ValueError: `patience` is below 1; in `enter`, an outcome is no single number.
+        ValueError: `patience` is below 1, `keep` no function of a child; in `enter`, an outcome is
+            not one real number.
         RuntimeError: in `enter`, the patience ended.
     """
+    if keep is not None:
+        check_callable(keep, "keep", "child")
     check_count(patience, least=1, of="exceptions in a row")
     failed: list[int] = []
 
@@ -207,17 +228,51 @@ def ledger(
                     f" {outcome!r}; to try them again, go on without those kept from child"
                     f" {min(failed)} on"
                 ) from outcome
-            outcome = jnp.nan
         else:
             failed.clear()
-        if jnp.shape(outcome) != ():
-            raise ValueError(f"a reward is one number; got an array of {jnp.shape(outcome)}")
-        child = Child(number, tokens, float(outcome))
+            if math.isnan(as_float(outcome)):
+                log.warning("child %d is broken, its reward is %s", number, outcome)
+        child = Child(number, tokens, as_float(outcome))
         if keep is not None:
             keep(child)
         return child.reward
 
     return enter
+
+
+def as_float(outcome: Any) -> float:
+    """The reward of an outcome, NaN where it is broken or an exception.
+
+    Raises:
+        ValueError: it is not one real number.
+    """
+    if isinstance(outcome, Exception):
+        return math.nan
+    check_reward(outcome)
+    return math.nan if is_broken(jnp.asarray(outcome)) else float(outcome)
+
+
+def by_number(done: Iterable[Child]) -> dict[int, Child]:
+    """The children that were kept, by their numbers.
+
+    Raises:
+        ValueError: one of them is no child, or there twice and not the same.
+    """
+    if not isinstance(done, Iterable):
+        raise ValueError(f"done must be the children that were kept, or (); got {done!r}")
+    known: dict[int, Child] = {}
+    for child in done:
+        if not isinstance(child, Child):
+            raise ValueError(f"done must be of `Child`, as `keep` is given them; got {child!r}")
+        check_count(child.number, least=0, of="a child that was kept")
+        check_reward(child.reward)
+        other = known.setdefault(child.number, child)
+        if not (
+            np.array_equal(other.tokens, child.tokens)
+            and np.array_equal(other.reward, child.reward, equal_nan=True)
+        ):
+            raise ValueError(f"a child was kept twice, and not the same: {other} and {child}")
+    return known
 
 
 def _kept(child: Child, tokens: np.ndarray) -> float:
@@ -226,4 +281,4 @@ def _kept(child: Child, tokens: np.ndarray) -> float:
             f"child {child.number} was kept as {np.asarray(child.tokens).tolist()}, but this search"
             f" asks for {tokens.tolist()}: it is of another search, or of another state of it"
         )
-    return child.reward
+    return as_float(child.reward)

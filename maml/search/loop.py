@@ -5,15 +5,22 @@ saved goes on as if it had never stopped, and a child that is trained again has 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Scalar
 
-from maml._checks import check_count
+from maml._checks import check_callable, check_count, check_key
 from maml.search.space import Tokens
-from maml.search.strategies import Batch, State, Strategy
+from maml.search.strategies import (
+    Batch,
+    State,
+    Strategy,
+    check_own_state,
+    check_reward,
+    is_broken,
+)
 from maml.types import RandomKey, RandomKeys
 
 Reward = Callable[[Tokens, RandomKey], Scalar]
@@ -25,7 +32,7 @@ class History(NamedTuple):
 
     Attributes:
         tokens: what they are.
-        rewards: what came of them, as it came: a broken one is NaN here.
+        rewards: what came of them; a broken one is NaN here.
         numbers: from which and the key of the search their own keys are, see `child_keys`.
     """
 
@@ -36,11 +43,13 @@ class History(NamedTuple):
 
 def ask_key(key: RandomKey, told: Int[Array, ""] | int) -> RandomKey:
     """For asking, after so many children were told, in a search with this key."""
+    check_key(key)
     return jax.random.fold_in(jax.random.fold_in(key, 0), told)
 
 
 def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
     """For the rewards of these children, in a search with this key."""
+    check_key(key)
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), numbers)
 
 
@@ -64,6 +73,20 @@ def count_batches(children: int, batch: int) -> int:
     return children // batch
 
 
+def check_search(strategy: Any, reward: Any, state: Any, key: Any, children: int) -> int:
+    """How many batches there are, once the arguments of a search have been looked at.
+
+    Raises:
+        ValueError: one of them is not what it should be.
+    """
+    if not isinstance(strategy, Strategy):
+        raise ValueError(f"a strategy is wanted, such as random(space); got {strategy!r}")
+    check_callable(reward, "reward", "tokens, key")
+    check_key(key)
+    check_own_state(state, strategy.init)
+    return count_batches(children, strategy.batch)
+
+
 def search(
     strategy: Strategy, reward: Reward, state: State, key: RandomKey, children: int
 ) -> tuple[State, History]:
@@ -82,7 +105,8 @@ def search(
         The state after, and the children.
 
     Raises:
-        ValueError: `children` is negative or not in whole batches.
+        ValueError: `children` is negative or not in whole batches, the state is of another
+            strategy, `key` not one key, or a reward not one real number.
 
     >>> from maml.search import Space, evolution
     >>> strategy = evolution(Space((4, 4, 4)))
@@ -91,11 +115,18 @@ def search(
     >>> history.tokens[-20:].sum(axis=1).max().item()
     9
     """
-    batches = count_batches(children, strategy.batch)
+    batches = check_search(strategy, reward, state, key, children)
+
+    def of_one(tokens: Tokens, key: RandomKey) -> Scalar:
+        value = reward(tokens, key)
+        check_reward(value)
+        value = jnp.asarray(value)
+        value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        return jnp.where(is_broken(value) | (tokens < 0).any(), jnp.nan, value)
 
     def step(state: State, _: None) -> tuple[State, History]:
         tokens, numbers, keys = next_children(strategy, state, key)
-        rewards = jax.vmap(reward)(tokens, keys)
+        rewards = jax.vmap(of_one)(tokens, keys)
         return strategy.tell(state, tokens, rewards), History(tokens, rewards, numbers)
 
     state, found = jax.lax.scan(step, state, length=batches)

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from maml._checks import check_count
-from maml.search.space import Options, Position, Space, Tokens, walk
+from maml._checks import check_callable, check_count, check_key, check_number
+from maml.search.space import Options, Position, Space, Tokens, check_row, check_space, walk
 from maml.types import Params, RandomKey
 
 LogProbs = Float[Array, "token option"]
@@ -28,16 +28,36 @@ class Policy(NamedTuple):
         sample: `sample(params, key) -> tokens`.
         log_probs: `log_probs(params, tokens)`, of all options of each token after those before it,
             `[token, option]`; minus infinity where an option is not allowed.
+        space: The space of the architectures.
     """
 
     init: Callable[[RandomKey], Params]
     sample: Callable[[Params, RandomKey], Tokens]
     log_probs: Callable[[Params, Tokens], LogProbs]
+    space: Space
+
+
+def check_policy(policy: Any) -> None:
+    """Refuses what is not a `Policy`.
+
+    Raises:
+        ValueError: saying how one is made.
+    """
+    if not isinstance(policy, Policy):
+        raise ValueError(f"a policy is wanted, such as factorised(space); got {policy!r}")
 
 
 def log_prob(log_probs: LogProbs, tokens: Tokens) -> Float[Array, " token"]:
-    """Of each token after those before it; the sum is that of the architecture."""
-    return jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0]
+    """Of each token after those before it; the sum is that of the architecture.
+
+    Minus infinity for a token that is no option. Where nothing is allowed, -1 is all that can be
+    drawn, and its log-probability is 0.
+    """
+    check_row(tokens, log_probs.shape[0])
+    exist = (tokens >= 0) & (tokens < log_probs.shape[1])
+    taken = jnp.take_along_axis(log_probs, jnp.where(exist, tokens, 0)[:, None], axis=1)[:, 0]
+    certain = (tokens == -1) & (log_probs == -jnp.inf).all(axis=1)
+    return jnp.where(exist, taken, jnp.where(certain, 0.0, -jnp.inf))
 
 
 def entropy(log_probs: LogProbs) -> Scalar:
@@ -47,9 +67,10 @@ def entropy(log_probs: LogProbs) -> Scalar:
 
     Its mean over the architectures that a policy draws is the entropy of the policy.
     """
-    # 0 log 0 is 0, and so is its derivative.
-    finite = jnp.where(log_probs > -jnp.inf, log_probs, 0.0)
-    return -jnp.where(log_probs > -jnp.inf, jnp.exp(finite) * finite, 0.0).sum()
+    # 0 log 0 is 0, and so is its derivative; what is not a number stays so.
+    allowed = log_probs != -jnp.inf
+    finite = jnp.where(allowed, log_probs, 0.0)
+    return -jnp.where(allowed, jnp.exp(finite) * finite, 0.0).sum()
 
 
 def sequential(
@@ -66,14 +87,28 @@ def sequential(
         start: `start(params) -> carry`.
         step: `step(params, carry, previous, position) -> (carry, logits[option])`, given the token
             before (0 before the first).
+
+    Raises:
+        ValueError: `space` is no space, or one of the others no such function.
     """
+    check_space(space)
+    check_callable(init, "init", "key")
+    check_callable(start, "start", "params")
+    check_callable(step, "step", "params, carry, previous, position")
+
+    def begin(key: RandomKey) -> Params:
+        check_key(key)
+        return init(key)
+
+    def before(tokens: Tokens) -> Tokens:
+        # After a place where nothing is allowed stands -1, which as an index is the last option.
+        return jnp.maximum(jnp.roll(tokens, 1).at[0].set(0), 0)
 
     def sample(params: Params, key: RandomKey) -> Tokens:
         def choose(
             carry: PyTree, tokens: Tokens, options: Options, position: Position, key: RandomKey
         ) -> tuple[PyTree, Array]:
-            previous = jnp.where(position > 0, tokens[position - 1], 0)
-            carry, logits = step(params, carry, previous, position)
+            carry, logits = step(params, carry, before(tokens)[position], position)
             return carry, jax.random.categorical(key, jnp.where(options, logits, -jnp.inf))
 
         return walk(space, choose, start(params), key)
@@ -82,11 +117,15 @@ def sequential(
         def along(carry: PyTree, at: tuple[Array, Position]) -> tuple[PyTree, Array]:
             return step(params, carry, *at)
 
-        previous = jnp.roll(tokens, 1).at[0].set(0)
-        _, logits = jax.lax.scan(along, start(params), (previous, jnp.arange(space.length)))
-        return jax.nn.log_softmax(jnp.where(space.along(tokens), logits, -jnp.inf))
+        options = space.along(tokens)
+        each = before(tokens), jnp.arange(space.length)
+        _, logits = jax.lax.scan(along, start(params), each)
+        # Where nothing is allowed, all of the logits go in: -inf - -inf is NaN in the derivative.
+        some = options | ~options.any(axis=1, keepdims=True)
+        found = jax.nn.log_softmax(jnp.where(some, logits, -jnp.inf))
+        return jnp.where(options, found, -jnp.inf)
 
-    return Policy(init, sample, log_probs)
+    return Policy(begin, sample, log_probs, space)
 
 
 def factorised(space: Space) -> Policy:
@@ -95,6 +134,7 @@ def factorised(space: Space) -> Policy:
     Ying, Klein, Christiansen, Real, Murphy, Hutter: NAS-Bench-101 (ICML 2019), whose REINFORCE has
     this policy, as has that of NAS-Bench-201.
     """
+    check_space(space)
 
     def init(key: RandomKey) -> Params:
         return jnp.zeros((space.length, space.widest))
@@ -119,12 +159,14 @@ def lstm(space: Space, size: int = 100, *, scale: float = 0.1) -> Policy:
         scale: parameters start uniform in [-scale, scale].
 
     Raises:
-        ValueError: no units.
+        ValueError: no units, or `scale` is not a number above 0.
 
     Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017); one layer and this
     size are those of Zoph, Vasudevan, Shlens, Le: Learning transferable architectures (CVPR 2018).
     """
+    check_space(space)
     check_count(size, least=1, of="units")
+    check_number(scale, "scale", above=0.0)
     shapes = {
         "embedding": (space.length, space.widest, size),
         "kernel": (2 * size, 4 * size),

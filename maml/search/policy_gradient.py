@@ -13,11 +13,11 @@ import optax
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml import surrogates
-from maml._checks import check_count
+from maml._checks import check_callable, check_count, check_number
 from maml._optimizers import check_optimizer
-from maml.search.policies import Policy, entropy, log_prob
+from maml.search.policies import Policy, check_policy, entropy, log_prob
 from maml.search.space import Tokens
-from maml.search.strategies import Batch, Rewards, State, Strategy, strategy
+from maml.search.strategies import Batch, Rewards, State, Strategy, is_broken, strategy
 from maml.surrogates import Surrogate
 from maml.types import Params, RandomKey
 
@@ -52,7 +52,8 @@ def gain(
         surrogate(log pi(tokens) - log mu(tokens), A) + bonus H
 
     The mean of its derivative over the children of pi, with A = R - b, b any constant and pi = mu,
-    is that of the expected reward, and of the entropy along the way.
+    is that of the expected reward, and of the entropy along the way. A token that the policy cannot
+    draw counts for nothing, in the derivative either.
 
     Args:
         policy: pi.
@@ -64,7 +65,9 @@ def gain(
         bonus: of the entropy.
     """
     log_probs = policy.log_probs(params, tokens)
-    change = log_prob(log_probs, tokens) - acted
+    now = log_prob(log_probs, tokens)
+    drawn = (now != -jnp.inf) & (acted != -jnp.inf)
+    change = jnp.where(drawn, now, 0.0) - jnp.where(drawn, acted, 0.0)
     return surrogate(change, jnp.full_like(change, advantage)) + bonus * entropy(log_probs)
 
 
@@ -76,24 +79,24 @@ def judge(
         A = R - b,   b <- decay b + (1 - decay) R   for every child
 
     The first b is the mean of the first batch. Broken rewards are the lowest so far; until one is
-    finite, no child has an advantage.
+    not broken, no child has an advantage.
 
     Args:
         learned: before.
-        rewards: of the children; those that are not finite are broken.
+        rewards: of the children, see `is_broken`.
         decay: of the baseline.
 
     Returns:
         The advantages, and what is learned, of which the baseline and the lowest are new.
     """
-    finite = jnp.isfinite(rewards)
-    lowest = jnp.where(finite, rewards, jnp.inf).min()
-    lowest = jnp.minimum(learned.lowest, lowest).astype(learned.lowest.dtype)
-    rewards = jnp.where(finite, rewards, jnp.where(lowest < jnp.inf, lowest, 0.0))
+    broken, dtype = is_broken(rewards), learned.baseline.dtype
+    rewards = rewards.astype(dtype)
+    lowest = jnp.minimum(learned.lowest, jnp.where(broken, jnp.inf, rewards).min())
+    rewards = jnp.where(broken, jnp.where(lowest < jnp.inf, lowest, 0.0), rewards)
     baseline = jnp.where(learned.lowest < jnp.inf, learned.baseline, rewards.mean())
     kept = decay ** len(rewards)
     after = kept * baseline + (1 - kept) * rewards.mean()
-    return rewards - baseline, learned._replace(baseline=after, lowest=lowest)
+    return rewards - baseline, learned._replace(baseline=after.astype(dtype), lowest=lowest)
 
 
 def acting(policy: Policy, params: Params, tokens: Batch) -> Float[Array, "child token"]:
@@ -144,13 +147,15 @@ def policy_gradient(
         bonus: of the entropy.
 
     Raises:
-        ValueError: the optimiser is not optax's, `batch` or `epochs` is below 1, or `decay` not in
-            [0, 1).
+        ValueError: the policy is none, the optimiser is not optax's, `batch` or `epochs` is below
+            1, `decay` is not in [0, 1), or `bonus` is negative.
     """
+    check_policy(policy)
     check_optimizer(optimizer)
+    check_callable(surrogate, "surrogate", "log_ratio, advantage")
     check_count(epochs, least=1, of="epochs")
-    if not 0 <= decay < 1:
-        raise ValueError(f"the decay of the baseline must be in [0, 1); got {decay}")
+    check_number(decay, "decay", least=0.0, below=1.0)
+    check_number(bonus, "bonus", least=0.0)
 
     def init(key: RandomKey) -> Controller:
         params = policy.init(key)
@@ -173,7 +178,7 @@ def policy_gradient(
         (params, opt_state), _ = jax.lax.scan(epoch, start, length=epochs)
         return after._replace(params=params, opt_state=opt_state)
 
-    return strategy(batch, init, child, learn)
+    return strategy(policy.space, batch, init, child, learn)
 
 
 def reinforce(
@@ -212,11 +217,12 @@ def ppo(
         clip: how far from 1 a ratio still gains.
 
     Raises:
-        ValueError: as `policy_gradient`.
+        ValueError: as `policy_gradient`, or `clip` is not above 0.
 
     Zoph, Vasudevan, Shlens, Le: Learning transferable architectures (CVPR 2018), whose batch,
     decay and bonus are the defaults.
     """
+    check_number(clip, "clip", above=0.0)
     surrogate = partial(surrogates.clipped, clip=clip)
     options = {"batch": batch, "epochs": epochs, "decay": decay, "bonus": bonus}
     return policy_gradient(policy, optimizer, surrogate=surrogate, **options)

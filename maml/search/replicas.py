@@ -28,12 +28,12 @@ from maml import surrogates
 from maml._checks import check_count
 from maml._optimizers import check_optimizer
 from maml.search.cluster import on_ray, running
-from maml.search.executors import PATIENCE, Child, Executor, ledger, outcomes
-from maml.search.loop import History, Reward, count_batches, next_children
-from maml.search.policies import Policy
+from maml.search.executors import PATIENCE, Child, Executor, as_float, ledger, outcomes
+from maml.search.loop import History, Reward, check_search, next_children
+from maml.search.policies import Policy, check_policy
 from maml.search.policy_gradient import Controller, acting, gradient, judge, reinforce
-from maml.search.space import Tokens
-from maml.search.strategies import Batch, Rewards, State
+from maml.search.space import Tokens, check_ends
+from maml.search.strategies import Batch, Rewards, State, is_broken
 from maml.types import Params, RandomKey
 
 
@@ -51,9 +51,10 @@ def in_shards(
         shards: S.
 
     Raises:
-        ValueError: `shards` is below 1 or above the number of parameters, or the optimiser is not
-            optax's.
+        ValueError: `shards` is below 1 or above the number of parameters, the policy is none, or
+            the optimiser is not optax's.
     """
+    check_policy(policy)
     check_optimizer(optimizer)
     check_count(shards, least=1, of="shards")
     shapes = jax.eval_shape(policy.init, jax.random.key(0))
@@ -81,7 +82,9 @@ def in_shards(
         parts = [None] * len(updates) if params is None else params
         return tuple(zip(*map(optimizer.update, updates, state, parts), strict=True))
 
-    return Policy(init, sample, log_probs), optax.GradientTransformation(start, update)
+    return Policy(init, sample, log_probs, policy.space), optax.GradientTransformation(
+        start, update
+    )
 
 
 def _take_no_gpu() -> None:
@@ -133,11 +136,13 @@ class Replica:
             key: of the search.
         """
         read = self.ray.get([server.read.remote() for server in self.servers])
-        learned = state.learned._replace(params=tuple(part for part, _ in read))
+        params, opt_state = map(tuple, zip(*read, strict=True))
+        learned = state.learned._replace(params=params, opt_state=opt_state)
         tokens, _, keys = self.ask(state._replace(learned=learned), key)
+        check_ends(tokens)
         items = list(zip(tokens, keys, strict=True))
         came = dict(outcomes(self.executor, self.reward, items))
-        rewards = [np.nan if isinstance(came[i], Exception) else came[i] for i in sorted(came)]
+        rewards = [as_float(came[i]) for i in sorted(came)]
         grads = self.learn(learned, tokens, jnp.array(rewards))
         parts = zip(self.servers, jax.device_get(grads), strict=True)
         self.ray.get([server.apply.remote(int(state.told), grad) for server, grad in parts])
@@ -188,21 +193,21 @@ def replicate(
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: a count is below 1, the batches do not divide the children, or the parameters
-            are not in shards.
+        ValueError: a count is below 1, the batches do not divide the children, the parameters are
+            not in shards, or another argument is not what it should be.
         RuntimeError: there is no cluster, the patience ended, or a server died.
     """
     check_count(replicas, least=1, of="replicas")
     check_count(children, least=1, of="children")
-    params = state.learned.params
-    if not isinstance(params, tuple):
+    strategy = reinforce(policy, optimizer, batch=batch, decay=decay, bonus=bonus)
+    params = getattr(getattr(state, "learned", None), "params", None)
+    if params is not None and not isinstance(params, tuple):
         raise ValueError(
             "the policy and its optimiser must be in shards, see `in_shards`; got a state of"
             f" {type(params).__name__}"
         )
-    strategy = reinforce(policy, optimizer, batch=batch, decay=decay, bonus=bonus)
-    told = int(state.told)
-    numbers = iter(range(told, told + batch * count_batches(children, batch), batch))
+    batches, told = check_search(strategy, reward, state, key, children), int(state.told)
+    numbers = iter(range(told, told + batch * batches, batch))
     enter, ray = ledger(keep, patience), running()
 
     def learn(learned: Controller, tokens: Batch, rewards: Rewards) -> Params:
@@ -245,8 +250,8 @@ def replicate(
             rewards = jnp.array([enter(number + i, tokens[i], came[i]) for i in range(batch)])
             found[number] = History(jnp.array(tokens), rewards, number + jnp.arange(batch))
             _, learned = judge(state.learned, rewards, decay)
-            broken = state.broken + (~jnp.isfinite(rewards)).sum()
-            state = State(learned, state.told + batch, broken)
+            broken = is_broken(rewards).sum(dtype=state.broken.dtype)
+            state = State(learned, state.told + batch, state.broken + broken)
             begin(worker, next(numbers, None))
         shards = ray.get([server.read.remote() for server in servers])
     finally:

@@ -5,14 +5,17 @@ before, so that nothing is drawn and thrown away: an architecture that must not 
 zero, and the others have what is left.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
+from maml._checks import check_callable, check_count, check_key
 from maml.types import RandomKey
 
 Tokens = Int[Array, " token"]
@@ -29,10 +32,12 @@ class Space:
         choices: how many options each token has.
         allowed: `allowed(tokens, position) -> Bool[option]`, which options the token at `position`
             may have after those before it; the others in `tokens` are zero. After tokens that are
-            allowed, at least one option is; where none is, the token drawn is -1. Default: all.
+            allowed, at least one option is; where none is, the token drawn is -1, and the reward
+            of that child is broken. Default: all.
 
     Raises:
-        ValueError: there is no token, or one without an option.
+        ValueError: there is no token, or one without an option; `allowed` is no such function, or
+            allows nothing after the first option of every token.
 
     >>> steps = Space((3, 3), lambda tokens, position: jnp.arange(3) >= tokens[0])  # no way down
     >>> steps.options(jnp.array([1, 0]), jnp.array(1)).tolist()
@@ -43,8 +48,36 @@ class Space:
     allowed: Callable[[Tokens, Position], Options] | None = None
 
     def __post_init__(self) -> None:
-        if not self.choices or min(self.choices) < 1:
+        if not isinstance(self.choices, tuple):
+            raise ValueError(
+                f"choices must be a tuple with the options of each token; got {self.choices!r}"
+            )
+        if not self.choices or 0 in self.choices:
             raise ValueError(f"each of at least one token needs an option; got {self.choices}")
+        for count in self.choices:
+            check_count(count, least=1, of="options")
+        if self.allowed is not None:
+            self._check_allowed(self.allowed)
+
+    def _check_allowed(self, allowed: Callable[[Tokens, Position], Options]) -> None:
+        check_callable(allowed, "allowed", "tokens, position")
+        tokens, position = (
+            jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((self.length,), ())
+        )
+        mask = jax.eval_shape(allowed, tokens, position)
+        if getattr(mask, "shape", ()) != (self.widest,) or mask.dtype != bool:
+            raise ValueError(f"allowed must return bool[{self.widest}], a mask; got {mask}")
+
+        @jax.jit
+        def first() -> Tokens:
+            def step(position: Position, tokens: Tokens) -> Tokens:
+                options = self.options(tokens, position)
+                return tokens.at[position].set(jnp.where(options.any(), jnp.argmax(options), -1))
+
+            return jax.lax.fori_loop(0, self.length, step, jnp.zeros(self.length, jnp.int32))
+
+        with jax.ensure_compile_time_eval():
+            check_ends(first())
 
     @property
     def length(self) -> int:
@@ -58,6 +91,7 @@ class Space:
 
     def options(self, tokens: Tokens, position: Position) -> Options:
         """Which options the token at a position has, after those before it."""
+        check_row(tokens, self.length)
         exist = jnp.arange(self.widest) < jnp.array(self.choices)[position]
         if self.allowed is None:
             return exist
@@ -66,7 +100,77 @@ class Space:
 
     def along(self, tokens: Tokens) -> Bool[Array, "token option"]:
         """Which options each token of an architecture had."""
+        check_row(tokens, self.length)
         return jax.vmap(self.options, (None, 0))(tokens, jnp.arange(self.length))
+
+    def contains(self, tokens: Tokens) -> Bool[Array, ""]:
+        """Whether every token is one of its options, given those before it."""
+        chosen = jnp.arange(self.widest) == tokens[:, None]
+        return (self.along(tokens) & chosen).any(axis=1).all()
+
+
+def check_space(space: Any) -> None:
+    """Refuses what is not a `Space`.
+
+    Raises:
+        ValueError: saying how one is made.
+    """
+    if not isinstance(space, Space):
+        raise ValueError(f"a space is wanted, such as Space((3, 2)); got {space!r}")
+
+
+def check_row(tokens: Any, length: int, ndim: int = 1) -> None:
+    """Refuses what is not an architecture of so many tokens, whichever they are.
+
+    Args:
+        tokens: Any value.
+        length: T.
+        ndim: 2 where a batch of architectures is wanted.
+
+    Raises:
+        ValueError: the shape is another one, or the tokens are no integers.
+    """
+    found = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens)
+    whole = jnp.issubdtype(found.dtype, jnp.integer)
+    if found.ndim != ndim or found.shape[-1] != length or not whole:
+        wanted = f"{'[child, token] of' if ndim == 2 else ''} {length} integers".strip()
+        raise ValueError(f"tokens must be {wanted}; got {found.dtype}{list(found.shape)}")
+
+
+def check_tokens(tokens: Any, choices: Sequence[int], ndim: int = 1) -> None:
+    """Refuses tokens that are not one of the options of each; those that are traced may be.
+
+    Raises:
+        ValueError: as `check_row`, or a token is negative or too large.
+    """
+    check_row(tokens, len(choices), ndim)
+    if isinstance(tokens, Tracer):
+        return
+    found = np.asarray(tokens)
+    if (found < 0).any() or (found >= choices).any():
+        raise ValueError(f"tokens must be below {choices}, one each; got {found.tolist()}")
+
+
+def within(tokens: Tokens, choices: Sequence[int]) -> Bool[Array, ""]:
+    """Whether each of the tokens, which may be traced, is one of so many options."""
+    return ((tokens >= 0) & (tokens < jnp.array(choices))).all()
+
+
+def check_ends(tokens: Int[Array, "*child token"]) -> None:
+    """Refuses architectures that ended where nothing was allowed; those that are traced may have.
+
+    Raises:
+        ValueError: saying where.
+    """
+    if isinstance(tokens, Tracer):
+        return
+    for row in np.asarray(tokens).reshape(-1, tokens.shape[-1]).tolist():
+        if -1 in row:
+            place = row.index(-1)
+            raise ValueError(
+                f"the space allows nothing for token {place} after {row[:place]}: `allowed` must"
+                " leave an option there, or must not allow what leads there"
+            )
 
 
 def walk(
@@ -83,7 +187,12 @@ def walk(
             before `position`.
         carry: what the first choice is given.
         key: split into one key a token.
+
+    Raises:
+        ValueError: `space` is no space, or `key` not one key.
     """
+    check_space(space)
+    check_key(key)
 
     def step(state: tuple[Carry, Tokens], at: tuple[Position, RandomKey]) -> tuple:
         (carry, tokens), (position, key) = state, at
@@ -118,7 +227,13 @@ def mutate(space: Space, tokens: Tokens, key: RandomKey) -> Tokens:
 
     Later tokens that are not allowed any more are drawn anew. Where no token has another option,
     it stays as it is.
+
+    Raises:
+        ValueError: `tokens` are not of the space, or `key` is not one key.
     """
+    check_space(space)
+    check_tokens(tokens, space.choices)
+    check_key(key)
     place_key, key = jax.random.split(key)
     place = any_of(space.along(tokens).sum(axis=1) > 1, place_key)
 
@@ -126,8 +241,9 @@ def mutate(space: Space, tokens: Tokens, key: RandomKey) -> Tokens:
         carry: None, new: Tokens, options: Options, position: Position, key: RandomKey
     ) -> tuple[None, Array]:
         old = tokens[position]
-        others = options & (jnp.arange(space.widest) != old)
-        keeps = options[old] & ((position != place) | ~others.any())
+        same = options & (jnp.arange(space.widest) == old)
+        others = options & ~same
+        keeps = same.any() & ((position != place) | ~others.any())
         return carry, jnp.where(keeps, old, any_of(others, key))
 
     return walk(space, choose, None, key)

@@ -1,8 +1,8 @@
 """Ways to search: which architectures to ask for, and what to learn from their rewards.
 
 All are one `Strategy`, pure functions of a state that is arrays alone: it can be saved, mapped over
-and given back to a loop in another process. A reward is the higher the better; one that is not
-finite counts as the worst, and is counted.
+and given back to a loop in another process. A reward is the higher the better; one that is broken,
+see `is_broken`, counts as the worst, and is counted.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
-from maml._checks import check_count
-from maml.search.space import Space, Tokens, mutate, uniform
+from maml._checks import check_count, check_key
+from maml.search.space import (
+    Space,
+    Tokens,
+    check_ends,
+    check_row,
+    check_space,
+    check_tokens,
+    mutate,
+    uniform,
+)
 from maml.types import RandomKey
 
 Batch = Int[Array, "child token"]
 Rewards = Float[Array, " child"]
+LARGEST = 1e18  # of a reward: with larger ones, sums and squares would not be finite in float32
 
 
 class State(NamedTuple):
@@ -26,7 +37,7 @@ class State(NamedTuple):
     Attributes:
         learned: what the strategy knows.
         told: how many children it was told the reward of.
-        broken: how many of these rewards were not finite.
+        broken: how many of these were broken.
     """
 
     learned: PyTree
@@ -41,7 +52,7 @@ class Strategy(NamedTuple):
         batch: how many children it asks for at once.
         init: `init(key) -> state`.
         ask: `ask(state, key) -> tokens[batch, token]`.
-        tell: `tell(state, tokens, rewards) -> state`, for any number of children.
+        tell: `tell(state, tokens, rewards) -> state`, for any number of children, at least one.
     """
 
     batch: int
@@ -50,27 +61,89 @@ class Strategy(NamedTuple):
     tell: Callable[[State, Batch, Rewards], State]
 
 
+def is_broken(rewards: Real[Array, "*child"]) -> Bool[Array, "*child"]:
+    """Which rewards are not finite, or larger than 1e18 on either side of zero.
+
+    >>> is_broken(jnp.array([0.5, -jnp.inf, jnp.nan, 1e38])).tolist()
+    [False, True, True, True]
+    """
+    wide = rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
+    return ~(jnp.abs(wide) <= LARGEST)
+
+
+def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:
+    """Refuses what is not one real number, for each child; NaN is one, of a child that is broken.
+
+    Args:
+        reward: Any value.
+        children: The shape that is wanted, `(children,)` or that of one.
+
+    Raises:
+        ValueError: it is a string, a bool or complex, or of another shape.
+    """
+    found = reward if isinstance(reward, jax.Array) else np.asarray(reward)
+    if found.shape != children:
+        wanted = f"an array of {children}, one for each child" if children else "one number"
+        raise ValueError(f"a reward is {wanted}; got an array of {found.shape}")
+    if not any(jnp.issubdtype(found.dtype, kind) for kind in (np.integer, np.floating)):
+        raise ValueError(f"a reward is a real number; got {reward!r}")
+
+
+def check_own_state(state: Any, init: Callable[[RandomKey], State]) -> None:
+    """Refuses what is not a state as `init(key)` makes it.
+
+    Raises:
+        ValueError: it is no state, or one of another strategy, space or optimiser.
+    """
+    if not isinstance(state, State):
+        raise ValueError(f"a state is wanted, as strategy.init(key) makes it; got {state!r}")
+    found, wanted = (
+        jax.tree.map(lambda leaf: list(np.shape(leaf)), tree)
+        for tree in (state, jax.eval_shape(init, jax.random.key(0)))
+    )
+    if jax.tree.flatten(found) != jax.tree.flatten(wanted):
+        raise ValueError(
+            f"the state is of another strategy, space or optimiser: its shapes are {found}; those"
+            f" of strategy.init(key) are {wanted}"
+        )
+
+
 def strategy(
+    space: Space,
     batch: int,
     init: Callable[[RandomKey], PyTree],
     child: Callable[[State, RandomKey], Tokens],
     learn: Callable[[Any, Batch, Rewards, Array], PyTree],
 ) -> Strategy:
-    """From what it draws of one child and what it learns, broken rewards being minus infinity."""
+    """From what it draws of one child and what it learns, broken rewards being minus infinity.
+
+    A child that is not of the space is broken as well, and refused where it can be looked at.
+    """
+    check_space(space)
     check_count(batch, least=1, of="children in a batch")
 
     def begin(key: RandomKey) -> State:
+        check_key(key)
         none = jnp.zeros((), jnp.int32)
         return State(init(key), none, none)
 
     def ask(state: State, key: RandomKey) -> Batch:
+        check_own_state(state, begin)
+        check_key(key)
         return jax.vmap(child, (None, 0))(state, jax.random.split(key, batch))
 
     def tell(state: State, tokens: Batch, rewards: Rewards) -> State:
-        broken = ~jnp.isfinite(rewards)
+        check_own_state(state, begin)
+        check_row(tokens, space.length, 2)
+        check_ends(tokens)
+        check_tokens(tokens, space.choices, 2)
+        check_count(len(tokens), least=1, of="children that are told")
+        check_reward(rewards, children=(len(tokens),))
+        broken = is_broken(jnp.asarray(rewards)) | ~jax.vmap(space.contains)(tokens)
         rewards = jnp.where(broken, -jnp.inf, rewards)
         learned = learn(state.learned, tokens, rewards, state.told)
-        return State(learned, state.told + len(rewards), state.broken + broken.sum())
+        lost = broken.sum(dtype=state.broken.dtype)
+        return State(learned, state.told + len(rewards), state.broken + lost)
 
     return Strategy(batch, begin, ask, tell)
 
@@ -85,7 +158,7 @@ def random(space: Space, *, batch: int = 1) -> Strategy:
     def child(state: State, key: RandomKey) -> Tokens:
         return uniform(space, key)
 
-    return strategy(batch, lambda key: (), child, lambda nothing, *_: nothing)
+    return strategy(space, batch, lambda key: (), child, lambda nothing, *_: nothing)
 
 
 class Population(NamedTuple):
@@ -104,7 +177,8 @@ def evolution(space: Space, *, population: int = 10, sample: int = 3, batch: int
     """Regularised evolution: a mutation of the best of a few of the latest P children.
 
     The first P children are random. Every other is like the best of S members, drawn with
-    replacement, but for one token; the oldest member dies, however good it is.
+    replacement, but for one token, and random where all of them are broken; the oldest member dies,
+    however good it is.
 
     Args:
         space: of what.
@@ -117,6 +191,7 @@ def evolution(space: Space, *, population: int = 10, sample: int = 3, batch: int
 
     Real, Aggarwal, Huang, Le: Regularized evolution for image classifier search (AAAI 2019).
     """
+    check_space(space)
     check_count(population, least=1, of="members")
     check_count(sample, least=1, of="members of a sample")
 
@@ -128,11 +203,11 @@ def evolution(space: Space, *, population: int = 10, sample: int = 3, batch: int
         fresh_key, sample_key, mutation_key = jax.random.split(key, 3)
         members = state.learned
         drawn = jax.random.randint(sample_key, (sample,), 0, population)
-        parent = members.tokens[drawn[jnp.argmax(members.rewards[drawn])]]
+        best = drawn[jnp.argmax(members.rewards[drawn])]
         return jnp.where(
-            state.told < population,
+            (state.told < population) | (members.rewards[best] == -jnp.inf),
             uniform(space, fresh_key),
-            mutate(space, parent, mutation_key),
+            mutate(space, members.tokens[best], mutation_key),
         )
 
     def learn(members: Population, tokens: Batch, rewards: Rewards, told: Array) -> Population:
@@ -142,4 +217,4 @@ def evolution(space: Space, *, population: int = 10, sample: int = 3, batch: int
             members.rewards.at[rows].set(rewards[-population:]),
         )
 
-    return strategy(batch, init, child, learn)
+    return strategy(space, batch, init, child, learn)

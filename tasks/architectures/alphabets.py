@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import UInt8
 
+from maml._checks import check_count
 from tasks.characters import Characters, Images, alphabet, shuffled
 
 Shrink = Literal["largest", "mean"]
@@ -29,7 +30,8 @@ def small(
         ValueError: there are not so many alphabets.
     """
     sizes = Counter(map(alphabet, names))
-    if not 1 <= count <= len(sizes):
+    check_count(count, least=1, of="alphabets")
+    if count > len(sizes):
         raise ValueError(f"the alphabets must be 1 to {len(sizes)}; got {count}")
     index = {name: number for number, name in enumerate(characters.names)}
     found: dict[str, list[int]] = {"train": [], "held_out": []}
@@ -59,7 +61,8 @@ def shrunk(
     """
     if by not in get_args(Shrink):
         raise ValueError(f"images shrink by {' or '.join(get_args(Shrink))}; got {by!r}")
-    if side < 1 or images.shape[-1] % side:
+    check_count(side, least=1, of="pixels of a side")
+    if images.shape[-1] % side:
         raise ValueError(f"the side must divide {images.shape[-1]}; got {side}")
     block = images.shape[-1] // side
     blocks = images.reshape(*images.shape[:2], side, block, side, block)

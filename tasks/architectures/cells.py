@@ -13,7 +13,7 @@ Zoph, Vasudevan, Shlens, Le: Learning transferable architectures for scalable im
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from maml._checks import check_count
 from maml.search import Space
-from maml.search.space import Tokens
-from tasks.architectures.masked import flattened, kernel_mask, selected, window
+from maml.search.space import Tokens, check_tokens, within
+from tasks.architectures.masked import check_images, flattened, kernel_mask, selected, window
 from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
 from tasks.layers import Reference
 
@@ -54,10 +55,8 @@ class Cells:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        least = {"blocks": 1, "features": 1, "copies": 1, "reductions": 1, "stride": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} must be >= {bound}; got {getattr(self, name)}")
+        for field in fields(self):
+            check_count(getattr(self, field.name), least=1, of=field.name)
 
 
 def space(cells: Cells) -> Space:
@@ -216,7 +215,12 @@ def network(
         x: images.
         features: give what the head sees instead of the logits.
         statistics: `BatchNorm`'s `reference` and `running`.
+
+    Raises:
+        ValueError: `x` are no grey images, or there is no class.
     """
+    check_images(x)
+    check_count(ways, least=1, of="ways")
     stemmed = stem((x, cells.stride), **statistics)
     older = newer = Output(stemmed, jnp.ones(cells.features, bool))
     for name, width in plan(cells):
@@ -232,8 +236,12 @@ class CellNet(nn.Module):
 
     Attributes:
         cells: how many of what.
-        tokens: the normal cell and the reduction cell; they may be traced.
+        tokens: the normal cell and the reduction cell; they may be traced, and what comes is NaN
+            where they are none.
         ways: classes.
+
+    Raises:
+        ValueError: the tokens are none of the space, when it is called.
     """
 
     cells: Cells
@@ -250,6 +258,8 @@ class CellNet(nn.Module):
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
         """Logits, or the head's features. `reference` is `BatchNorm`'s; `running` is refused."""
+        choices = space(self.cells).choices
+        check_tokens(self.tokens, choices)
         rows = dict(zip(STRIDES, self.tokens.reshape(2, -1, 5), strict=True))
 
         def cell(name: str, features: int) -> nn.Module:
@@ -258,4 +268,5 @@ class CellNet(nn.Module):
 
         stem = Conv(self.cells.features, 3, name="stem")
         options = {"reference": reference, "running": running, "features": features}
-        return network(self.cells, self.ways, cell, stem, x, **options)
+        found = network(self.cells, self.ways, cell, stem, x, **options)
+        return jnp.where(within(self.tokens, choices), found, jnp.nan)

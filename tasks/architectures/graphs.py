@@ -58,8 +58,7 @@ def installed() -> Path:
     spec = find_spec("nas_bench_graph")
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
-            "the package nas-bench-graph is not installed; the extra `graphs` has it:"
-            " pip install 'maml[graphs]'"
+            "the package nas-bench-graph is not installed: pip install nas-bench-graph"
         )
     return Path(spec.origin).parent / "light"
 

@@ -10,16 +10,18 @@ Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), se
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from maml._checks import check_count
 from maml.search import Space
-from maml.search.space import Tokens
+from maml.search.space import Tokens, check_tokens, within
 from tasks.architectures.masked import (
     MaskedBatchNorm,
+    check_images,
     convolved,
     first,
     flattened,
@@ -44,7 +46,8 @@ class Macro:
         least: rows and columns that a stride must leave.
 
     Raises:
-        ValueError: there is no layer, a filter of even size, no stride of 1, or nothing to choose.
+        ValueError: there is no layer, a filter of even size, no stride of 1, nothing to choose, or
+            one option twice.
     """
 
     layers: int = 3
@@ -55,17 +58,26 @@ class Macro:
     least: int = 2
 
     def __post_init__(self) -> None:
-        if self.layers < 1 or not 1 <= self.least <= self.side:
-            raise ValueError(
-                "there must be a layer, and 1 <= least <= side;"
-                f" got {self.layers} layers, least {self.least}, side {self.side}"
-            )
-        if not self.sizes or any(size < 1 or size % 2 == 0 for size in self.sizes):
+        check_count(self.layers, least=1, of="layers")
+        check_count(self.side, least=1, of="pixels of a side")
+        check_count(self.least, least=1, of="rows and columns that a stride must leave")
+        if self.least > self.side:
+            raise ValueError(f"{self.least} rows cannot be left of a side of {self.side}")
+        for name in ("sizes", "strides", "filters"):
+            _check_options(getattr(self, name), name)
+        if any(size % 2 == 0 for size in self.sizes):
             raise ValueError(f"filters need odd sizes, to have a centre; got {self.sizes}")
-        if min(self.strides, default=0) != 1:
+        if 1 not in self.strides:
             raise ValueError(f"the strides must have 1 among them, always possible; {self.strides}")
-        if min(self.filters, default=0) < 1:
-            raise ValueError(f"a layer needs at least one filter; got {self.filters}")
+
+
+def _check_options(options: Any, name: str) -> None:
+    if not isinstance(options, tuple) or not options:
+        raise ValueError(f"{name} must be a tuple of at least one option; got {options!r}")
+    for option in options:
+        check_count(option, least=1, of=f"an option of {name}")
+    if len(set(options)) < len(options):
+        raise ValueError(f"{name} must be different from each other; got {options}")
 
 
 class Layer(NamedTuple):
@@ -100,7 +112,12 @@ def choices(macro: Macro) -> tuple[int, ...]:
 
 
 def decode(macro: Macro, tokens: Tokens) -> list[Layer]:
-    """The layers that the tokens describe; each depends on its own tokens and earlier ones."""
+    """The layers that the tokens describe; each depends on its own tokens and earlier ones.
+
+    Raises:
+        ValueError: the tokens are not of the space.
+    """
+    check_tokens(tokens, choices(macro))
     layers: list[Layer] = []
     sizes = jnp.full((1, 2), macro.side)
     for number in range(macro.layers):
@@ -154,8 +171,11 @@ class MacroNet(nn.Module):
 
     Attributes:
         macro: the options of the space.
-        tokens: the architecture; they may be traced.
+        tokens: the architecture; they may be traced, and what comes is NaN where they are none.
         ways: classes.
+
+    Raises:
+        ValueError: the tokens or the images are not of the space, when it is called.
     """
 
     macro: Macro
@@ -172,6 +192,8 @@ class MacroNet(nn.Module):
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
         """Logits, or the head's features. `reference` is `BatchNorm`'s; `running` is refused."""
+        check_images(x, self.macro.side)
+        check_count(self.ways, least=1, of="ways")
         side, size, most = self.macro.side, max(self.macro.sizes), max(self.macro.filters)
         layers = decode(self.macro, self.tokens)
         maps, live, flat, unread = [x], [jnp.ones(1, bool)], [], jnp.ones(len(layers) + 1, bool)
@@ -194,5 +216,6 @@ class MacroNet(nn.Module):
             unread = unread.at[: number + 1].set(unread[: number + 1] & ~layer.reads)
         loose = [x * alone for x, alone in zip(flat, unread[1:], strict=True)]
         head = nn.Dense(self.ways, kernel_init=nn.initializers.zeros_init(), name="head")
-        seen = jnp.concatenate(loose, -1)
+        known = within(self.tokens, choices(self.macro))
+        seen = jnp.where(known, jnp.concatenate(loose, -1), jnp.nan)
         return seen if features else head(seen)

@@ -7,6 +7,7 @@ exactly zero, forwards and backwards, and never infinite: 0 x inf is no zero.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,18 @@ from jaxtyping import Array, Bool, Float, Int
 from maml.rows import masked, nonzero, wide
 from maml.types import RandomKey
 from tasks.layers import Reference, split
+
+
+def check_images(x: Any, side: int | None = None) -> None:
+    """Refuses what are not grey images, of this side if there is one.
+
+    Raises:
+        ValueError: saying which shape was given.
+    """
+    size = ("height", "width") if side is None else (side, side)
+    if jnp.ndim(x) != 4 or x.shape[3] != 1 or (side is not None and x.shape[1:3] != size):
+        wanted = ", ".join(map(str, ("n", *size, 1)))
+        raise ValueError(f"images must be [{wanted}]; got {list(jnp.shape(x))}")
 
 
 def window(size: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
@@ -166,7 +179,7 @@ class MaskedBatchNorm(nn.Module):
             ValueError: running averages are asked for, or rows that there are not.
         """
         if running:
-            raise ValueError("there are no running averages")
+            raise ValueError("masked batch normalisation has no running averages")
         rows, weights = split(reference, x.shape[0])
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
         seen = masked(wide(x[:rows]), weights)

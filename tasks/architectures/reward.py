@@ -13,7 +13,7 @@ Pham, Guan, Zoph, Le, Dean: Efficient neural architecture search via parameter s
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,15 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 import maml
+from maml._checks import check_callable, check_count, check_key, check_number
 from maml.search import Reward, Space, uniform
-from maml.search.space import Tokens
+from maml.search.space import Tokens, check_space
 from maml.types import Params, RandomKey
 from tasks.architectures.masked import glorot
-from tasks.batch_norm import Mode, few_shot_apply, few_shot_loss
+from tasks.batch_norm import few_shot_apply, few_shot_loss
 
+Learner = Literal["protonet", "maml", "fomaml"]
+BatchNorm = Literal["transductive", "support"]  # children have no running averages
 Child = Callable[[Tokens], nn.Module]
 """`child(tokens) -> model`; `partial(MacroNet, macro, ways=20)` is one."""
 
@@ -47,23 +50,35 @@ class Budget:
         batch_norm: whose statistics normalise a query set.
         eval_tasks: how many held-out tasks.
         chunk: tasks that are mapped at once; it divides meta_batch.
+
+    Raises:
+        ValueError: a count is too small, a rate is negative or not finite, the chunk does not
+            divide `meta_batch`, or there is no such learner or batch normalisation.
     """
 
     meta_steps: int = 60
     meta_batch: int = 1
-    learner: Literal["protonet", "maml", "fomaml"] = "protonet"
+    learner: Learner = "protonet"
     inner_rate: float = 10.0
     inner_steps: int = 1
     outer_rate: float = 3e-2
-    batch_norm: Mode = "transductive"
+    batch_norm: BatchNorm = "transductive"
     eval_tasks: int = 50
     chunk: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.meta_steps, self.inner_steps) < 0 or min(self.meta_batch, self.eval_tasks) < 1:
+        counts = {"meta_steps": 0, "inner_steps": 0, "meta_batch": 1, "eval_tasks": 1, "chunk": 1}
+        for name, least in counts.items():
+            check_count(getattr(self, name), least=least, of=name)
+        for name in ("inner_rate", "outer_rate"):
+            check_number(getattr(self, name), name, least=0.0)
+        for name, options in (("learner", Learner), ("batch_norm", BatchNorm)):
+            if getattr(self, name) not in get_args(options):
+                wanted = " or ".join(get_args(options))
+                raise ValueError(f"{name} must be {wanted}; got {getattr(self, name)!r}")
+        if self.meta_batch % self.chunk:
             raise ValueError(
-                "a budget needs meta_steps and inner_steps >= 0, meta_batch and eval_tasks >= 1;"
-                f" got {self}"
+                f"a chunk of {self.chunk} tasks does not divide a meta_batch of {self.meta_batch}"
             )
 
 
@@ -125,9 +140,22 @@ def from_scratch(
 
     Returns:
         `reward(tokens, key)`, a tree with the data sets as its leaves: what is jitted takes it, or
-        a strategy that holds it, as an argument.
+        a strategy that holds it, as an argument. It is NaN where training or evaluation met a loss
+        that is not finite.
+
+    Raises:
+        ValueError: an argument is not what it should be.
     """
+    _check(child, budget, train=train, held_out=held_out)
     return jax.tree_util.Partial(Bound(_scratch, child, budget), train, held_out)
+
+
+def _check(child: Any, budget: Any, **samplers: Any) -> None:
+    check_callable(child, "child", "tokens")
+    if not isinstance(budget, Budget):
+        raise ValueError(f"a Budget is wanted; got {budget!r}")
+    for name, sample in samplers.items():
+        check_callable(sample, name, "key")
 
 
 @dataclass(frozen=True)
@@ -166,7 +194,7 @@ def _scratch(
 def trained(
     child: Child, budget: Budget, train: maml.Sampler, tokens: Tokens, key: RandomKey
 ) -> Params:
-    """Parameters of a child's own, meta-trained."""
+    """Parameters of a child's own, meta-trained; NaN where a loss on the way was not finite."""
     init_key, train_key = jax.random.split(key)
     model = child(tokens)
     params = initial(model, train, init_key)
@@ -174,7 +202,9 @@ def trained(
     state = maml.init(learned, adam, params)
     sample = maml.batched(train, budget.meta_batch)
     steps, chunk = budget.meta_steps, budget.chunk
-    return maml.train(learned, adam, sample, state, train_key, steps, chunk=chunk)[0].params
+    state, metrics = maml.train(learned, adam, sample, state, train_key, steps, chunk=chunk)
+    sound = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics)]).all()
+    return jax.tree.map(lambda leaf: jnp.where(sound, leaf, jnp.nan), state.params)
 
 
 def initial(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
@@ -194,7 +224,13 @@ def shared_weights(
         train: a task of the classes to learn from.
         budget: of all architectures together.
         key: of the start, the architectures and the tasks.
+
+    Raises:
+        ValueError: an argument is not what it should be.
     """
+    _check(child, budget, train=train)
+    check_space(space)
+    check_key(key)
     init_key, key = jax.random.split(key)
     largest = jnp.asarray(space.choices) - 1
     params = whole(initial(child(largest), train, init_key), jax.random.fold_in(init_key, 1))
@@ -245,6 +281,11 @@ def from_shared(child: Child, params: Params, held_out: maml.Sampler, budget: Bu
         budget: its inner steps and held-out tasks.
 
     Returns:
-        `reward(tokens, key)`, a tree with the weights and the data set as its leaves.
+        `reward(tokens, key)`, a tree with the weights and the data set as its leaves. It is NaN
+        where a loss is not finite.
+
+    Raises:
+        ValueError: an argument is not what it should be.
     """
+    _check(child, budget, held_out=held_out)
     return jax.tree_util.Partial(Bound(accuracy, child, budget), held_out, params)

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from maml.search.space import check_tokens
 from tasks.architectures.cells import (
     COMBINERS,
     STRIDES,
@@ -109,10 +110,7 @@ class Stack(nn.Module):
     ) -> Float[Array, "n outputs"]:
         """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s."""
         choices = space(self.cells).choices
-        if len(self.tokens) != len(choices) or not all(
-            0 <= token < options for token, options in zip(self.tokens, choices, strict=True)
-        ):
-            raise ValueError(f"tokens must be below {choices}, one each; got {self.tokens}")
+        check_tokens(self.tokens, choices)
         half = len(choices) // 2
         kinds = dict(zip(STRIDES, (self.tokens[:half], self.tokens[half:]), strict=True))
         rows = {kind: tuple(zip(*[iter(own)] * 5, strict=True)) for kind, own in kinds.items()}

@@ -5,6 +5,7 @@ another, so that its luck is not what is reported. Accuracies are fractions of 1
 """
 
 import json
+import struct
 import zlib
 from collections.abc import Sequence
 from math import prod
@@ -17,11 +18,25 @@ import numpy as np
 from jaxtyping import Array, Float, Scalar
 
 from maml.search import Space
-from maml.search.space import Options, Position, Tokens
+from maml.search.space import Options, Position, Tokens, check_row, within
 
 DATASETS = "cifar10", "cifar100", "ImageNet16-120"  # of NAS-Bench-201, in the order of the file
 EDGES, OPERATIONS = 6, 5
 LAYERS, BLOCKS, TRAININGS = 8, 3, 3  # of NAS-Bench-Macro
+# What is raised for an archive in which bytes were changed, or that ends too early.
+DAMAGED = (
+    BadZipFile,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 class Table(NamedTuple):
@@ -44,8 +59,8 @@ def lookup(values: Float[Array, "*choice"], tokens: Tokens) -> Scalar:
     >>> lookup(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0])).item()
     3.0
     """
-    inside = ((tokens >= 0) & (tokens < jnp.array(values.shape))).all()
-    return jnp.where(inside, values[tuple(tokens)], jnp.nan)
+    check_row(tokens, values.ndim)
+    return jnp.where(within(tokens, values.shape), values[tuple(tokens)], jnp.nan)
 
 
 def only(present: np.ndarray) -> Space:
@@ -98,9 +113,18 @@ def tabulate(
         reported: fractions of 1, `[entry]`.
 
     Raises:
-        ValueError: a code is outside the options or there twice, or a number is no fraction.
+        ValueError: there are no entries, or their parts do not agree; a code is no integer, outside
+            the options or there twice; a number is no fraction.
     """
     choices = tuple(choices)
+    if not len(codes) or codes.shape != (len(codes), len(choices)) or codes.dtype.kind not in "iu":
+        wanted = f"integers of shape [entry, {len(choices)}]"
+        raise ValueError(f"{source}: codes must be {wanted}; got {codes.dtype}{list(codes.shape)}")
+    if not rewards.shape == reported.shape == (len(codes),):
+        raise ValueError(
+            f"{source}: each of {len(codes)} codes needs two accuracies; got"
+            f" {rewards.shape} and {reported.shape}"
+        )
     if codes.min() < 0 or (codes >= choices).any():
         raise ValueError(f"{source}: a code is not among {choices} options")
     if len(np.unique(codes, axis=0)) < len(codes):
@@ -135,7 +159,7 @@ def nasbench201(path: Path, dataset: str = "cifar10") -> Table:
     """
     if dataset not in DATASETS:
         raise ValueError(f"no data set {dataset!r}; there are {', '.join(DATASETS)}")
-    found = _archive(path, "NAS-Bench-201")
+    found = _archive(path, "NAS-Bench-201", ("code", "val12", "test200"))
     rows = OPERATIONS**EDGES
     wanted = {"code": (rows, EDGES), "val12": (3, rows), "test200": (3, rows)}
     shapes = {name: array.shape for name, array in found.items()}
@@ -165,13 +189,13 @@ def nasbench_macro(path: Path) -> Table:
     _check_there(path, "NAS-Bench-Macro")
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON, or was cut off: {error}") from error
     wanted = f"{BLOCKS**LAYERS} codes of {LAYERS} digits, each with {TRAININGS} numbers `test_acc`"
     try:
         codes = np.array([[int(digit) for digit in code] for code in found])
         accuracies = np.array([entry["test_acc"] for entry in found.values()], float) / 100
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is of another version: wanted {wanted}; {error!r}") from error
     shapes = codes.shape, accuracies.shape
     if shapes != ((BLOCKS**LAYERS, LAYERS), (BLOCKS**LAYERS, TRAININGS)):
@@ -195,11 +219,11 @@ def maml_bench(path: Path) -> Table:
         FileNotFoundError: there is no such file.
         ValueError: the file is cut off, or of another version.
     """
-    found = _archive(path, "MAML-Bench")
+    found = _archive(path, "MAML-Bench", ("code", "accuracy"))
     shapes = {name: array.shape for name, array in found.items()}
-    entries = next(iter(shapes.get("code", ())), 0)
+    entries = next(iter(shapes["code"]), 0)
     wanted = "code[entry, token] and accuracy[entry, training > 1, 2]"
-    if set(shapes) != {"code", "accuracy"} or not (
+    if not (
         len(shapes["code"]) == 2
         and len(shapes["accuracy"]) == 3
         and shapes["accuracy"][::2] == (entries, 2)
@@ -213,13 +237,21 @@ def maml_bench(path: Path) -> Table:
     return tabulate(str(path), choices, codes, held_out[:, 0], test[:, 1:].mean(axis=1))
 
 
-def _archive(path: Path, name: str) -> dict[str, np.ndarray]:
+def _archive(path: Path, name: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
     _check_there(path, name)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (BadZipFile, EOFError, TypeError, ValueError, zlib.error) as error:
+            names = sorted(archive.files)
+            found = {name: archive[name] for name in wanted} if names == sorted(wanted) else {}
+    except DAMAGED as error:
         raise ValueError(f"{path} is no NumPy archive, or was cut off: {error}") from error
+    dtypes = {name: array.dtype.str for name, array in found.items()}
+    if not found or any(array.dtype.kind not in "iuf" for array in found.values()):
+        raise ValueError(
+            f"{path} is of another version: wanted numbers {', '.join(wanted)}; got"
+            f" {dtypes or names}"
+        )
+    return found
 
 
 def _check_there(path: Path, name: str) -> None:

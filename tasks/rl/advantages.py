@@ -27,10 +27,10 @@ def discounted_sums(x: Num[Array, "*n time"], discount: float) -> Float[Array, "
     """
     check_number(discount, "discount", least=0, most=1)
     steps = jnp.moveaxis(wide(x), -1, 0)
-    discount = jnp.asarray(discount, steps.dtype)
+    gamma = jnp.asarray(discount, steps.dtype)
 
     def back(later: Array, now: Array) -> tuple[Array, Array]:
-        total = now + discount * later
+        total = now + gamma * later
         return total, total
 
     sums = jax.lax.scan(back, jnp.zeros_like(steps[0]), steps, reverse=True)[1]

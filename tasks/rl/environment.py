@@ -259,4 +259,4 @@ def from_gymnax(environment: Any, params: PyTree) -> Environment:
             done |= truncated(state, task)
         return state, observation, jnp.asarray(reward, float), jnp.asarray(done)
 
-    return Environment(reset, step, tuple(shape) if choices is None else int(choices))
+    return Environment(reset, step, int(choices) if choices is not None else tuple(shape or ()))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from maml._checks import check_count, check_number
@@ -160,7 +161,7 @@ def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
 
 
 def _check_probabilities(name: str, chances: Array) -> None:
-    if isinstance(chances, jax.core.Tracer):
+    if isinstance(chances, Tracer):
         return
     if not np.all((np.asarray(chances) >= 0) & (np.asarray(chances) <= 1 + 1e-5)):
         raise ValueError(f"{name} must be probabilities, in [0, 1]; got {chances}")

@@ -1,0 +1,379 @@
+"""What a search cannot mean is refused in words, and what is broken decides nothing."""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
+import logging
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import optax
+import pytest
+from problems import quick
+
+from maml import surrogates
+from maml.search import (
+    Child,
+    Policy,
+    Space,
+    ask_key,
+    child_keys,
+    cluster,
+    drive,
+    entropy,
+    evolution,
+    factorised,
+    in_shards,
+    log_prob,
+    lstm,
+    mutate,
+    on_ray,
+    over_devices,
+    policy_gradient,
+    ppo,
+    random,
+    reinforce,
+    replicate,
+    search,
+    sequential,
+    uniform,
+)
+from maml.search.policy_gradient import acting, gradient
+from maml.search.strategies import LARGEST
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+KEY = jax.random.key(0)
+SPACE = Space((3, 2, 4))
+# After a 1 nothing is allowed; after a 2 only a 0 is.
+ENDS = Space(
+    (3, 3), lambda tokens, at: (at == 0) | (tokens[0] == 0) | (tokens[0] - jnp.arange(3) == 2)
+)
+ADAM = optax.adam(0.1)
+STRATEGIES = {
+    "random": partial(random, batch=4),
+    "evolution": partial(evolution, population=4, batch=4),
+    "reinforce": lambda space: reinforce(factorised(space), ADAM, batch=4, bonus=0.01),
+    "ppo": lambda space: ppo(factorised(space), ADAM, batch=4, epochs=2),
+}
+TOKENS = jnp.array([[0, 1, 3], [2, 0, 1], [1, 1, 0], [0, 0, 0]])
+PLAIN = random(SPACE, batch=4)
+STATE = PLAIN.init(KEY)
+
+
+def reward(tokens, key):
+    return (tokens.sum() + 1.0) / 8
+
+
+def run(**changes):
+    usual = {"strategy": PLAIN, "reward": reward, "state": STATE, "key": KEY, "children": 4}
+    return search(**(usual | changes))
+
+
+def on_host(**changes):
+    usual = {"strategy": PLAIN, "reward": reward, "state": STATE, "key": KEY, "children": 4}
+    return drive(**(usual | changes))
+
+
+def told(rewards, tokens=TOKENS, strategy=PLAIN):
+    return strategy.tell(strategy.init(KEY), tokens, rewards)
+
+
+def replicas(**changes):
+    policy, optimizer = in_shards(factorised(SPACE), ADAM, 2)
+    state = reinforce(policy, optimizer).init(KEY)
+    usual = {"reward": reward, "state": state, "key": KEY, "children": 4}
+    return replicate(policy, optimizer, **(usual | {"replicas": 1, "batch": 2} | changes))
+
+
+def learner(**options):
+    return reinforce(factorised(SPACE), ADAM, **options)
+
+
+class TestAtTheDoor:
+    @pytest.fixture(autouse=True)
+    def unchecked(self, monkeypatch):
+        """The types of the arguments are looked at by the functions alone, as for a user."""
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+    @pytest.mark.parametrize(
+        ("call", "says"),
+        [
+            (lambda: Space(3), "must be a tuple .* got 3"),
+            (lambda: Space(np.array([3, 2])), "must be a tuple"),
+            (lambda: Space((3, 2.0)), "options must be an integer >= 1; got 2.0"),
+            (lambda: Space((True, 2)), "got True"),
+            (lambda: Space((3, 2), "all"), r"function of \(tokens, position\); got 'all'"),
+            (lambda: Space((3, 2), lambda tokens: tokens > 0), r"\(tokens, position\); got one of"),
+            (lambda: Space((3, 2), lambda tokens, at: at == 0), r"return bool\[3\]"),
+            (lambda: Space((3, 2), lambda tokens, at: tokens), r"return bool\[3\]"),
+            (lambda: Space((3, 2), lambda tokens, at: jnp.zeros(3, bool)), r"token 0 after \[\]"),
+            (lambda: Space((2, 2), lambda tokens, at: jnp.repeat(at < 1, 2)), r"token 1 after"),
+            (lambda: SPACE.along(jnp.zeros(2, int)), r"3 integers; got int32\[2\]"),
+            (lambda: uniform(SPACE, 0), "must be a key as jax.random.key.* got 0"),
+            (lambda: uniform((3, 2), KEY), r"a space is wanted.* got \(3, 2\)"),
+            (lambda: mutate(SPACE, jnp.zeros(2, int), KEY), r"3 integers; got int32\[2\]"),
+            (lambda: mutate(SPACE, jnp.zeros(3), KEY), r"3 integers; got float32\[3\]"),
+            (lambda: mutate(SPACE, jnp.array([3, 0, 0]), KEY), r"below \(3, 2, 4\).*\[3, 0, 0\]"),
+            (lambda: mutate(SPACE, jnp.array([0, -1, 0]), KEY), r"below .*\[0, -1, 0\]"),
+            (lambda: mutate(SPACE, TOKENS[0], jax.random.split(KEY)), "one key; got a batch"),
+            (lambda: random(3), "a space is wanted"),
+            (lambda: random(SPACE, batch=True), "children in a batch .* got True"),
+            (lambda: evolution(SPACE, population=jnp.array(4)), "members must be an integer"),
+            (lambda: evolution(SPACE, sample=2.0), "members of a sample .* got 2.0"),
+            (lambda: factorised([3, 2]), "a space is wanted"),
+            (lambda: lstm(SPACE, scale=-1.0), "scale must be a finite number > 0.* got -1.0"),
+            (lambda: lstm(SPACE, scale="0.1"), "scale must be a finite number.* got '0.1'"),
+            (lambda: lstm(SPACE, scale=None), "scale must be a finite number.* got None"),
+            (lambda: lstm(SPACE, 2).init(0), "must be a key"),
+            (lambda: sequential(SPACE, None, None, None), r"init must be a function of \(key\)"),
+            (lambda: log_prob(jnp.zeros((3, 4)), jnp.zeros(2, int)), "3 integers"),
+            (lambda: reinforce(SPACE, ADAM), "a policy is wanted"),
+            (lambda: reinforce(factorised(SPACE), None), "optax"),
+            (lambda: learner(decay="0.9"), "decay must be a finite number.* got '0.9'"),
+            (lambda: learner(decay=-0.1), "decay must be a finite number >= 0"),
+            (lambda: learner(bonus=-1.0), "bonus must be a finite number >= 0.* got -1.0"),
+            (lambda: learner(bonus=jnp.nan), "bonus must be a finite number"),
+            (lambda: learner(batch=2.5), "children in a batch"),
+            (lambda: ppo(factorised(SPACE), ADAM, clip=-0.2), "clip must be .* > 0.* got -0.2"),
+            (lambda: ppo(factorised(SPACE), ADAM, clip=jnp.nan), "clip must be"),
+            (lambda: ppo(factorised(SPACE), ADAM, epochs=True), "epochs must be"),
+            (
+                lambda: policy_gradient(
+                    factorised(SPACE),
+                    ADAM,
+                    surrogate=None,
+                    **{"batch": 1, "epochs": 1, "decay": 0.9, "bonus": 0.0},
+                ),
+                "surrogate must be a function",
+            ),
+            (lambda: PLAIN.init(0), "must be a key"),
+            (lambda: PLAIN.ask(STATE, jax.random.split(KEY)), "one key"),
+            (lambda: PLAIN.ask(None, KEY), "a state is wanted.* got None"),
+            (lambda: PLAIN.ask(learner().init(KEY), KEY), "another strategy"),
+            (lambda: told(jnp.ones(3)), r"of \(4,\), one for each child.* got an array of \(3,\)"),
+            (lambda: told(jnp.ones(())), r"got an array of \(\)"),
+            (lambda: told(jnp.ones(4) * 1j), "a reward is a real number"),
+            (lambda: told(jnp.ones(4) > 0), "a reward is a real number"),
+            (lambda: told(["a"] * 4), "a reward is a real number"),
+            (lambda: told(jnp.ones(0), TOKENS[:0]), "children that are told .* got 0"),
+            (lambda: told(jnp.ones(4), TOKENS[:, :2]), r"\[child, token\] of 3 integers"),
+            (lambda: told(jnp.ones(4), TOKENS[0]), r"got int32\[3\]"),
+            (lambda: told(jnp.ones(4), TOKENS + 1), "must be below"),
+            (lambda: told(jnp.ones(4), TOKENS.at[1, 2].set(-1)), r"token 2 after \[2, 0\]"),
+            (lambda: run(strategy=None), "a strategy is wanted"),
+            (lambda: run(reward=None), r"reward must be a function of \(tokens, key\)"),
+            (lambda: run(reward=lambda tokens: 1.0), r"of \(tokens, key\); got one of"),
+            (lambda: run(reward=lambda tokens, key: 1j * tokens.sum()), "is a real number"),
+            (lambda: run(reward=lambda tokens, key: tokens.sum() > 0), "is a real number"),
+            (lambda: run(reward=lambda tokens, key: "good"), "real number; got 'good'"),
+            (lambda: run(reward=lambda tokens, key: None), "real number; got None"),
+            (lambda: run(reward=lambda tokens, key: tokens), r"one number; got an array of \(3,\)"),
+            (lambda: run(state=STATE.learned), r"a state is wanted.* got \(\)"),
+            (lambda: run(state=evolution(SPACE).init(KEY)), "another strategy"),
+            (lambda: run(key=0), "must be a key"),
+            (lambda: run(key=jax.random.PRNGKey(0)), r"got an array of uint32\[2\]"),
+            (lambda: run(children=4.0), "children must be an integer"),
+            (lambda: ask_key(0, 3), "must be a key"),
+            (lambda: child_keys(jax.random.split(KEY), jnp.arange(2)), "one key"),
+            (lambda: on_host(strategy="random"), "a strategy is wanted"),
+            (lambda: on_host(reward=None), "reward must be a function"),
+            (lambda: on_host(reward=lambda tokens, key: "x"), "real number; got 'x'"),
+            (lambda: on_host(reward=lambda tokens, key: 1j), "real number; got 1j"),
+            (lambda: on_host(state=learner().init(KEY)), "another strategy"),
+            (lambda: on_host(key=3), "must be a key"),
+            (lambda: on_host(executor=None), r"executor must be a function of \(function, items\)"),
+            (lambda: on_host(keep=3), "keep must be a function"),
+            (lambda: on_host(patience=2.5), "exceptions in a row"),
+            (lambda: on_host(done=None), "done must be the children that were kept"),
+            (lambda: on_host(done=[(0, 1)]), "done must be of `Child`"),
+            (lambda: on_host(done=[Child(-1, TOKENS[0], 0.5)]), "was kept must be .* got -1"),
+            (lambda: on_host(done=[Child(0, TOKENS[0], "x")]), "real number; got 'x'"),
+            (
+                lambda: on_host(done=[Child(9, TOKENS[0], 0.5), Child(9, TOKENS[0], 0.6)]),
+                "kept twice, and not the same",
+            ),
+            (
+                lambda: on_host(executor=over_devices(), reward=lambda tokens, key: "x"),
+                "numbers or arrays; got 'x'",
+            ),
+            (lambda: over_devices(chunk=True), "items in a chunk"),
+            (lambda: over_devices(jax.make_mesh((1,), ("data",))), "named 'task'"),
+            (lambda: in_shards(SPACE, ADAM, 2), "a policy is wanted"),
+            (lambda: in_shards(factorised(SPACE), ADAM, True), "shards must be"),
+            (lambda: replicas(reward=None), "reward must be a function"),
+            (lambda: replicas(key=0), "must be a key"),
+            (lambda: replicas(state=None), "a state is wanted"),
+            (lambda: replicas(bonus=-1.0), "bonus must be"),
+            (lambda: replicas(batch=True), "children in a batch"),
+            (lambda: replicas(keep=1), "keep must be a function"),
+            (lambda: on_ray(retries=True), "retries must be"),
+            (lambda: on_ray(max_retries=3), "max_retries is `retries` here"),
+            (lambda: cluster(3).__enter__(), "address must be .* got 3"),
+        ],
+    )
+    def test_what_cannot_be_meant_is_refused_in_words(self, call, says):
+        with pytest.raises(ValueError, match=says):
+            call()
+
+    def test_no_items_are_no_program(self):
+        assert list(over_devices()(reward, [])) == []
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_where_nothing_is_allowed_a_child_is_broken_and_teaches_nothing_that_is_not_finite(name):
+    strategy = STRATEGIES[name](ENDS)
+    state, history = quick(lambda key: search(strategy, reward, strategy.init(key), key, 24))(KEY)
+    ended = np.asarray(history.tokens[:, 1] == -1)
+    np.testing.assert_array_equal(ended, history.tokens[:, 0] == 1)
+    np.testing.assert_array_equal(np.isnan(history.rewards), ended)
+    assert 0 < ended.sum() == state.broken < 24
+    if name not in ("random", "evolution"):
+        leaves = jax.tree.leaves(state.learned)
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+    with pytest.raises(ValueError, match=r"nothing for token 1 after \[1\]"):
+        drive(strategy, reward, strategy.init(KEY), KEY, 24)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("surrogate", [surrogates.score_function, surrogates.clipped])
+@pytest.mark.parametrize("policy", [factorised(ENDS), lstm(ENDS, 2, scale=1.0)])
+def test_the_gradient_with_forbidden_options_is_that_of_finite_differences(policy, surrogate):
+    """After a place without an option, with one option, and for a child that cannot be drawn."""
+    children = jnp.array([[0, 2], [1, -1], [2, 0], [0, 0], [2, 1]])
+    advantages = jnp.array([1.0, -2.0, 0.5, -0.3, 0.7])
+    start = policy.init(KEY)
+
+    def moved(key):
+        return jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(key, leaf.shape), start)
+
+    old, params = map(moved, jax.random.split(KEY))
+    acted = acting(policy, old, children)
+    assert np.isneginf(acted).tolist() == [[False] * 2] * 4 + [[False, True]]
+
+    def loss(params):
+        found = jax.vmap(policy.log_probs, (None, 0))(params, children)
+        per_token = []
+        for log_probs, child, mu, advantage in zip(found, children, acted, advantages, strict=True):
+            taken = [row[token] for row, token in zip(log_probs, child, strict=True) if token >= 0]
+            change = jnp.stack([t - m for t, m in zip(taken, mu, strict=False) if m > -jnp.inf])
+            spread = [jnp.exp(row[row > -jnp.inf]) @ row[row > -jnp.inf] for row in log_probs]
+            value = surrogate(change, jnp.full(change.shape, advantage))
+            per_token.append(value - 0.1 * sum(spread))
+        return -sum(per_token) / len(children)
+
+    value = quick(loss)
+    got = quick(partial(gradient, policy, surrogate, bonus=0.1))(
+        params, children, acted, advantages
+    )
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    for way in jax.random.normal(KEY, (3, flat.size)):
+        ahead, behind = (value(unravel(flat + step * way)) for step in (1e-5, -1e-5))
+        slope = jax.flatten_util.ravel_pytree(got)[0] @ way
+        assert float(slope) == pytest.approx((ahead - behind) / 2e-5, rel=1e-7, abs=1e-9)
+
+
+def test_probabilities_where_nothing_is_allowed_and_of_what_is_no_option():
+    log_probs = jnp.log(jnp.array([[0.25, 0.75], [0.0, 0.0], [0.0, 1.0]]))
+    for tokens, wanted in (
+        ([1, -1, 1], [0.75, 1, 1]),
+        ([-1, 0, 0], [0, 0, 0]),
+        ([2, 5, -2], [0, 0, 0]),
+    ):
+        found = jnp.exp(log_prob(log_probs, jnp.array(tokens)))
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert jnp.isnan(entropy(log_probs.at[0, 0].set(jnp.nan)))
+
+
+@pytest.mark.parametrize("name", ["reinforce", "ppo", "evolution"])
+def test_what_is_too_large_to_be_averaged_is_as_broken_as_what_is_not_finite(name):
+    strategy = STRATEGIES[name](SPACE)
+    tell, start = quick(strategy.tell), strategy.init(KEY)
+    for broken in (jnp.nan, jnp.inf, -jnp.inf, 1e38, -3e38):
+        state = tell(start, TOKENS, jnp.array([0.5, broken, 0.25, 0.75]))
+        assert state.broken == 1
+        if name == "evolution":
+            assert state.learned.rewards[1] == -jnp.inf
+        else:
+            assert state.learned.lowest == 0.25
+            assert state.learned.baseline == (0.5 + 0.25 + 0.25 + 0.75) / 4
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_rewards_that_are_just_small_enough_give_a_finite_step():
+    rewards = LARGEST * jnp.array([1.0, -1.0, 1.0, 1.0])
+    state = told(rewards, strategy=STRATEGIES["reinforce"](SPACE))
+    assert state.broken == 0 and state.learned.baseline == pytest.approx(LARGEST / 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.learned.params))
+
+
+def test_a_baseline_of_half_precision_rewards_is_of_single_precision():
+    strategy = STRATEGIES["reinforce"](SPACE)
+    tell, start = quick(strategy.tell), strategy.init(KEY)
+    rewards = jnp.array([60_000, 60_000, 50_000, 0.5], jnp.float16)
+    state = tell(start, TOKENS, rewards)
+    wanted = tell(start, TOKENS, rewards.astype(jnp.float32))
+    jax.tree.map(np.testing.assert_array_equal, state, wanted)
+    assert state.broken == 0 and state.learned.baseline.dtype == jnp.float32
+    assert float(state.learned.baseline) == pytest.approx(170_000.5 / 4, rel=1e-3)
+
+
+def test_evolution_has_no_parent_among_broken_members():
+    space = Space((50,) * 4)
+    strategy = evolution(space, population=2, sample=3, batch=32)
+    members = jnp.zeros((2, 4), jnp.int32)
+    bred = quick(strategy.ask)(strategy.tell(strategy.init(KEY), members, jnp.ones(2)), KEY)
+    assert ((bred != 0).sum(axis=1) == 1).all()
+    anew = quick(strategy.ask)(
+        strategy.tell(strategy.init(KEY), members, jnp.full(2, jnp.nan)), KEY
+    )
+    assert (anew != 0).sum() > 110  # 128 tokens, each other than 0 with probability 0.98
+
+
+def test_a_traced_child_of_another_space_is_broken_and_has_no_descendant_like_it():
+    outside = jnp.array([[2, -1, 7]])
+    bred = quick(jax.vmap(partial(mutate, SPACE), (None, 0)))(outside[0], jax.random.split(KEY, 50))
+    assert jax.vmap(SPACE.contains)(bred).all()
+    learning = reinforce(lstm(SPACE, 2), ADAM)
+    state = quick(learning.tell)(learning.init(KEY), outside, jnp.ones(1))
+    assert state.broken == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.learned.params))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_search_runs_in_double_precision_with_rewards_of_single(name):
+    strategy = STRATEGIES[name](SPACE)
+
+    def single(tokens, key):
+        return (tokens @ jnp.array([5, 3, 1])).astype(jnp.float32)
+
+    run = quick(lambda key: search(strategy, single, strategy.init(key), key, 12))
+    state, history = run(KEY)
+    assert history.rewards.dtype == jnp.float32 and state.told == 12 and state.broken == 0
+    np.testing.assert_array_equal(history.rewards, history.tokens @ np.array([5, 3, 1]))
+    assert state.told.dtype == state.broken.dtype == jnp.int32
+
+
+def test_a_broken_reward_on_the_host_is_nan_logged_and_counted(caplog):
+    kept = []
+
+    def sometimes(tokens, key):
+        return jnp.where(tokens[0] == 0, jnp.inf, 0.5)
+
+    with caplog.at_level(logging.WARNING, "maml.search"):
+        state, history = on_host(reward=sometimes, children=12, keep=kept.append)
+    lost = np.asarray(history.tokens[:, 0] == 0)
+    np.testing.assert_array_equal(np.isnan(history.rewards), lost)
+    assert state.broken == lost.sum() == caplog.text.count("its reward is inf") > 0
+    _, within = run(reward=sometimes, children=12)
+    np.testing.assert_array_equal(within.rewards, history.rewards)
+    as_came = [c._replace(reward=np.inf) if np.isnan(c.reward) else c for c in kept]
+    _, again = on_host(reward=sometimes, children=12, done=as_came)
+    np.testing.assert_array_equal(again.rewards, history.rewards)
+
+
+def test_a_policy_of_shards_is_of_the_same_space():
+    policy, _ = in_shards(factorised(SPACE), ADAM, 2)
+    assert isinstance(policy, Policy) and policy.space is SPACE
