@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.children import convolutions
+from benchmarks.live_search import best_of
 from benchmarks.rl_figures import saved
 from tasks.architectures.cells import COMBINERS, STRIDES
 from tasks.architectures.macro import Macro, decode
@@ -69,7 +70,8 @@ def _ended(
 
 def best(out: Path, config: Any, chosen: dict[str, list[tuple[float, list[int]]]]) -> Figure:
     """Of all that strategies have chosen, that of the highest accuracy; `best.png`."""
-    _, tokens = max(pair for pairs in chosen.values() for pair in pairs)
+    pairs = [pair for pairs in chosen.values() for pair in pairs]
+    _, tokens = pairs[best_of(np.array([value for value, _ in pairs], float))]
     macro = config.space == "macro"
     return draw(out, [of_network(convolutions(config), tokens)] if macro else of_cells(tokens))
 

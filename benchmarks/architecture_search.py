@@ -40,8 +40,9 @@ from benchmarks import (
 from benchmarks.children import Children
 from benchmarks.config import at_least, in_words
 from benchmarks.live_search import Outcome
-from benchmarks.search_figures import top
+from benchmarks.search_figures import top, unbroken
 from benchmarks.session import RESULTS, write
+from benchmarks.statistics import not_finite
 from maml.search import (
     Space,
     Strategy,
@@ -132,12 +133,13 @@ def strategies(config: Search, space: Space) -> dict[str, Strategy]:
 
 def described(config: Search, outcome: Outcome) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Percent: the rewards by strategy, `[run, child]`, 0 if broken, and what is said of them."""
-    rewards = {n: 100 * np.where(np.isfinite(x), x, 0.0) for n, x in outcome.rewards.items()}
+    rewards = {name: unbroken(100 * x) for name, x in outcome.rewards.items()}
     best = {name: 100 * reported for name, reported in outcome.best.items()}
     last = config.children // 5
     found = {
         "best": {
-            n: {"mean": float(x.mean()), "std": float(x.std(ddof=1))} for n, x in best.items()
+            n: {"mean": float(x.mean()), "std": float(x.std(ddof=1))} | not_finite(x)
+            for n, x in best.items()
         },
         "p_over_random": {name: p_above(x, best["random"]) for name, x in best.items()},
         "mean_last_fifth": {name: float(seen[:, -last:].mean()) for name, seen in rewards.items()},

@@ -20,6 +20,7 @@ import optax
 import maml
 from benchmarks import checkpoints, hardware, loop, session
 from benchmarks.config import Config
+from benchmarks.statistics import finite, not_finite
 from maml.types import LossFn, MetaParams, Params, RandomKey
 
 BLOCK = 500  # test tasks of one jitted call
@@ -79,6 +80,7 @@ def run(experiment: Experiment, config: Config) -> Result:
         ValueError: the folder holds a run, or another one than is to be resumed.
         FloatingPointError: the meta-gradient was not finite for too long; the log says since when.
     """
+    first_state(experiment, config)  # what it refuses, it refuses before there is a folder
     out = session.folder(experiment.name, config)
     with precisely(experiment):
         state, done, seconds = train(experiment, config, out)
@@ -118,12 +120,23 @@ def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTra
     return maml.skip_nonfinite(experiment.outer(optax.adam(rate)))
 
 
+def first_state(experiment: Experiment, config: Config) -> maml.MetaState:
+    """The state before the first meta-step.
+
+    Raises:
+        ValueError: the meta-parameters to start from are missing, or of another shape.
+    """
+    optimizer = outer_optimizer(experiment, config)
+    state = maml.init(experiment.algorithm, optimizer, experiment.params)
+    return state._replace(params=checkpoints.started(config, state.params))
+
+
 def train(
     experiment: Experiment, config: Config, out: Path
 ) -> tuple[maml.MetaState, int, dict[str, float]]:
     """Meta-trains; gives the state, the meta-steps taken and the seconds it took."""
     optimizer, every = outer_optimizer(experiment, config), config.steps_per_call
-    state = maml.init(experiment.algorithm, optimizer, experiment.params)
+    state = first_state(experiment, config)
     sample = maml.batched(experiment.samplers["train"], config.meta_batch)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is that of the initialisation
 
@@ -212,7 +225,12 @@ def _layout(experiment: Experiment, config: Config) -> hardware.Layout:
 
 
 def curve(values: np.ndarray) -> Curve:
-    """Mean and 95% confidence interval over tasks after every inner step; None if one diverged."""
+    """Mean and 95% confidence interval over tasks after every inner step.
+
+    They are None where they are not finite; `not_finite` is the number of tasks that are to blame.
+    """
     pairs = np.stack(maml.mean_ci95(jnp.asarray(values)), axis=-1)
-    numbers = [[float(n) if np.isfinite(n) else None for n in pair] for pair in pairs]
-    return {str(step): {"mean": mean, "ci95": ci95} for step, (mean, ci95) in enumerate(numbers)}
+    return {
+        str(step): {"mean": finite(mean), "ci95": finite(ci95)} | not_finite(values[:, step])
+        for step, (mean, ci95) in enumerate(pairs)
+    }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 import tyro
 from jax.tree_util import Partial
@@ -27,6 +27,8 @@ import maml
 from benchmarks import hardware
 from benchmarks.architecture_search import Search
 from benchmarks.config import at_least, in_words
+from benchmarks.live_search import best_of
+from benchmarks.search_figures import unbroken
 from benchmarks.table_search import read
 from maml.search import (
     Executor,
@@ -123,11 +125,11 @@ def main(options: Options) -> dict[str, dict[str, float]]:
             started = time.perf_counter()
             history = jax.block_until_ready(ways[who]())
             seconds = time.perf_counter() - started
-            best = history.tokens[jnp.nanargmax(history.rewards)]
+            best = history.tokens[best_of(np.asarray(history.rewards))]
             last = history.rewards[-options.children // 5 :]
             found[who] = {
                 "best": 100 * float(lookup(table.reported, best)),
-                "mean of the last fifth": 100 * float(last.mean()),
+                "mean of the last fifth": 100 * float(unbroken(np.asarray(last)).mean()),
                 "seconds": seconds,
                 "children/s": options.children / seconds,
             }

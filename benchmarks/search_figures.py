@@ -14,8 +14,18 @@ STYLES = "-", "--", "-.", ":"  # where curves lie on each other, all are seen
 Rewards = Float[np.ndarray, "run child"]
 
 
+def unbroken(rewards: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """The rewards, of which those that are not finite are 0, or the worst if that is below 0."""
+    finite = np.isfinite(rewards)
+    return np.where(finite, rewards, rewards[finite].min(initial=0.0))
+
+
 def top(rewards: Rewards, count: int) -> Float[np.ndarray, " child"]:
-    """The mean over runs of the mean of the best rewards so far, from the `count`-th child on."""
+    """The mean over runs of the mean of the best rewards so far, from the `count`-th child on.
+
+    Those that are not finite count as `unbroken` has them.
+    """
+    rewards = unbroken(rewards)
     best = np.sort(rewards[:, :count], axis=1)
     means = [best.mean()]
     for reward in rewards.T[count:]:
@@ -36,7 +46,7 @@ def running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
     axes = figure.subplots()
     for style, (name, seen) in zip(cycle(STYLES), rewards.items(), strict=False):
         width = max(1, seen.shape[1] // 20)
-        mean = np.convolve(seen.mean(axis=0), np.full(width, 1 / width), mode="valid")
+        mean = np.convolve(unbroken(seen).mean(axis=0), np.full(width, 1 / width), mode="valid")
         axes.plot(np.arange(width, seen.shape[1] + 1), mean, style, label=name)
     axes.set(xlabel="children", ylabel="reward of a child, %")
     axes.grid(alpha=0.3)

@@ -1,5 +1,6 @@
 """Searches for architectures beside the published numbers: on the terminal, and in the docs."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,12 +39,22 @@ def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
     for name, best in summary["best"].items():
         means = (summary[key][name] for key in ("top5", "top25", "mean_last_fifth"))
         found[name] = (
-            f"{best['mean']:.2f} ± {best['std']:.2f}",
+            f"{_number(best['mean'])} ± {_number(best['std'])}",
             theirs.get(name, ""),
-            *(f"{mean:.2f}" for mean in means),
-            "" if name == "random" else f"{p:.1e}" if (p := chances[name]) > 1e-9 else "< 1e-9",
+            *map(_number, means),
+            "" if name == "random" else _chance(chances[name]),
         )
     return found
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def _chance(p: float | None) -> str:
+    if p is None or not math.isfinite(p):
+        return _number(p)
+    return f"{p:.1e}" if p > 1e-9 else "< 1e-9"
 
 
 def where(summary: Summary) -> str:
@@ -60,9 +71,11 @@ def show(summary: Summary) -> None:
     for name, cells in rows(summary).items():
         table.add_row(name, *cells)
     optimum = f"; the best there is: {summary['optimum']:.2f}" if "optimum" in summary else ""
+    lost = sum(summary["broken"].values())
+    broken = f"; {lost} rewards were not finite and count as the worst" if lost else ""
     table.caption = (
         f"{summary['runs']} runs of {summary['children']} children; {NOTE}{optimum};"
-        f" {sum(summary['seconds'].values()):.1f} s, {summary['device']}"
+        f" {sum(summary['seconds'].values()):.1f} s, {summary['device']}{broken}"
     )
     Console().print(table)
 

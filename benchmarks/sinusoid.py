@@ -43,6 +43,11 @@ class Sinusoid(Config):
     train_shots: int = 10
     """Support points while meta-training, and as many query points."""
 
+    @property
+    def spanning(self) -> str | None:
+        """As every benchmark's, and the multi-step loss of maml++."""
+        return "the fading multi-step loss" if self.algorithm == "maml++" else super().spanning
+
 
 PAPER = Sinusoid(
     preset="maml-paper-5-shot",
