@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.stored import latest, leaves
 
+PATIENCE = 3600  # seconds, however busy the machine is
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 # What differs between two runs of the same result.
 FREE = {"seconds", "seconds_per_seed", "tasks_per_second", "command", "config"}
@@ -29,33 +30,37 @@ class Killable(NamedTuple):
 
 
 def straight(run: Killable, folder: Path, cache: Path) -> float:
-    """Runs it to the end in a folder; gives the seconds that this took."""
-    since = time.monotonic()
+    """Runs it to the end in a folder; gives the seconds until its log had another line."""
+    since, log = time.monotonic(), folder / run.log
     with start(run, folder, cache) as process:
-        assert process.wait(timeout=600) == 0
-    return time.monotonic() - since
+        until_grown(log, 1, process, PATIENCE)
+        seconds = time.monotonic() - since
+        assert process.wait(timeout=PATIENCE) == 0
+    return seconds
 
 
 def killed(run: Killable, folder: Path, cache: Path, kills: int, seed: int, longest: float) -> None:
     """Runs it to the end in a folder, killed at random moments on the way.
 
-    A kill is some lines of the log after the start, or some seconds of at most `longest`.
+    A kill is a few lines of the log after the start, or at most `longest` seconds.
     """
-    chance, log = random.Random(seed), folder / run.log
+    chance = random.Random(seed)
     for _ in range(kills):
         with start(run, folder, cache) as process:
-            if chance.random() < 0.5:
-                wanted = lines(log) + chance.randrange(1, 4)
-                until = time.monotonic() + 300
-                while lines(log) < wanted and process.poll() is None and time.monotonic() < until:
-                    time.sleep(0.001)
-                time.sleep(chance.random() * 0.05)
-            else:
-                time.sleep(chance.random() * longest)
+            seconds = PATIENCE if chance.random() < 0.5 else chance.random() * longest
+            until_grown(folder / run.log, chance.randrange(1, 4), process, seconds)
+            time.sleep(chance.random() * 0.05)
             assert process.poll() is None, "it came to its end before it could be killed"
             process.send_signal(chance.choice(SIGNALS))
-            process.wait(timeout=600)
+            process.wait(timeout=PATIENCE)
     straight(run, folder, cache)
+
+
+def until_grown(log: Path, count: int, process: subprocess.Popen, seconds: float) -> None:
+    """Waits until a log has so many lines more, or its process has ended, or time is over."""
+    wanted, until = lines(log) + count, time.monotonic() + seconds
+    while lines(log) < wanted and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def start(run: Killable, folder: Path, cache: Path) -> subprocess.Popen:

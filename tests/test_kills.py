@@ -5,7 +5,7 @@ from killing import Killable, assert_equal, killed, straight
 
 SEED = 15
 KILLS = 20
-SHORT = ("--meta-steps=100", "--steps-per-call=1", "--meta-batch=2", "--save-seconds=0")
+SHORT = ("--meta-steps=160", "--steps-per-call=1", "--meta-batch=2", "--save-seconds=0")
 FEW = ("--val-tasks=2", "--eval-tasks=2", "--eval-steps=1")
 WALKS = ("--seeds=1", "--trajectories=3", "--surrogate=likelihood_ratio")
 RUNS = {
@@ -25,7 +25,7 @@ RUNS = {
         "benchmarks.architecture_search",
         (
             *("--space=macro", "--dataset=glyphs", "--layers=1", "--side=7", "--ways=2"),
-            *("--children=30", "--runs=2", "--strategies", "random", "evolution"),
+            *("--children=30", "--runs=3", "--strategies", "random", "evolution"),
             *("--budget.meta-steps=1", "--budget.meta-batch=1", "--budget.eval-tasks=2"),
         ),
         log="children.jsonl",
@@ -38,6 +38,6 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_that_is_killed_at_any_moment_ends_as_the_straight_one(name, tmp_path):
     run, cache = RUNS[name], tmp_path / "cache"
-    longest = straight(run, tmp_path / "straight", cache) / 2
+    longest = straight(run, tmp_path / "straight", cache)
     killed(run, tmp_path / "killed", cache, KILLS, SEED, longest)
     assert_equal(run, tmp_path / "straight", tmp_path / "killed")
