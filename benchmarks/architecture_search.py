@@ -138,14 +138,14 @@ def described(config: Search, outcome: Outcome) -> tuple[dict[str, np.ndarray], 
     last = config.children // 5
     found = {
         "best": {
-            n: {"mean": float(x.mean()), "std": float(x.std(ddof=1))} | not_finite(x)
-            for n, x in best.items()
+            n: {"mean": float(x.mean()), "std": float(x.std(ddof=1))} for n, x in best.items()
         },
         "p_over_random": {name: p_above(x, best["random"]) for name, x in best.items()},
         "mean_last_fifth": {name: float(seen[:, -last:].mean()) for name, seen in rewards.items()},
         "broken": outcome.broken,
         "seconds": outcome.seconds,
         **outcome.facts,
+        **not_finite({"best": best}),
     }
     for count in search_figures.TOPS:
         found[f"top{count}"] = {n: float(top(seen, count)[-1]) for n, seen in rewards.items()}

@@ -184,13 +184,19 @@ def meta_params(source: Path, like: PyTree) -> PyTree:
         like: meta-parameters of the same paths and shapes; the arrays get their types.
 
     Raises:
+        DamagedError: the files of the checkpoint are not what was written.
+        OSError: they cannot be read now.
         ValueError: there are none, or they are of other paths or shapes.
     """
     if not source.is_dir():
         found = {name: leaf for name, leaf in read_arrays(source).items() if name != "options"}
         return fitted(found, like, source, cast=True)
     path = latest(source / "checkpoints")
-    parts = ((name.partition("/"), leaf) for name, leaf in stored.leaves(path).items())
+    try:
+        leaves = stored.leaves(path)
+    except DamagedError as error:
+        raise DamagedError(f"the checkpoint {path} cannot be read: {error}") from error
+    parts = ((name.partition("/"), leaf) for name, leaf in leaves.items())
     found = {rest: leaf for (first, _, rest), leaf in parts if first == "params"}
     return fitted(found, like, path, cast=True)
 

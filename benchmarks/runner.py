@@ -21,6 +21,7 @@ import maml
 from benchmarks import checkpoints, hardware, loop, session
 from benchmarks.config import Config
 from benchmarks.statistics import finite, not_finite
+from benchmarks.stored import DamagedError
 from maml.types import LossFn, MetaParams, Params, RandomKey
 
 BLOCK = 500  # test tasks of one jitted call
@@ -88,8 +89,11 @@ def run(experiment: Experiment, config: Config) -> Result:
         found: dict[str, Any] = tested(experiment, config, state.params)
         best = checkpoints.best(out / "checkpoints") if config.val_tasks else None
         if best not in (None, done):
-            earlier = checkpoints.load(out / "checkpoints", state, step=best).params
-            found["best"] = {"meta_steps": best} | tested(experiment, config, earlier)
+            try:
+                earlier = checkpoints.load(out / "checkpoints", state, step=best).params
+                found["best"] = {"meta_steps": best} | tested(experiment, config, earlier)
+            except DamagedError as error:
+                print(f"The best checkpoint, of step {best}, cannot be read: {error}")
     seconds["evaluate"] = time.perf_counter() - start
     found |= experiment.facts
     found |= {"precision": experiment.precision, "tasks": config.eval_tasks}
@@ -106,10 +110,14 @@ def precisely(experiment: Experiment) -> AbstractContextManager[Any]:
     return jax.default_matmul_precision(exact)
 
 
-def tested(experiment: Experiment, config: Config, meta_params: MetaParams) -> dict[str, Curve]:
-    """The curve of each metric on the test tasks."""
+def tested(experiment: Experiment, config: Config, meta_params: MetaParams) -> dict[str, Any]:
+    """The curve of each metric on the test tasks, and how many of those diverged, if any did."""
     metrics = evaluate(experiment, config, meta_params, "test")
-    return {name: curve(values) for name, values in metrics.items()}
+    steps = {
+        name: {str(step): column for step, column in enumerate(values.T)}
+        for name, values in metrics.items()
+    }
+    return {name: curve(values) for name, values in metrics.items()} | not_finite(steps)
 
 
 def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTransformation:
@@ -225,12 +233,9 @@ def _layout(experiment: Experiment, config: Config) -> hardware.Layout:
 
 
 def curve(values: np.ndarray) -> Curve:
-    """Mean and 95% confidence interval over tasks after every inner step.
-
-    They are None where they are not finite; `not_finite` is the number of tasks that are to blame.
-    """
+    """Mean and 95% confidence interval over tasks after every inner step; None if one diverged."""
     pairs = np.stack(maml.mean_ci95(jnp.asarray(values)), axis=-1)
     return {
-        str(step): {"mean": finite(mean), "ci95": finite(ci95)} | not_finite(values[:, step])
+        str(step): {"mean": finite(mean), "ci95": finite(ci95)}
         for step, (mean, ci95) in enumerate(pairs)
     }

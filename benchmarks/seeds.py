@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 import maml
 from benchmarks import checkpoints, hardware, loop, session
 from benchmarks.config import Run
-from benchmarks.statistics import over_seeds
+from benchmarks.statistics import not_finite, over_seeds
 from maml.types import MetaParams, MetaState, Metrics, RandomKey
 
 
@@ -110,7 +110,7 @@ def run(study: Study, config: Run, seeds: int) -> Result:
         for metric, curve in values.items()
     }
     facts = study.facts | {"seeds": seeds, "seconds_per_seed": round(seconds["train"] / seeds, 2)}
-    facts |= session.headline(found, *study.headline)
+    facts |= session.headline(found, *study.headline) | not_finite(values)
     summary = session.summarise(study.name, config, out, done, seconds, found | facts)
     return Result(out, summary, states.params)
 

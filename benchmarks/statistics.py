@@ -1,9 +1,11 @@
 """What several seeds say together, and how numbers that are not finite are told."""
 
 import math
-from typing import SupportsFloat
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
 
 import numpy as np
+from jaxtyping import ArrayLike
 from scipy import stats
 
 
@@ -12,24 +14,31 @@ def finite(value: SupportsFloat) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def not_finite(values: np.ndarray) -> dict[str, int]:
-    """How many numbers are not finite, if any is not.
+def not_finite(values: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, Any]:
+    """How many numbers of a result are not finite, by metric and by when, if any is not.
 
-    >>> not_finite(np.array([1.0, np.nan])), not_finite(np.ones(2))
-    ({'not_finite': 1}, {})
+    >>> not_finite({"mse": {"0": np.ones(2), "1": np.array([1.0, np.nan])}})
+    {'not_finite': {'mse': {'1': 1}}}
+    >>> not_finite({"mse": {"0": np.ones(2)}})
+    {}
     """
-    count = int((~np.isfinite(values)).sum())
-    return {"not_finite": count} if count else {}
+    counts = {
+        metric: {when: int((~np.isfinite(found)).sum()) for when, found in curve.items()}
+        for metric, curve in values.items()
+    }
+    lost = {metric: {w: n for w, n in curve.items() if n} for metric, curve in counts.items()}
+    lost = {metric: curve for metric, curve in lost.items() if curve}
+    return {"not_finite": lost} if lost else {}
 
 
 def over_seeds(values: np.ndarray) -> dict[str, float | None]:
     """Mean and 95% confidence interval over seeds of `[seed, task]`; Student's t, None for one.
 
-    They are None where they are not finite; `not_finite` is the number of values to blame.
+    What is not finite is None.
     """
     with np.errstate(all="ignore"):
         means = values.mean(axis=1)
         count, ci95 = len(means), None
         if count > 1:
             ci95 = finite(stats.t.ppf(0.975, count - 1) * means.std(ddof=1) / count**0.5)
-        return {"mean": finite(means.mean()), "ci95": ci95} | not_finite(values)
+        return {"mean": finite(means.mean()), "ci95": ci95}

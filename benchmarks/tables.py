@@ -92,8 +92,8 @@ def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
         options = {name: value for name, value in summary["config"].items() if name not in free}
         options |= {name: summary[name] for name in ("benchmark", "algorithm")}
         # Of the options that changed on the way, a number of meta-steps leaves the same result.
-        rates = [entry for entry in summary.get("history", ())[1:] if "outer_rate" in entry]
-        options |= {"rates": rates} if rates else {}
+        changes = summary.get("history", ())[1:]
+        options["rates"] = [entry for entry in changes if "outer_rate" in entry]
         options["trains"] = "train" in summary["seconds"]  # or evaluates what another has trained
         alike = (
             (theirs, runs)

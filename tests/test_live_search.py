@@ -108,6 +108,25 @@ def test_a_folder_of_other_searches_is_refused_and_stays_as_it_was(tmp_path):
     assert (tmp_path / live_search.KEPT).read_bytes() == before
 
 
+@pytest.mark.usefixtures("cheap")
+def test_a_search_that_has_lost_its_children_or_its_options_is_refused(tmp_path):
+    architecture_search.main(options(tmp_path))
+    children, before = tmp_path / live_search.KEPT, (tmp_path / live_search.KEPT).read_text()
+    children.unlink()
+    with pytest.raises(ValueError, match=r"children\.jsonl is missing: put it back"):
+        architecture_search.main(options(tmp_path))
+    assert not children.exists()
+    broken = before.replace("}\n", "\n", 1)
+    children.write_text(broken)
+    with pytest.raises(ValueError, match=r"line 1 of .*children\.jsonl is no JSON"):
+        architecture_search.main(options(tmp_path))
+    (tmp_path / "config.json").unlink()
+    children.write_text(before)
+    with pytest.raises(ValueError, match="holds children, and there is no"):
+        architecture_search.main(options(tmp_path))
+    assert children.read_text() == before
+
+
 def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="omniglot or glyphs; got 'cifar10'"):
         architecture_search.main(options(tmp_path / "new", dataset="cifar10"))
