@@ -7,7 +7,6 @@ are to be compared with each other, and not with the tables of papers. Runs that
 are not run again, and a killed one goes on.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -85,16 +84,18 @@ def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
 
     Raises:
         SystemExit: it was interrupted; the same command goes on with it.
+        ValueError: the folder holds a run of other options.
     """
     out = options.out / "runs" / f"{variant.replace(' ', '-')}-{seed}"
-    path = out / "summary.json"
-    found = json.loads(path.read_text()) if path.exists() else {"interrupted": True}
+    begun = (out / "log.jsonl").exists()
+    shrunk = {n: getattr(ALL, n) * options.meta_steps // ALL.meta_steps for n in SCHEDULED}
+    shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": begun}
+    config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
+    found = session.ended(out) if (out / "summary.json").exists() else {"interrupted": True}
     if found["interrupted"]:
-        begun = (out / "log.jsonl").exists()
-        shrunk = {n: getattr(ALL, n) * options.meta_steps // ALL.meta_steps for n in SCHEDULED}
-        shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": begun}
-        config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
         found = run(experiment(config), config).summary
+    else:
+        session.claim(out, session.lasting("omniglot", config))
     if found["interrupted"]:
         raise SystemExit(f"{out} was interrupted; the same command goes on with it.")
     return found
@@ -106,7 +107,8 @@ def main(options: Ablation) -> Summary:
         variant: [summary_of(options, variant, seed) for seed in range(options.seeds)]
         for variant in VARIANTS
     }
-    values = {name: np.array([[run["mean"]] for run in found]) for name, found in runs.items()}
+    means = {name: [[run["mean"]] for run in found] for name, found in runs.items()}
+    values = {name: np.array(of_seeds, float) for name, of_seeds in means.items()}  # None is NaN
     variants = {
         name: {
             "accuracy": over_seeds(v),
@@ -127,6 +129,8 @@ def main(options: Ablation) -> Summary:
 
 
 def _percent(value: dict[str, float | None]) -> str:
+    if value["mean"] is None:
+        return "diverged"
     return " ± ".join(f"{100 * x:.2f}" for x in (value["mean"], value["ci95"]) if x is not None)
 
 

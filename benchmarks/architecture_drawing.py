@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.children import convolutions
+from benchmarks.live_search import best_of
 from benchmarks.rl_figures import saved
 from tasks.architectures.cells import COMBINERS, STRIDES
 from tasks.architectures.macro import Macro, decode
@@ -69,15 +69,9 @@ def _ended(
 
 
 def best(out: Path, config: Any, chosen: dict[str, list[tuple[float, list[int]]]]) -> Figure:
-    """Of all that strategies have chosen, that of the highest accuracy; `best.png`.
-
-    Raises:
-        ValueError: no accuracy is finite.
-    """
-    sound = [pair for pairs in chosen.values() for pair in pairs if isfinite(pair[0])]
-    if not sound:
-        raise ValueError(f"there is no best network to draw: no accuracy is finite in {chosen}")
-    _, tokens = max(sound)
+    """Of all that strategies have chosen, that of the highest accuracy; `best.png`."""
+    pairs = [pair for pairs in chosen.values() for pair in pairs]
+    _, tokens = pairs[best_of(np.array([value for value, _ in pairs], float))]
     macro = config.space == "macro"
     return draw(out, [of_network(convolutions(config), tokens)] if macro else of_cells(tokens))
 

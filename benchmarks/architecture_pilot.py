@@ -28,6 +28,7 @@ from scipy import stats
 from benchmarks import children, hardware
 from benchmarks.children import Children
 from benchmarks.config import launch
+from benchmarks.files import as_json, write_text
 from benchmarks.rl_figures import saved
 from benchmarks.session import RESULTS, command
 from maml.search import Reward, uniform
@@ -172,7 +173,7 @@ def main(config: Pilot) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     found = measure(config) | {"config": json.loads(json.dumps(asdict(config), default=str))}
     about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
-    (config.out / "summary.json").write_text(json.dumps(found | about, indent=2) + "\n")
+    write_text(config.out / "summary.json", as_json(found | about, indent=2) + "\n")
     draw(config.out, found, config.ways)
     accuracy, correlation = found["accuracy"], found["intraclass"]
     low, high = correlation["ci95"]

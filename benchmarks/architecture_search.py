@@ -39,8 +39,9 @@ from benchmarks.bounds import check_size, check_used
 from benchmarks.children import Children
 from benchmarks.config import launch
 from benchmarks.live_search import Outcome
-from benchmarks.search_figures import top
+from benchmarks.search_figures import top, unbroken
 from benchmarks.session import RESULTS, write
+from benchmarks.statistics import not_finite
 from maml.search import (
     Space,
     Strategy,
@@ -137,7 +138,7 @@ def strategies(config: Search, space: Space) -> dict[str, Strategy]:
 
 def described(config: Search, outcome: Outcome) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Percent: the rewards by strategy, `[run, child]`, 0 if broken, and what is said of them."""
-    rewards = {n: 100 * np.where(np.isfinite(x), x, 0.0) for n, x in outcome.rewards.items()}
+    rewards = {name: unbroken(100 * x) for name, x in outcome.rewards.items()}
     best = {name: 100 * reported for name, reported in outcome.best.items()}
     last = config.children // 5
     found = {
@@ -149,6 +150,7 @@ def described(config: Search, outcome: Outcome) -> tuple[dict[str, np.ndarray], 
         "broken": outcome.broken,
         "seconds": outcome.seconds,
         **outcome.facts,
+        **not_finite({"best": best}),
     }
     for count in search_figures.TOPS:
         found[f"top{count}"] = {n: float(top(seen, count)[-1]) for n, seen in rewards.items()}

@@ -47,13 +47,22 @@ class Run:
     out: Path | None = None
     """Folder of the run; None is a new one under results/runs."""
     resume: bool = False
-    """Go on with the run in `out`, from its latest checkpoint."""
+    """Go on with the run in `out`, from its latest checkpoint; another outer rate, or number of
+    meta-steps, holds from there on."""
+    start_from: Path | None = None
+    """Weights of `benchmarks.weights`, or the folder of a run, whose meta-parameters a new run
+    starts with; its outer optimiser starts afresh."""
     save_seconds: float = 60.0
     """Least time between two checkpoints; there is one at the end as well."""
     tensorboard: bool = False
     """Write the log's numbers for TensorBoard too, into the run's folder."""
     record: bool = False
     """Add the summary to results/*.jsonl, from which the README's tables are made."""
+
+    @property
+    def spanning(self) -> str | None:
+        """The schedule that spans all meta-steps, so that their number has to stay; if any does."""
+        return None
 
     def __post_init__(self) -> None:
         if self.tensorboard:
@@ -95,6 +104,11 @@ class Config(Run):
     and counted; so are those that are fewer."""
     eval_steps: int = 10
     """Inner steps of the final evaluation, which reports every step from 0."""
+
+    @property
+    def spanning(self) -> str | None:
+        """As every benchmark's, and the cosine."""
+        return "the cosine of the outer rate" if self.cosine else super().spanning
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,6 +210,8 @@ def in_words() -> Iterator[None]:
         yield
     except (ValueError, OSError, FloatingPointError, BadZipFile) as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from error
+    except KeyboardInterrupt as error:
+        raise SystemExit("Interrupted.") from error
 
 
 def launch(

@@ -9,7 +9,6 @@ ratio keeps an error, that of taking the states for given; the score function ha
 derivative at all here.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from rich.progress import track
 from benchmarks import hardware
 from benchmarks.bounds import check
 from benchmarks.config import launch
+from benchmarks.files import as_json, write_text
 from benchmarks.meta_rl import SURROGATES
 from benchmarks.rl_figures import saved
 from benchmarks.session import RESULTS, command
@@ -129,7 +129,7 @@ def main(config: Estimators) -> dict[str, Any]:
     config.out.mkdir(parents=True, exist_ok=True)
     found = measure(config)
     about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
-    (config.out / "estimators.json").write_text(json.dumps(found | about, indent=2) + "\n")
+    write_text(config.out / "estimators.json", as_json(found | about, indent=2) + "\n")
     draw(config.out, found)
     print(f"figure: {config.out / 'estimators.png'}")
     return found

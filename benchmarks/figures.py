@@ -29,7 +29,8 @@ def learning_curve(out: Path, metric: str, label: str) -> Figure:
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, [line[metric] for line in lines], label="meta-training tasks, adapted")
+    trained = np.array([line[metric] for line in lines], float)  # None is NaN
+    axes.plot(steps, trained, label="meta-training tasks, adapted")
     curves = [line["val"][metric] for line in lines if "val" in line]
     for step in dict.fromkeys(("0", max(curves[0], key=int))) if curves else ():
         mean, ci95 = (

@@ -7,6 +7,7 @@ nor `tasks`.
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
@@ -93,7 +94,8 @@ def ours(workload: Workload) -> tuple[Side, Problem]:
     def train(state: maml.MetaState, episodes: Episode, key: RandomKey) -> Any:
         sample = jax.tree_util.Partial(in_turn, episodes)
         draw = min(workload.draw, meta_steps)
-        return maml.train(algorithm, adam, sample, state, key, meta_steps, draw=draw, **options)
+        step = partial(maml.meta_step, algorithm, adam, **options)
+        return maml.iterate(step, sample, state, key, meta_steps, draw=draw)
 
     def check() -> tuple[float, Arrays]:
         with jax.enable_x64(True):

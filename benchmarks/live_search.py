@@ -18,6 +18,7 @@ from maml.search import Child, Space, Strategy, drive
 from tasks.architectures import reward
 
 KEPT = "children.jsonl"
+LINE = "run", "strategy", "number", "tokens", "reward", "seconds"
 FREE = "out", "record", "cache", "runs", "strategies", "executor"  # children stay what they are
 RETRAININGS = 3  # of the best child of a search; the mean of their accuracies is reported
 
@@ -60,7 +61,8 @@ def measure(
         out: the folder.
 
     Raises:
-        ValueError: `out` holds searches of other options.
+        ValueError: `out` holds searches of other options, or has lost them; or no child of a search
+            has a finite reward.
     """
     sample, source = learning
     lines = kept(config, out)
@@ -108,8 +110,15 @@ def raised(outcome: Any) -> Any:
 
 
 def best_of(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:
-    """The child with the best reward of those that are not broken."""
-    return np.where(np.isfinite(rewards), rewards, -np.inf).argmax(axis=-1)
+    """The child with the best reward of those that are not broken.
+
+    Raises:
+        ValueError: all of a search are.
+    """
+    finite = np.isfinite(rewards)
+    if not finite.any(axis=-1).all():
+        raise ValueError("no child of a search has a finite reward, so that none is the best")
+    return np.where(finite, rewards, -np.inf).argmax(axis=-1)
 
 
 def kept(config: Any, out: Path) -> list[dict[str, Any]]:
@@ -118,11 +127,20 @@ def kept(config: Any, out: Path) -> list[dict[str, Any]]:
     A line that was cut off is a child to train again.
 
     Raises:
-        ValueError: they are of other options.
+        ValueError: they are of other options, or those of the folder's options are missing.
     """
     wanted = {name: value for name, value in plain(config).items() if name not in FREE}
-    claim(out, wanted, started=(out / KEPT).exists())
-    lines = recovered(out / KEPT)
+    log, options = out / KEPT, out / "config.json"
+    if options.exists() and not log.exists():
+        raise ValueError(
+            f"{options} tells of a search whose {KEPT} is missing: put it back, or name another"
+            " folder with --out"
+        )
+    lines = recovered(log, LINE)
+    if lines and not options.exists():
+        raise ValueError(f"{log} holds children, and there is no {options} of theirs: put it back")
+    log.touch()
+    claim(out, wanted)
     return [x for x in lines if x["run"] < config.repeats and x["strategy"] in config.strategies]
 
 

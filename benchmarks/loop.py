@@ -1,13 +1,14 @@
 """The loop of every meta-training: jitted calls, a line of the log for each, and what ends it.
 
 It goes on from where a killed run stopped, bit for bit: all randomness comes from the number of the
-meta-step, the state is a checkpoint, and lines of the log beyond it are written anew.
+meta-step, the state is a checkpoint, and lines of the log beyond it are written anew. The state
+before the first meta-step is a checkpoint too, so a log without one has lost them.
 """
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,11 @@ from jaxtyping import PyTree
 from benchmarks import session
 from benchmarks.checkpoints import checkpoints, restore
 from benchmarks.config import Run
+from benchmarks.files import as_json, read_lines
+from benchmarks.stored import steps
 from benchmarks.tensorboard import scalars
+
+KEYS = "step", "seconds"  # of every line of a log
 
 
 class Observed(NamedTuple):
@@ -62,14 +67,22 @@ def train(
 
     Raises:
         FloatingPointError: trouble was observed.
+        ValueError: the run that is to be resumed cannot go on; nothing of it has changed.
+        SystemExit: the process was asked to end, and did so after a checkpoint.
     """
     every, seconds = config.steps_per_call, {"compile": 0.0, "train": 0.0}
     folder = out / "checkpoints"
     if config.resume:
-        state = restore(folder, state)
+        check(out)
+        state = restore(folder, state, config.meta_steps)
+    done = int(np.max(state.step))
+    if config.resume:
+        session.goes_on(out, config, done)
     with checkpoints(folder, config.save_seconds) as saved:
-        done = int(np.max(state.step))
-        log = session.recovered(out / "log.jsonl", lambda line: line["step"] <= done)
+        saved.finish(done, state, -np.inf)
+        log = session.recovered(out / "log.jsonl", KEYS, lambda line: line["step"] <= done)
+        if done and done not in (line["step"] for line in log):
+            print(f"The line of step {done} is missing in {out / 'log.jsonl'}.")
         seconds["train"] = sum(line["seconds"] for line in log)
         observed = Observed({}, "", -np.inf)
         with (
@@ -90,7 +103,7 @@ def train(
                 done += every
                 observed = observe(state, metrics, done)
                 line = {"step": done, **observed.line, "seconds": round(spent, 4)}
-                file.write(json.dumps(line) + "\n")
+                file.write(as_json(line) + "\n")
                 file.flush()
                 write(observed.line, done)
                 advance(spent, observed.latest)
@@ -99,6 +112,28 @@ def train(
                 saved.save(done, state, observed.score)
         if observed.line:
             saved.finish(done, state, observed.score)
+    if interrupted() == SIGTERM:
+        print(f"Ended after {done} meta-steps, with a checkpoint: go on with --resume.")
+        raise SystemExit(128 + SIGTERM)
     if done < config.meta_steps:
         print(f"Stopped after {done} meta-steps. Evaluating what was learned.")
     return state, done, seconds
+
+
+def check(out: Path) -> None:
+    """Refuses a run that has lost its log or its checkpoints.
+
+    Raises:
+        ValueError: saying which.
+    """
+    log, saved = read_lines(out / "log.jsonl", KEYS), steps(out / "checkpoints")
+    if log and not saved:
+        raise ValueError(
+            f"{out / 'log.jsonl'} tells of {log[-1]['step']} meta-steps, and there is no checkpoint"
+            f" in {out / 'checkpoints'}: put it back, or start a new run in another --out"
+        )
+    if saved and int(saved[-1].name) and not log:
+        raise ValueError(
+            f"{saved[-1]} is there, and {out / 'log.jsonl'} is missing or empty: put"
+            " it back, or start a new run in another --out"
+        )

@@ -30,6 +30,7 @@ import maml
 from benchmarks import children
 from benchmarks.children import Children
 from benchmarks.config import launch
+from benchmarks.files import read_arrays, whole
 from benchmarks.rl_figures import saved
 from benchmarks.session import RESULTS, claim, plain, track, write
 from maml.search import Space, over_devices
@@ -110,15 +111,32 @@ def begun(config: Bench, entries: int) -> tuple[Float[np.ndarray, "entry trainin
     """The accuracies that a folder holds, NaN where there are none yet, and their seconds.
 
     Raises:
-        ValueError: they are of other options.
+        ValueError: they are of other options, or missing, or of another shape.
     """
-    path, started = config.out / PARTIAL, (config.out / "config.json").exists()
+    path, options = config.out / PARTIAL, config.out / "config.json"
     wanted = {name: value for name, value in plain(config).items() if name != "out"}
-    claim(config.out, wanted, started=started)
-    if path.exists():
-        with np.load(path, allow_pickle=False) as archive:
-            return archive["accuracy"], float(archive["seconds"])
-    return np.full((entries, config.trainings, 2), np.nan, np.float32), 0.0
+    shape = (entries, config.trainings, 2)
+    if not options.exists():
+        config.out.mkdir(parents=True, exist_ok=True)
+        if path.exists() or (config.out / "table.npz").exists():
+            raise ValueError(f"{config.out} holds a table without {options}: name another --out")
+        save(config.out, np.full(shape, np.nan, np.float32), 0.0)
+    claim(config.out, wanted)
+    if not path.exists():
+        raise ValueError(
+            f"{options} tells of a table whose {PARTIAL} is missing: put it back, or name another"
+            " folder with --out"
+        )
+    found = read_arrays(path)
+    if found["accuracy"].shape != shape:
+        raise ValueError(f"{path} has accuracies {found['accuracy'].shape}; wanted {shape}")
+    return found["accuracy"], float(found["seconds"])
+
+
+def save(out: Path, found: Float[np.ndarray, "entry training 2"], seconds: float) -> None:
+    """Writes what has been trained to the folder."""
+    with whole(out / PARTIAL) as aside, aside.open("wb") as file:
+        np.savez(file, allow_pickle=False, accuracy=found, seconds=seconds)
 
 
 def draw(out: Path, found: Float[np.ndarray, "entry training 2"]) -> Figure:
@@ -151,11 +169,10 @@ def main(config: Bench) -> dict[str, Any]:
         for place, value in execute(reward, items):
             found[block[place][1], block[place][0]] = value
         seconds += time.perf_counter() - since
-        fresh = config.out / f"new-{PARTIAL}"
-        np.savez(fresh, accuracy=found, seconds=seconds)
-        fresh.replace(config.out / PARTIAL)
+        save(config.out, found, seconds)
     table = {"code": codes.astype(np.uint8), "accuracy": found.astype(np.float16)}
-    np.savez_compressed(config.out / "table.npz", **table)
+    with whole(config.out / "table.npz") as aside, aside.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **table)
     draw(config.out, found)
     facts = {"architectures": len(codes), "source": source, "seconds": {"train": seconds}}
     return write("maml_bench", config, config.out, facts, record=False)

@@ -38,6 +38,8 @@ import maml
 from benchmarks import hardware, omniglot
 from benchmarks.bounds import check, check_used
 from benchmarks.config import launch
+from benchmarks.files import write_text
+from benchmarks.rl_figures import saved
 from maml.types import LossFn, Params
 from tasks.language import Transformer, next_token, passages, synthetic
 
@@ -250,8 +252,8 @@ def main(options: Options) -> list[Row]:
             rows += [{"model": model, **row} for row in measured]
             if options.out:
                 report = json.dumps({"rows": rows, **facts}, indent=2, default=str)
-                (options.out / "memory.json").write_text(report + "\n")
-                draw(rows).savefig(options.out / "memory.png", dpi=120)
+                write_text(options.out / "memory.json", report + "\n")
+                saved(draw(rows), options.out / "memory.png")
     for model in problems:
         Console().print(show([row for row in rows if row["model"] == model]))
     return rows

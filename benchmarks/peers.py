@@ -16,7 +16,6 @@ one jitted scan. The peers:
 """
 
 import importlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from rich.table import Table
 from benchmarks import hardware, omniglot, sinusoid
 from benchmarks.bounds import check
 from benchmarks.config import launch
+from benchmarks.files import as_json, write_text
 from benchmarks.jax_peers import Arrays, Problem, Side, Workload, apart, doubled, ours
 
 GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # pixels cost no time
@@ -232,7 +232,7 @@ def main(options: Options) -> Summary:
             summary = summarise(seconds, failed, spent, threads)
             if options.out:
                 options.out.mkdir(parents=True, exist_ok=True)
-                (options.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+                write_text(options.out / "summary.json", as_json(summary, indent=2) + "\n")
     show(summary)
     return summary
 

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from benchmarks.bounds import check
 from benchmarks.config import launch
+from benchmarks.files import write_text
 from benchmarks.published import Summary, published, task_of
 from benchmarks.rl_figures import read_log, saved
 from benchmarks.session import FREE, RESULTS, ended
@@ -90,8 +91,10 @@ def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figur
 def _shown(line: dict[str, Any], metric: str) -> float:
     if "val" in line:
         curve = line["val"][metric]
-        return curve[max(curve, key=int)]["mean"]
-    return float(np.mean(line[metric] if metric in line else line["after"]))
+        shown = curve[max(curve, key=int)]["mean"]
+    else:
+        shown = line[metric] if metric in line else line["after"]
+    return float(np.mean(np.array(shown, float)))  # None is no number
 
 
 def main(options: Report) -> list[list[str]]:
@@ -108,7 +111,8 @@ def main(options: Report) -> list[list[str]]:
     lines = [f"# {title}", "", head, "| " + "--- | " * len(table[0]), *body, ""]
     named = zip(labels(summaries), summaries, strict=True)
     lines += [f"* {name}: `{summary['command']}`" for name, summary in named]
-    (options.out / "report.md").write_text("\n".join([*lines, "", "![curves](curves.png)", ""]))
+    text = "\n".join([*lines, "", "![curves](curves.png)", ""])
+    write_text(options.out / "report.md", text)
     curves(options.runs, summaries, options.out)
     return table
 

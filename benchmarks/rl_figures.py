@@ -1,12 +1,13 @@
 """The figures of a run in reinforcement learning, written beside its summary."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
+
+from benchmarks.files import read_lines, whole
 
 
 def returns(out: Path, label: str, published: dict[str, float] | None = None) -> Figure:
@@ -22,7 +23,7 @@ def returns(out: Path, label: str, published: dict[str, float] | None = None) ->
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name in ("before", "after"):
-        seeds = np.array([line[name] for line in lines])
+        seeds = np.array([line[name] for line in lines], float)
         (mean,) = axes.plot(steps, seeds.mean(axis=1), label=f"{name} adaptation")
         axes.plot(steps, seeds, color=mean.get_color(), alpha=0.3, linewidth=0.8)
     for name, level in (published or {}).items():
@@ -62,11 +63,16 @@ def paths(
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `log.jsonl`."""
-    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    """The lines of a run's `log.jsonl`.
+
+    Raises:
+        ValueError: as `read_lines`.
+    """
+    return read_lines(out / "log.jsonl", ("step",))
 
 
 def saved(figure: Figure, path: Path) -> Figure:
     """Writes it."""
-    figure.savefig(path, dpi=120)
+    with whole(path) as aside:
+        figure.savefig(aside, dpi=120)
     return figure

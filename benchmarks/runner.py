@@ -20,6 +20,8 @@ import optax
 import maml
 from benchmarks import checkpoints, hardware, loop, session
 from benchmarks.config import Config
+from benchmarks.statistics import finite, not_finite
+from benchmarks.stored import DamagedError
 from maml.types import LossFn, MetaParams, Params, RandomKey
 
 BLOCK = 500  # test tasks of one jitted call
@@ -79,6 +81,7 @@ def run(experiment: Experiment, config: Config) -> Result:
         ValueError: the folder holds a run, or another one than is to be resumed.
         FloatingPointError: the meta-gradient was not finite for too long; the log says since when.
     """
+    first_state(experiment, config)  # what it refuses, it refuses before there is a folder
     out = session.folder(experiment.name, config)
     with precisely(experiment):
         state, done, seconds = train(experiment, config, out)
@@ -86,8 +89,11 @@ def run(experiment: Experiment, config: Config) -> Result:
         found: dict[str, Any] = tested(experiment, config, state.params)
         best = checkpoints.best(out / "checkpoints") if config.val_tasks else None
         if best not in (None, done):
-            earlier = checkpoints.load(out / "checkpoints", state, step=best).params
-            found["best"] = {"meta_steps": best} | tested(experiment, config, earlier)
+            try:
+                earlier = checkpoints.load(out / "checkpoints", state, step=best).params
+                found["best"] = {"meta_steps": best} | tested(experiment, config, earlier)
+            except DamagedError as error:
+                print(f"The best checkpoint, of step {best}, cannot be read: {error}")
     seconds["evaluate"] = time.perf_counter() - start
     found |= experiment.facts
     found |= {"precision": experiment.precision, "tasks": config.eval_tasks}
@@ -104,10 +110,14 @@ def precisely(experiment: Experiment) -> AbstractContextManager[Any]:
     return jax.default_matmul_precision(exact)
 
 
-def tested(experiment: Experiment, config: Config, meta_params: MetaParams) -> dict[str, Curve]:
-    """The curve of each metric on the test tasks."""
+def tested(experiment: Experiment, config: Config, meta_params: MetaParams) -> dict[str, Any]:
+    """The curve of each metric on the test tasks, and how many of those diverged, if any did."""
     metrics = evaluate(experiment, config, meta_params, "test")
-    return {name: curve(values) for name, values in metrics.items()}
+    steps = {
+        name: {str(step): column for step, column in enumerate(values.T)}
+        for name, values in metrics.items()
+    }
+    return {name: curve(values) for name, values in metrics.items()} | not_finite(steps)
 
 
 def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTransformation:
@@ -118,12 +128,23 @@ def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTra
     return maml.skip_nonfinite(experiment.outer(optax.adam(rate)))
 
 
+def first_state(experiment: Experiment, config: Config) -> maml.MetaState:
+    """The state before the first meta-step.
+
+    Raises:
+        ValueError: the meta-parameters to start from are missing, or of another shape.
+    """
+    optimizer = outer_optimizer(experiment, config)
+    state = maml.init(experiment.algorithm, optimizer, experiment.params)
+    return state._replace(params=checkpoints.started(config, state.params))
+
+
 def train(
     experiment: Experiment, config: Config, out: Path
 ) -> tuple[maml.MetaState, int, dict[str, float]]:
     """Meta-trains; gives the state, the meta-steps taken and the seconds it took."""
     optimizer, every = outer_optimizer(experiment, config), config.steps_per_call
-    state = maml.init(experiment.algorithm, optimizer, experiment.params)
+    state = first_state(experiment, config)
     sample = maml.batched(experiment.samplers["train"], config.meta_batch)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is that of the initialisation
 
@@ -214,5 +235,7 @@ def _layout(experiment: Experiment, config: Config) -> hardware.Layout:
 def curve(values: np.ndarray) -> Curve:
     """Mean and 95% confidence interval over tasks after every inner step; None if one diverged."""
     pairs = np.stack(maml.mean_ci95(jnp.asarray(values)), axis=-1)
-    numbers = [[float(n) if np.isfinite(n) else None for n in pair] for pair in pairs]
-    return {str(step): {"mean": mean, "ci95": ci95} for step, (mean, ci95) in enumerate(numbers)}
+    return {
+        str(step): {"mean": finite(mean), "ci95": finite(ci95)}
+        for step, (mean, ci95) in enumerate(pairs)
+    }

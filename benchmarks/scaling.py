@@ -8,7 +8,6 @@ in the layout that the benchmarks choose against tasks, inner steps, ways and wi
 a time. Tasks are glyphs and sinusoids, so no data is needed.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +30,8 @@ import maml
 from benchmarks import hardware
 from benchmarks.bounds import check
 from benchmarks.config import launch
+from benchmarks.files import as_json, write_text
+from benchmarks.rl_figures import saved
 from maml.types import Params
 from tasks import glyphs
 from tasks.batch_norm import few_shot_loss
@@ -198,8 +199,8 @@ def main(options: Options) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         contents = {"layouts": rows, "growth": found, "device": hardware.device()}
         contents |= {"versions": hardware.versions()}
-        (options.out / "scaling.json").write_text(json.dumps(contents, indent=2) + "\n")
-        figure(found).savefig(options.out / "scaling.png", dpi=150)
+        write_text(options.out / "scaling.json", as_json(contents, indent=2) + "\n")
+        saved(figure(found), options.out / "scaling.png")
 
 
 if __name__ == "__main__":

@@ -14,20 +14,25 @@ STYLES = "-", "--", "-.", ":"  # where curves lie on each other, all are seen
 Rewards = Float[np.ndarray, "run child"]
 
 
+def unbroken(rewards: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """The rewards, of which those that are not finite are 0, or the worst if that is below 0."""
+    finite = np.isfinite(rewards)
+    return np.where(finite, rewards, rewards[finite].min(initial=0.0))
+
+
 def top(rewards: Rewards, count: int) -> Float[np.ndarray, " child"]:
     """The mean over runs of the mean of the best rewards so far, from the `count`-th child on.
 
-    Broken rewards, which are not finite, are worse than all others: until each run has `count`
-    children that are not broken, the mean is NaN.
+    Rewards that are not finite count as `unbroken` has them.
     """
-    rewards = np.where(np.isfinite(rewards), rewards, -np.inf)
+    rewards = unbroken(rewards)
     best = np.sort(rewards[:, :count], axis=1)
     means = [best.mean()]
     for reward in rewards.T[count:]:
         best[:, 0] = np.maximum(best[:, 0], reward)
         best.sort(axis=1)
         means.append(best.mean())
-    return np.where(np.isfinite(means), means, np.nan)
+    return np.array(means)
 
 
 def mean_of_sound(rewards: Rewards, width: int) -> Float[np.ndarray, " child"]:

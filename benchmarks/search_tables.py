@@ -47,13 +47,13 @@ def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _number(value: float) -> str:
-    return f"{value:.2f}" if isfinite(value) else "none"
+def _number(value: float | None) -> str:
+    return "not finite" if value is None or not isfinite(value) else f"{value:.2f}"
 
 
-def _chance(p: float) -> str:
-    if not isfinite(p):
-        return "none"
+def _chance(p: float | None) -> str:
+    if p is None or not isfinite(p):
+        return _number(p)
     return f"{p:.1e}" if p > 1e-9 else "< 1e-9"
 
 
@@ -77,9 +77,11 @@ def show(summary: Summary) -> None:
     for name, cells in rows(summary).items():
         table.add_row(named(name, summary), *cells)
     optimum = f"; the best there is: {summary['optimum']:.2f}" if "optimum" in summary else ""
+    lost = sum(summary["broken"].values())
+    broken = f"; {lost} rewards were not finite and count as the worst" if lost else ""
     table.caption = (
         f"{summary['runs']} runs of {summary['children']} children; {NOTE}{optimum};"
-        f" {sum(summary['seconds'].values()):.1f} s, {summary['device']}"
+        f" {sum(summary['seconds'].values()):.1f} s, {summary['device']}{broken}"
     )
     Console().print(table)
 

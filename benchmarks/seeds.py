@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 import maml
-from benchmarks import hardware, loop, session
+from benchmarks import checkpoints, hardware, loop, session
 from benchmarks.config import Run
-from benchmarks.statistics import over_seeds
+from benchmarks.statistics import not_finite, over_seeds
 from maml.types import MetaParams, MetaState, Metrics, RandomKey
 
 
@@ -74,7 +74,7 @@ def run(study: Study, config: Run, seeds: int) -> Result:
         ValueError: the folder holds a run.
         FloatingPointError: a number that is followed is not finite any more.
     """
-    out, trainer = session.folder(study.name, config), study.trainer
+    trainer = study.trainer
     keys = jax.vmap(jax.random.key)(config.seed + jnp.arange(seeds))
     fold = jax.vmap(jax.random.fold_in, (0, None))
     # A core has enough to do with one seed; other devices take all.
@@ -98,6 +98,8 @@ def run(study: Study, config: Run, seeds: int) -> Result:
         return loop.Observed(lines, shown, score, _trouble(followed, done - every))
 
     states, arguments = jax.vmap(trainer.start)(fold(keys, 0)), (fold(keys, 1),)
+    states = states._replace(params=checkpoints.started(config, states.params))
+    out = session.folder(study.name, config)
     about = f"{seeds} seeds on {hardware.device()}"
     states, done, seconds = loop.train(call, states, arguments, config, out, observe, about=about)
     start = time.perf_counter()
@@ -108,7 +110,7 @@ def run(study: Study, config: Run, seeds: int) -> Result:
         for metric, curve in values.items()
     }
     facts = study.facts | {"seeds": seeds, "seconds_per_seed": round(seconds["train"] / seeds, 2)}
-    facts |= session.headline(found, *study.headline)
+    facts |= session.headline(found, *study.headline) | not_finite(values)
     summary = session.summarise(study.name, config, out, done, seconds, found | facts)
     return Result(out, summary, states.params)
 

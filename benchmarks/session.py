@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -15,6 +15,8 @@ from rich.console import Console
 
 from benchmarks import hardware
 from benchmarks.config import Run
+from benchmarks.files import as_json, read_lines, read_object, write_text
+from benchmarks.stored import steps
 
 RESULTS = Path("results")
 FREE = (
@@ -25,6 +27,7 @@ FREE = (
     "save_seconds",
     "tensorboard",
 )  # options that change no result
+LATER = "meta_steps", "outer_rate"  # options that may change when a run goes on
 T = TypeVar("T")
 
 
@@ -37,54 +40,105 @@ def folder(name: str, config: Run) -> Path:
     """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     out = config.out or RESULTS / "runs" / f"{name}-{config.preset}-{config.seed}-{stamp}"
-    options, started = out / "config.json", (out / "log.jsonl").exists()
-    wanted = {"benchmark": name} | plain(config)
-    for free in FREE:
-        del wanted[free]
-    if started and not config.resume:
+    wanted = lasting(name, config)
+    if config.resume:
+        if not (config.out and (out / "config.json").exists()):
+            raise ValueError(f"there is no run to resume in {out}; --out names its folder")
+        before = _agreeing(out, wanted, but=LATER)["meta_steps"]
+        if config.spanning and before != config.meta_steps:
+            raise ValueError(
+                f"{config.spanning} spans the {before} meta-steps of {out}, so they cannot become"
+                f" {config.meta_steps}; --start-from {out} starts a new run from what it learned"
+            )
+        return out
+    if any((out / made).exists() for made in ("log.jsonl", "summary.json")) or steps(
+        out / "checkpoints"
+    ):
         raise ValueError(f"{out} holds a run; go on with --resume, or name another with --out")
-    if config.resume and not (config.out and options.exists()):
-        raise ValueError(f"there is no run to resume in {out}; --out names its folder")
-    claim(out, wanted, started=config.resume)
+    claim(out, wanted)
     return out
 
 
-def claim(out: Path, wanted: dict[str, Any], *, started: bool) -> None:
-    """Writes the options of a folder to its `config.json`; one that was started has to have them.
+def claim(out: Path, wanted: dict[str, Any]) -> None:
+    """Writes the options of a folder to its `config.json`; if it has one, it has to be the same.
 
     Raises:
-        ValueError: it has others, saying which.
+        ValueError: it has other options, saying which, or it is the working directory.
     """
-    path = out / "config.json"
-    found = json.loads(path.read_text()) if started else wanted
+    if out == Path():
+        raise ValueError("results need a folder of their own; got the working directory as --out")
+    if (out / "config.json").exists():
+        _agreeing(out, wanted)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "config.json", as_json(wanted, indent=2) + "\n")
+
+
+def _agreeing(out: Path, wanted: dict[str, Any], but: Collection[str] = ()) -> dict[str, Any]:
+    """The options in a folder's `config.json`, which are those that are wanted, but for some.
+
+    Raises:
+        ValueError: others differ, saying which.
+    """
+    found = read_object(out / "config.json")
+    if not found.keys() & wanted.keys():
+        raise ValueError(f"{out / 'config.json'} holds no options of such a run")
     different = [
         f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here"
         for key in found | wanted
-        if found.get(key) != wanted.get(key)
+        if key not in {*but, "history"} and found.get(key) != wanted.get(key)
     ]
     if different:
         raise ValueError(f"{out} holds a run of other options: {'; '.join(different)}")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted, indent=2) + "\n")
+    return found
+
+
+def goes_on(out: Path, config: Run, done: int) -> None:
+    """Notes in `config.json` which options hold from a meta-step on, if they are others now.
+
+    Its `history` has the options at the start, and later what changed, at which step.
+    """
+    found = read_object(out / "config.json")
+    first = {"step": 0} | {name: found[name] for name in LATER}
+    # What was to hold from a later step on never did, or is undone.
+    history = [entry for entry in found.get("history", [first]) if entry["step"] < done]
+    holding = {name: value for entry in history for name, value in entry.items()}
+    changed = {n: getattr(config, n) for n in LATER if getattr(config, n) != holding.get(n)}
+    if done and changed:
+        words = (f"{name} is {value}, not {holding[name]}" for name, value in changed.items())
+        print(f"From meta-step {done} on, {', '.join(words)}.")
+    history += [{"step": done} | changed] if changed else []
+    now = found | {name: getattr(config, name) for name in LATER}
+    now.pop("history", None)
+    now |= {"history": history} if len(history) > 1 else {}
+    if now != found:
+        write_text(out / "config.json", as_json(now, indent=2) + "\n")
 
 
 def recovered(
-    log: Path, wanted: Callable[[dict[str, Any]], bool] = lambda line: True
+    log: Path, keys: Collection[str], wanted: Callable[[dict[str, Any]], bool] = lambda line: True
 ) -> list[dict[str, Any]]:
-    """Lines of a log; those not wanted, and one that was cut off, are taken out of the file."""
-    if not log.exists():
-        return []
-    lines = []
-    for text in log.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    kept = [line for line in lines if wanted(line)]
-    aside = log.with_suffix(".part")
-    aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    aside.replace(log)
-    return kept
+    """Lines of a log; those not wanted, and one that was cut off, are taken out of the file.
+
+    Args:
+        log: the file; none is an empty log.
+        keys: of every line.
+        wanted: whether a line is to stay.
+
+    Raises:
+        ValueError: as `read_lines`; then nothing is taken out.
+    """
+    lines = [line for line in read_lines(log, keys) if wanted(line)]
+    text = "".join(as_json(line) + "\n" for line in lines)
+    if log.exists() and log.read_text() != text:
+        write_text(log, text)
+    return lines
+
+
+def lasting(name: str, config: Run) -> dict[str, Any]:
+    """The options that change the results of a run, and the name of its benchmark."""
+    options = {"benchmark": name} | plain(config)
+    return {option: value for option, value in options.items() if option not in FREE}
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -118,10 +172,18 @@ def summarise(
         "seed": config.seed,
         "meta_steps": done,
         "interrupted": interrupted,
+        **_origin(out, config),
         "seconds": seconds,
         "tasks_per_second": round(tasks / max(seconds["train"], 1e-9), 1),
     }
     return write(name, config, out, summary, record=config.record and not interrupted)
+
+
+def _origin(out: Path, config: Run) -> dict[str, Any]:
+    """What a run started from, and which options changed at which step, if any."""
+    history = read_object(out / "config.json").get("history", [])
+    origin: dict[str, Any] = {"history": history} if len(history) > 1 else {}
+    return origin | ({"start_from": str(config.start_from)} if config.start_from else {})
 
 
 def write(
@@ -146,11 +208,11 @@ def write(
         "config": plain(config),
         "command": command(),
     }
-    (out / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_text(out / "summary.json", as_json(summary, indent=2) + "\n")
     if record:
         RESULTS.mkdir(exist_ok=True)
         with (RESULTS / f"{name}.jsonl").open("a") as file:
-            file.write(json.dumps(summary) + "\n")
+            file.write(as_json(summary) + "\n")
     return summary
 
 
@@ -163,7 +225,7 @@ def ended(run: Path) -> dict[str, Any]:
     path = run / "summary.json"
     if not path.exists():
         raise ValueError(f"{run} has no summary.json: it is no run that has ended")
-    return json.loads(path.read_text())
+    return read_object(path)
 
 
 def headline(found: dict[str, Any], metric: str, when: int | str) -> dict[str, Any]:
@@ -178,20 +240,29 @@ def command() -> str:
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C is noted instead of raised, so that no result is lost; a second one is raised."""
-    noted: list[int] = []
+def interruptible() -> Iterator[Callable[[], signal.Signals | None]]:
+    """Ctrl-C and SIGTERM are noted instead of raised, so that nothing is lost; not a second time.
+
+    Gives what says which of them came.
+    """
+    noted: list[signal.Signals] = []
 
     def note(number: int, frame: Any) -> None:
-        noted.append(number)
+        noted.append(signal.Signals(number))
         print("Interrupted: the call at work is finished first. Again to give up at once.")
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    before = signal.signal(signal.SIGINT, note)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
     try:
-        yield lambda: bool(noted)
+        yield lambda: noted[0] if noted else None
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def track(items: Sequence[T], about: str, *, shown: bool = True) -> Iterable[T]:

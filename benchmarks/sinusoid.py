@@ -55,6 +55,11 @@ class Sinusoid(Config):
         points = max(self.drawn * self.train_shots, min(BLOCK, self.eval_tasks) * self.shots)
         check_size(WIDTH * points, "a batch of tasks", "meta_batch, draw, train_shots or shots")
 
+    @property
+    def spanning(self) -> str | None:
+        """As every benchmark's, and the multi-step loss of maml++."""
+        return "the fading multi-step loss" if self.algorithm == "maml++" else super().spanning
+
 
 PAPER = Sinusoid(
     preset="maml-paper-5-shot",

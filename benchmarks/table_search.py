@@ -75,6 +75,10 @@ def measure(config: Any, compared: dict[str, Strategy], table: Table) -> Outcome
         broken[name] = int(lost.sum())
         rewards[name] = found
         best[name] = reports.astype(float)[np.arange(config.repeats), best_of(found)]
-    return Outcome(
-        rewards, best, broken, seconds, {"optimum": 100 * float(np.nanmax(table.reported))}
-    )
+    return Outcome(rewards, best, broken, seconds, {"optimum": optimum(table)})
+
+
+def optimum(table: Table) -> float:
+    """The best that is reported of any architecture, in percent."""
+    reported = np.asarray(table.reported)
+    return 100 * float(reported[np.isfinite(reported)].max())

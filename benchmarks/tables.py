@@ -3,6 +3,7 @@
 python -m benchmarks.tables      # writes their tables anew from results/*.jsonl
 """
 
+import argparse
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import search_tables
+from benchmarks.config import in_words
+from benchmarks.files import write_text
 from benchmarks.published import PUBLISHED, Summary, published, task_of
 from benchmarks.session import FREE, RESULTS
 from benchmarks.statistics import over_seeds
@@ -88,6 +91,9 @@ def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
         free = {*FREE, "seed", "steps_per_call", "devices"}
         options = {name: value for name, value in summary["config"].items() if name not in free}
         options |= {name: summary[name] for name in ("benchmark", "algorithm")}
+        # Of the options that changed on the way, a number of meta-steps leaves the same result.
+        changes = summary.get("history", ())[1:]
+        options["rates"] = [entry for entry in changes if "outer_rate" in entry]
         options["trains"] = "train" in summary["seconds"]  # or evaluates what another has trained
         alike = (
             (theirs, runs)
@@ -159,9 +165,15 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 
 def with_tables(page: str, tables: str) -> str:
-    """The page with these tables between the two marks."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
+    """The page with these tables between the two marks.
+
+    Raises:
+        ValueError: it has not both marks, so that something else would be written over.
+    """
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"a page needs {BEGIN} and, after it, {END}")
     return f"{head}{BEGIN}\n{tables}\n{END}{tail}"
 
 
@@ -173,5 +185,8 @@ PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
 }
 
 if __name__ == "__main__":
-    for page, tables in PAGES.items():
-        page.write_text(with_tables(page.read_text(), tables(recorded())))
+    shape = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
+    with in_words():
+        for page, tables in PAGES.items():
+            write_text(page, with_tables(page.read_text(), tables(recorded())))

@@ -20,50 +20,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jaxtyping import PyTree
 
-import maml
-from benchmarks import checkpoints, runner, session, tables
+from benchmarks import runner, session, tables
 from benchmarks.bounds import check, check_used
+from benchmarks.checkpoints import meta_params
 from benchmarks.config import launch
 from benchmarks.few_shot import FewShot, experiment
+from benchmarks.files import read_arrays, whole
 from benchmarks.runner import Experiment
+from benchmarks.stored import latest
 from maml.tree import by_path
 from maml.types import MetaParams
 
 OPTIONS = "options"
+PATHS = "data", "out", "start_from"
 
 
-def save(path: Path, meta_params: MetaParams, config: dict[str, Any]) -> None:
-    """Writes meta-parameters and the options of their run."""
-    arrays: dict[str, Any] = {
-        name: np.asarray(leaf, np.float16 if leaf.dtype.kind == "f" else None)
-        for name, leaf in by_path(meta_params).items()
-    }
-    arrays[OPTIONS] = np.array(json.dumps(config))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
-
-
-def load(path: Path, like: PyTree) -> PyTree:
-    """The meta-parameters of a file.
-
-    Args:
-        path: of the file.
-        like: a tree of the same paths and shapes; the arrays get its precision.
+def save(path: Path, learned: MetaParams, config: dict[str, Any]) -> None:
+    """Writes meta-parameters and the options of their run, whole or not at all.
 
     Raises:
-        ValueError: paths or shapes are others, naming the first.
+        ValueError: the file is there and holds something else than weights.
     """
-    wanted = by_path(like)
-    with np.load(path, allow_pickle=False) as file:
-        found = {name: file[name] for name in file.files if name != OPTIONS}
-    for name in sorted(wanted.keys() | found.keys()):
-        shapes = [getattr(tree.get(name), "shape", "nothing") for tree in (found, wanted)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"{path} has {shapes[0]} at {name!r}; wanted {shapes[1]}")
-    leaves = [found[name].astype(leaf.dtype) for name, leaf in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    if path.exists():
+        options(path)
+    arrays = {name: _rounded(np.asarray(leaf)) for name, leaf in by_path(learned).items()}
+    arrays[OPTIONS] = np.array(json.dumps(config))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as aside, aside.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _rounded(leaf: np.ndarray) -> np.ndarray:
+    """In half precision, but where that would make infinities of numbers."""
+    if leaf.dtype.kind != "f":
+        return leaf
+    with np.errstate(over="ignore"):
+        half = leaf.astype(np.float16)
+    return half if (np.isfinite(half) == np.isfinite(leaf)).all() else leaf
 
 
 def options(path: Path) -> FewShot:
@@ -72,26 +66,27 @@ def options(path: Path) -> FewShot:
     Raises:
         ValueError: it is no such file.
     """
-    if not path.exists():
-        raise ValueError(f"there is no file {path}")
-    with np.load(path, allow_pickle=False) as file:
-        if OPTIONS not in file.files:
-            raise ValueError(f"{path} holds no options: it was not written by benchmarks.weights")
-        return _config(json.loads(file[OPTIONS].item()))
+    found = read_arrays(path)
+    if OPTIONS not in found:
+        raise ValueError(f"{path} holds no options: it was not written by benchmarks.weights")
+    return _config(json.loads(found[OPTIONS].item()), path)
 
 
 def trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
     """The experiment of a file's run, its options but for the changes, and the meta-parameters."""
     config = replace(options(path), **changes)
     chosen = experiment(config)
-    return chosen, config, load(path, chosen.algorithm.init(chosen.params))
+    return chosen, config, meta_params(path, chosen.algorithm.init(chosen.params))
 
 
-def _config(found: dict[str, Any]) -> FewShot:
+def _config(found: dict[str, Any], source: Path) -> FewShot:
     known = {field.name for field in fields(FewShot)}
     given: dict[str, Any] = {name: value for name, value in found.items() if name in known}
-    given |= {name: Path(found[name]) for name in ("data", "out") if found.get(name)}
-    return FewShot(**given)
+    given |= {name: Path(found[name]) for name in PATHS if found.get(name)}
+    try:
+        return FewShot(**given)
+    except TypeError as error:
+        raise ValueError(f"{source} holds no options of few-shot learning: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,16 +133,16 @@ def main(asked: Weights) -> None:
     if asked.ways is not None:
         before = options(file)
         changes["train_ways"] = before.train_ways or before.ways
-    chosen, config, meta_params = trained(file, **changes)
+    chosen, config, learned = trained(file, **changes)
     if others:
-        chosen, meta_params = together(files, config, chosen, meta_params)
+        chosen, learned = together(files, config, chosen, learned)
     out = asked.out or session.RESULTS / "runs" / f"weights-{file.stem}"
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     found: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
     found |= {"seeds": len(files)} if others else {}
     with runner.precisely(chosen):
-        found |= runner.tested(chosen, config, meta_params) | chosen.facts
+        found |= runner.tested(chosen, config, learned) | chosen.facts
     found |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
     found |= {"seconds": {"evaluate": time.perf_counter() - start}}
     found |= {"weights": [own.name for own in files]}
@@ -169,20 +164,30 @@ def together(
         if own != replace(options(files[0]), seed=config.seed):
             raise ValueError(f"{file} is of another run than {files[0]}, in more than the seed")
     like = single.algorithm.init(single.params)
-    members = [first, *(load(file, like) for file in files[1:])]
+    members = [first, *(meta_params(file, like) for file in files[1:])]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     return experiment(config, members=len(files)), stacked
 
 
 def write(file: Path, run: Path) -> None:
-    """Writes the meta-parameters of a run's last checkpoint to a file."""
-    config = _config(session.ended(run)["config"])
+    """Writes the meta-parameters of a run's last checkpoint to a file.
+
+    Raises:
+        ValueError: the run is not of few-shot learning, has not ended, or its checkpoint is not
+            that of its summary; or the file is there and holds something else.
+    """
+    summary = session.ended(run)
+    config = _config(summary["config"], run)
+    step = int(latest(run / "checkpoints").name)
+    if step != summary["meta_steps"]:
+        raise ValueError(
+            f"the summary of {run} is of {summary['meta_steps']} meta-steps, and its last"
+            f" checkpoint of {step}: end the run with --resume"
+        )
     chosen = experiment(config)
-    optimizer = runner.outer_optimizer(chosen, config)
-    state = maml.init(chosen.algorithm, optimizer, chosen.params)
-    state = checkpoints.load(run / "checkpoints", state)
-    free = dict.fromkeys(("data", "out")) | {"resume": False, "record": False}
-    save(file, state.params, session.plain(config) | free)
+    found = meta_params(run, chosen.algorithm.init(chosen.params))
+    free = dict.fromkeys(PATHS) | {"resume": False, "record": False}
+    save(file, found, session.plain(config) | free)
     print(f"{file}: {file.stat().st_size / 1024:.0f} KB")
 
 

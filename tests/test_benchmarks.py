@@ -152,6 +152,7 @@ def test_a_task_that_diverges_is_said_and_is_no_number(waves):
     config = replace(waves, inner_rate=1e30, meta_steps=0)
     summary = runner.run(sinusoid.experiment(config), config).summary
     assert summary["mse"]["2"] == {"mean": None, "ci95": None}
+    assert 0 < summary["not_finite"]["mse"]["2"] <= summary["tasks"]
     assert tables.cell([summary], "2") == "diverged"
 
 

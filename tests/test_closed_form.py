@@ -187,10 +187,7 @@ def test_training_teaches_features_in_which_the_head_generalises(model):
     for name, build in BUILD.items():
         chosen, outer = build(loss, features, head=head_of(params)), optax.adam(0.03)
         state = maml.init(chosen, outer, params)
-
-        def sample(key):
-            return jax.tree.map(lambda leaf: leaf[None], episode)
-
+        sample = maml.batched(lambda key: episode, 1)
         state, metrics = quick(partial(maml.train, chosen, outer, sample, num_steps=300))(
             state, KEY
         )

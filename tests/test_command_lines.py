@@ -181,7 +181,7 @@ REFUSED = {
         "--space cells --layers 4": "layers is an option of space macro; leave it at 3; got 4",
         "--space macro --dataset glyphs --data FILE": "data is an option of dataset omniglot",
         f"--space macro --budget.meta-steps {10**30}": "budget.meta_steps must be <= 1,000,000,000",
-        "--space macro --budget.outer-rate nan": "budget.outer_rate must be a finite number",
+        "--space macro --budget.outer-rate nan": "outer_rate must be a finite number",
         "--space macro --budget.inner-rate 0.1": "inner_rate is an option of budget.learner maml",
         "--space macro --budget.meta-steps -1": "meta_steps",
         "--out ''": "--out is given an empty value",

@@ -41,6 +41,7 @@ def cheap(monkeypatch):
     monkeypatch.setattr(children, "networks", lambda space, options: (SPACE, None))
     monkeypatch.setattr(children, "samplers", lambda dataset, options: (nothing, "here"))
     monkeypatch.setattr(children, "reward", lambda *_: Partial(worth))
+    monkeypatch.setattr(architecture_drawing, "best", lambda *_: None)  # these are no networks
     tenth = Partial(partial(worth, of=90))
     monkeypatch.setattr(live_search.reward, "from_scratch", lambda *_: tenth)
 
@@ -106,6 +107,25 @@ def test_a_folder_of_other_searches_is_refused_and_stays_as_it_was(tmp_path):
     with pytest.raises(ValueError, match=r"other options: seed 0 there, 1 here"):
         architecture_search.main(options(tmp_path, seed=1))
     assert (tmp_path / live_search.KEPT).read_bytes() == before
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_search_that_has_lost_its_children_or_its_options_is_refused(tmp_path):
+    architecture_search.main(options(tmp_path))
+    children, before = tmp_path / live_search.KEPT, (tmp_path / live_search.KEPT).read_text()
+    children.unlink()
+    with pytest.raises(ValueError, match=r"children\.jsonl is missing: put it back"):
+        architecture_search.main(options(tmp_path))
+    assert not children.exists()
+    broken = before.replace("}\n", "\n", 1)
+    children.write_text(broken)
+    with pytest.raises(ValueError, match=r"line 1 of .*children\.jsonl is no JSON"):
+        architecture_search.main(options(tmp_path))
+    (tmp_path / "config.json").unlink()
+    children.write_text(before)
+    with pytest.raises(ValueError, match="holds children, and there is no"):
+        architecture_search.main(options(tmp_path))
+    assert children.read_text() == before
 
 
 def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):

@@ -1,22 +1,29 @@
 """Runs that are killed go on bit for bit, and never from what is not theirs or is broken."""
 
+import errno
 import json
-import random
+import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from killing import Killable, assert_equal, killed, straight
+from orbax.checkpoint import v1 as ocp
 
 from benchmarks import runner, sinusoid
-from benchmarks.checkpoints import checkpoints, load
+from benchmarks.checkpoints import best, checkpoints, load, restore
+from benchmarks.session import goes_on
+from benchmarks.stored import DamagedError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
+STATE = {"k": jax.random.normal(jax.random.key(0), (40, 40)), "b": jnp.zeros(3)}
 OPTIONS = {"meta_batch": 2, "val_tasks": 0, "eval_tasks": 2, "eval_steps": 1, "save_seconds": 0}
 
 
@@ -39,48 +46,18 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def killed_now_and_then(folder, calls, kills, seed):
-    """The same run as a process, killed at random moments until it has been often enough."""
-    steps = ["--meta-steps", str(2 * calls), "--steps-per-call", "2", "--out", str(folder)]
+def files(folder):
+    """All there is in a folder, and its content."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_a_run_that_is_killed_ends_as_the_straight_one(tmp_path):
+    """Twenty kills of each of five benchmarks are in test_kills.py."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-    command = [sys.executable, "-m", "benchmarks.sinusoid", "--no-cache", *steps, *options]
-    chance = random.Random(seed)
-    for number in range(kills + 1):
-        resume = ["--resume"] if (folder / "config.json").exists() else []
-        process = subprocess.Popen([*command, *resume], stdout=subprocess.DEVNULL)
-        if number == kills:
-            assert process.wait(timeout=300) == 0
-            return
-        there = len(log(folder)) if (folder / "log.jsonl").exists() else 0
-        wanted, since = there + chance.randrange(1, calls // (kills + 1)), time.monotonic()
-        while time.monotonic() < since + 120:
-            text = (folder / "log.jsonl").read_text() if (folder / "log.jsonl").exists() else ""
-            if text.count("\n") >= wanted or process.poll() is not None:
-                break
-            time.sleep(0.001)
-        time.sleep(chance.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-
-@pytest.mark.parametrize(
-    "kills", [1, pytest.param(20, marks=pytest.mark.slow)], ids=lambda n: f"{n} kills"
-)
-def test_a_run_that_is_killed_at_any_moment_ends_as_the_straight_one(kills, tmp_path):
-    calls = 40 if kills == 1 else 300
-    killed_now_and_then(tmp_path / "straight", calls, 0, 0)
-    killed_now_and_then(tmp_path / "killed", calls, kills, 1)
-    assert log(tmp_path / "killed") == log(tmp_path / "straight")
-    names = ("straight", "killed")
-    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in names]
-    assert summaries[0]["mse"] == summaries[1]["mse"]
-    config = replace(sinusoid.PAPER, **OPTIONS)
-    experiment = sinusoid.experiment(config)
-    optimizer = runner.outer_optimizer(experiment, config)
-    start = runner.maml.init(experiment.algorithm, optimizer, experiment.params)
-    states = [load(tmp_path / name / "checkpoints", start) for name in names]
-    assert int(states[0].step) == 2 * calls
-    same(*states)
+    run = Killable("benchmarks.sinusoid", ("--meta-steps=20", "--steps-per-call=1", *options))
+    longest = straight(run, tmp_path / "straight", tmp_path / "cache")
+    killed(run, tmp_path / "killed", tmp_path / "cache", 1, 0, longest)
+    assert_equal(run, tmp_path / "straight", tmp_path / "killed")
 
 
 def test_what_is_done_is_only_evaluated_again(config):
@@ -128,6 +105,18 @@ def test_a_run_goes_on_with_its_own_options_alone(config, change, message):
         run(replace(config, **change))
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_not_finite_is_the_worst_and_the_files_stay_json(score, tmp_path):
+    with checkpoints(tmp_path, 0) as saved:
+        for step, own in enumerate((0.1, 0.9, score, score, score)):
+            saved.save(step, STATE, own)
+    assert best(tmp_path) == 1
+    for path in tmp_path.rglob("metrics/metrics"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+    shutil.rmtree(tmp_path / "1")
+    assert best(tmp_path) is None
+
+
 def test_the_best_checkpoint_stays_beside_the_latest(tmp_path):
     state = {"x": np.zeros(3)}
     with checkpoints(tmp_path, 0) as saved:
@@ -155,3 +144,298 @@ launch(sinusoid.main, sinusoid.PRESETS, "")
     last = done.stderr.splitlines()[-1]
     assert "OSError: no checkpoint can be written to" in last, done.stderr[-2000:]
     assert "the last good one is none: " in last and "File too large" in last
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A folder with the checkpoints of steps 1 and 2."""
+    folder = tmp_path_factory.mktemp("two")
+    with checkpoints(folder, 0) as saved:
+        for step in (1, 2):
+            saved.save(step, STATE | {"step": jnp.int32(step)}, 0.0)
+    return folder
+
+
+@pytest.fixture
+def folder(two, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(two, tmp_path / "checkpoints")
+
+
+def halved(path):
+    for file in path.rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flipped(path):
+    """One bit in the middle of the largest file."""
+    file = max((f for f in path.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "halved": halved,
+    "flipped": flipped,
+    "without its metrics": lambda path: shutil.rmtree(path / "metrics"),
+    "without its arrays": lambda path: shutil.rmtree(path / "state" / "ocdbt.process_0"),
+    "without its structure": lambda path: (path / "state" / "_METADATA").unlink(),
+    "emptied": lambda path: [shutil.rmtree(path), path.mkdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_moved_aside_if_an_older_one_is_good(damage, folder, capsys):
+    DAMAGES[damage](folder / "2")
+    before = files(folder / "2")
+    found = restore(folder, STATE | {"step": jnp.int32(0)})
+    same(found, STATE | {"step": jnp.int32(1)})
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged"]
+    assert [*files(folder / "2.damaged").values()] == [*before.values()]
+    assert "step 2 cannot be read, it is now 2.damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_nothing_is_touched_where_no_checkpoint_can_be_read(damage, folder):
+    for step in "12":
+        DAMAGES[damage](folder / step)
+    before = files(folder)
+    with pytest.raises(DamagedError, match="nothing was changed: put the files back from a copy"):
+        restore(folder, STATE | {"step": jnp.int32(0)})
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": None, "q": STATE["k"]}, "nothing at 'q'; wanted float32.40, 40."),
+        ({"n": jnp.zeros(2)}, "nothing at 'n'; wanted float32.2,."),
+        ({"k": None}, r"has float32\(40, 40\) at 'k'; wanted nothing"),
+        ({"k": jnp.zeros((4, 3))}, r"has float32\(40, 40\) at 'k'; wanted float32\(4, 3\)"),
+        ({"b": jnp.zeros(3, jnp.bfloat16)}, r"has float32\(3,\) at 'b'; wanted bfloat16\(3,\)"),
+    ],
+)
+@pytest.mark.parametrize("latest", ["good", "halved"])
+def test_a_checkpoint_of_another_state_is_refused_leaf_by_leaf(change, message, latest, folder):
+    if latest == "halved":
+        halved(folder / "2")
+    before = files(folder)
+    other = {k: v for k, v in (STATE | {"step": jnp.int32(0)} | change).items() if v is not None}
+    with pytest.raises(ValueError, match=message) as caught:
+        restore(folder, other)
+    assert "use the code and the options that wrote it" in str(caught.value)
+    assert files(folder) == before
+
+
+def test_float64_is_another_type_than_float32(folder, x64):
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), STATE) | {"step": jnp.int32(0)}
+    with pytest.raises(ValueError, match=r"float32\(3,\) at 'b'; wanted float64\(3,\)"):
+        restore(folder, wide)
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("who", [(ocp, "load"), (ocp, "metadata"), ("pathlib.Path", "read_bytes")])
+def test_files_that_cannot_be_read_now_are_not_damaged(code, who, folder, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(code, os.strerror(code))
+
+    before = files(folder)
+    with monkeypatch.context() as patch:
+        target = (f"{who[0]}.{who[1]}",) if isinstance(who[0], str) else who
+        patch.setattr(*target, refuse)
+        with pytest.raises(OSError, match=f"now: .*{os.strerror(code)}; nothing was changed"):
+            restore(folder, STATE | {"step": jnp.int32(0)})
+    assert files(folder) == before
+
+
+def test_a_checkpoint_of_another_run_and_one_beyond_the_end_are_refused(folder):
+    shutil.copytree(folder / "1", folder / "3")
+    before, state = files(folder), STATE | {"step": jnp.int32(0)}
+    with pytest.raises(ValueError, match=r"3 holds the state of step 1: .* another run"):
+        restore(folder, state)
+    with pytest.raises(ValueError, match="3 is beyond the 2 meta-steps asked for"):
+        restore(folder, state, 2)
+    assert files(folder) == before
+
+
+def test_only_unfinished_checkpoints_of_orbax_are_deleted(folder):
+    """Those of a run that was killed while it wrote one; not what others put there."""
+    for name in ("3.orbax-checkpoint-tmp", "notes", "2.damaged", "3.part"):
+        (folder / name).mkdir()
+        (folder / name / "file").write_text("here")
+    with checkpoints(folder, 0) as saved:
+        saved.save(4, STATE, 0.0)
+    assert {"notes", "2.damaged", "3.part"} <= {path.name for path in folder.iterdir()}
+    assert not (folder / "3.orbax-checkpoint-tmp").exists()
+
+
+def gone(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+LOSSES = {
+    "the log is gone": (lambda run: gone(run / "log.jsonl"), "log.jsonl is missing or empty"),
+    "the log is empty": (lambda run: (run / "log.jsonl").write_text(""), "missing or empty"),
+    "the checkpoints are gone": (lambda run: gone(run / "checkpoints"), "there is no checkpoint"),
+    "a number in the log": (
+        lambda run: (run / "log.jsonl").write_text('{"step": 2, "seconds": 0}\n12\n'),
+        r"line 2 of .*log.jsonl must be an object with step, seconds; got 12",
+    ),
+    "a line without a step": (
+        lambda run: (run / "log.jsonl").write_text('{"loss": 2}\n{"step": 4, "seconds": 0}\n'),
+        "line 1 of .*log.jsonl must be an object",
+    ),
+    "a broken line among others": (
+        lambda run: (run / "log.jsonl").write_text('{"st\n{"step": 4, "seconds": 0}\n'),
+        "line 1 of .*log.jsonl is no JSON",
+    ),
+    "options that are a list": (
+        lambda run: (run / "config.json").write_text("[]"),
+        "config.json must hold a JSON object; got list",
+    ),
+    "options of something else": (
+        lambda run: (run / "config.json").write_text('{"name": 1}'),
+        "config.json holds no options of such a run",
+    ),
+    "options that are no JSON": (
+        lambda run: (run / "config.json").write_text("{"),
+        "config.json is no JSON",
+    ),
+    "a foreign checkpoint": (
+        lambda run: (run / "checkpoints" / "99999").mkdir(),
+        "99999 is beyond the 6 meta-steps asked for",
+    ),
+    "all checkpoints halved": (lambda run: halved(run / "checkpoints"), "no checkpoint in"),
+}
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run that has ended after 6 meta-steps, and how many results it gave."""
+    out = tmp_path_factory.mktemp("ended") / "run"
+    options = {"out": out, "meta_steps": 6, "steps_per_call": 2}
+    run(replace(sinusoid.PAPER, **OPTIONS, **options))
+    return out
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_run_that_has_lost_something_is_refused_and_stays_as_it_is(loss, ended, tmp_path):
+    out = shutil.copytree(ended, tmp_path / "run")
+    break_, message = LOSSES[loss]
+    break_(out)
+    before = files(out)
+    options = {"out": out, "meta_steps": 6, "steps_per_call": 2, "resume": True}
+    with pytest.raises(ValueError, match=message):
+        run(replace(sinusoid.PAPER, **OPTIONS, **options))
+    assert files(out) == before
+
+
+def test_a_renamed_layer_does_not_begin_a_run_anew(ended, tmp_path):
+    out = shutil.copytree(ended, tmp_path / "run")
+    config = replace(sinusoid.PAPER, **OPTIONS, out=out, meta_steps=6, steps_per_call=2)
+    config = replace(config, resume=True)
+    experiment, before = sinusoid.experiment(config), files(out)
+    layers = experiment.params["params"]
+    renamed = {f"Layer_{place}": layer for place, layer in enumerate(layers.values())}
+    with pytest.raises(ValueError, match=r"at 'opt_state/.*Dense_0.*'; wanted nothing"):
+        runner.run(experiment._replace(params={"params": renamed}), config)
+    assert files(out) == before
+
+
+def test_a_run_goes_on_to_more_meta_steps_as_the_straight_one(ended, tmp_path):
+    config = replace(sinusoid.PAPER, **OPTIONS, steps_per_call=2)
+    out = shutil.copytree(ended, tmp_path / "run")
+    longer = replace(config, out=out, resume=True, meta_steps=10)
+    straight = run(replace(config, out=tmp_path / "straight", meta_steps=10))
+    again = run(longer)
+    same(again.meta_params, straight.meta_params)
+    assert log(out) == log(straight.out) and again.summary["mse"] == straight.summary["mse"]
+    assert "history" not in straight.summary
+    first = {"step": 0, "meta_steps": 6, "outer_rate": 1e-3}
+    assert again.summary["history"] == [first, {"step": 6, "meta_steps": 10}]
+    for change, message in (
+        ({"meta_steps": 8}, "10 is beyond the 8 meta-steps asked for"),
+        ({"meta_batch": 4}, "other options: meta_batch 2 there, 4 here"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(replace(longer, **change))
+    slower = run(replace(longer, meta_steps=12, outer_rate=1e-4))
+    assert slower.summary["history"][2] == {"step": 10, "meta_steps": 12, "outer_rate": 1e-4}
+    # The same state with the same rate would have gone further.
+    moved = jax.tree.leaves(
+        jax.tree.map(
+            lambda a, b: jnp.abs(a - b).max(), *(found.meta_params for found in (slower, again))
+        )
+    )
+    assert 0 < max(moved) < 2 * 1e-4 * 1.5
+
+
+def test_a_change_that_never_held_is_not_in_the_history(ended, tmp_path, capsys):
+    """Killed before the first checkpoint with its options, a run may go on with others."""
+    out = shutil.copytree(ended, tmp_path / "run")
+    config = replace(sinusoid.PAPER, **OPTIONS, out=out, meta_steps=6, steps_per_call=2)
+    for rate, changes in ((1e-4, 2), (1e-5, 2), (1e-3, 1)):
+        goes_on(out, replace(config, outer_rate=rate), 6)
+        found = json.loads((out / "config.json").read_text())
+        assert len(found.get("history", [None])) == changes and found["outer_rate"] == rate
+    assert "From meta-step 6 on, outer_rate is 0.0001, not 0.001." in capsys.readouterr().out
+
+
+def test_a_schedule_over_all_meta_steps_fixes_their_number(config):
+    cosine = replace(config, cosine=True, meta_steps=2)
+    run(cosine)
+    for change in ({}, {"algorithm": "maml++"}):
+        assert replace(cosine, cosine=not change, **change).spanning
+    with pytest.raises(ValueError, match=r"cosine of the outer rate spans the 2 .* --start-from"):
+        run(replace(cosine, meta_steps=4, resume=True))
+    assert config.spanning is None
+
+
+def test_a_new_run_starts_from_the_meta_parameters_of_another(ended, config):
+    fresh = replace(config, meta_steps=0, start_from=ended)
+    started = run(fresh)
+    before = run(replace(config, out=ended, resume=True))
+    same(started.meta_params, before.meta_params)
+    assert started.summary["start_from"] == str(ended)
+    again = run(replace(fresh, resume=True, meta_steps=2))  # from its own checkpoint, and on
+    assert int(again.summary["meta_steps"]) == 2
+    other = replace(config, out=config.out.with_name("other"))
+    for change, message in (
+        ({"start_from": ended / "none.npz"}, "there is no file"),
+        ({"start_from": ended / "checkpoints"}, "there is no checkpoint in"),
+        ({"start_from": ended, "algorithm": "cavia"}, r"has float32\(1, 40\)|has \(1, 40\) at"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(replace(other, **change))
+        assert not other.out.exists()  # so that the corrected command can have it
+
+
+@pytest.mark.parametrize("there", ["config.json", "summary.json"])
+def test_a_new_run_writes_over_no_file_of_others(there, config):
+    config.out.mkdir()
+    (config.out / there).write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="holds"):
+        run(config)
+    assert (config.out / there).read_text() == '{"mine": 1}'
+    with pytest.raises(ValueError, match="got the working directory as --out"):
+        run(replace(config, out=type(config.out)("")))
+
+
+def test_sigterm_ends_a_run_after_a_checkpoint(config, monkeypatch):
+    observe = runner.maml.skipped
+
+    def terminate(state):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return observe(state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.maml, "skipped", terminate)
+        with pytest.raises(SystemExit) as caught:
+            run(replace(config, save_seconds=1000))
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in (config.out / "checkpoints").iterdir()].count("2") == 1
+    assert not (config.out / "summary.json").exists()
+    run(replace(config, resume=True))
+    assert [line["step"] for line in log(config.out)] == [2, 4, 6]

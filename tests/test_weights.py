@@ -1,6 +1,7 @@
 """Weights in a file are those that were learned, to half precision, and a report compares runs."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -85,6 +86,30 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     np.savez(path, options=np.array({"a": 1}, dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         weights.options(path)
+
+
+def test_a_run_starts_from_the_weights_in_a_file(run, file, tmp_path):
+    """They are in half precision; the outer optimiser starts afresh."""
+    options = run.summary["config"]
+    glyphs = omniglot.PRESETS["glyphs-5-way-1-shot"]
+    config = replace(glyphs, model=options["model"], meta_batch=2, **(TINY | {"meta_steps": 0}))
+    config = replace(config, out=tmp_path / "started", start_from=file)
+    started = runner.run(omniglot.experiment(config), config)
+    assert started.summary["start_from"] == str(file)
+    _, _, loaded = weights.trained(file)
+    jax.tree.map(np.testing.assert_array_equal, started.meta_params, loaded)
+
+
+def test_weights_are_those_of_the_summary_of_a_run_of_few_shot_learning(run, waves, tmp_path):
+    path = tmp_path / "weights.npz"
+    with pytest.raises(ValueError, match="no options of few-shot learning"):
+        weights.main(weights.Weights(files=(path,), run=waves[0].out))
+    out = shutil.copytree(run.out, tmp_path / "run")
+    summary = json.loads((out / "summary.json").read_text())
+    (out / "summary.json").write_text(json.dumps(summary | {"meta_steps": 1}))
+    with pytest.raises(ValueError, match="is of 1 meta-steps, and its last checkpoint of 2"):
+        weights.main(weights.Weights(files=(path,), run=out))
+    assert not path.exists()
 
 
 @pytest.fixture(scope="module")
