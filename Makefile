@@ -4,7 +4,7 @@ PYTHON ?= python3
 CANDIDATES = python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python)
 NEWEST ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c 'import sys; print(sys.executable)' 2>/dev/null)))
 
-.PHONY: demo test test-slow test-newest peers results lint
+.PHONY: demo test test-slow test-newest test-older peers results lint
 
 demo: .venv/installed
 	.venv/bin/python -m benchmarks.demo
@@ -28,6 +28,12 @@ test-newest:
 	.venv-newest/bin/pip install --quiet --upgrade --editable '.[tasks,dev]'
 	.venv-newest/bin/pytest -n 2 --dist worksteal
 	MAML_QUICK=1 .venv-newest/bin/pytest -n 2 --nbmake notebooks
+
+# The adapters with the packages of before.
+test-older:
+	$(PYTHON) -m venv .venv-older
+	.venv-older/bin/pip install --quiet --editable '.[tasks,dev]' 'jax<0.11' flax==0.12.0 equinox==0.13.0 gymnax==0.0.8
+	.venv-older/bin/pytest tests/test_gymnax.py tests/test_any_model.py tests/test_batch_norm.py
 
 # The README's table, from results/*.jsonl.
 results: .venv/installed

@@ -179,6 +179,9 @@ def train(
                 f" meta-loss is {line['loss']}"
             )
         shown = f"{experiment.headline} {line[experiment.headline]:.3f}"
+        if left_out := float(metrics["left_out"].mean()):
+            line["left_out"] = left_out
+            shown += f", {left_out:.1%} of the tasks left out"
         return loop.Observed(line, shown, score, trouble)
 
     # The first state shares arrays with the experiment's parameters, so it is not donated itself.

@@ -83,7 +83,7 @@ def run(study: Study, config: Run, seeds: int) -> Result:
 
     def one(task: tuple[MetaState, RandomKey]) -> tuple[MetaState, dict[str, Array]]:
         state, metrics = maml.iterate(trainer.step, trainer.sample, *task, every)
-        return state, trainer.follow(metrics)
+        return state, trainer.follow(metrics) | {"left_out": metrics["left_out"]}
 
     def call(states: MetaState, keys: Any) -> tuple[MetaState, dict[str, Array]]:
         return jax.lax.map(one, (states, keys), batch_size=batch)
@@ -92,9 +92,13 @@ def run(study: Study, config: Run, seeds: int) -> Result:
         return jax.lax.map(lambda s: study.evaluate(s.params, key), states, batch_size=batch)
 
     def observe(states: MetaState, followed: Any, done: int) -> loop.Observed:
+        left_out = followed.pop("left_out")
         lines = {name: np.mean(values, axis=1).tolist() for name, values in followed.items()}
         shown = ", ".join(f"{name} {np.mean(values):.3g}" for name, values in lines.items())
         score = float(np.mean(lines[trainer.headline]))
+        if share := float(left_out.mean()):
+            lines["left_out"] = left_out.mean(axis=1).tolist()
+            shown += f", {share:.1%} of the tasks left out"
         return loop.Observed(lines, shown, score, _trouble(followed, done - every))
 
     states, arguments = jax.vmap(trainer.start)(fold(keys, 0)), (fold(keys, 1),)

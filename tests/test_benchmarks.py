@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+import maml
 from benchmarks import demo, figures, hardware, omniglot, runner, session, sinusoid, tables
 from benchmarks.config import configure, launch
 
@@ -312,3 +313,19 @@ def test_a_figure_without_validation_has_one_curve(waves):
     runner.run(sinusoid.experiment(config), config)
     figure = figures.learning_curve(config.out, "mse", "MSE")
     assert isinstance(figure, Figure) and len(figure.axes[0].lines) == 1
+
+
+def test_the_share_of_tasks_left_out_is_in_the_log(waves):
+    """Those whose loss is the square root of a negative number."""
+    config = replace(waves, meta_batch=16, val_tasks=0)
+    experiment = sinusoid.experiment(config)
+
+    def loss(params, batch, key):
+        value, metrics = maml.regression(experiment.predict)(params, batch, key)
+        return value * jnp.sqrt(batch[1][0, 0]), metrics
+
+    broken = maml.unrolled(experiment.algorithm.learner, loss, 1)
+    algorithm = experiment.algorithm._replace(grad=broken)
+    runner.run(experiment._replace(algorithm=algorithm), config)
+    lines = read(config.out / "log.jsonl")
+    assert all(0.1 < line["left_out"] < 0.9 and "skipped" not in line for line in lines)

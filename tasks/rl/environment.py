@@ -239,6 +239,7 @@ def from_gymnax(environment: Any, params: PyTree) -> Environment:
     choices, shape = getattr(space, "n", None), getattr(space, "shape", None)
     if choices is None and (shape is None or hasattr(space, "spaces")):
         raise ValueError(f"an action must be of one Discrete or Box space; got {space!r}")
+    dtype = jax.dtypes.canonicalize_dtype(space.dtype)  # int64 in older ones, whatever the mode
     truncated = getattr(environment, "is_truncated", None)
 
     def reset(key: RandomKey, task: PyTree) -> tuple[PyTree, PyTree]:
@@ -248,7 +249,7 @@ def from_gymnax(environment: Any, params: PyTree) -> Environment:
     def step(
         key: RandomKey, state: PyTree, action: Array, task: PyTree
     ) -> tuple[PyTree, PyTree, Array, Array]:
-        out = environment.step_env(key, state, action.astype(space.dtype), task)
+        out = environment.step_env(key, state, action.astype(dtype), task)
         if len(out) != 5:
             raise ValueError(
                 "step_env gives (observation, state, reward, done, info); got"

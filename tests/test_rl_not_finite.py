@@ -1,0 +1,210 @@
+"""In reinforcement learning, what does not count reaches no derivative, and bad calls are said."""
+
+# pyright: reportArgumentType=false
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from problems import central_differences
+
+import maml
+from maml import surrogates
+from tasks.rl import meta, navigation, tabular
+from tasks.rl.advantages import advantages
+from tasks.rl.environment import Environment, rollout
+from tasks.rl.losses import Experience, collector, surrogate_loss
+from tasks.rl.policies import (
+    CategoricalGRU,
+    GaussianMLP,
+    categorical,
+    gaussian_policy,
+    memoryless,
+    recurrent_policy,
+    table_policy,
+)
+from tasks.rl.trials import trials
+
+KEY = jax.random.key(0)
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+LOGITS = jnp.array([0.3, -jnp.inf, 1.0])
+
+
+def test_the_divergence_from_itself_is_zero_with_a_forbidden_action(x64):
+    logits = LOGITS.astype(float)
+    assert categorical.kl(logits, logits) == 0
+    for slope in jax.grad(categorical.kl, (0, 1))(logits, logits):
+        np.testing.assert_allclose(slope, 0, atol=1e-15)
+
+
+def test_the_divergence_with_a_forbidden_action_has_the_derivative_of_the_others(x64):
+    free, other = jnp.array([0.3, 1.0]), jnp.array([-0.2, 0.4])
+    logits = LOGITS.astype(float).at[0].set(0.3)
+    whole = jax.grad(lambda q: categorical.kl(logits, q.at[1].set(-jnp.inf)))
+    got = whole(jnp.array([-0.2, 0.0, 0.4]))[jnp.array([0, 2])]
+    wanted = central_differences(partial(categorical.kl, free), other)
+    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+
+
+def test_an_action_that_is_none_of_the_actions_has_no_probability():
+    assert jnp.isnan(categorical.log_prob(jnp.zeros(2), jnp.array(5)))
+    assert jnp.isnan(categorical.log_prob(jnp.zeros(2), jnp.array(-1)))
+    assert categorical.log_prob(LOGITS, jnp.array(1)) == -jnp.inf
+
+
+def forbidding(weights):
+    """A policy that never takes its last action."""
+    return memoryless(
+        lambda key, x: weights,
+        lambda params, x: jnp.where(jnp.arange(3) < 2, x @ params, -jnp.inf),
+        categorical,
+    )
+
+
+def one_step(key, state, action, task):
+    """A walk of three steps, whose observations afterwards are NaN."""
+    after = state + 1
+    seen = jnp.where(after < 3, jnp.array([1.0, 0.5]) * after, jnp.nan)
+    return after, seen, (action * 1.0 + task), after >= 3
+
+
+WALK = Environment(lambda key, task: (jnp.zeros((), jnp.int32), jnp.ones(2)), one_step, 3)
+
+
+def test_steps_after_the_end_and_forbidden_actions_reach_no_value_and_no_derivative():
+    weights = 0.1 * jax.random.normal(KEY, (2, 3))
+    policy = forbidding(weights)
+    collect = {n: collector(WALK, policy, horizon=n, trajectories=4) for n in (3, 6)}
+    short, long = (collect[n](weights, 0.5, KEY) for n in (3, 6))
+    assert not jnp.isfinite(long.seen.observation).all() and long.seen.alive.sum() == 12
+    assert jnp.isfinite(long.advantage).all() and (long.advantage[:, 3:] == 0).all()
+    loss = surrogate_loss(policy, surrogates.likelihood_ratio)
+    moved = weights + 0.1
+    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(moved, long, KEY)
+    cut = jax.tree.map(lambda leaf: leaf[:, :3], long)
+    (wanted, _), whole = jax.value_and_grad(loss, has_aux=True)(moved, cut, KEY)
+    assert jnp.isfinite(grads).all() and metrics["kl"] > 0
+    np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(grads, whole, rtol=1e-4, atol=1e-6)
+    assert short.seen.alive.all()
+
+
+def test_emaml_needs_two_trajectories_to_compare():
+    policy = table_policy(2)
+    explorer = meta.exploring(chosen(), policy, 0.1)
+    collect = collector(tabular.bandit(2), policy, horizon=3, trajectories=1)
+    theta, odds = jnp.zeros((1, 2)), jnp.array([0.2, 0.8])
+    one = collect(theta, odds, KEY)
+    several = maml.PerStep(jax.tree.map(lambda leaf: leaf[None], one))
+    with pytest.raises(ValueError, match=r"trajector.*2|2.*trajector|two"):
+        explorer.grad(theta, maml.Episode(several, one), KEY)
+
+
+@pytest.mark.parametrize(
+    "observe",
+    [
+        lambda x: {"place": x, "picture": jnp.ones((2, 3)) * x[0]},
+        lambda x: x[0],
+        lambda x: jnp.ones((2, 2, 1)) * x[0],
+    ],
+    ids=["tree", "number", "image"],
+)
+def test_observations_that_are_no_vectors_have_a_baseline(observe):
+    def step(key, state, action, task):
+        after, seen, reward, done = one_step(key, state, action, task)
+        return after, observe(jnp.nan_to_num(seen)), reward, done
+
+    walk = Environment(lambda key, task: (WALK.reset(key, task)[0], observe(jnp.ones(2))), step, 3)
+    policy = memoryless(lambda *_: None, lambda *_: jnp.zeros(3), categorical)
+    seen = rollout(walk, policy, None, 0.5, KEY, horizon=4, trajectories=3)
+    assert jnp.isfinite(advantages(seen)).all()
+
+
+def test_a_half_precision_policy_is_learned_from_in_float32():
+    weights = jnp.zeros((2, 3), jnp.float16)
+    policy = forbidding(weights)
+    batch = collector(WALK, policy, horizon=6, trajectories=4)(weights, 6e4, KEY)
+    value, metrics = surrogate_loss(policy)(weights, batch, KEY)
+    assert value.dtype == jnp.float32 and metrics["return"] > 1.7e5
+
+
+def problems():
+    cell = recurrent_policy(CategoricalGRU(2, size=3))
+    walker = gaussian_policy(GaussianMLP(2, widths=(4,)))
+    odds, mdp = jnp.array([0.2, 0.8]), tabular.draw_mdp(KEY, states=3, actions=2)
+    return {
+        "bandit": (tabular.bandit(2), table_policy(2), odds),
+        "process": (tabular.tabular(3, 2), table_policy(2), mdp),
+        "navigation": (navigation.navigation(), walker, jnp.array([0.3, -0.2])),
+        "trials": (trials(tabular.bandit(2), 2, 3), cell, odds),
+    }
+
+
+@pytest.mark.parametrize("name", ["bandit", "process", "navigation", "trials"])
+def test_everything_runs_in_float64(name, x64):
+    environment, policy, task = problems()[name]
+    _, observation = environment.reset(KEY, task)
+    params = policy.init(KEY, jnp.zeros_like(observation))
+    collect = collector(environment, policy, horizon=4, trajectories=2)
+    batch = collect(params, task, KEY)
+    assert isinstance(batch, Experience) and batch.advantage.dtype == jnp.float64
+    grads, _ = jax.grad(surrogate_loss(policy), has_aux=True)(params, batch, KEY)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+STEPS = jnp.zeros(5)
+SURROGATES = {
+    "score_function": surrogates.score_function,
+    "likelihood_ratio": surrogates.likelihood_ratio,
+    "clipped": surrogates.clipped,
+    "taypo2": surrogates.taypo2,
+    "dice": surrogates.dice,
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize(
+    "advantage", [jnp.zeros((2, 5)), jnp.zeros(3), jnp.zeros(()), [0.0] * 5], ids=str
+)
+def test_a_surrogate_refuses_what_is_not_one_trajectory(name, advantage):
+    log_ratio = jnp.zeros((2, 5)) if np.ndim(advantage) == 2 else STEPS
+    with pytest.raises(ValueError, match=r"trajectory|equally many steps|array"):
+        SURROGATES[name](log_ratio, advantage)
+
+
+def chosen():
+    return maml.maml(surrogate_loss(table_policy(2)), optax.sgd(0.1), 1)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: surrogates.clipped(STEPS, STEPS, clip=-1.0),
+        lambda: surrogates.clipped(STEPS, STEPS, clip=float("nan")),
+        lambda: surrogates.dice(STEPS, STEPS, decay=-1.0),
+        lambda: tabular.draw_mdp(KEY, states=0),
+        lambda: navigation.held_out_goals(0),
+        lambda: GaussianMLP(2, std=-1.0),
+        lambda: GaussianMLP(2, widths=(0,)),
+        lambda: collector(WALK, table_policy(3), horizon=True, trajectories=1),
+        lambda: collector(WALK, table_policy(3), horizon=2, trajectories=jnp.array(2)),
+        lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, discount=2.0),
+        lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, lesson=None),
+        lambda: rollout(WALK, table_policy(3), None, 0.0, 0, horizon=2, trajectories=1),
+        lambda: rollout(
+            WALK, table_policy(3), None, 0.0, jax.random.PRNGKey(0), horizon=2, trajectories=1
+        ),
+        lambda: rollout(WALK, "policy", None, 0.0, KEY, horizon=2, trajectories=1),
+        lambda: surrogate_loss("policy"),
+        lambda: meta.repeatedly(chosen(), optax.sgd(0.1), 0),
+        lambda: meta.anchored(chosen(), table_policy(2), float("nan")),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_words(call):
+    with pytest.raises(ValueError, match=r"must be|needs|got"):
+        call()
