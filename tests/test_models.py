@@ -226,14 +226,14 @@ def test_options_that_mean_nothing_are_refused(model, option, wrong, message):
         (Conv4(5), (3, 28, 28, 0), {}, r"got \[3, 28, 28, 0\]"),
         (Conv4(5, pool=True), (3, 0, 0, 1), {}, r"of 16x16 pixels or more; got \[3, 0, 0, 1\]"),
         (Conv4(5, pool=True), (3, 15, 28, 1), {}, r"of 16x16 .* got \[3, 15, 28, 1\]"),
-        (Conv4(5), (0, 28, 28, 1), {}, "number of images must be an integer >= 1; got 0"),
+        (Conv4(5), (0, 28, 28, 1), {}, "number of rows must be an integer >= 1; got 0"),
         (Conv4(5), OMNIGLOT, {"reference": 100}, "100 reference rows need as many .* got 3"),
         (Conv4(5), OMNIGLOT, {"reference": -1}, "reference rows must be .* >= 1; got -1"),
         (Conv4(5), OMNIGLOT, {"reference": True}, "reference rows must be .* got True"),
         (FullyConnected(5), OMNIGLOT, {"reference": 4}, "4 reference rows need .* got 3"),
         (FullyConnected(5), (3,), {}, r"images must be \[n, ...\], with pixels; got \[3\]"),
         (FullyConnected(5), (3, 0, 0), {}, r"with pixels; got \[3, 0, 0\]"),
-        (FullyConnected(5), (0, 9), {}, "number of images must be an integer >= 1; got 0"),
+        (FullyConnected(5), (0, 9), {}, "number of rows must be an integer >= 1; got 0"),
     ],
 )
 def test_inputs_that_a_network_cannot_read_are_refused(model, shape, options, message):

@@ -121,8 +121,8 @@ def test_shared_weights_that_only_ever_train_one_child_are_that_child_from_scrat
         return maml.batched(train, 2)(jax.random.split(key)[1])
 
     def written_out(key):
-        state = maml.init(algorithm, adam, started)
-        return maml.train(algorithm, adam, sample, state, key, 3)[0].params
+        state, step = maml.init(algorithm, adam, started), partial(maml.meta_step, algorithm, adam)
+        return maml.iterate(step, sample, state, key, 3)[0].params
 
     for got, wanted in zip(*map(jax.tree.leaves, (params, quick(written_out)(key))), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)

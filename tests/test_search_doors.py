@@ -271,7 +271,7 @@ def test_the_gradient_with_forbidden_options_is_that_of_finite_differences(polic
     for way in jax.random.normal(KEY, (3, flat.size)):
         ahead, behind = (value(unravel(flat + step * way)) for step in (1e-5, -1e-5))
         slope = jax.flatten_util.ravel_pytree(got)[0] @ way
-        assert float(slope) == pytest.approx((ahead - behind) / 2e-5, rel=1e-7, abs=1e-9)
+        assert float(slope) == pytest.approx(float(ahead - behind) / 2e-5, rel=1e-7, abs=1e-9)
 
 
 def test_probabilities_where_nothing_is_allowed_and_of_what_is_no_option():

@@ -111,13 +111,12 @@ def trust_region(
         algorithm: with an unrolled objective, whose outer loss is a `surrogate_loss`.
         policy: what adapts.
         num_steps: K inner steps.
-        curvature: how many trajectories of each batch give the natural gradient's metric (default:
-            all); gradient, objective, divergence and adapted policy are always those of all.
+        curvature: how many trajectories of each batch, at most, give the natural gradient's metric
+            (default: all); gradient, objective, divergence and adapted policy are those of all.
         options: those of `trust_region_step`.
 
     Raises:
-        ValueError: the algorithm has no objective; it is no policy; a count is below 1, or (when
-            traced) `curvature` is more than there are trajectories.
+        ValueError: the algorithm has no objective; it is no policy; a count is below 1.
     """
     objective = _objective(algorithm)
     check_policy(policy)
@@ -126,11 +125,6 @@ def trust_region(
         check_count(curvature, least=1, of="trajectories for the curvature")
 
     def outputs(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree:
-        available = episode.query.seen.alive.shape[0]
-        if curvature is not None and curvature > available:
-            raise ValueError(
-                f"the curvature cannot be that of {curvature} trajectories: there are {available}"
-            )
         few = jax.tree.map(lambda leaf: leaf[:, :curvature], episode.support)
         all_of, some_of = (
             adapt(algorithm.learner(meta_params), support, key, num_steps)[0]
