@@ -125,7 +125,7 @@ def also_alone(experiment):
 
     def metric(params, query, key):
         value, metrics = experiment.metric(params, query, key)
-        (images, support), labels = query
+        (images, support, _), labels = query
 
         def answer(image):
             return experiment.predict(params, Query(image[None], support))[0].argmax()

@@ -82,11 +82,12 @@ algorithm, outer = maml.maml(loss, optax.sgd(0.5), num_steps=1), optax.adam(1e-2
 
 
 def sample(key):
-    goals = jax.vmap(draw_goal)(jax.random.split(key, 4))
-    return maml.Episode(goals, goals)  # adapt in the task, and be judged in it
+    goal = draw_goal(key)
+    return maml.Episode(goal, goal)  # adapt in the task, and be judged in it
 
 
-train = jax.jit(partial(maml.train, algorithm, outer, sample, num_steps=2 if QUICK else 60))
+walks, steps = maml.batched(sample, num_tasks=4), 2 if QUICK else 60
+train = jax.jit(partial(maml.train, algorithm, outer, walks, num_steps=steps))
 state, metrics = train(maml.init(algorithm, outer, params), jax.random.key(2))
 returns = metrics["query"]["return"]
 print(f"mean return after adaptation: {returns[0]:.1f} at first, {returns[-1]:.1f} at last")
