@@ -364,11 +364,11 @@ def test_what_would_shrink_the_image_to_nothing_is_not_allowed_and_everything_el
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: Macro(layers=0), "a layer"),
+        (lambda: Macro(layers=0), "layers must be an integer >= 1; got 0"),
         (lambda: Macro(sizes=(2,)), "odd"),
         (lambda: Macro(strides=(2,)), "1 among"),
         (lambda: Macro(filters=()), "filter"),
-        (lambda: Cells(blocks=0), "blocks must be >= 1; got 0"),
+        (lambda: Cells(blocks=0), "blocks must be an integer >= 1; got 0"),
     ],
 )
 def test_a_space_of_nothing_is_refused_in_words(build, words):

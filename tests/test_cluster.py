@@ -46,7 +46,7 @@ def test_whoever_asks_for_a_ray_that_is_not_there_is_told_how_to_install_it():
         lambda: list(on_ray()(reward, [(jnp.zeros(3), KEY)])),
         lambda: replicate(policy, optimizer, reward, state, KEY, 4, replicas=2, batch=2),
     ):
-        with pytest.raises(ImportError, match="pip install 'ray>=2.50'"):
+        with pytest.raises(ImportError, match=r"pip install 'ray>=2\.50'"):
             ask()
 
 

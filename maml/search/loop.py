@@ -73,9 +73,7 @@ def count_batches(children: int, batch: int) -> int:
     return children // batch
 
 
-def check_search(
-    strategy: Any, reward: Any, state: Any, key: Any, children: int
-) -> int:
+def check_search(strategy: Any, reward: Any, state: Any, key: Any, children: int) -> int:
     """How many batches there are, once the arguments of a search have been looked at.
 
     Raises:

@@ -134,7 +134,6 @@ def factorised(space: Space) -> Policy:
     Ying, Klein, Christiansen, Real, Murphy, Hutter: NAS-Bench-101 (ICML 2019), whose REINFORCE has
     this policy, as has that of NAS-Bench-201.
     """
-
     check_space(space)
 
     def init(key: RandomKey) -> Params:

@@ -32,7 +32,7 @@ from maml.search.loop import History, Reward, check_search, next_children
 from maml.search.policies import Policy, check_policy
 from maml.search.policy_gradient import Controller, acting, gradient, judge, reinforce
 from maml.search.space import Tokens, check_ends
-from maml.search.strategies import Batch, Rewards, State, check_own_state, is_broken
+from maml.search.strategies import Batch, Rewards, State, is_broken
 from maml.types import Params, RandomKey
 
 
@@ -81,7 +81,9 @@ def in_shards(
         parts = [None] * len(updates) if params is None else params
         return tuple(zip(*map(optimizer.update, updates, state, parts), strict=True))
 
-    return Policy(init, sample, log_probs, policy.space), optax.GradientTransformation(start, update)
+    return Policy(init, sample, log_probs, policy.space), optax.GradientTransformation(
+        start, update
+    )
 
 
 def _take_no_gpu() -> None:

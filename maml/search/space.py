@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
 from maml._checks import check_callable, check_count, check_key
@@ -60,7 +61,9 @@ class Space:
 
     def _check_allowed(self, allowed: Callable[[Tokens, Position], Options]) -> None:
         check_callable(allowed, "allowed", "tokens, position")
-        tokens, position = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((self.length,), ()))
+        tokens, position = (
+            jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((self.length,), ())
+        )
         mask = jax.eval_shape(allowed, tokens, position)
         if getattr(mask, "shape", ()) != (self.widest,) or mask.dtype != bool:
             raise ValueError(f"allowed must return bool[{self.widest}], a mask; got {mask}")
@@ -141,7 +144,7 @@ def check_tokens(tokens: Any, choices: Sequence[int], ndim: int = 1) -> None:
         ValueError: as `check_row`, or a token is negative or too large.
     """
     check_row(tokens, len(choices), ndim)
-    if isinstance(tokens, jax.core.Tracer):
+    if isinstance(tokens, Tracer):
         return
     found = np.asarray(tokens)
     if (found < 0).any() or (found >= choices).any():
@@ -159,7 +162,7 @@ def check_ends(tokens: Int[Array, "*child token"]) -> None:
     Raises:
         ValueError: saying where.
     """
-    if isinstance(tokens, jax.core.Tracer):
+    if isinstance(tokens, Tracer):
         return
     for row in np.asarray(tokens).reshape(-1, tokens.shape[-1]).tolist():
         if -1 in row:

@@ -95,7 +95,6 @@ def check_own_state(state: Any, init: Callable[[RandomKey], State]) -> None:
     Raises:
         ValueError: it is no state, or one of another strategy, space or optimiser.
     """
-
     if not isinstance(state, State):
         raise ValueError(f"a state is wanted, as strategy.init(key) makes it; got {state!r}")
     found, wanted = (
