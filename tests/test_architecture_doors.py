@@ -77,7 +77,6 @@ class TestAtTheDoor:
                 lambda: build(partial(CellNet, CELLS, ways=3), [0] * 10, IMAGES[0]),
                 r"\[n, height, width, 1\]",
             ),
-            (lambda: Stack(CELLS, (0,) * 9 + (2,), 3).init(KEY, IMAGES), "must be below"),
             (lambda: Stack(CELLS, ("0",) * 10, 3).init(KEY, IMAGES), "10 integers"),
             (lambda: normalised(reference=4), "4 reference rows are more than the 3"),
             (lambda: normalised(reference=-1), "reference rows must be"),
