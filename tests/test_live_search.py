@@ -50,6 +50,8 @@ def options(out, **changes):
     usual = {
         "space": "macro",
         "layers": 1,
+        "sizes": (1, 3, 5, 7),  # as many as the tokens of the space above have options
+        "strides": (1, 2, 3, 4),
         "children": 30,
         "runs": 2,
         "strategies": PAIR,

@@ -111,5 +111,5 @@ def test_batch_norm_without_running_averages_refuses_them():
     x, live = draw(2, 3, 3, 1), jnp.ones((3, 3, 1), bool)
     with pytest.raises(ValueError, match="no running averages"):
         MaskedBatchNorm().init(jax.random.key(0), x, live, running=True)
-    with pytest.raises(ValueError, match="reference rows must be an integer >= 1"):
+    with pytest.raises(ValueError, match="reference rows must be an integer >= 1; got 0"):
         MaskedBatchNorm().init(jax.random.key(0), x, live, reference=0)

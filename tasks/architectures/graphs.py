@@ -93,7 +93,7 @@ def nasbench_graph(dataset: str = "cora", *, folder: Path | None = None) -> Tabl
             np.array([entry[name] for entry in found.values()], float)
             for name in ("valid_perf", "perf")
         )
-    except (EOFError, pickle.UnpicklingError, struct.error) as error:
+    except (EOFError, MemoryError, OverflowError, pickle.UnpicklingError, struct.error) as error:
         raise ValueError(f"{path} is no table, or was cut off: {error}") from error
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is of another version: wanted {wanted}; {error!r}") from error

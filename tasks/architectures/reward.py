@@ -194,7 +194,10 @@ def _scratch(
 def trained(
     child: Child, budget: Budget, train: maml.Sampler, tokens: Tokens, key: RandomKey
 ) -> Params:
-    """Parameters of a child's own, meta-trained; NaN where a loss on the way was not finite."""
+    """Parameters of a child's own, meta-trained.
+
+    NaN where a loss on the way was not finite, also of a task that was left out of a meta-step.
+    """
     init_key, train_key = jax.random.split(key)
     model = child(tokens)
     params = initial(model, train, init_key)
@@ -204,6 +207,7 @@ def trained(
     steps, chunk = budget.meta_steps, budget.chunk
     state, metrics = maml.train(learned, adam, sample, state, train_key, steps, chunk=chunk)
     sound = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics)]).all()
+    sound &= (metrics["left_out"] == 0).all()
     return jax.tree.map(lambda leaf: jnp.where(sound, leaf, jnp.nan), state.params)
 
 
