@@ -279,6 +279,10 @@ LOSSES = {
     "the log is gone": (lambda run: gone(run / "log.jsonl"), "log.jsonl is missing or empty"),
     "the log is empty": (lambda run: (run / "log.jsonl").write_text(""), "missing or empty"),
     "the checkpoints are gone": (lambda run: gone(run / "checkpoints"), "there is no checkpoint"),
+    "all but the summary is gone": (
+        lambda run: [gone(run / name) for name in ("log.jsonl", "checkpoints")],
+        "holds summary.json of a run, and there is no checkpoint",
+    ),
     "a number in the log": (
         lambda run: (run / "log.jsonl").write_text('{"step": 2, "seconds": 0}\n12\n'),
         r"line 2 of .*log.jsonl must be an object with step, seconds; got 12",
