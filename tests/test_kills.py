@@ -28,8 +28,8 @@ RUNS = {
         "benchmarks.architecture_search",
         (
             *("--space=macro", "--dataset=glyphs", "--layers=1", "--side=7", "--ways=2"),
-            *("--children=30", "--runs=3", "--strategies", "random", "evolution"),
-            *("--budget.meta-steps=1", "--budget.meta-batch=1", "--budget.eval-tasks=2"),
+            *("--children=30", "--runs=6", "--strategies", "random", "evolution"),
+            *("--budget.meta-steps=40", "--budget.meta-batch=1", "--budget.eval-tasks=2"),
         ),
         log="children.jsonl",
         resume=(),
