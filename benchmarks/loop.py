@@ -127,10 +127,11 @@ def check(out: Path) -> None:
         ValueError: saying which.
     """
     log, saved = read_lines(out / "log.jsonl", KEYS), steps(out / "checkpoints")
-    if log and not saved:
+    told = [name for name in ("log.jsonl", "summary.json") if (out / name).exists()]
+    if not saved and (log or "summary.json" in told):
         raise ValueError(
-            f"{out / 'log.jsonl'} tells of {log[-1]['step']} meta-steps, and there is no checkpoint"
-            f" in {out / 'checkpoints'}: put it back, or start a new run in another --out"
+            f"{out} holds {' and '.join(told)} of a run, and there is no checkpoint in"
+            f" {out / 'checkpoints'}: put it back, or start a new run in another --out"
         )
     if saved and int(saved[-1].name) and not log:
         raise ValueError(

@@ -7,7 +7,7 @@ SEED = 15
 KILLS = 20
 SHORT = ("--meta-steps=160", "--steps-per-call=1", "--meta-batch=2", "--save-seconds=0")
 FEW = ("--val-tasks=2", "--eval-tasks=2", "--eval-steps=1")
-WALKS = ("--seeds=1", "--trajectories=3", "--surrogate=likelihood_ratio")
+SEED_ALONE = ("--seeds=1", "--surrogate=likelihood_ratio")
 RUNS = {
     "sinusoid": Killable("benchmarks.sinusoid", (*SHORT, *FEW)),
     "glyphs": Killable(
@@ -16,17 +16,20 @@ RUNS = {
     ),
     "navigation": Killable(
         "benchmarks.navigation",
-        (*SHORT, *WALKS, "--horizon=6", "--width=8", "--goals=4", "--eval-trajectories=3"),
+        (
+            *(*SHORT, *SEED_ALONE, "--horizon=6", "--width=8", "--goals=4"),
+            *("--trajectories=3", "--eval-trajectories=3"),
+        ),
     ),
     "bandits": Killable(
-        "benchmarks.bandits", ("--preset=bandit-10-5", *SHORT, *WALKS, "--eval-tasks=10")
+        "benchmarks.bandits", ("--preset=bandit-10-5", *SHORT, *SEED_ALONE, "--eval-tasks=10")
     ),
     "live search": Killable(
         "benchmarks.architecture_search",
         (
             *("--space=macro", "--dataset=glyphs", "--layers=1", "--side=7", "--ways=2"),
-            *("--children=30", "--runs=3", "--strategies", "random", "evolution"),
-            *("--budget.meta-steps=1", "--budget.meta-batch=1", "--budget.eval-tasks=2"),
+            *("--children=30", "--runs=6", "--strategies", "random", "evolution"),
+            *("--budget.meta-steps=40", "--budget.meta-batch=1", "--budget.eval-tasks=2"),
         ),
         log="children.jsonl",
         resume=(),

@@ -18,8 +18,10 @@ from killing import Killable, assert_equal, killed, straight
 from orbax.checkpoint import v1 as ocp
 
 from benchmarks import runner, sinusoid
-from benchmarks.checkpoints import best, checkpoints, load, restore
-from benchmarks.session import goes_on
+from benchmarks.checkpoints import best, checkpoints, load, meta_params, restore
+from benchmarks.checkpoints import started as started_with
+from benchmarks.session import claim, goes_on, lasting
+from benchmarks.session import folder as folder_of
 from benchmarks.stored import DamagedError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -279,6 +281,10 @@ LOSSES = {
     "the log is gone": (lambda run: gone(run / "log.jsonl"), "log.jsonl is missing or empty"),
     "the log is empty": (lambda run: (run / "log.jsonl").write_text(""), "missing or empty"),
     "the checkpoints are gone": (lambda run: gone(run / "checkpoints"), "there is no checkpoint"),
+    "all but the summary is gone": (
+        lambda run: [gone(run / name) for name in ("log.jsonl", "checkpoints")],
+        "holds summary.json of a run, and there is no checkpoint",
+    ),
     "a number in the log": (
         lambda run: (run / "log.jsonl").write_text('{"step": 2, "seconds": 0}\n12\n'),
         r"line 2 of .*log.jsonl must be an object with step, seconds; got 12",
@@ -385,22 +391,23 @@ def test_a_change_that_never_held_is_not_in_the_history(ended, tmp_path, capsys)
 
 def test_a_schedule_over_all_meta_steps_fixes_their_number(config):
     cosine = replace(config, cosine=True, meta_steps=2)
-    run(cosine)
+    claim(config.out, lasting("sinusoid", cosine))
     for change in ({}, {"algorithm": "maml++"}):
         assert replace(cosine, cosine=not change, **change).spanning
     with pytest.raises(ValueError, match=r"cosine of the outer rate spans the 2 .* --start-from"):
-        run(replace(cosine, meta_steps=4, resume=True))
+        folder_of("sinusoid", replace(cosine, meta_steps=4, resume=True))
     assert config.spanning is None
 
 
 def test_a_new_run_starts_from_the_meta_parameters_of_another(ended, config):
     fresh = replace(config, meta_steps=0, start_from=ended)
     started = run(fresh)
-    before = run(replace(config, out=ended, resume=True))
-    same(started.meta_params, before.meta_params)
+    same(started.meta_params, meta_params(ended, started.meta_params))
+    state = runner.first_state(sinusoid.experiment(config), config)
+    same(started.meta_params, load(ended / "checkpoints", state).params)
     assert started.summary["start_from"] == str(ended)
-    again = run(replace(fresh, resume=True, meta_steps=2))  # from its own checkpoint, and on
-    assert int(again.summary["meta_steps"]) == 2
+    own = replace(fresh, start_from=ended / "gone.npz", resume=True)
+    same(started_with(own, started.meta_params), started.meta_params)  # from its own checkpoint
     other = replace(config, out=config.out.with_name("other"))
     for change, message in (
         ({"start_from": ended / "none.npz"}, "there is no file"),
