@@ -30,6 +30,7 @@ from benchmarks.children import Children
 from benchmarks.config import launch
 from benchmarks.files import as_json, write_text
 from benchmarks.rl_figures import saved
+from benchmarks.search_figures import unbroken
 from benchmarks.session import RESULTS, command
 from maml.search import Reward, uniform
 from tasks.architectures.reward import from_scratch
@@ -124,7 +125,9 @@ def measure(config: Pilot) -> dict[str, Any]:
         "source": source,
         "tokens": tokens.tolist(),
         "rewards": rewards.tolist(),
+        "broken": int((~np.isfinite(rewards)).sum()),
     }
+    rewards = unbroken(rewards)
     found["intraclass"] = intraclass(rewards)
     mean = rewards.mean(1)
     summaries = {"mean": np.mean, "best": np.max, "worst": np.min}
@@ -136,8 +139,8 @@ def measure(config: Pilot) -> dict[str, Any]:
         seconds["share"], start = time.perf_counter() - start, time.perf_counter()
         shared = np.array(all_of(reward, keys[3], "shared weights"))
         seconds["shared"] = time.perf_counter() - start
-        found["shared"] = {"rewards": shared.tolist(), "mean": float(shared.mean())}
-        found["shared"] |= ranks(shared, mean)
+        found["shared"] = {"rewards": shared.tolist(), "mean": float(unbroken(shared).mean())}
+        found["shared"] |= ranks(unbroken(shared), mean)
     trained = rewards.size * max(config.budget.meta_steps, 1)
     found["ms_per_child_and_meta_step"] = 1e3 * seconds["scratch"] / trained
     found["seconds"] = {name: round(value, 1) for name, value in seconds.items()}

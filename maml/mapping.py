@@ -5,7 +5,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, get_abstract_mesh, reshard
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    get_abstract_mesh,
+    reshard,
+)
 from jaxtyping import Array, PyTree
 
 from maml._checks import check_count, check_key, check_meta_params
@@ -78,10 +86,12 @@ def share_of(num_tasks: int, mesh: Mesh | None) -> int:
     """How many of the tasks are one device's.
 
     Raises:
-        ValueError: the mesh does not divide the tasks, or has another axis than "task".
+        ValueError: the mesh is none, does not divide the tasks, or has another axis than "task".
     """
     if mesh is None:
         return num_tasks
+    if not isinstance(mesh, Mesh | AbstractMesh):
+        raise ValueError(f"a mesh is made by maml.task_mesh(); got {mesh!r}")
     if mesh.axis_names != (TASK,):
         raise ValueError(
             f"a mesh needs one axis, named {TASK!r}, as maml.task_mesh() makes it; got"

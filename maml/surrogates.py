@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Array, Float, Scalar
 
 from maml._checks import check_number
+from maml.rows import wide
 
 Steps = Float[Array, " time"]
 Surrogate = Callable[[Steps, Steps], Scalar]
@@ -39,15 +40,6 @@ Surrogate = Callable[[Steps, Steps], Scalar]
 
 All here refuse, with a `ValueError` when traced, what is not two arrays `[time]`.
 """
-
-
-def wide(x: Any) -> Array:
-    """The same numbers in float32 at least: in a narrower type a sum loses digits or overflows.
-
-    >>> wide(jnp.ones(2, jnp.bfloat16)).dtype
-    dtype('float32')
-    """
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def _steps(log_ratio: Any, advantage: Any) -> tuple[Array, Array]:

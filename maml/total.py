@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from maml import tree
 from maml.mapping import count_tasks
+from maml.rows import wide
 from maml.types import Derivative, Episode, LossFn, MetaGrad, MetaParams, Metrics, RandomKeys
 
 Tasks = tuple[Episode, RandomKeys]
@@ -166,11 +167,6 @@ def sum_over(kept: Bool[Array, " task"], stacked: PyTree) -> PyTree:
 
 def _learned(meta_params: MetaParams) -> PyTree:
     return tree.partition(meta_params, tree.floating(meta_params))[0]
-
-
-def wide(leaf: Any) -> Array:
-    """The leaf in float32 at least."""
-    return jnp.asarray(leaf).astype(jnp.promote_types(jnp.result_type(leaf), jnp.float32))
 
 
 def _finite(values: PyTree) -> Bool[Array, ""]:

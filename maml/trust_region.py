@@ -25,7 +25,8 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 from maml import tree
 from maml._checks import check_count, check_key, check_number
 from maml.mapping import TASK, across, check_tasks, count_tasks, in_chunks, tasks_at_once
-from maml.total import Tasks, like, only, sum_over, total_gradient, wide
+from maml.rows import wide
+from maml.total import Tasks, like, only, sum_over, total_gradient
 from maml.types import Derivative, Episode, LossFn, MetaParams, Metrics, RandomKey
 
 

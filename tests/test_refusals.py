@@ -201,6 +201,10 @@ CALLS = {
             ("backtracks", 1.5, "step lengths"),
         )
     },
+    "a mesh that is a number": (
+        lambda: maml.meta_gradient(ALGORITHM.grad, PARAMS, EPISODES, KEY, mesh=2),
+        "a mesh is made by maml.task_mesh.*; got 2",
+    ),
     "a mesh of two axes": (
         lambda: maml.meta_gradient(
             ALGORITHM.grad, PARAMS, EPISODES, KEY, mesh=jax.make_mesh((2, 2), ("task", "model"))

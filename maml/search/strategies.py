@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
 from maml._checks import check_count, check_key
+from maml.rows import wide
 from maml.search.space import (
     Space,
     Tokens,
@@ -67,8 +68,7 @@ def is_broken(rewards: Real[Array, "*child"]) -> Bool[Array, "*child"]:
     >>> is_broken(jnp.array([0.5, -jnp.inf, jnp.nan, 1e38])).tolist()
     [False, True, True, True]
     """
-    wide = rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
-    return ~(jnp.abs(wide) <= LARGEST)
+    return ~(jnp.abs(wide(rewards)) <= LARGEST)
 
 
 def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Num, PyTree
 
 from maml._checks import check_number
 from maml.linear import solve
-from maml.surrogates import wide
+from maml.rows import wide
 from tasks.rl.environment import Trajectories, filled
 
 PerStep = Float[Array, "trajectory time"]

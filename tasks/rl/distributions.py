@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from maml.surrogates import wide
+from maml.rows import wide
 from maml.types import RandomKey
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from maml._checks import check_callable, check_count, check_key
-from maml.surrogates import wide
+from maml.rows import wide
 from maml.types import Params, RandomKey
 from tasks.rl.policies import Policy, check_policy
 

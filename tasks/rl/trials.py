@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml._checks import check_count, check_key
-from maml.surrogates import wide
+from maml.rows import wide
 from maml.types import Params, RandomKey
 from tasks.rl.environment import (
     Environment,
