@@ -4,6 +4,9 @@ PYTHON ?= python3
 CANDIDATES = python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python)
 NEWEST ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c 'import sys; print(sys.executable)' 2>/dev/null)))
 
+# With the checkout itself on the path, so that notebooks find `tasks` and `benchmarks`.
+EDITABLE = --config-settings editable_mode=compat --editable
+
 .PHONY: demo test test-slow test-newest test-older peers results lint
 
 demo: .venv/installed
@@ -25,14 +28,14 @@ test-slow: .venv/installed
 test-newest:
 	$(if $(NEWEST),,$(error no python3.13 or python3.12 found; name one with NEWEST=))
 	$(NEWEST) -m venv .venv-newest
-	.venv-newest/bin/pip install --quiet --upgrade --editable '.[tasks,dev]'
+	.venv-newest/bin/pip install --quiet --upgrade $(EDITABLE) '.[tasks,dev]'
 	.venv-newest/bin/pytest -n 2 --dist worksteal
 	MAML_QUICK=1 .venv-newest/bin/pytest -n 2 --nbmake notebooks
 
 # The adapters with the packages of before.
 test-older:
 	$(PYTHON) -m venv .venv-older
-	.venv-older/bin/pip install --quiet --editable '.[tasks,dev]' 'jax<0.11' flax==0.12.0 equinox==0.13.0 gymnax==0.0.8
+	.venv-older/bin/pip install --quiet $(EDITABLE) '.[tasks,dev]' 'jax<0.11' flax==0.12.0 equinox==0.13.0 gymnax==0.0.8
 	.venv-older/bin/pytest tests/test_gymnax.py tests/test_any_model.py tests/test_batch_norm.py
 
 # The README's table, from results/*.jsonl.
@@ -42,11 +45,11 @@ results: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[tasks,dev]'
+	.venv/bin/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[tasks,dev]'
 	touch $@
 
 # Our meta-step against PyTorch's, which is in an environment of its own.
 peers:
 	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/pip install --quiet --constraint constraints.txt --editable '.[tasks]' torch==2.13.0 higher==0.2.1 torchopt==0.7.3
+	.venv-peers/bin/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[tasks]' torch==2.13.0 higher==0.2.1 torchopt==0.7.3
 	.venv-peers/bin/python -m benchmarks.peers --out results/peers

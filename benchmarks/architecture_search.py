@@ -100,7 +100,7 @@ class Search(Children):
         if self.children % self.batch:
             raise ValueError(f"the batch must divide {self.children} children; got {self.batch}")
         if self.executor == "ray" and find_spec("ray") is None:
-            raise ValueError("--executor ray needs Ray; pip install 'ray>=2.50'")
+            raise ValueError("--executor ray needs Ray; pip install 'maml-jax[ray]'")
         if "random" not in self.strategies:
             raise ValueError(f"random is what others are compared with; got {self.strategies}")
         if self.space == "graphs" and self.table is not None:

@@ -27,10 +27,11 @@ from benchmarks.config import launch
 from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
 from benchmarks.seeds import by_step
 from maml.mapping import each_task
+from maml.rl.policies import table_policy
+from maml.rl.rl2 import by_episode, trials
 from maml.types import MetaParams, Params, RandomKey
 from tasks.rl import tabular
-from tasks.rl.policies import CategoricalGRU, recurrent_policy, table_policy
-from tasks.rl.trials import by_episode, trials
+from tasks.rl.networks import CategoricalGRU, recurrent_policy
 
 STATES, EPISODE = 10, 10  # of the decision processes
 

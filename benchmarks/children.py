@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 
 import maml
 from benchmarks.bounds import check, check_size, check_used
+from maml.sampling import few_shot
 from maml.search import Executor, Reward, Space, cluster, on_ray, over_devices
 from maml.search.executors import Item, Outcome
 from maml.types import RandomKey
@@ -25,7 +26,6 @@ from tasks.architectures.reward import (
     from_shared,
     shared_weights,
 )
-from tasks.sampling import few_shot
 
 SPACES = "macro", "cells"
 DATASETS = "omniglot", "glyphs"
@@ -119,7 +119,9 @@ def samplers(dataset: str, options: Children) -> tuple[dict[str, maml.Sampler], 
     chosen = small(characters, names, options.alphabets) | {"test": parts["test"]}
     images = shrunk(characters.images, options.side, by=options.by)
     counts = options.ways, options.shots, options.shots
-    return {part: few_shot(images[own], *counts) for part, own in chosen.items()}, characters.source
+    return {
+        part: few_shot(images[own], *counts, rotate=True) for part, own in chosen.items()
+    }, characters.source
 
 
 def reward(

@@ -29,10 +29,10 @@ from benchmarks.files import as_json, write_text
 from benchmarks.meta_rl import SURROGATES
 from benchmarks.rl_figures import saved
 from benchmarks.session import RESULTS, command
+from maml.rl.environment import rollout
+from maml.rl.policies import table_policy
 from maml.types import RandomKey
 from tasks.rl import tabular
-from tasks.rl.environment import rollout
-from tasks.rl.policies import table_policy
 
 STATES, ACTIONS, HORIZON, DISCOUNT, RATE = 10, 5, 10, 0.9, 2.0
 MEASURES = ("error", "cosine")

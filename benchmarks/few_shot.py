@@ -17,13 +17,13 @@ from benchmarks.bounds import check_size, check_used
 from benchmarks.config import Config
 from benchmarks.runner import BLOCK, Experiment, initial_key
 from maml.closed_form import Features
+from maml.sampling import few_shot
 from maml.types import Batch, LossFn, Params, RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures.cells import Cells
 from tasks.architectures.stack import Stack
 from tasks.batch_norm import Mode, averaging, few_shot_apply, few_shot_loss
 from tasks.models import Conv4, FullyConnected
-from tasks.sampling import few_shot
 
 MODELS = {
     "conv4": Conv4,

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 import maml
 
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
-PACKAGES = ("maml", "jax", "jaxlib", "optax", "flax", "numpy")
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy")
 
 
 class Layout(NamedTuple):
@@ -73,9 +73,9 @@ def device() -> str:
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Of Python, and of those of the packages that are installed."""
-    found = {name: version(name) for name in packages if find_spec(name)}
-    return {"python": platform.python_version()} | found
+    """Versions of Python, of this project, and of those of the packages that are installed."""
+    found = {"python": platform.python_version(), "maml": maml.__version__}
+    return found | {name: version(name) for name in packages if find_spec(name)}
 
 
 def layout(num_tasks: int, *, heavy: bool, devices: int | None, chunk: int | None) -> Layout:

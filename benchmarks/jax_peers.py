@@ -110,7 +110,7 @@ def ours(workload: Workload) -> tuple[Side, Problem]:
 
     side = Side(check, run, meta_steps)
     support, (query, targets) = jax.tree.map(np.asarray, episodes)
-    tasks = support, (query.images if few_shot else query, targets)
+    tasks = support, (query.inputs if few_shot else query, targets)
     params = by_name(chosen.params)
     return side, Problem(params, tasks, workload.inner_rate, workload.inner_steps)
 

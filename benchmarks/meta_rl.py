@@ -16,11 +16,11 @@ from benchmarks.bounds import check_size, check_used
 from benchmarks.config import Run
 from benchmarks.seeds import Trainer
 from maml import surrogates
+from maml.rl import outer_steps
+from maml.rl.environment import Environment
+from maml.rl.losses import Collect, collector, policy_gradient, surrogate_loss
+from maml.rl.policies import Policy
 from maml.types import LossFn, MetaState, Metrics, RandomKey
-from tasks.rl import meta
-from tasks.rl.environment import Environment
-from tasks.rl.losses import Collect, collector, policy_gradient, surrogate_loss
-from tasks.rl.policies import Policy
 
 SURROGATES = {
     "score_function": surrogates.score_function,
@@ -174,17 +174,21 @@ def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Traine
     chosen = algorithm(config, inner)
     chosen = chosen._replace(grad=maml.unrolled(chosen.learner, outer, steps))
     if steps and config.credit:
-        chosen = meta.exploring(chosen, policy, config.credit)
+        chosen = outer_steps.exploring(chosen, policy, config.credit)
     if steps and promp:
-        chosen = meta.anchored(chosen, policy, config.anchor)
+        chosen = outer_steps.anchored(chosen, policy, config.anchor)
     optimizer = optax.adam(config.outer_rate)
     if config.outer == "trpo":
         region: dict[str, Any] = {"radius": config.radius, "cg_steps": config.cg_steps, **options}
-        improve = meta.trust_region(chosen, policy, steps, curvature=config.curvature, **region)
+        improve = outer_steps.trust_region(
+            chosen, policy, steps, curvature=config.curvature, **region
+        )
     else:
-        improve = meta.repeatedly(chosen, optimizer, config.epochs if promp else 1, **options)
-    recorder = algorithm(config, meta.recording(study, policy, inner)).learner
-    episode = meta.collect_episode(recorder, collect, steps)
+        improve = outer_steps.repeatedly(
+            chosen, optimizer, config.epochs if promp else 1, **options
+        )
+    recorder = algorithm(config, outer_steps.recording(study, policy, inner)).learner
+    episode = outer_steps.collect_episode(recorder, collect, steps)
 
     def start(key: RandomKey) -> MetaState:
         _, observation = problem.environment.reset(key, problem.draw(key))
@@ -198,5 +202,5 @@ def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Traine
         before = metrics["support"]["return"][..., 0] if steps else after
         return {"before": before, "after": after}
 
-    step = meta.outer_step(episode, improve, **options)
+    step = outer_steps.outer_step(episode, improve, **options)
     return Trainer(start, step, sample, follow, headline="after")

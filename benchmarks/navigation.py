@@ -26,11 +26,12 @@ from benchmarks.config import launch
 from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
 from benchmarks.seeds import by_step
 from maml.mapping import each_task
+from maml.rl.environment import rollout
+from maml.rl.policies import gaussian_policy
+from maml.rl.rl2 import by_episode, finished_return, trials
 from maml.types import MetaParams, Params, RandomKey
 from tasks.rl import navigation
-from tasks.rl.environment import rollout
-from tasks.rl.policies import GaussianGRU, GaussianMLP, gaussian_policy, recurrent_policy
-from tasks.rl.trials import by_episode, finished_return, trials
+from tasks.rl.networks import GaussianGRU, GaussianMLP, recurrent_policy
 
 Algorithm = Literal["maml", "fomaml", "meta_sgd", "pretrained", "oracle", "random", "rl2"]
 

@@ -32,11 +32,11 @@ from benchmarks.bounds import check
 from benchmarks.config import launch
 from benchmarks.files import as_json, write_text
 from benchmarks.rl_figures import saved
+from maml.sampling import few_shot
 from maml.types import Params
 from tasks import glyphs
 from tasks.batch_norm import few_shot_loss
 from tasks.models import MLP, Conv4, FullyConnected
-from tasks.sampling import few_shot
 from tasks.sinusoid import few_points
 
 
@@ -83,7 +83,7 @@ class Problem(NamedTuple):
 
 def characters(model: Callable, *, steps: int = 1, ways: int = 5, **options: int) -> Problem:
     """1-shot classification of glyphs, with the memory mode that the benchmarks choose."""
-    sample = few_shot(glyphs.load().images, ways, 1, 1)
+    sample = few_shot(glyphs.load().images, ways, 1, 1, rotate=True)
     network = model(ways=ways, **options)
     params = network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     loss, rate = few_shot_loss(network, "transductive"), 2.0 if steps == 1 else 0.1

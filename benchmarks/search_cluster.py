@@ -86,7 +86,7 @@ class Options:
         on_ray = bool({"ray", "replicas"} & set(self.executor))
         check_used(self, ("address",), on_ray, "executor ray and replicas")
         if on_ray and find_spec("ray") is None:
-            raise ValueError(f"executor {self.executor} needs Ray; pip install 'ray>=2.50'")
+            raise ValueError(f"executor {self.executor} needs Ray; pip install 'maml-jax[ray]'")
 
 
 def reward(values: Any, tokens: Any, key: Any) -> Any:

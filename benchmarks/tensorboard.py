@@ -16,7 +16,7 @@ def check_installed() -> None:
         ValueError: naming the extra that has it.
     """
     if find_spec("tensorboardX") is None:
-        raise ValueError("--tensorboard needs tensorboardX: pip install tensorboardX")
+        raise ValueError("--tensorboard needs tensorboardX: pip install 'maml-jax[tensorboard]'")
 
 
 @contextmanager

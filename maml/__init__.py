@@ -1,5 +1,6 @@
 """Meta-learning in pure functions: an algorithm is a learner times a meta-gradient estimator."""
 
+from maml import rl, search, surrogates, trust_region
 from maml.algorithms import (
     MetaSGD,
     Reptile,
@@ -13,17 +14,20 @@ from maml.algorithms import (
     meta_sgd,
     reptile,
 )
+from maml.batch_norm import few_shot_apply, normalised
 from maml.closed_form import R2D2, protonet, r2d2
-from maml.ensemble import ensemble, mixture
+from maml.ensembles import ensemble, mixture
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
 from maml.finite import clip_by_global_norm, skip_nonfinite, skipped
 from maml.inner import adapt, gradient_descent
+from maml.layers import convolution, max_pool
 from maml.losses import classification, proximal, regression
 from maml.mapping import task_mesh
 from maml.memory import Memory
 from maml.outer import batched, init, iterate, meta_gradient, meta_step, train
 from maml.plus_plus import PlusPlus, maml_plus_plus
+from maml.sampling import Query, few_shot
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (
     Algorithm,
@@ -39,6 +43,8 @@ from maml.types import (
     Scheduled,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "R2D2",
     "Algorithm",
@@ -53,6 +59,7 @@ __all__ = [
     "MetaState",
     "PerStep",
     "PlusPlus",
+    "Query",
     "Reptile",
     "Sampler",
     "Scheduled",
@@ -65,9 +72,12 @@ __all__ = [
     "clip_by_global_norm",
     "combine",
     "complement",
+    "convolution",
     "displacement",
     "ensemble",
     "evaluate",
+    "few_shot",
+    "few_shot_apply",
     "fomaml",
     "gradient_descent",
     "imaml",
@@ -78,20 +88,26 @@ __all__ = [
     "maml",
     "maml_plus_plus",
     "mask_by_path",
+    "max_pool",
     "mean_ci95",
     "meta_gradient",
     "meta_sgd",
     "meta_step",
     "mixture",
+    "normalised",
     "partition",
     "protonet",
     "proximal",
     "r2d2",
     "regression",
     "reptile",
+    "rl",
+    "search",
     "skip_nonfinite",
     "skipped",
+    "surrogates",
     "task_mesh",
     "train",
+    "trust_region",
     "unrolled",
 ]

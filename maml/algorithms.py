@@ -12,7 +12,8 @@ import optax
 from jaxtyping import PyTree
 
 from maml import tree
-from maml._checks import check_floating, check_mask, check_number, check_params
+from maml._checks import check_number
+from maml._contracts import check_floating, check_mask, check_params
 from maml._optimizers import check_differentiable, check_optimizer
 from maml.estimators import displacement, implicit, unrolled
 from maml.inner import gradient_descent

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num, PyTree, Scalar
 
 from maml import rows, tree
-from maml._checks import check_callable, check_loss, check_mask, check_number
+from maml._checks import check_callable, check_number
+from maml._contracts import check_loss, check_mask
 from maml.estimators import unrolled
 from maml.linear import solve
 from maml.rows import Apply, Weights

@@ -13,14 +13,8 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml import tree
-from maml._checks import (
-    check_count,
-    check_learner,
-    check_loss,
-    check_number,
-    checked,
-    is_inexact,
-)
+from maml._checks import check_count, check_number
+from maml._contracts import check_learner, check_loss, checked, is_inexact
 from maml.inner import adapt
 from maml.types import (
     Batch,

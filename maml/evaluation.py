@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PyTree
 
-from maml._checks import check_callable, check_count, check_learner
+from maml._checks import check_callable, check_count
+from maml._contracts import check_learner
 from maml.inner import adapt
 from maml.mapping import each_task
 from maml.rows import wide

@@ -16,12 +16,10 @@ import optax
 from jaxtyping import PyTree
 
 from maml import tree
-from maml._checks import (
-    check_callable,
-    check_count,
+from maml._checks import check_callable, check_count, check_key
+from maml._contracts import (
     check_floating,
     check_inner,
-    check_key,
     check_loss,
     check_mask,
     check_params,

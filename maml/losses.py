@@ -6,7 +6,8 @@ import optax
 from jaxtyping import Array, PyTree
 
 from maml import rows
-from maml._checks import check_callable, check_loss, check_number, check_shapes, checked, is_inexact
+from maml._checks import check_callable, check_number
+from maml._contracts import check_loss, check_shapes, checked, is_inexact
 from maml.rows import Apply
 from maml.types import Batch, LossFn, Params, RandomKey
 

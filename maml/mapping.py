@@ -16,7 +16,8 @@ from jax.sharding import (
 )
 from jaxtyping import Array, PyTree
 
-from maml._checks import check_count, check_key, check_meta_params
+from maml._checks import check_count, check_key
+from maml._contracts import check_meta_params
 from maml.types import Episode, MetaParams, RandomKey, RandomKeys
 
 TASK = "task"  # the name of the mesh axis that tasks are shared out along

@@ -12,15 +12,8 @@ from jax.sharding import Mesh
 from jaxtyping import Scalar
 
 from maml import tree
-from maml._checks import (
-    check_algorithm,
-    check_callable,
-    check_count,
-    check_key,
-    check_meta_params,
-    check_params,
-    check_state,
-)
+from maml._checks import check_callable, check_count, check_key
+from maml._contracts import check_algorithm, check_meta_params, check_params, check_state
 from maml._optimizers import check_optimizer, update
 from maml.mapping import TASK, across, check_tasks, count_tasks, each_task, tasks_at_once
 from maml.total import Tasks, Total, like, total_gradient

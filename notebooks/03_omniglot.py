@@ -34,11 +34,11 @@ import numpy as np
 
 import maml
 from benchmarks import figures, omniglot, published, runner
+from maml.sampling import Query, few_shot
 from tasks import glyphs
 from tasks import omniglot as drawings
 from tasks.batch_norm import Mode
 from tasks.characters import alphabet
-from tasks.sampling import Query, few_shot
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set
 SCRATCH = tempfile.TemporaryDirectory()  # runs are written here, and go when the kernel goes
@@ -95,9 +95,9 @@ plt.show()
 
 # %%
 SHOTS, SHOWN = 1, 5
-sample = few_shot(characters.images, ways=5, shots=SHOTS, queries=SHOWN)
+sample = few_shot(characters.images, ways=5, shots=SHOTS, queries=SHOWN, rotate=True)
 (support, _), (query, _) = sample(jax.random.key(3))
-pictures = {"support": support, "query": query.images}
+pictures = {"support": support, "query": query.inputs}
 figure, both = plt.subplots(1, 2, figsize=(7, 5), width_ratios=(SHOTS, SHOWN), layout="constrained")
 for axes, (name, images) in zip(both, pictures.items(), strict=True):
     show(axes, (255 * images).reshape(5, -1, *images.shape[1:3]))

@@ -37,11 +37,12 @@ from matplotlib.animation import FuncAnimation
 
 import maml
 from benchmarks import estimators, hardware, navigation
-from tasks.rl.environment import rollout
-from tasks.rl.losses import collector, policy_gradient
+from maml.rl.environment import rollout
+from maml.rl.losses import collector, policy_gradient
+from maml.rl.policies import gaussian_policy
 from tasks.rl.navigation import draw_goal, held_out_goals
 from tasks.rl.navigation import navigation as walks_to
-from tasks.rl.policies import GaussianMLP, gaussian_policy
+from tasks.rl.networks import GaussianMLP
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set
 SCRATCH = tempfile.TemporaryDirectory()  # runs are written here, and go when the kernel goes

@@ -8,29 +8,6 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Integer
 
-from maml._checks import check_count
-
-
-def check_counts(**counts: int) -> None:
-    """Refuses a count that is not an integer of at least 1, by the name of its argument.
-
-    Raises:
-        ValueError: as `maml._checks.check_count`.
-    """
-    for name, count in counts.items():
-        check_count(count, least=1, of=name)
-
-
-def check_flags(**flags: bool) -> None:
-    """Refuses an option that is not True or False, such as None or 1, by its name.
-
-    Raises:
-        ValueError: saying which one.
-    """
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise ValueError(f"{name} must be True or False; got {flag!r}")
-
 
 def as_path(value: Any, name: str) -> Path:
     """The path that a caller means, with the home folder in the place of `~`.

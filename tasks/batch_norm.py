@@ -1,11 +1,8 @@
-"""Whose statistics normalise the query set: the question that few-shot results hang on.
+"""The batch-norm modes of `maml.batch_norm` for flax modules, and running averages beside them.
 
-The support set is always normalised by its own statistics. The query set is normalised by
-
-* `transductive`: its own, as MAML's code does; the answer for one image then depends on the others,
-* `support`: the support set's, taken at the same parameters (inductive),
-* `running`: averages over meta-training. While meta-training goes on the query is normalised by
-  its own statistics, which are recorded, as in the train and eval modes of every framework.
+In the mode `running` a query set is evaluated with averages over meta-training. During
+meta-training it is normalised by its own statistics, which are recorded, as in the train and eval
+modes of every framework.
 
 Running averages r are meta-parameters with an objective of their own, 1/2 ||r - observed||^2, so
 gradient descent with rate 1 - momentum is the moving average, and nothing else has to know of it.
@@ -14,6 +11,7 @@ gradient descent with rate 1 - momentum is the moving average, and nothing else 
 Rows with weights, as in `maml.rows`, count as much as those in all statistics.
 """
 
+from functools import partial
 from typing import Any, Literal, get_args
 
 import jax
@@ -22,10 +20,11 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, PyTree
 
-from maml import LossFn, classification
-from maml.rows import Apply, Weights, of_rows, replaced, unpack
+from maml import LossFn, batch_norm, classification
+from maml.batch_norm import reference_rows
+from maml.rows import Apply, Weights, replaced, unpack
+from maml.sampling import Query
 from maml.types import Batch, Params, RandomKey
-from tasks.sampling import Query
 
 Mode = Literal["transductive", "support", "running"]
 STATISTICS = "batch_stats"
@@ -55,29 +54,17 @@ def few_shot_apply(
         raise ValueError(f"batch norm {mode!r} needs a model with track={mode == 'running'}")
 
     options: dict[str, Any] = {"features": True} if features else {}
-
-    def run(variables: Params, images: Array, **statistics: Any) -> Array:
-        return jnp.asarray(model.apply(variables, images, **options, **statistics))
+    run = partial(model.apply, **options)
+    if mode != "running":
+        return batch_norm.few_shot_apply(run, mode)
 
     def apply(variables: Params, inputs: Array | Query, weights: Weights = None) -> Array:
-        if not isinstance(inputs, Query):
-            return run(variables, replaced(inputs, weights), **_reference(weights))
-        images = replaced(inputs.images, weights)
-        if mode == "support":
-            rows = len(inputs.support)
-            seen = of_rows(inputs.support_weights, rows)
-            both = jnp.concatenate([replaced(inputs.support, seen), images])
-            last = None if seen is None else jnp.pad(seen, (0, len(images)))
-            return run(variables, both, **({"reference": rows} | _reference(last)))[rows:]
-        running = mode == "running" and evaluating
-        return run(variables, images, running=running, **_reference(weights))
+        query = isinstance(inputs, Query)
+        rows = replaced(inputs.inputs if query else inputs, weights)
+        statistics = reference_rows(weights)
+        return jnp.asarray(run(variables, rows, running=query and evaluating, **statistics))
 
     return apply
-
-
-def _reference(weights: Weights) -> dict[str, Any]:
-    """What a model is told of weights; nothing, where there are none."""
-    return {} if weights is None else {"reference": weights}
 
 
 def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> LossFn:
@@ -101,8 +88,10 @@ def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> 
         inputs, labels, weights = unpack(batch)
         if not isinstance(inputs, Query):
             return loss(variables, batch, key)
-        images = replaced(inputs.images, weights)
-        logits, observed = model.apply(variables, images, mutable=STATISTICS, **_reference(weights))
+        images = replaced(inputs.inputs, weights)
+        logits, observed = model.apply(
+            variables, images, mutable=STATISTICS, **reference_rows(weights)
+        )
         judge = classification(lambda _, logits: logits)
         value, metrics = judge(None, (logits, labels, weights), key)
         return value + _distance(variables[STATISTICS], observed[STATISTICS]), metrics

@@ -16,9 +16,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Integer, UInt8
 
 from maml import Episode, LossFn, Sampler
-from maml._checks import check_count, check_key
+from maml._checks import check_count, check_counts, check_key
 from maml.types import Params, RandomKey
-from tasks._checks import check_counts, check_tokens, nan_below_zero
+from tasks._checks import check_tokens, nan_below_zero
 
 
 class Transformer(nn.Module):

@@ -1,132 +1,13 @@
-"""Patches, pooling, and batch-normalised linear maps with explicit statistics.
+"""A batch-normalised linear map with explicit statistics, as a flax module."""
 
-A convolution here is patches times a matrix: `vmap` over tasks gives every task its own kernel, and
-`lax.conv` then becomes a grouped convolution, which XLA runs tens of times slower on a CPU than a
-batched matrix product.
-"""
-
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from maml._checks import check_count
-from maml.rows import Weights, masked, nonzero, wide
-
-Reference = int | Float[Array, " n"] | None
-"""The rows that give statistics: a number of leading ones, all (None), or a weight for each."""
-
-
-def patches(
-    x: Float[Array, "n height width channels"], size: int, stride: int
-) -> Float[Array, "n out_height out_width patch"]:
-    """The `size` x `size` neighbourhoods that a SAME convolution with this stride looks at.
-
-    With an HWIO kernel, `patches(x, size, stride) @ kernel.reshape(-1, features)` is that
-    convolution.
-
-    Args:
-        x: images.
-        size: of the neighbourhood, in pixels.
-        stride: between neighbourhoods, in pixels.
-
-    Returns:
-        Each neighbourhood as a vector of size * size * channels numbers, in the order HWI.
-
-    >>> patches(jnp.ones((2, 28, 28, 1)), 3, 2).shape
-    (2, 14, 14, 9)
-    """
-    n, height, width, channels = x.shape
-    pads = lax.padtype_to_pads((height, width), (size, size), (stride, stride), "SAME")
-    out_height, out_width = -(-height // stride), -(-width // stride)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    shifts = [
-        lax.slice(
-            x,
-            (0, row, column, 0),
-            (
-                n,
-                row + stride * (out_height - 1) + 1,
-                column + stride * (out_width - 1) + 1,
-                channels,
-            ),
-            (1, stride, stride, 1),
-        )
-        for row in range(size)
-        for column in range(size)
-    ]
-    return jnp.concatenate(shifts, axis=-1)
-
-
-def max_pool(
-    x: Float[Array, "n height width channels"],
-) -> Float[Array, "n half_h half_w channels"]:
-    """Maximum over 2 x 2 windows, VALID: an odd last row or column is dropped.
-
-    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
-    [[5.0, 7.0], [13.0, 15.0]]
-    """
-    _, height, width, _ = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    x = larger(x[:, ::2], x[:, 1::2])
-    return larger(x[:, :, ::2], x[:, :, 1::2])
-
-
-def larger(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The maximum, whose gradient always goes to one of the two.
-
-    That of `jnp.maximum`, and of `max` over axes, goes to whoever equals the maximum, and that may
-    be nobody where XLA computes them twice and rounds differently.
-    """
-    return jnp.where(a > b, a, b)
-
-
-def moments(
-    x: Float[Array, "n *rest channels"], weights: Weights, *, covariance: bool
-) -> tuple[Float[Array, " channels"], Float[Array, "*_"]]:
-    """Mean and (biased) variance of each channel, over the rows and all they hold.
-
-    Args:
-        x: Rows of numbers; what is in rows of weight 0 does not matter.
-        weights: Weight of each row; None is 1.
-        covariance: Whether the channels' covariance is given instead of the variances.
-    """
-    axes, channels = tuple(range(x.ndim - 1)), x.shape[-1]
-    if weights is None:
-        mean = x.mean(axes)
-        if not covariance:
-            return mean, x.var(axes)
-        centered = (x - mean).reshape(-1, channels)
-        return mean, centered.T @ centered / centered.shape[0]
-    positions = x[0].size // channels
-    share = (weights / nonzero(weights.sum() * positions)).astype(x.dtype)
-    share = share.reshape(-1, *[1] * (x.ndim - 1))
-    mean = jnp.sum(share * masked(x, weights), axes)
-    centered = masked(x - mean, weights)
-    if not covariance:
-        return mean, jnp.sum(share * jnp.square(centered), axes)
-    return mean, (share * centered).reshape(-1, channels).T @ centered.reshape(-1, channels)
-
-
-def split(reference: Reference, rows: int) -> tuple[int | None, Weights]:
-    """The number of leading rows, or the weights, that a reference is.
-
-    Raises:
-        ValueError: there are no rows, fewer than the reference, or not one weight for each.
-    """
-    check_count(rows, least=1, of="rows")
-    if isinstance(reference, jax.Array | np.ndarray):
-        if reference.shape != (rows,):
-            raise ValueError(f"reference weights must be [{rows}]; got {list(reference.shape)}")
-        return None, wide(reference)
-    if reference is not None:
-        check_count(reference, least=1, of="reference rows")
-        if reference > rows:
-            raise ValueError(f"{reference} reference rows need as many rows; got {rows}")
-    return reference, None
+from maml.batch_norm import Reference, moments, split
+from maml.rows import wide
 
 
 class BatchNorm(nn.Module):

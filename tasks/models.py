@@ -7,9 +7,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from maml._checks import check_count, check_number
-from tasks._checks import check_counts, check_flags
-from tasks.layers import BatchNorm, Reference, max_pool, patches, split
+from maml._checks import check_count, check_counts, check_flags, check_number
+from maml.batch_norm import Reference, split
+from maml.layers import max_pool, patches
+from tasks.layers import BatchNorm
 
 
 class MLP(nn.Module):

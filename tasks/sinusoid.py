@@ -19,9 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from maml import Episode, Sampler
-from maml._checks import check_key
+from maml._checks import check_counts, check_flags, check_key
 from maml.types import RandomKey
-from tasks._checks import check_counts, check_flags
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, jnp.pi)

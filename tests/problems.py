@@ -15,9 +15,9 @@ from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 
 import maml
+from maml.sampling import Query
 from tasks.batch_norm import STATISTICS, Mode, few_shot_loss
 from tasks.layers import BatchNorm
-from tasks.sampling import Query
 
 TASKS, WAYS, SHOTS, QUERIES, INPUTS = 2, 2, 2, 3, 3
 HEAD, CONTEXT = "head", "context"
@@ -147,7 +147,7 @@ def outer_objective(problem: Problem, at, episode):
     """The outer loss of one task, with what the running averages chase frozen at `at`."""
 
     def observed(params):
-        out = problem.model.apply(params, episode.query[0].images, mutable=STATISTICS)
+        out = problem.model.apply(params, episode.query[0].inputs, mutable=STATISTICS)
         return ravel_pytree(out[1])[0]
 
     seen = observed(at)

@@ -16,6 +16,7 @@ from problems import quick
 
 import maml
 from benchmarks import architecture_drawing, search_figures, search_tables
+from maml.sampling import few_shot
 from maml.search import Space
 from tasks.architectures import graphs, tabular
 from tasks.architectures.alphabets import shrunk
@@ -24,7 +25,6 @@ from tasks.architectures.macro import Macro, MacroNet, decode
 from tasks.architectures.masked import MaskedBatchNorm
 from tasks.architectures.reward import Budget, from_scratch, from_shared, shared_weights
 from tasks.architectures.stack import Stack
-from tasks.sampling import few_shot
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 KEY = jax.random.key(0)

@@ -13,6 +13,7 @@ from problems import quick
 import maml
 from benchmarks.few_shot import algorithm, experiment, network
 from benchmarks.omniglot import PRESETS
+from maml.sampling import Query
 from tasks.architectures import cells as cell_space
 from tasks.architectures import macro as macro_space
 from tasks.architectures.cells import CellNet, Cells
@@ -20,7 +21,6 @@ from tasks.architectures.macro import Macro, MacroNet
 from tasks.architectures.operations import OPERATIONS
 from tasks.architectures.stack import Stack
 from tasks.batch_norm import few_shot_apply, few_shot_loss
-from tasks.sampling import Query
 
 KEY = jax.random.key(0)
 MACRO = Macro(layers=3, side=9, filters=(1, 2, 3))

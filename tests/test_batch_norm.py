@@ -14,9 +14,9 @@ from jax.flatten_util import ravel_pytree
 from problems import HEAD, OPTIMIZERS, WAYS, problem, quick
 
 import maml
+from maml.sampling import Query
 from tasks.batch_norm import STATISTICS, averaging, few_shot_apply, few_shot_loss
 from tasks.models import FullyConnected
-from tasks.sampling import Query
 
 # Each program runs once: compiling it well would take longer.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

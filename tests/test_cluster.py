@@ -46,7 +46,7 @@ def test_whoever_asks_for_a_ray_that_is_not_there_is_told_how_to_install_it():
         lambda: list(on_ray()(reward, [(jnp.zeros(3), KEY)])),
         lambda: replicate(policy, optimizer, reward, state, KEY, 4, replicas=2, batch=2),
     ):
-        with pytest.raises(ImportError, match=r"pip install 'ray>=2\.50'"):
+        with pytest.raises(ImportError, match=r"pip install 'maml-jax\[ray\]'"):
             ask()
 
 
@@ -109,7 +109,7 @@ def ran(tmp_path_factory):
     return json.loads((folder / "facts.json").read_text()) | {"log": (folder / "log").read_text()}
 
 
-@pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'ray>=2.50'")
+@pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'maml-jax[ray]'")
 class TestRay:
     def test_nothing_listens_beyond_this_machine_and_nothing_is_reported(self, ran):
         heard = ran["executor"]["addresses"]

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.rl.environment import from_gymnax, rollout
-from tasks.rl.losses import collector
-from tasks.rl.policies import Gaussian, categorical, gaussian, memoryless
+from maml.rl.distributions import Gaussian, categorical, gaussian
+from maml.rl.environment import rollout
+from maml.rl.gymnax import from_gymnax
+from maml.rl.losses import collector
+from maml.rl.policies import memoryless
 
 gymnax = pytest.importorskip("gymnax", reason="gymnax is not installed")
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from tasks.layers import BatchNorm, max_pool, patches
+from maml.layers import max_pool, patches
+from tasks.layers import BatchNorm
 
 EPSILON = 1e-3
 # Each program runs once: compiling it well would take longer.

@@ -137,7 +137,7 @@ def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, monkeypatc
     with pytest.raises(ValueError, match="random is what others are compared with"):
         options(tmp_path, strategies=("ppo",))
     monkeypatch.setattr(architecture_search, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs Ray; pip install 'ray>=2\.50'"):
+    with pytest.raises(ValueError, match=r"needs Ray; pip install 'maml-jax\[ray\]'"):
         options(tmp_path, executor="ray")
     with pytest.raises(ValueError, match="no --shared-steps"):
         Bench(shared_steps=1)

@@ -11,10 +11,13 @@ from problems import quick
 
 import maml
 from maml import surrogates
-from tasks.rl import meta, navigation
-from tasks.rl.environment import Trajectories
-from tasks.rl.losses import Experience, collector, policy_gradient, surrogate_loss
-from tasks.rl.policies import GaussianMLP, categorical, gaussian_policy, memoryless
+from maml.rl import outer_steps
+from maml.rl.distributions import categorical
+from maml.rl.environment import Trajectories
+from maml.rl.losses import Experience, collector, policy_gradient, surrogate_loss
+from maml.rl.policies import gaussian_policy, memoryless
+from tasks.rl import navigation
+from tasks.rl.networks import GaussianMLP
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
@@ -37,8 +40,8 @@ def doubled(tree):
 
 
 def collected(build, loss, num_steps):
-    recorder = build(meta.recording(COLLECT, POLICY, loss), num_steps=num_steps).learner
-    return meta.collect_episode(recorder, COLLECT, num_steps)
+    recorder = build(outer_steps.recording(COLLECT, POLICY, loss), num_steps=num_steps).learner
+    return outer_steps.collect_episode(recorder, COLLECT, num_steps)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +104,7 @@ def test_the_extra_term_of_e_maml_is_the_gradient_by_the_sampling_of_what_is_ada
     theta = jnp.array([0.3, -0.4])
     algorithm = maml.maml(surrogate_loss(policy), optax.sgd(0.1), 1)
     algorithm = algorithm._replace(grad=maml.Derivative(nothing))
-    term = meta.exploring(algorithm, policy, 2 * scale).grad  # two steps are counted
+    term = outer_steps.exploring(algorithm, policy, 2 * scale).grad  # two steps are counted
     total = jnp.zeros(2)
     for a in range(2):
         for b in range(2):
@@ -117,13 +120,13 @@ def episodes_and(improve):
     """An outer step on episodes of all goals, and the algorithm it is of."""
     algorithm = maml.maml(surrogate_loss(POLICY), optax.sgd(0.5), 2)
     episode = collected(ALGORITHMS["maml"], surrogate_loss(POLICY), 2)
-    step = quick(meta.outer_step(episode, improve(algorithm)))
+    step = quick(outer_steps.outer_step(episode, improve(algorithm)))
     return step, maml.init(algorithm, optax.adam(1e-2), doubled(THETA))
 
 
 def test_the_metric_of_all_trajectories_is_that_of_all():
     def region(algorithm, curvature):
-        return meta.trust_region(algorithm, POLICY, 2, curvature=curvature, cg_steps=60)
+        return outer_steps.trust_region(algorithm, POLICY, 2, curvature=curvature, cg_steps=60)
 
     after = []
     for curvature in (None, 5, 1):
@@ -138,10 +141,12 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
     loss = surrogate_loss(POLICY)
     improve = {
         # Far from quadratic, so that few conjugate-gradient steps are the best.
-        "trpo": lambda a: meta.trust_region(a, POLICY, 2, cg_steps=2),
-        "few": lambda a: meta.trust_region(a, POLICY, 2, cg_steps=2, curvature=1),
-        "promp": lambda a: meta.repeatedly(meta.anchored(a, POLICY, 0.1), optax.adam(1e-2), 5),
-        "adam": lambda a: meta.repeatedly(a, optax.adam(1e-2)),
+        "trpo": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2),
+        "few": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2, curvature=1),
+        "promp": lambda a: outer_steps.repeatedly(
+            outer_steps.anchored(a, POLICY, 0.1), optax.adam(1e-2), 5
+        ),
+        "adam": lambda a: outer_steps.repeatedly(a, optax.adam(1e-2)),
     }[outer]
     step, state = episodes_and(improve)
     after, _ = step(state, GOALS, KEY)

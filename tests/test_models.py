@@ -13,9 +13,9 @@ from jax import lax
 from scipy.stats import kstest, norm, truncnorm, uniform
 
 import maml
+from maml.sampling import Query
 from tasks.batch_norm import few_shot_loss
 from tasks.models import MLP, Conv4, FullyConnected
-from tasks.sampling import Query
 
 # Each program runs once: compiling it well would take longer.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

@@ -12,6 +12,7 @@ from problems import quick
 
 import maml
 from benchmarks.architecture_pilot import intraclass
+from maml.sampling import few_shot
 from maml.search import Space, uniform
 from tasks.architectures import cells as cell_space
 from tasks.architectures import macro as macro_space
@@ -27,7 +28,6 @@ from tasks.architectures.reward import (
 )
 from tasks.batch_norm import few_shot_apply, few_shot_loss
 from tasks.characters import Characters
-from tasks.sampling import few_shot
 
 KEY = jax.random.key(0)
 MACRO = Macro(layers=1, side=7, sizes=(1, 3), filters=(2, 4))

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.rl import navigation, policies, tabular
-from tasks.rl.advantages import advantages, discounted_sums, linear_baseline
-from tasks.rl.environment import Trajectories, rollout
-from tasks.rl.policies import Gaussian, GaussianMLP, categorical, gaussian, gaussian_policy
+from maml.rl import policies
+from maml.rl.baselines import advantages, discounted_sums, linear_baseline
+from maml.rl.distributions import Gaussian, categorical, gaussian
+from maml.rl.environment import Trajectories, rollout
+from maml.rl.policies import gaussian_policy
+from tasks.rl import navigation, tabular
+from tasks.rl.networks import GaussianMLP
 
 KEY = jax.random.key(0)
 WALK = navigation.navigation()

@@ -13,20 +13,15 @@ from problems import central_differences
 
 import maml
 from maml import surrogates
-from tasks.rl import meta, navigation, tabular
-from tasks.rl.advantages import advantages
-from tasks.rl.environment import Environment, rollout
-from tasks.rl.losses import Experience, collector, surrogate_loss
-from tasks.rl.policies import (
-    CategoricalGRU,
-    GaussianMLP,
-    categorical,
-    gaussian_policy,
-    memoryless,
-    recurrent_policy,
-    table_policy,
-)
-from tasks.rl.trials import trials
+from maml.rl import outer_steps
+from maml.rl.baselines import advantages
+from maml.rl.distributions import categorical
+from maml.rl.environment import Environment, rollout
+from maml.rl.losses import Experience, collector, surrogate_loss
+from maml.rl.policies import gaussian_policy, memoryless, table_policy
+from maml.rl.rl2 import trials
+from tasks.rl import navigation, tabular
+from tasks.rl.networks import CategoricalGRU, GaussianMLP, recurrent_policy
 
 KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -94,7 +89,7 @@ def test_steps_after_the_end_and_forbidden_actions_reach_no_value_and_no_derivat
 
 def test_emaml_needs_two_trajectories_to_compare():
     policy = table_policy(2)
-    explorer = meta.exploring(chosen(), policy, 0.1)
+    explorer = outer_steps.exploring(chosen(), policy, 0.1)
     collect = collector(tabular.bandit(2), policy, horizon=3, trajectories=1)
     theta, odds = jnp.zeros((1, 2)), jnp.array([0.2, 0.8])
     one = collect(theta, odds, KEY)
@@ -201,8 +196,8 @@ def chosen():
         ),
         lambda: rollout(WALK, "policy", None, 0.0, KEY, horizon=2, trajectories=1),
         lambda: surrogate_loss("policy"),
-        lambda: meta.repeatedly(chosen(), optax.sgd(0.1), 0),
-        lambda: meta.anchored(chosen(), table_policy(2), float("nan")),
+        lambda: outer_steps.repeatedly(chosen(), optax.sgd(0.1), 0),
+        lambda: outer_steps.anchored(chosen(), table_policy(2), float("nan")),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_words(call):

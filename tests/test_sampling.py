@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 from scipy.stats import chisquare
 
 import maml
+from maml.sampling import few_shot
 from tasks.language import passages, synthetic
-from tasks.sampling import few_shot
 from tasks.sinusoid import draw_wave, few_points
 
 CLASSES, DRAWINGS, SIDE = 7, 6, 4
@@ -38,7 +38,7 @@ def origins(images):
 
 def by_class(episodes):
     """Origins `[episode, way, support then query, 3]`."""
-    parts = (episodes.support[0], episodes.query[0].images)
+    parts = (episodes.support[0], episodes.query[0].inputs)
     return np.concatenate([origins(x).reshape(len(x), WAYS, -1, 3) for x in parts], axis=2)
 
 
@@ -101,13 +101,13 @@ def test_the_support_that_rides_with_the_query_is_the_support(episodes):
 
 
 def test_an_episode_may_be_the_whole_set():
-    episode = few_shot(IMAGES, CLASSES, 2, DRAWINGS - 2)(KEY)
-    found = np.concatenate([origins(x) for x in (episode.support[0], episode.query[0].images)])
+    episode = few_shot(IMAGES, CLASSES, 2, DRAWINGS - 2, rotate=True)(KEY)
+    found = np.concatenate([origins(x) for x in (episode.support[0], episode.query[0].inputs)])
     assert len({(c, d) for c, d, _ in found.tolist()}) == CLASSES * DRAWINGS
 
 
 def test_an_episode_is_a_function_of_its_key():
-    sample = few_shot(IMAGES, WAYS, SHOTS, QUERIES)
+    sample = few_shot(IMAGES, WAYS, SHOTS, QUERIES, rotate=True)
     one, again, other = (ravel_pytree(sample(k))[0] for k in (KEY, KEY, jax.random.key(1)))
     assert (one == again).all()
     assert (one != other).any()
@@ -139,22 +139,43 @@ def test_impossible_counts_are_refused_with_the_numbers(counts, message):
 
 
 @pytest.mark.parametrize(
-    ("images", "message"),
+    ("examples", "options", "message"),
     [
-        (IMAGES / 255, r"got float64 \[7, 6, 4, 4\]"),
-        (IMAGES[..., :3], r"got uint8 \[7, 6, 4, 3\]"),
-        (IMAGES[0], r"got uint8 \[6, 4, 4\]"),
-        (IMAGES[..., :0, :0], r"got uint8 \[7, 6, 0, 0\]"),
-        (IMAGES[:0], "5 ways need as many classes; the split has 0"),
-        (IMAGES[:, :0], r"1 shots \+ 1 queries .*; a class has 0"),
-        (IMAGES.tolist(), r"got list \[7, 6, 4, 4\]"),
-        (None, r"got NoneType \[\]"),
+        (
+            IMAGES[..., :3],
+            {"rotate": True},
+            r"square images.* got \[7, 6, 4, 3\]: pass rotate=False",
+        ),
+        (IMAGES[0], {"rotate": True}, r"square images.* got \[6, 4, 4\]"),
+        (IMAGES[0, 0], {}, r"\[class, example, ...\]; got uint8 \[4, 4\]"),
+        (IMAGES[..., :0, :0], {}, r"got uint8 \[7, 6, 0, 0\]"),
+        (IMAGES[:0], {}, r"got uint8 \[0, 6, 4, 4\]"),
+        (IMAGES[:, :0], {}, r"got uint8 \[7, 0, 4, 4\]"),
+        (IMAGES * 1j, {}, r"real numbers .*; got complex128"),
+        (IMAGES > 0, {}, r"real numbers .*; got bool"),
+        (IMAGES.tolist(), {}, r"got list \[7, 6, 4, 4\]"),
+        (None, {}, r"got NoneType \[\]"),
     ],
 )
-def test_images_that_are_not_square_drawings_in_uint8_are_refused(images, message, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_arrays_that_are_no_classes_of_examples_are_refused(examples, options, message, unchecked):
     with pytest.raises(ValueError, match=message):
-        few_shot(images, 5, 1, 1)
+        few_shot(examples, 5, 1, 1, **options)
+
+
+def test_any_array_of_classes_gives_episodes():
+    vectors = np.arange(7 * 6 * 3).reshape(7, 6, 3)
+    episode = few_shot(vectors, WAYS, SHOTS, QUERIES)(KEY)
+    rows = np.concatenate([episode.support[0], episode.query[0].inputs])
+    assert rows.dtype == np.float32 and len(np.unique(rows[:, 0])) == WAYS * (SHOTS + QUERIES)
+    classes = {*(row[0] // 18 for row in rows)}
+    assert len(classes) == WAYS and set(map(tuple, rows)) <= set(map(tuple, vectors.reshape(-1, 3)))
+    whole = few_shot(IMAGES, WAYS, SHOTS, QUERIES, rotate=True)(KEY)
+    for examples in (
+        IMAGES[..., None],
+        (IMAGES / 255)[..., None],
+    ):  # the same images, otherwise given
+        same = few_shot(examples, WAYS, SHOTS, QUERIES, rotate=True)(KEY)
+        np.testing.assert_allclose(ravel_pytree(whole)[0], ravel_pytree(same)[0], rtol=1e-6)
 
 
 # What every sampler refuses

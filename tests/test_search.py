@@ -27,7 +27,7 @@ from maml.search import (
     search,
     uniform,
 )
-from maml.search.policy_gradient import gain
+from maml.search.controllers import gain
 
 KEY = jax.random.key(0)
 FREE = Space((3, 2, 4))

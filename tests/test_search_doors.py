@@ -41,7 +41,7 @@ from maml.search import (
     sequential,
     uniform,
 )
-from maml.search.policy_gradient import acting, gradient
+from maml.search.controllers import acting, gradient
 from maml.search.strategies import LARGEST
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")

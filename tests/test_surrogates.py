@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maml import surrogates
+from maml.rl.distributions import categorical
+from maml.rl.environment import rollout
+from maml.rl.policies import memoryless
 from tasks.rl import tabular
-from tasks.rl.environment import rollout
-from tasks.rl.policies import categorical, memoryless
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)

@@ -264,7 +264,7 @@ def test_a_pickle_that_is_not_right_is_refused(tmp_path, monkeypatch, content, s
 
 def test_a_package_that_is_not_there_is_named_as_the_index_names_it(monkeypatch):
     monkeypatch.setattr(graphs, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="pip install nas-bench-graph"):
+    with pytest.raises(FileNotFoundError, match=r"pip install 'maml-jax\[graphs\]'"):
         graphs.nasbench_graph("cora")
 
 

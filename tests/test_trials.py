@@ -7,18 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maml.rl.distributions import categorical, gaussian
+from maml.rl.environment import Environment, rollout
+from maml.rl.losses import Experience, surrogate_loss
+from maml.rl.policies import memoryless
+from maml.rl.rl2 import by_episode, finished_return, trials
 from tasks.rl import navigation, tabular
-from tasks.rl.environment import Environment, rollout
-from tasks.rl.losses import Experience, surrogate_loss
-from tasks.rl.policies import (
-    CategoricalGRU,
-    GaussianGRU,
-    categorical,
-    gaussian,
-    memoryless,
-    recurrent_policy,
-)
-from tasks.rl.trials import by_episode, finished_return, trials
+from tasks.rl.networks import CategoricalGRU, GaussianGRU, recurrent_policy
 
 KEY = jax.random.key(0)
 FAIR = memoryless(lambda key, x: x, lambda params, x: jnp.zeros(2), categorical)

@@ -163,7 +163,7 @@ def test_tensorboard_reads_back_what_the_log_says(tmp_path):
 
 def test_tensorboard_that_is_not_there_is_refused_before_any_work(monkeypatch):
     monkeypatch.setattr("benchmarks.tensorboard.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install tensorboardX"):
+    with pytest.raises(ValueError, match=r"pip install 'maml-jax\[tensorboard\]'"):
         replace(sinusoid.PAPER, tensorboard=True)
 
 

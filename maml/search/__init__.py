@@ -1,13 +1,13 @@
 """Search for architectures: a space of tokens, policies over it, strategies, and their loop."""
 
-from maml.search.cluster import cluster, on_ray
+from maml.search.controllers import Controller, policy_gradient, ppo, reinforce
 from maml.search.executors import Child, Executor, drive, in_process, over_devices
 from maml.search.loop import History, Reward, ask_key, child_keys, search
 from maml.search.policies import Policy, entropy, factorised, log_prob, lstm, sequential
-from maml.search.policy_gradient import Controller, policy_gradient, ppo, reinforce
 from maml.search.replicas import in_shards, replicate
 from maml.search.space import Space, mutate, uniform, walk
 from maml.search.strategies import Population, State, Strategy, evolution, random
+from maml.search.workers import cluster, on_ray
 
 __all__ = [
     "Child",

@@ -27,13 +27,13 @@ from jaxtyping import PyTree
 from maml import surrogates
 from maml._checks import check_count
 from maml._optimizers import check_optimizer
-from maml.search.cluster import on_ray, running
+from maml.search.controllers import Controller, acting, gradient, judge, reinforce
 from maml.search.executors import PATIENCE, Child, Executor, as_float, ledger, outcomes
 from maml.search.loop import History, Reward, check_search, next_children
 from maml.search.policies import Policy, check_policy
-from maml.search.policy_gradient import Controller, acting, gradient, judge, reinforce
 from maml.search.space import Tokens, check_ends
 from maml.search.strategies import Batch, Rewards, State, is_broken
+from maml.search.workers import on_ray, running
 from maml.types import Params, RandomKey
 
 

@@ -23,11 +23,11 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from maml._checks import check_count
+from maml.batch_norm import Reference
 from maml.search import Space
 from maml.search.space import Tokens, check_tokens, within
 from tasks.architectures.masked import check_images, flattened, kernel_mask, selected, window
 from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
-from tasks.layers import Reference
 
 COMBINERS = ("add", "concatenate")
 STRIDES = {"normal": 1, "reduction": 2}  # of a cell, in the order of their tokens

@@ -58,7 +58,7 @@ def installed() -> Path:
     spec = find_spec("nas_bench_graph")
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
-            "the package nas-bench-graph is not installed: pip install nas-bench-graph"
+            "the package nas-bench-graph is not installed: pip install 'maml-jax[graphs]'"
         )
     return Path(spec.origin).parent / "light"
 

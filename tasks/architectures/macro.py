@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from maml._checks import check_count
+from maml.batch_norm import Reference
 from maml.search import Space
 from maml.search.space import Tokens, check_tokens, within
 from tasks.architectures.masked import (
@@ -30,7 +31,6 @@ from tasks.architectures.masked import (
     strided,
     window,
 )
-from tasks.layers import Reference
 
 
 @dataclass(frozen=True)

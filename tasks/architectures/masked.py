@@ -15,9 +15,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from maml.batch_norm import Reference, split
 from maml.rows import masked, nonzero, wide
 from maml.types import RandomKey
-from tasks.layers import Reference, split
 
 
 def check_images(x: Any, side: int | None = None) -> None:

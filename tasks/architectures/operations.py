@@ -8,8 +8,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from maml.batch_norm import Reference
+from maml.layers import larger
 from tasks.architectures.masked import convolved, glorot, shifted
-from tasks.layers import BatchNorm, Reference, larger
+from tasks.layers import BatchNorm
 
 OPERATIONS = ("identity", "conv1", "conv3", "conv5", "average3", "maximum3")
 FILTERS = {"conv1": 1, "conv3": 3, "conv5": 5}

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from maml.batch_norm import Reference
 from maml.search.space import check_tokens
 from tasks.architectures.cells import (
     COMBINERS,
@@ -24,7 +25,6 @@ from tasks.architectures.cells import (
     space,
 )
 from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
-from tasks.layers import Reference
 
 Row = tuple[int, int, int, int, int]  # the tokens of a block
 

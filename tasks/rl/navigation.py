@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from maml._checks import check_count
+from maml.rl.environment import Environment
 from maml.types import RandomKey
-from tasks.rl.environment import Environment
 
 Point = Float[Array, "2"]
 STRIDE = 0.1  # of an action of 1, as MAML's code scales it

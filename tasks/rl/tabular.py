@@ -14,8 +14,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from maml._checks import check_count, check_number
+from maml.rl.environment import Environment
 from maml.types import RandomKey
-from tasks.rl.environment import Environment
 
 
 class TabularMDP(NamedTuple):

@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Num, PyTree
 
 from maml._checks import check_number
 from maml.linear import solve
+from maml.rl.environment import Trajectories, filled
 from maml.rows import wide
-from tasks.rl.environment import Trajectories, filled
 
 PerStep = Float[Array, "trajectory time"]
 RIDGE = 1e-5  # in units of the variance of a feature

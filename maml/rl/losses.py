@@ -7,12 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
-from maml import LossFn
 from maml._checks import check_callable, check_count, check_number
-from maml.surrogates import Surrogate, likelihood_ratio
-from maml.types import Metrics, Params, RandomKey
-from tasks.rl.advantages import advantages
-from tasks.rl.environment import (
+from maml.rl.baselines import advantages
+from maml.rl.environment import (
     Environment,
     Trajectories,
     check_environment,
@@ -20,7 +17,9 @@ from tasks.rl.environment import (
     rollout,
     undiscounted,
 )
-from tasks.rl.policies import Policy, check_policy
+from maml.rl.policies import Policy, check_policy
+from maml.surrogates import Surrogate, likelihood_ratio
+from maml.types import LossFn, Metrics, Params, RandomKey
 
 
 class Experience(NamedTuple):
@@ -106,7 +105,7 @@ def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> L
     def loss(params: Params, batch: Experience, key: RandomKey) -> tuple[Scalar, Metrics]:
         if not isinstance(batch, Experience):
             raise ValueError(
-                "the batch must be an Experience, as tasks.rl.losses.collector makes it; got"
+                "the batch must be an Experience, as maml.rl.losses.collector makes it; got"
                 f" {type(batch).__name__}"
             )
         seen, alive = filled(batch.seen), batch.seen.alive

@@ -1,73 +1,19 @@
-"""Policies: from an observation to a distribution of actions, of one of two families.
+"""Networks of policies, as flax modules."""
 
-An observation is any tree of arrays; the networks here put its leaves into one vector.
-"""
+from collections.abc import Sequence
+from typing import Any
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from maml._checks import check_count, check_number
+from maml.rl.distributions import Gaussian, categorical, gaussian
+from maml.rl.policies import Policy, vector
 from maml.types import Params, RandomKey
-from tasks.rl.distributions import Family, Gaussian, categorical, gaussian
 
 SMALLEST = 1e-6  # standard deviation, as in MAML's code
-
-
-class Policy(NamedTuple):
-    """What acts.
-
-    Attributes:
-        init: `init(key, observation) -> params`.
-        apply: `apply(params, observation, memory) -> (distribution, memory)`.
-        family: of the distribution.
-        memory: before the first step of a trajectory, `apply` keeps its shapes and types; () is
-            none, and steps are independent.
-    """
-
-    init: Callable[[RandomKey, PyTree], Params]
-    apply: Callable[[Params, PyTree, PyTree], tuple[PyTree, PyTree]]
-    family: Family
-    memory: PyTree = ()
-
-    def along(self, params: Params, observations: PyTree) -> PyTree:
-        """The distributions of a trajectory's actions, `[time, ...]`."""
-        if not jax.tree.leaves(self.memory):
-            return jax.vmap(lambda x: self.apply(params, x, self.memory)[0])(observations)
-
-        def step(memory: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-            distribution, memory = self.apply(params, x, memory)
-            return memory, distribution
-
-        return jax.lax.scan(step, self.memory, observations)[1]
-
-
-def check_policy(policy: Any) -> None:
-    """Refuses what is not a `Policy`.
-
-    Raises:
-        ValueError: saying how one is made.
-    """
-    if not isinstance(policy, Policy):
-        raise ValueError(
-            "a Policy is wanted, as gaussian_policy(model) or categorical_policy(model) makes it;"
-            f" got {type(policy).__name__}"
-        )
-
-
-def vector(observation: PyTree) -> Array:
-    """All numbers of an observation in one vector.
-
-    >>> vector({"place": jnp.zeros((2, 2)), "time": jnp.array(3.0)}).tolist()
-    [0.0, 0.0, 0.0, 0.0, 3.0]
-    """
-    return ravel_pytree(observation)[0]
 
 
 def _check_sizes(**sizes: Any) -> None:
@@ -178,46 +124,6 @@ class GaussianGRU(nn.Module):
         log_std = self.param("log_std", nn.initializers.zeros, (self.actions,))
         mean = nn.Dense(self.actions)(out)
         return Gaussian(mean, jnp.maximum(log_std, jnp.log(SMALLEST))), memory
-
-
-def memoryless(
-    init: Callable[[RandomKey, PyTree], Params],
-    apply: Callable[[Params, PyTree], PyTree],
-    family: Family,
-) -> Policy:
-    """The policy of a function of the observation alone."""
-    return Policy(init, lambda params, x, memory: (apply(params, x), memory), family)
-
-
-def gaussian_policy(model: nn.Module) -> Policy:
-    """The policy of a module that gives a `Gaussian`."""
-    _check_module(model)
-    return memoryless(model.init, lambda params, x: model.apply(params, x), gaussian)
-
-
-def categorical_policy(model: nn.Module) -> Policy:
-    """The policy of a module that gives logits."""
-    _check_module(model)
-    return memoryless(model.init, lambda params, x: model.apply(params, x), categorical)
-
-
-def _check_module(model: Any) -> None:
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"a policy needs a flax.linen module; got {model!r}")
-
-
-def table_policy(actions: int) -> Policy:
-    """Logits linear in the observation, zeros at first: a table, where one state is observed.
-
-    Args:
-        actions: how many there are to choose from, >= 1.
-    """
-    _check_sizes(actions=actions)
-
-    def init(key: RandomKey, x: PyTree) -> Params:
-        return jnp.zeros((vector(x).size, actions))
-
-    return memoryless(init, lambda params, x: vector(x) @ params, categorical)
 
 
 def recurrent_policy(model: CategoricalGRU | GaussianGRU) -> Policy:

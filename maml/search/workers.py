@@ -1,6 +1,6 @@
 """Ray as an executor: children on the cores and devices of one machine or of many.
 
-Ray is an extra, `pip install 'ray>=2.50'`, and imported only when it is asked for.
+Ray is an extra, `pip install 'maml-jax[ray]'`, and imported only when it is asked for.
 """
 
 import importlib
@@ -32,7 +32,7 @@ def engine() -> Any:
     try:
         return importlib.import_module("ray")
     except ModuleNotFoundError as error:
-        raise ImportError("Ray is not installed: pip install 'ray>=2.50'") from error
+        raise ImportError("Ray is not installed: pip install 'maml-jax[ray]'") from error
 
 
 @contextmanager

@@ -8,16 +8,16 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml._checks import check_count, check_key
-from maml.rows import wide
-from maml.types import Params, RandomKey
-from tasks.rl.environment import (
+from maml.rl.environment import (
     Environment,
     Trajectories,
     advance,
     check_environment,
     rollout,
 )
-from tasks.rl.policies import Policy, check_policy, vector
+from maml.rl.policies import Policy, check_policy, vector
+from maml.rows import wide
+from maml.types import Params, RandomKey
 
 
 class Trial(NamedTuple):

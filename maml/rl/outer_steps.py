@@ -16,15 +16,29 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree, Scalar
 
-from maml import Algorithm, Derivative, Learner, LossFn, MetaState, PerStep, adapt, meta_step
-from maml._checks import check_callable, check_count, check_loss, check_number
+from maml._checks import check_callable, check_count, check_number
+from maml._contracts import check_loss
+from maml.inner import adapt
 from maml.mapping import each_task
+from maml.outer import meta_step
+from maml.rl.environment import filled, undiscounted
+from maml.rl.losses import Collect, Experience, steps, surrogate_loss, twice
+from maml.rl.policies import Policy, check_policy
 from maml.surrogates import score_function
 from maml.trust_region import Region, trust_region_step
-from maml.types import Episode, MetaParams, Metrics, Params, RandomKey
-from tasks.rl.environment import filled, undiscounted
-from tasks.rl.losses import Collect, Experience, steps, surrogate_loss, twice
-from tasks.rl.policies import Policy, check_policy
+from maml.types import (
+    Algorithm,
+    Derivative,
+    Episode,
+    Learner,
+    LossFn,
+    MetaParams,
+    MetaState,
+    Metrics,
+    Params,
+    PerStep,
+    RandomKey,
+)
 
 NO_OBJECTIVE = "only an objective will do, as `maml.unrolled` makes it, and not a gradient alone"
 Improve = Callable[[MetaState, Episode, RandomKey], tuple[MetaState, Metrics]]

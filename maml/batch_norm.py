@@ -1,0 +1,152 @@
+"""Which rows give the statistics that normalise a query set, for any model.
+
+Results of few-shot learning depend on it. The support set is always normalised by its own
+statistics. The query set is normalised by
+
+* `transductive`: its own, as in MAML's code; the answer for one image then depends on the others,
+* `support`: the support set's, taken at the same parameters (inductive).
+
+A third mode, running averages, needs a model that has them; see `tasks.batch_norm`.
+"""
+
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from maml._checks import check_callable, check_count
+from maml.rows import Apply, Weights, masked, nonzero, of_rows, replaced, wide
+from maml.sampling import Query
+from maml.types import Params
+
+Mode = Literal["transductive", "support"]
+Reference = int | Float[Array, " n"] | None
+"""The rows that give statistics: a number of leading ones, all (None), or a weight for each."""
+
+
+@runtime_checkable
+class Normalised(Protocol):
+    """A model whose batch normalisation is told which rows give the statistics."""
+
+    def __call__(self, params: Params, inputs: Array, /, *, reference: Reference = None) -> Any:
+        """Outputs of the model, `[n, ...]`."""
+        ...
+
+
+def few_shot_apply(apply: Normalised, mode: Mode = "transductive") -> Apply:
+    """A model that reads support sets and a `Query`, normalised as the mode says.
+
+    Args:
+        apply: `apply(params, inputs, reference=None) -> outputs`, which passes `reference` to its
+            batch normalisations, see `normalised`.
+        mode: Whose statistics normalise a query set.
+
+    Returns:
+        `apply(params, inputs or Query, weights=None) -> outputs`, for `maml.classification`.
+
+    Raises:
+        ValueError: there is no such mode.
+    """
+    check_callable(apply, "apply", "params, inputs")
+    if mode not in get_args(Mode):
+        raise ValueError(f"batch norm is one of {', '.join(get_args(Mode))}; got {mode!r}")
+
+    def run(params: Params, inputs: Array, **reference: Any) -> Array:
+        return jnp.asarray(apply(params, inputs, **reference))
+
+    def few_shot(params: Params, inputs: Array | Query, weights: Weights = None) -> Array:
+        if not isinstance(inputs, Query):
+            return run(params, replaced(inputs, weights), **reference_rows(weights))
+        query = replaced(inputs.inputs, weights)
+        if mode == "transductive":
+            return run(params, query, **reference_rows(weights))
+        rows = len(inputs.support)
+        support_weights = of_rows(inputs.support_weights, rows)
+        both = jnp.concatenate([replaced(inputs.support, support_weights), query])
+        if support_weights is None:
+            return run(params, both, reference=rows)[rows:]
+        return run(params, both, reference=jnp.pad(support_weights, (0, len(query))))[rows:]
+
+    return few_shot
+
+
+def reference_rows(weights: Weights) -> dict[str, Any]:
+    """The keyword argument that tells a model of the weights of its rows, if there are any."""
+    return {} if weights is None else {"reference": weights}
+
+
+def normalised(
+    x: Float[Array, "n *rest channels"], *, reference: Reference = None, epsilon: float = 1e-3
+) -> Float[Array, "n *rest channels"]:
+    """Batch normalisation without scale and bias:  (x - mean) / sqrt(var + epsilon).
+
+    Mean and (biased) variance of each channel are computed in float32 at least.
+
+    Args:
+        x: Activations; channels are the last axis.
+        reference: The rows that give the statistics: the number of leading rows, a weight for each
+            row, or None for all rows.
+        epsilon: Constant added to the variance; 1e-3 as in MAML's code.
+
+    Returns:
+        The normalised activations, in the type of `x`.
+
+    Raises:
+        ValueError: there are fewer rows than the reference, or not one weight for each.
+
+    Ioffe, Szegedy: Batch normalization (ICML 2015), https://arxiv.org/abs/1502.03167
+
+    >>> normalised(jnp.array([[1.0], [3.0]]), epsilon=0.0).tolist()
+    [[-1.0], [1.0]]
+    """
+    rows, weights = split(reference, x.shape[0])
+    exact = wide(x)
+    mean, var = moments(exact[:rows], weights, covariance=False)
+    return ((exact - mean) * jax.lax.rsqrt(var + epsilon)).astype(x.dtype)
+
+
+def moments(
+    x: Float[Array, "n *rest channels"], weights: Weights, *, covariance: bool
+) -> tuple[Float[Array, " channels"], Float[Array, "*_"]]:
+    """Mean and (biased) variance of each channel, over the rows and all they hold.
+
+    Args:
+        x: Rows of numbers; what is in rows of weight 0 does not matter.
+        weights: Weight of each row; None is 1.
+        covariance: Whether the channels' covariance is given instead of the variances.
+    """
+    axes, channels = tuple(range(x.ndim - 1)), x.shape[-1]
+    if weights is None:
+        mean = x.mean(axes)
+        if not covariance:
+            return mean, x.var(axes)
+        centered = (x - mean).reshape(-1, channels)
+        return mean, centered.T @ centered / centered.shape[0]
+    positions = x[0].size // channels
+    share = (weights / nonzero(weights.sum() * positions)).astype(x.dtype)
+    share = share.reshape(-1, *[1] * (x.ndim - 1))
+    mean = jnp.sum(share * masked(x, weights), axes)
+    centered = masked(x - mean, weights)
+    if not covariance:
+        return mean, jnp.sum(share * jnp.square(centered), axes)
+    return mean, (share * centered).reshape(-1, channels).T @ centered.reshape(-1, channels)
+
+
+def split(reference: Reference, rows: int) -> tuple[int | None, Weights]:
+    """The number of leading rows, or the weights, that a reference is.
+
+    Raises:
+        ValueError: there are no rows, fewer than the reference, or not one weight for each.
+    """
+    check_count(rows, least=1, of="rows")
+    if isinstance(reference, jax.Array | np.ndarray):
+        if reference.shape != (rows,):
+            raise ValueError(f"reference weights must be [{rows}]; got {list(reference.shape)}")
+        return None, wide(reference)
+    if reference is not None:
+        check_count(reference, least=1, of="reference rows")
+        if reference > rows:
+            raise ValueError(f"{reference} reference rows need as many rows; got {rows}")
+    return reference, None

@@ -1,0 +1,129 @@
+"""Few-shot episodes drawn inside jit from arrays that lie on the device."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer, Real, Shaped
+
+from maml._checks import check_counts, check_flags, check_key
+from maml.types import Episode, RandomKey, Sampler
+
+
+class Query(NamedTuple):
+    """The inputs of a query set, with those of the support set for models that normalise by them.
+
+    Attributes:
+        inputs: Query inputs, `[ways * queries, *example]`.
+        support: Support inputs, `[ways * shots, *example]`.
+        support_weights: Weights of the support rows, `[ways * shots]`; None is 1 for every row.
+    """
+
+    inputs: Float[Array, "n *example"]
+    support: Float[Array, "m *example"]
+    support_weights: Shaped[Array, " m"] | None = None
+
+
+def few_shot(
+    examples: Real[np.ndarray, "class each *example"],
+    ways: int,
+    shots: int,
+    queries: int,
+    *,
+    rotate: bool = False,
+) -> Sampler:
+    """A sampler of N-way K-shot episodes from an array of classes.
+
+    An episode has distinct classes, and of each class distinct examples; support and query are
+    disjoint. Labels are 0 .. N - 1 in the order of the classes drawn.
+
+    Args:
+        examples: Examples of the classes of one split, `[class, example, ...]`. Arrays of uint8 are
+            images: their pixels are divided by 255, and images without a channel axis,
+            `[class, example, side, side]`, get one. All others are converted to float32.
+        ways: Number of classes of an episode, N.
+        shots: Number of support examples of each class, K.
+        queries: Number of query examples of each class.
+        rotate: Whether each class of an episode is rotated by 0, 90, 180 or 270 degrees, as is
+            usual for Omniglot; it needs square images.
+
+    Returns:
+        `sample(key) -> Episode(support=(inputs, labels), query=(Query, labels))`, with rows ordered
+        by class. A model without batch normalisation reads the `.inputs` of the `Query`;
+        `maml.few_shot_apply` handles both. The array is an argument of jit, not a constant.
+
+    Raises:
+        ValueError: there are more ways than classes, or more shots and queries than examples of a
+            class; a count is no integer >= 1; the array has no examples or fewer than three axes;
+            images to rotate are not square; or (when sampling) the key is not one key.
+
+    >>> sample = few_shot(np.zeros((9, 20, 28, 28), np.uint8), ways=5, shots=1, queries=3)
+    >>> episode = sample(jax.random.key(0))
+    >>> episode.query[0].inputs.shape, episode.query[1].tolist()[:4]
+    ((15, 28, 28, 1), [0, 0, 0, 1])
+    """
+    shape, dtype = np.shape(examples), getattr(examples, "dtype", type(examples).__name__)
+    real = isinstance(dtype, np.dtype) and np.issubdtype(dtype, np.number) and dtype.kind != "c"
+    if not real or len(shape) < 3 or 0 in shape:
+        raise ValueError(
+            f"examples must be real numbers [class, example, ...]; got {dtype} {list(shape)}"
+        )
+    check_counts(ways=ways, shots=shots, queries=queries)
+    check_flags(rotate=rotate)
+    if rotate and (len(shape) < 4 or shape[2] != shape[3]):
+        raise ValueError(
+            f"only square images, [class, example, side, side, ...], can be rotated; got"
+            f" {list(shape)}: pass rotate=False"
+        )
+    if ways > shape[0]:
+        raise ValueError(f"{ways} ways need as many classes; the split has {shape[0]}")
+    if shots + queries > shape[1]:
+        raise ValueError(
+            f"{shots} shots + {queries} queries need as many examples; a class has {shape[1]}"
+        )
+    if dtype == np.uint8 and len(shape) == 4:
+        examples = examples[..., None]
+    draw = partial(_draw, ways=ways, shots=shots, queries=queries, rotate=rotate)
+    return jax.tree_util.Partial(draw, jnp.asarray(examples))
+
+
+def _draw(
+    examples: Real[Array, "class each *example"],
+    key: RandomKey,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    rotate: bool,
+) -> Episode:
+    check_key(key)
+    class_key, example_key, turn_key = jax.random.split(key, 3)
+    classes = _distinct(class_key, examples.shape[0], ways)
+    each = jax.vmap(lambda key: _distinct(key, examples.shape[1], shots + queries))(
+        jax.random.split(example_key, ways)
+    )
+    drawn = examples[classes[:, None], each].astype(jnp.float32)
+    if examples.dtype == jnp.uint8:
+        drawn = drawn / 255
+    if rotate:
+        drawn = jax.vmap(_turn)(drawn, jax.random.randint(turn_key, (ways,), 0, 4))
+
+    def flat(part: Array) -> tuple[Array, Integer[Array, " n"]]:
+        return part.reshape(-1, *part.shape[2:]), jnp.repeat(jnp.arange(ways), part.shape[1])
+
+    support, support_labels = flat(drawn[:, :shots])
+    query, query_labels = flat(drawn[:, shots:])
+    return Episode((support, support_labels), (Query(query, support), query_labels))
+
+
+def _distinct(key: RandomKey, population: int, count: int) -> Integer[Array, " count"]:
+    return jax.random.choice(key, population, (count,), replace=False)
+
+
+def _turn(
+    images: Float[Array, "n side side *channels"], quarters: Integer[Array, ""]
+) -> Float[Array, "n side side *channels"]:
+    turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
+    return jax.lax.select_n(quarters, *turned)
