@@ -87,7 +87,7 @@ def _preset(problem: Literal["bandit", "mdp"], budget: int, arms: int) -> Bandit
         meta_batch=200 if budget <= 25 or problem == "bandit" else 100,
         meta_steps=200,
         steps_per_call=10,
-        curvature=budget,
+        fvp_trajectories=budget,
     )
 
 

@@ -86,12 +86,14 @@ class Config(Run):
 
     cosine: bool = False
     """Let the outer rate fall to zero along a cosine instead of keeping it."""
-    draw: int = 1
-    """Meta-steps whose episodes are drawn at once, at most."""
+    prefetch: int = 1
+    """Largest number of meta-steps whose episodes are drawn at once."""
     chunk: int | None = None
     """Tasks that a device maps at once, 0 for all; None is what is fastest."""
-    memory: maml.Memory | None = None
-    """What is kept of the inner steps, and how they are derived; None is what is fastest."""
+    hvp: maml.Hvp | None = None
+    """Mode of the Hessian-vector products in second derivatives; None is the fastest."""
+    remat: bool = False
+    """Compute the inner steps again for the meta-gradient, which needs less memory."""
     precision: hardware.Precision | None = None
     """Of the layers' matrix products; meta-parameters, their statistics and updates are float32.
     None is float32 on a CPU, and tensorfloat32 elsewhere."""
@@ -128,7 +130,7 @@ class Config(Run):
     @property
     def drawn(self) -> int:
         """Tasks that are drawn at once while meta-training, at most."""
-        return self.meta_batch * min(self.draw, self.steps_per_call)
+        return self.meta_batch * min(self.prefetch, self.steps_per_call)
 
 
 C = TypeVar("C", bound=Run)
@@ -249,5 +251,5 @@ def launch(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        knobs = "--chunk 1 (tasks at a time) and --memory forward-recompute need less"
+        knobs = "--chunk 1 (tasks at a time) and --remat need less"
         raise SystemExit(f"The device is out of memory: {knobs}.\n{error}") from error

@@ -98,7 +98,7 @@ class FewShot(Config):
     """Whose statistics normalise the query: its own, the support's, or running averages."""
     momentum: float = 0.99
     """Of the running averages."""
-    strength: float = 2.0
+    regularisation: float = 2.0
     """The pull of imaml towards the meta-parameters, lambda."""
 
     def __post_init__(self) -> None:
@@ -110,17 +110,17 @@ class FewShot(Config):
             raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
         read = partial(check_used, self)
         read(("data", "resize", "split"), self.dataset == "omniglot", "dataset omniglot")
-        read(("memory",), name in THROUGH, f"algorithms through the inner steps, as {THROUGH}")
+        read(("hvp", "remat"), name in THROUGH, f"algorithms through the inner steps, as {THROUGH}")
         read(SWITCHES, name == "maml++", "algorithm maml++")
         read(("first_order",), name in ("maml", "maml++"), "algorithms maml and maml++")
         read(("tokens", "copies", "features"), self.model == "cells", "model cells")
         read(("momentum",), self.batch_norm == "running", "batch_norm running")
-        read(("strength",), name == "imaml", "algorithm imaml")
+        read(("regularisation",), name == "imaml", "algorithm imaml")
         read(("train_ways",), closed or self.train_ways == self.ways, "protonet and r2d2")
-        if name == "imaml" and self.inner_rate * self.strength >= 2:
+        if name == "imaml" and self.inner_rate * self.regularisation >= 2:
             raise ValueError(
-                "imaml's pull diverges unless inner_rate * strength < 2; got"
-                f" {self.inner_rate} * {self.strength}"
+                "imaml's pull diverges unless inner_rate * regularisation < 2; got"
+                f" {self.inner_rate} * {self.regularisation}"
             )
         shots, queries = self.shots, max(self.queries, self.train_queries or 0)
         images = max(self.ways, self.train_ways or 0) * (shots + queries)
@@ -154,7 +154,7 @@ def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params)
     norm = maml.mask_by_path(params, "/norm")
     adapts = maml.complement(norm)
     head = maml.mask_by_path(params, "/head/")
-    memory = config.memory or "forward"
+    mode: dict[str, Any] = {"hvp": config.hvp or "forward", "remat": config.remat}
     body = jax.tree.map(lambda a, h: a and not h, adapts, head)
     names = ("learn_rates", "multi_step", "first_order")
     switches: dict[str, Any] = {name: getattr(config, name) for name in names}
@@ -163,22 +163,22 @@ def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params)
     return {
         "maml": lambda: (
             maml.maml_plus_plus(
-                loss, unscaled, steps, rate=rate, mask=adapts, memory=memory, **only_annealed
+                loss, unscaled, steps, rate=rate, mask=adapts, **mode, **only_annealed
             )
             if config.first_order
-            else maml.maml(loss, inner, steps, mask=adapts, memory=memory)
+            else maml.maml(loss, inner, steps, mask=adapts, **mode)
         ),
         "maml++": lambda: maml.maml_plus_plus(
-            loss, unscaled, steps, rate=rate, mask=adapts, memory=memory, **switches
+            loss, unscaled, steps, rate=rate, mask=adapts, **mode, **switches
         ),
         "fomaml": lambda: maml.fomaml(loss, inner, steps, mask=adapts),
-        "anil": lambda: maml.anil(loss, inner, steps, head=head, memory=memory),
-        "boil": lambda: maml.boil(loss, inner, steps, head=maml.complement(body), memory=memory),
-        "meta_sgd": lambda: maml.meta_sgd(
-            loss, unscaled, steps, rate=rate, mask=adapts, memory=memory
-        ),
+        "anil": lambda: maml.anil(loss, inner, steps, head=head, **mode),
+        "boil": lambda: maml.boil(loss, inner, steps, head=maml.complement(body), **mode),
+        "meta_sgd": lambda: maml.meta_sgd(loss, unscaled, steps, rate=rate, mask=adapts, **mode),
         "reptile": lambda: maml.reptile(loss, inner, steps),
-        "imaml": lambda: maml.imaml(loss, inner, steps, strength=config.strength, cg_steps=5),
+        "imaml": lambda: maml.imaml(
+            loss, inner, steps, regularisation=config.regularisation, cg_steps=5
+        ),
         "protonet": lambda: maml.protonet(loss, features, head=head),
         "r2d2": lambda: maml.r2d2(loss, features, head=head, scale=10.0),
     }[config.algorithm]()

@@ -93,9 +93,9 @@ def ours(workload: Workload) -> tuple[Side, Problem]:
 
     def train(state: maml.MetaState, episodes: Episode, key: RandomKey) -> Any:
         sample = jax.tree_util.Partial(in_turn, episodes)
-        draw = min(workload.draw, meta_steps)
+        prefetch = min(workload.prefetch, meta_steps)
         step = partial(maml.meta_step, algorithm, adam, **options)
-        return maml.iterate(step, sample, state, key, meta_steps, draw=draw)
+        return maml.iterate(step, sample, state, key, meta_steps, prefetch=prefetch)
 
     def check() -> tuple[float, Arrays]:
         with jax.enable_x64(True):

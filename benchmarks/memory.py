@@ -3,8 +3,9 @@
     python -m benchmarks.memory
     python -m benchmarks.memory --model transformer --steps 1 5 --text FILE --out FOLDER
 
-The ways are the four modes of `maml.Memory`, which give the same meta-gradient, and first-order
-and implicit MAML, which give others. The models are `conv4`, on an episode of glyphs, and
+The ways are Hessian-vector products in reverse or forward mode, each with or without
+rematerialisation, which give the same meta-gradient, and first-order and implicit MAML, which give
+others. The models are `conv4`, on an episode of glyphs, and
 `transformer`, a language model on a random Markov chain or on a text of yours.
 
 Memory is what XLA allocates for the compiled program beside arguments, outputs and code. A program
@@ -44,8 +45,9 @@ from maml.types import LossFn, Params
 from tasks.language import Transformer, next_token, passages, synthetic
 
 Model = Literal["conv4", "transformer"]
-Mode = Literal[maml.Memory, "first-order", "implicit"]
-EXACT, MODES = get_args(maml.Memory), get_args(Mode)
+Mode = Literal["reverse", "reverse-remat", "forward", "forward-remat", "first-order", "implicit"]
+MODES = get_args(Mode)
+EXACT = MODES[:4]
 LINES = dict(zip(MODES, ("o-", "s-", "^--", "v--", "D:", "x:"), strict=True))
 # The root keeps Adam's derivative finite where there is no gradient: at tokens that do not occur.
 OPTIMIZERS = {"sgd": optax.sgd, "adam": partial(optax.adam, eps_root=1e-6)}
@@ -133,10 +135,17 @@ def algorithm(problem: Problem, mode: Mode, steps: int, options: Options) -> mam
     loss, _, _, mask = problem
     inner = OPTIMIZERS[options.optimizer](options.rate)
     if mode == "implicit":
-        return maml.imaml(loss, inner, steps, strength=STRENGTH, cg_steps=5)
+        return maml.imaml(loss, inner, steps, regularisation=STRENGTH, cg_steps=5)
     if mode == "first-order":
         return maml.fomaml(loss, inner, steps, mask=mask)
-    return maml.maml(loss, inner, steps, mask=mask, memory=mode)
+    return maml.maml(
+        loss,
+        inner,
+        steps,
+        mask=mask,
+        hvp="forward" if "forward" in mode else "reverse",
+        remat="remat" in mode,
+    )
 
 
 def free_bytes() -> int:
@@ -181,12 +190,12 @@ def measure(
                 jax.block_until_ready(program(*arguments))
                 spent[mode].append(time.perf_counter() - start)
             advance(done=f"timed {mode}")
-    store, exact = rows.get("store", {}), [mode for mode in EXACT if mode in grads]
+    reverse, exact = rows.get("reverse", {}), [mode for mode in EXACT if mode in grads]
     for mode, row in rows.items():
         row["seconds"] = float(np.median(spent[mode])) if mode in spent else None
         row["error"] = _distance(grads[mode], grads[exact[0]]) if mode in exact else None
     for row, (ratio, of) in product(rows.values(), RATIOS.items()):
-        row[ratio] = row[of] / store[of] if row[of] and store.get(of) else None
+        row[ratio] = row[of] / reverse[of] if row[of] and reverse.get(of) else None
     return [*rows.values()]
 
 
@@ -198,7 +207,7 @@ def show(rows: Sequence[Row]) -> Table:
     """The table of one model."""
     title = f"{rows[0]['model']}: one meta-gradient of one task"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("steps", "way", "MB", "of store", "compile s", "s", "of store", "error"):
+    for column in ("steps", "way", "MB", "of reverse", "compile s", "s", "of reverse", "error"):
         table.add_column(column, justify="left" if column == "way" else "right", no_wrap=True)
     for row in rows:
         names = ("memory_ratio", "compile_seconds", "seconds", "time_ratio", "error")

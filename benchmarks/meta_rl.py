@@ -49,21 +49,21 @@ class MetaRL(Run):
     """Largest mean KL divergence of a trust-region step, in nats."""
     cg_steps: int = 10
     """Conjugate-gradient steps of a trust-region step."""
-    curvature: int = 2
+    fvp_trajectories: int = 2
     """Trajectories of each batch that give its metric."""
     epochs: int = 5
     """Of promp."""
     clip: float = 0.3
     """Of promp's ratios."""
-    anchor: float = 5e-4
+    kl_coef: float = 5e-4
     """Strength of promp's KL penalty on the meta-policy."""
-    credit: float = 0.0
+    exploration_coef: float = 0.0
     """Strength of E-MAML's term."""
     discount: float = 0.99
     """Of a reward, each step, in the advantages."""
-    smoothing: float = 1.0
+    gae_lambda: float = 1.0
     """Lambda of the generalised advantage estimates."""
-    lesson: Literal["reward", "square"] = "reward"
+    inner_reward: Literal["reward", "square"] = "reward"
     """What inner steps ascend: the rewards, with advantages of mean 0 and deviation 1, or minus
     their squares as they are. The square of a distance says how far, the distance only where to."""
     trajectories: int = 20
@@ -77,9 +77,11 @@ class MetaRL(Run):
         check_used(self, ("radius", "cg_steps"), self.outer == "trpo", "outer trpo")
         check_used(self, ("outer_rate",), self.outer != "trpo", "outer promp and adam")
         check_used(self, ("epochs", "clip"), promp, "outer promp")
-        check_used(self, ("anchor",), promp and adapts, "outer promp where the policy adapts")
-        check_used(self, ("credit",), adapts, f"algorithms that adapt, not {NOT_ADAPTED}")
-        check_used(self, ("lesson",), self.algorithm != "rl2", "algorithms that adapt, not rl2")
+        check_used(self, ("kl_coef",), promp and adapts, "outer promp where the policy adapts")
+        check_used(self, ("exploration_coef",), adapts, f"algorithms that adapt, not {NOT_ADAPTED}")
+        check_used(
+            self, ("inner_reward",), self.algorithm != "rl2", "algorithms that adapt, not rl2"
+        )
         self.check_steps(self.meta_batch, self.trajectories, self.trained_steps)
 
     def check_steps(self, tasks: int, trajectories: int, updates: int) -> None:
@@ -116,17 +118,19 @@ class Problem(NamedTuple):
     def collector(
         self, config: MetaRL, trajectories: int | None = None, *, adapting: bool = False
     ) -> Collect:
-        """What the policy experiences, under the options; `adapting`, with their lesson."""
-        square = adapting and config.lesson == "square"
+        """What the policy experiences, under the options; `adapting`, with their inner_reward."""
+        square = adapting and config.inner_reward == "square"
         return collector(
             self.environment,
             self.policy,
             horizon=self.horizon,
             trajectories=trajectories or config.trajectories,
             discount=config.discount,
-            smoothing=config.smoothing,
+            gae_lambda=config.gae_lambda,
             normalise=not square,
-            lesson=(lambda reward: -jnp.square(reward)) if square else (lambda reward: reward),
+            inner_reward=(lambda reward: -jnp.square(reward))
+            if square
+            else (lambda reward: reward),
         )
 
 
@@ -173,15 +177,15 @@ def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Traine
     outer = surrogate_loss(policy, clipped if promp else surrogates.likelihood_ratio)
     chosen = algorithm(config, inner)
     chosen = chosen._replace(grad=maml.unrolled(chosen.learner, outer, steps))
-    if steps and config.credit:
-        chosen = outer_steps.exploring(chosen, policy, config.credit)
+    if steps and config.exploration_coef:
+        chosen = outer_steps.exploring(chosen, policy, config.exploration_coef)
     if steps and promp:
-        chosen = outer_steps.anchored(chosen, policy, config.anchor)
+        chosen = outer_steps.anchored(chosen, policy, config.kl_coef)
     optimizer = optax.adam(config.outer_rate)
     if config.outer == "trpo":
         region: dict[str, Any] = {"radius": config.radius, "cg_steps": config.cg_steps, **options}
         improve = outer_steps.trust_region(
-            chosen, policy, steps, curvature=config.curvature, **region
+            chosen, policy, steps, fvp_trajectories=config.fvp_trajectories, **region
         )
     else:
         improve = outer_steps.repeatedly(

@@ -66,7 +66,7 @@ class Navigation(MetaRL):
         super().__post_init__()
         if self.corners and (self.algorithm == "oracle" or self.squared):
             raise ValueError("corners are for those who cannot see them, and pay no squares")
-        check_used(self, ("curvature",), self.outer == "trpo", "outer trpo")
+        check_used(self, ("fvp_trajectories",), self.outer == "trpo", "outer trpo")
         gaussian = self.algorithm != "rl2" or self.corners  # whose preset has another deviation
         check_used(self, ("std",), gaussian, "algorithms other than rl2")
         self.check_steps(self.goals, self.eval_trajectories, self.eval_steps)
@@ -91,11 +91,11 @@ BEST = replace(
     FINN,
     preset="best",
     surrogate="likelihood_ratio",
-    lesson="square",
-    smoothing=0.95,
+    inner_reward="square",
+    gae_lambda=0.95,
     inner_rate=0.02,
 )
-RL2 = replace(FINN, preset="rl2", algorithm="rl2", outer="promp", smoothing=0.95, width=64)
+RL2 = replace(FINN, preset="rl2", algorithm="rl2", outer="promp", gae_lambda=0.95, width=64)
 CORNERS = replace(
     FINN,
     preset="corners",

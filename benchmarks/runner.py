@@ -149,8 +149,8 @@ def train(
     key = jax.random.fold_in(jax.random.key(config.seed), 1)  # 0 is that of the initialisation
 
     layout = _layout(experiment, config)
-    draw = max(n for n in range(1, config.draw + 1) if every % n == 0)
-    options = {"num_steps": every, "draw": draw, **layout._asdict()}
+    prefetch = max(n for n in range(1, config.prefetch + 1) if every % n == 0)
+    options = {"meta_steps": every, "prefetch": prefetch, **layout._asdict()}
 
     def call(state: maml.MetaState, sample: maml.Sampler, key: RandomKey) -> Any:
         return maml.train(experiment.algorithm, optimizer, sample, state, key, **options)

@@ -87,7 +87,7 @@ def characters(model: Callable, *, steps: int = 1, ways: int = 5, **options: int
     network = model(ways=ways, **options)
     params = network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     loss, rate = few_shot_loss(network, "transductive"), 2.0 if steps == 1 else 0.1
-    return Problem(maml.maml(loss, optax.sgd(rate), steps, memory="forward"), params, sample, True)
+    return Problem(maml.maml(loss, optax.sgd(rate), steps, hvp="forward"), params, sample, True)
 
 
 def waves() -> Problem:

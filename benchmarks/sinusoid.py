@@ -9,7 +9,7 @@ steps than meta-training took.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -50,10 +50,10 @@ class Sinusoid(Config):
         super().__post_init__()
         through = ("maml", "maml++", "meta_sgd", "cavia")
         words = f"algorithms through the inner steps, as {through}"
-        check_used(self, ("memory",), self.algorithm in through, words)
+        check_used(self, ("hvp", "remat"), self.algorithm in through, words)
         check_used(self, ("context",), self.algorithm == "cavia", "algorithm cavia")
         points = max(self.drawn * self.train_shots, min(BLOCK, self.eval_tasks) * self.shots)
-        check_size(WIDTH * points, "a batch of tasks", "meta_batch, draw, train_shots or shots")
+        check_size(WIDTH * points, "a batch of tasks", "meta_batch, prefetch, train_shots or shots")
 
     @property
     def spanning(self) -> str | None:
@@ -69,7 +69,7 @@ PAPER = Sinusoid(
     meta_batch=25,
     meta_steps=70_000,
     steps_per_call=3500,
-    draw=100,
+    prefetch=100,
 )
 TEXT = replace(PAPER, preset="alpha-of-the-text-5-shot", inner_rate=0.01)
 META_SGD = replace(
@@ -125,20 +125,21 @@ def experiment(config: Sinusoid) -> Experiment:
     inputs = jax.eval_shape(samplers["train"], jax.random.key(0)).support[0]
     params = model.init(initial_key(config), jnp.zeros(inputs.shape))
     inner, unscaled, steps = optax.sgd(config.inner_rate), optax.sgd(1.0), config.inner_steps
-    rate, memory, half = config.inner_rate, config.memory or "store", config.meta_steps // 2
+    rate, half = config.inner_rate, config.meta_steps // 2
+    mode: dict[str, Any] = {"hvp": config.hvp or "reverse", "remat": config.remat}
     algorithm = {
-        "maml": lambda: maml.maml(loss, inner, steps, memory=memory),
+        "maml": lambda: maml.maml(loss, inner, steps, **mode),
         "maml++": lambda: maml.maml_plus_plus(
-            loss, unscaled, steps, rate=rate, multi_step=half, memory=memory
+            loss, unscaled, steps, rate=rate, multi_step=half, **mode
         ),
         "fomaml": lambda: maml.fomaml(loss, inner, steps),
-        "meta_sgd": lambda: maml.meta_sgd(loss, unscaled, steps, rate=rate, memory=memory),
+        "meta_sgd": lambda: maml.meta_sgd(loss, unscaled, steps, rate=rate, **mode),
         "reptile": lambda: maml.reptile(loss, inner, steps),
         "cavia": lambda: maml.cavia(
-            loss, inner, steps, context=maml.mask_by_path(params, "context"), memory=memory
+            loss, inner, steps, context=maml.mask_by_path(params, "context"), **mode
         ),
         "r2d2": lambda: maml.r2d2(
-            loss, features, head=maml.mask_by_path(params, "head"), strength=0.1
+            loss, features, head=maml.mask_by_path(params, "head"), regularisation=0.1
         ),
         "pretrained": lambda: maml.maml(loss, inner, 0),
         "oracle": lambda: maml.maml(loss, inner, 0),

@@ -1,46 +1,34 @@
 """Meta-learning in pure functions: an algorithm is a learner times a meta-gradient estimator."""
 
 from maml import rl, search, surrogates, trust_region
-from maml.algorithms import (
-    MetaSGD,
-    Reptile,
-    anil,
-    boil,
-    cavia,
-    fomaml,
-    imaml,
-    keeping,
-    maml,
-    meta_sgd,
-    reptile,
-)
+from maml.algorithms import MetaSGD, anil, boil, cavia, imaml, maml, meta_sgd
 from maml.batch_norm import few_shot_apply, normalised
 from maml.closed_form import R2D2, protonet, r2d2
 from maml.ensembles import ensemble, mixture
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
 from maml.finite import clip_by_global_norm, skip_nonfinite, skipped
+from maml.first_order import Reptile, fomaml, keeping, reptile
+from maml.gradients import task_gradient
+from maml.hvp import Hvp
 from maml.inner import adapt, gradient_descent
 from maml.layers import convolution, max_pool
 from maml.losses import classification, proximal, regression
 from maml.mapping import task_mesh
-from maml.memory import Memory
 from maml.outer import batched, init, iterate, meta_gradient, meta_step, train
 from maml.plus_plus import PlusPlus, maml_plus_plus
 from maml.sampling import Query, few_shot
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (
     Algorithm,
-    Derivative,
     Episode,
     Inner,
     Learner,
     LossFn,
-    MetaGrad,
+    MetaGradient,
     MetaState,
     PerStep,
     Sampler,
-    Scheduled,
 )
 
 __version__ = "0.1.0"
@@ -48,13 +36,12 @@ __version__ = "0.1.0"
 __all__ = [
     "R2D2",
     "Algorithm",
-    "Derivative",
     "Episode",
+    "Hvp",
     "Inner",
     "Learner",
     "LossFn",
-    "Memory",
-    "MetaGrad",
+    "MetaGradient",
     "MetaSGD",
     "MetaState",
     "PerStep",
@@ -62,7 +49,6 @@ __all__ = [
     "Query",
     "Reptile",
     "Sampler",
-    "Scheduled",
     "adapt",
     "anil",
     "batched",
@@ -106,6 +92,7 @@ __all__ = [
     "skip_nonfinite",
     "skipped",
     "surrogates",
+    "task_gradient",
     "task_mesh",
     "train",
     "trust_region",

@@ -11,7 +11,17 @@ import numpy as np
 from jaxtyping import PyTree
 
 from maml._checks import check_callable
-from maml.types import Algorithm, Batch, Inner, LossFn, MetaState, Metrics, Params, RandomKey
+from maml.types import (
+    Algorithm,
+    Batch,
+    Inner,
+    LossFn,
+    MetaGradient,
+    MetaState,
+    Metrics,
+    Params,
+    RandomKey,
+)
 
 
 def check_loss(loss: LossFn, name: str = "loss") -> None:
@@ -80,6 +90,27 @@ def check_inner(inner: Any) -> None:
         )
 
 
+def check_gradient(grad: Any) -> None:
+    """Refuses what is not a `MetaGradient` with either an objective or a gradient.
+
+    Raises:
+        ValueError: saying how one is made.
+    """
+    if not isinstance(grad, MetaGradient):
+        raise ValueError(
+            "a MetaGradient is wanted, as maml.unrolled makes it or maml.MetaGradient(gradient=f);"
+            f" got {grad!r}"
+        )
+    if (grad.objective is None) == (grad.gradient is None):
+        raise ValueError(f"a MetaGradient has an objective or a gradient, one of them; got {grad}")
+    if grad.gradient is not None:
+        check_callable(grad.gradient, "the gradient", "meta_params, episode, key")
+    if grad.objective is not None:
+        check_callable(grad.objective, "the objective", "meta_params, episode, key, step")
+    if grad.early is not None:
+        check_gradient(grad.early)
+
+
 def check_meta_params(meta_params: Any) -> None:
     """Refuses a `MetaState` in the place of its parameters.
 
@@ -100,6 +131,7 @@ def check_algorithm(algorithm: Any) -> None:
         raise ValueError(
             f"an Algorithm is wanted, as maml.maml makes it; got {type(algorithm).__name__}"
         )
+    check_gradient(algorithm.grad)
 
 
 def check_state(state: Any) -> None:

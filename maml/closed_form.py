@@ -66,10 +66,10 @@ def _if_any(counts: Float[Array, " ways"], bias: Array) -> Float[Array, " ways"]
 def ridge(
     features: Float[Array, "n features"],
     targets: Float[Array, "n outputs"],
-    strength: Scalar,
+    regularisation: Scalar,
     weights: Weights = None,
 ) -> Float[Array, "features outputs"]:
-    """argmin_W sum_i w_i ||f_i W - y_i||^2 + strength ||W||^2, in float32 at least.
+    """argmin_W sum_i w_i ||f_i W - y_i||^2 + regularisation ||W||^2, in float32 at least.
 
     By the smaller of the two normal equations.
     """
@@ -79,9 +79,9 @@ def ridge(
         features, targets = (root.astype(x.dtype)[:, None] * x for x in (features, targets))
     count, size = features.shape
     if count < size:
-        gram = features @ features.T + strength * jnp.eye(count, dtype=features.dtype)
+        gram = features @ features.T + regularisation * jnp.eye(count, dtype=features.dtype)
         return features.T @ solve(gram, targets)
-    covariance = features.T @ features + strength * jnp.eye(size, dtype=features.dtype)
+    covariance = features.T @ features + regularisation * jnp.eye(size, dtype=features.dtype)
     return solve(covariance, features.T @ targets)
 
 
@@ -166,13 +166,13 @@ class R2D2(NamedTuple):
 
     Attributes:
         params: of the model.
-        log_strength: log of the ridge's strength.
+        log_regularisation: log of the ridge's regularisation.
         log_scale: log of the factor of all outputs.
         shift: added to all outputs.
     """
 
     params: Params
-    log_strength: Float[Array, ""]
+    log_regularisation: Float[Array, ""]
     log_scale: Float[Array, ""]
     shift: Float[Array, ""]
 
@@ -182,19 +182,19 @@ def r2d2(
     features: Features,
     *,
     head: PyTree[bool],
-    strength: float = 1.0,
+    regularisation: float = 1.0,
     scale: float = 1.0,
 ) -> Algorithm:
-    """Ridge regression as the head:  F W scale + shift,  learning strength, scale and shift too.
+    """Ridge regression as the head:  F W scale + shift,  with learned regularisation, scale, shift.
 
-        W = argmin sum_i w_i ||f_i W - y_i||^2 + strength ||W||^2
+        W = argmin sum_i w_i ||f_i W - y_i||^2 + regularisation ||W||^2
 
     Y are the targets `[n, outputs]`, or one-hot labels where they are integers `[n]`; a class
     without a row that counts is never the answer. w are the weights of the batch, or 1.
 
     Args:
         loss, features, head: as `protonet`'s; also for regression, `maml.regression(apply)`.
-        strength: where that of the ridge starts, finite and > 0.
+        regularisation: where that of the ridge starts, finite and > 0.
         scale: where the factor of the outputs starts, finite and > 0.
 
     Raises:
@@ -206,13 +206,13 @@ def r2d2(
     """
     check_loss(loss)
     check_callable(features, "features", "params, inputs")
-    check_number(strength, "strength", above=0)
+    check_number(regularisation, "regularisation", above=0)
     check_number(scale, "scale", above=0)
 
     def init(params: Params) -> R2D2:
         leaves = jax.tree.leaves(tree.partition(_checked(params, head), head)[0])
         dtype = jnp.result_type(*map(rows.wide, leaves))
-        starts = jnp.log(jnp.array([strength, scale], dtype))
+        starts = jnp.log(jnp.array([regularisation, scale], dtype))
         return R2D2(params, starts[0], starts[1], jnp.zeros_like(starts[0]))
 
     def learner(meta: R2D2) -> Inner:
@@ -228,8 +228,8 @@ def r2d2(
                 targets = _one_hot(targets, outputs, weights)
                 counts = targets if weights is None else targets * weights[:, None]
                 bias = _if_any(counts.sum(axis=0), bias)
-            strength = jnp.exp(meta.log_strength)
-            matrix = jnp.exp(meta.log_scale) * ridge(seen, targets, strength, weights)
+            regularisation = jnp.exp(meta.log_regularisation)
+            matrix = jnp.exp(meta.log_scale) * ridge(seen, targets, regularisation, weights)
             return matrix, bias
 
         return _fitted(meta.params, features, head, fit)

@@ -1,7 +1,7 @@
-"""Three ways to the meta-gradient: through the adaptation, around it, from where it ended.
+"""Three estimators of the meta-gradient: through the adaptation, around it, from its end point.
 
-Each builds `grad(meta_params, episode, key) -> (meta_grads, metrics)` for ONE task, with
-`metrics = {"loss": outer loss, "query": metrics of the outer loss, "support": [K, ...]}`.
+Each builds the `MetaGradient` of ONE task. Its metrics are `loss`, the outer loss, `query`, the
+metrics of the outer loss, and `support`, those of the inner steps, `[K, ...]`.
 """
 
 from collections.abc import Callable
@@ -13,61 +13,66 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml import tree
-from maml._checks import check_count, check_number
+from maml._checks import check_callable, check_count, check_number
 from maml._contracts import check_learner, check_loss, checked, is_inexact
 from maml.inner import adapt
 from maml.types import (
     Batch,
-    Derivative,
     Episode,
     Inner,
     Learner,
     LossFn,
-    MetaGrad,
+    MetaGradient,
     MetaParams,
     Metrics,
     Params,
     PerStep,
     RandomKey,
+    Step,
 )
 
 
 def unrolled(
     learner: Learner,
     loss: LossFn,
-    num_steps: int,
+    inner_steps: int,
     *,
-    weights: Float[Array, " num_steps"] | None = None,
-) -> Derivative:
+    weights: Callable[[Step], Float[Array, " inner_steps"]] | None = None,
+) -> MetaGradient:
     """The derivative through the adaptation:  d/dtheta L_query(phi_K(theta)).
 
     Exact for whatever the learner does, second derivatives and optimiser states included. With
     weights it is the derivative of  sum_k w_k L_query(phi_k),  k = 1 .. K.
 
     Args:
-        learner: meta-parameters to inner problem.
-        loss: the outer loss, on the query set at the adapted parameters.
-        num_steps: K >= 0; without a step it is joint training, the gradient of L_query(theta).
-        weights: of the losses after 1 .. K steps; default: only the last counts. The metrics are
-            those of the last.
+        learner: Function from meta-parameters to the inner problem.
+        loss: Outer loss, of the adapted parameters on the query set.
+        inner_steps: Number of inner steps K >= 0; K = 0 is joint training, the gradient of
+            L_query(theta).
+        weights: Function from the number of meta-steps taken to the weights of the losses after
+            1 .. K inner steps. None: only the loss after the last step counts. The metrics are
+            those after the last step.
+
+    Returns:
+        The meta-gradient, with an objective.
 
     Raises:
-        ValueError: `num_steps` is negative, or there are not as many weights.
+        ValueError: `inner_steps` is negative, or 0 with weights; (when traced) there is not one
+            weight for each inner step.
 
-    Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), equation 1. With weights:
-    Antoniou, Edwards, Storkey: How to train your MAML (ICLR 2019), equation 3.
+    Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), equation 1,
+    https://arxiv.org/abs/1703.03400. With weights: Antoniou, Edwards, Storkey: How to train your
+    MAML (ICLR 2019), equation 3, https://arxiv.org/abs/1810.09502
     """
     check_learner(learner)
     check_loss(loss)
-    check_count(num_steps, least=0)
-    if weights is not None and (jnp.shape(weights) != (num_steps,) or not num_steps):
-        raise ValueError(
-            "weights are one for each of at least one step; got the shape"
-            f" {jnp.shape(weights)} for {num_steps} steps"
-        )
+    check_count(inner_steps, least=0, of="inner steps")
+    if weights is not None:
+        check_callable(weights, "weights", "step")
+        check_count(inner_steps, least=1, of="inner steps with weights")
 
     def objective(
-        meta_params: MetaParams, episode: Episode, key: RandomKey
+        meta_params: MetaParams, episode: Episode, key: RandomKey, step: Step
     ) -> tuple[Scalar, Metrics]:
         support_key, query_key = jax.random.split(key)
         inner = learner(meta_params)
@@ -80,21 +85,27 @@ def unrolled(
             return state, (metrics, judge(inner.params(state)))
 
         if weights is None:
-            params, trace = adapt(inner, episode.support, support_key, num_steps)
+            params, trace = adapt(inner, episode.support, support_key, inner_steps)
             value, metrics = judge(params)
         else:
             inner_and_outer = inner._replace(step=judged)
-            _, seen = adapt(inner_and_outer, episode.support, support_key, num_steps)
+            _, seen = adapt(inner_and_outer, episode.support, support_key, inner_steps)
             trace, (values, metrics) = seen
-            value, metrics = weights @ values, jax.tree.map(lambda leaf: leaf[-1], metrics)
+            each = weights(step)
+            if jnp.shape(each) != (inner_steps,):
+                raise ValueError(
+                    f"there must be one weight for each of {inner_steps} inner steps; got the shape"
+                    f" {jnp.shape(each)}"
+                )
+            value, metrics = each @ values, jax.tree.map(lambda leaf: leaf[-1], metrics)
         return value, {"loss": value, "query": metrics, "support": trace}
 
-    return Derivative(objective)
+    return MetaGradient(objective)
 
 
 def implicit(
-    learner: Learner, loss: LossFn, num_steps: int, *, strength: float, cg_steps: int
-) -> MetaGrad:
+    learner: Learner, loss: LossFn, inner_steps: int, *, regularisation: float, cg_steps: int
+) -> MetaGradient:
     """The derivative around the adaptation:  (I + H / lambda)^-1 grad L_query(phi).
 
     phi is taken for the minimiser of  L_support(phi) + lambda/2 ||phi - theta||^2,  and H is the
@@ -103,27 +114,34 @@ def implicit(
     and of the conjugate gradients.
 
     Args:
-        learner: meta-parameters, which are the model's, to an inner problem with that minimiser.
-        loss: the loss of support and query.
-        num_steps: K >= 1 inner steps towards the minimiser.
-        strength: lambda > 0, the pull towards theta.
-        cg_steps: conjugate-gradient steps, each one Hessian-vector product.
+        learner: Function from meta-parameters, which are the model's parameters, to an inner
+            problem with that minimiser.
+        loss: Loss of both the support and the query set.
+        inner_steps: Number of inner steps K >= 1 towards the minimiser.
+        regularisation: Regularisation towards theta, lambda > 0.
+        cg_steps: Number of conjugate-gradient steps, each with one Hessian-vector product.
+
+    Returns:
+        The meta-gradient, without an objective.
 
     Raises:
-        ValueError: `num_steps` or `cg_steps` is below 1, `strength` is not positive, or (when
-            traced) the meta-parameters are not the model's.
+        ValueError: `inner_steps` or `cg_steps` is below 1, `regularisation` is not positive, or
+            (when traced) the meta-parameters are not the model's.
 
-    Rajeswaran, Finn, Kakade, Levine: Meta-learning with implicit gradients (NeurIPS 2019), eq. 6.
+    Rajeswaran, Finn, Kakade, Levine: Meta-learning with implicit gradients (NeurIPS 2019),
+    equation 6, https://arxiv.org/abs/1909.04630
     """
     check_learner(learner)
     check_loss(loss)
-    check_count(num_steps, least=1)
+    check_count(inner_steps, least=1, of="inner steps")
     check_count(cg_steps, least=1, of="conjugate-gradient steps")
-    check_number(strength, "the strength of the pull", above=0)
+    check_number(regularisation, "regularisation", above=0)
 
-    def grad(meta_params: MetaParams, episode: Episode, key: RandomKey) -> tuple[PyTree, Metrics]:
+    def gradient_of(
+        meta_params: MetaParams, episode: Episode, key: RandomKey
+    ) -> tuple[PyTree, Metrics]:
         support_key, query_key, curvature_key = jax.random.split(key, 3)
-        phi, trace = adapt(learner(meta_params), episode.support, support_key, num_steps)
+        phi, trace = adapt(learner(meta_params), episode.support, support_key, inner_steps)
         _check_same(meta_params, phi)
         learned, rest = tree.partition(phi, tree.floating(phi))
 
@@ -145,47 +163,54 @@ def implicit(
         def curved(v: jax.Array) -> jax.Array:
             # The gradient of a complex parameter is the conjugate of the direction of ascent.
             hessian_v = jax.jvp(jax.grad(support_loss), (learned,), (unravel(v.conj()),))[1]
-            return v + ravel_pytree(hessian_v)[0] / strength
+            return v + ravel_pytree(hessian_v)[0] / regularisation
 
         meta_grads = unravel(cg(curved, flat, tol=0.0, maxiter=cg_steps)[0])
         return meta_grads, {"loss": value, "query": metrics, "support": trace}
 
-    return grad
+    return MetaGradient(gradient=gradient_of)
 
 
 def displacement(
     learner: Learner,
     loss: LossFn,
-    num_steps: int,
+    inner_steps: int,
     *,
     end: Callable[[Inner, PyTree], MetaParams] = lambda inner, state: inner.params(state),
-) -> MetaGrad:
-    """From where the adaptation ended:  theta - phi_K.
+) -> MetaGradient:
+    """The displacement by the adaptation:  theta - phi_K.
 
     The query set is not learned from; its loss is only reported.
 
     Args:
-        learner: meta-parameters, which are the model's, to inner problem.
-        loss: reported on the query set at the adapted parameters.
-        num_steps: K >= 1.
-        end: `end(inner, state)`, where the meta-parameters are drawn to from the last state of the
-            inner problem (default: to the adapted parameters).
+        learner: Function from meta-parameters, which are the model's parameters, to the inner
+            problem.
+        loss: Loss that is reported for the adapted parameters on the query set.
+        inner_steps: Number of inner steps K >= 1.
+        end: Point that the meta-parameters move towards, `end(inner, state)` of the last state of
+            the inner problem; by default the adapted parameters.
+
+    Returns:
+        The meta-gradient, without an objective.
 
     Raises:
-        ValueError: `num_steps` is below 1, or (when traced) the meta-parameters are not the
+        ValueError: `inner_steps` is below 1, or (when traced) the meta-parameters are not the
             model's.
 
-    Nichol, Achiam, Schulman: On first-order meta-learning algorithms (2018), algorithm 2.
+    Nichol, Achiam, Schulman: On first-order meta-learning algorithms (2018), algorithm 2,
+    https://arxiv.org/abs/1803.02999
     """
     check_learner(learner)
     check_loss(loss)
-    check_count(num_steps, least=1)
+    check_count(inner_steps, least=1, of="inner steps")
 
-    def grad(meta_params: MetaParams, episode: Episode, key: RandomKey) -> tuple[PyTree, Metrics]:
+    def gradient_of(
+        meta_params: MetaParams, episode: Episode, key: RandomKey
+    ) -> tuple[PyTree, Metrics]:
         support_key, query_key = jax.random.split(key)
         inner = learner(meta_params)
         whole = inner._replace(params=lambda state: state)
-        state, trace = adapt(whole, episode.support, support_key, num_steps)
+        state, trace = adapt(whole, episode.support, support_key, inner_steps)
         value, metrics = checked(loss)(inner.params(state), episode.query, query_key)
         target = end(inner, state)
         _check_same(meta_params, target)
@@ -194,7 +219,7 @@ def displacement(
         )
         return meta_grads, {"loss": value, "query": metrics, "support": trace}
 
-    return grad
+    return MetaGradient(gradient=gradient_of)
 
 
 def _check_same(meta_params: MetaParams, params: Params) -> None:

@@ -21,35 +21,36 @@ def evaluate(
     meta_params: MetaParams,
     episodes: Episode,
     key: RandomKey,
-    num_steps: int,
+    inner_steps: int,
     *,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> PyTree[Array]:
-    """The metric on the query set after 0, 1, ..., `num_steps` inner steps on the support set.
+    """The metric on the query set after 0, 1, ..., K inner steps on the support set.
 
     Args:
-        learner: what adapts, and how.
-        metric: `(params, query, key) -> tree of numbers`; a LossFn serves as it is. One task
-            sees one key at all its steps.
-        meta_params: of the learner.
-        episodes: `Episode[task, ...]`.
-        key: split into one key a task.
-        num_steps: K >= 0.
-        chunk: how many tasks a device maps at once (default: all); it need not divide their number.
-        mesh: devices that share out the tasks, see `task_mesh`. Default: one device.
+        learner: Learner of an algorithm, `algorithm.learner`.
+        metric: Metric, `(params, query, key) -> tree of numbers`; a LossFn serves as it is. A task
+            uses the same random key after all its inner steps.
+        meta_params: Meta-parameters of the algorithm.
+        episodes: Tasks, `Episode[task, ...]`.
+        key: Random key, split into one for each task.
+        inner_steps: Number of inner steps K >= 0.
+        chunk: Number of tasks that a device maps at once; it need not divide the number of tasks.
+            None: all at once.
+        mesh: Devices that share the tasks, see `task_mesh`. None: one device.
 
     Returns:
         The metric, `[task, K + 1]`.
 
     Raises:
-        ValueError: `num_steps` is negative or `chunk` below 1; the mesh does not divide the tasks,
-            or has another axis than "task"; the metric returns nothing; an argument is of another
-            kind.
+        ValueError: `inner_steps` is negative or `chunk` below 1; the mesh does not divide the
+            tasks, or has another axis than "task"; the metric returns nothing; an argument is of
+            another kind.
     """
     check_learner(learner)
     check_callable(metric, "metric", "params, query, key")
-    check_count(num_steps, least=0)
+    check_count(inner_steps, least=0, of="inner steps")
 
     def one(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree[Array]:
         support_key, query_key = jax.random.split(key)
@@ -61,7 +62,7 @@ def evaluate(
             return numbers
 
         inner = learner(meta_params)
-        return adapt(inner, episode.support, support_key, num_steps, probe=probe)[1]
+        return adapt(inner, episode.support, support_key, inner_steps, probe=probe)[1]
 
     return each_task(one, meta_params, episodes, key, chunk=chunk, mesh=mesh)
 

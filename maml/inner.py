@@ -2,8 +2,8 @@
 
     phi_0 = theta,   phi_{k+1} = phi_k + u(grad L_support(phi_k)),   k = 0 .. K-1
 
-with u the update of an optax transformation. Where that has a derivative, so has phi_K: the
-derivative by theta, through every step and every optimiser state, is JAX's.
+with u the update of an optax transformation. If that has a derivative, so has phi_K: the derivative
+by theta, through every step and every optimiser state, is JAX's.
 """
 
 import math
@@ -26,7 +26,7 @@ from maml._contracts import (
     checked,
 )
 from maml._optimizers import check_optimizer, update, with_noise_from
-from maml.memory import Memory, check_memory, grad
+from maml.hvp import Hvp, check_hvp, grad
 from maml.types import (
     Batch,
     Inner,
@@ -49,35 +49,39 @@ def gradient_descent(
     mask: PyTree[bool] | None = None,
     per_step: PyTree[bool] | None = None,
     first_order: bool = False,
-    memory: Memory = "store",
+    hvp: Hvp = "reverse",
+    remat: bool = False,
     opt_state: PyTree | None = None,
 ) -> Inner:
     """Gradient descent on a loss, from `params`, by an optax transformation.
 
     Args:
-        loss: `(params, batch, key) -> (scalar, metrics)`.
-        optimizer: an optax transformation. One that asks for `value`, `grad` and `value_fn` gets
-            those of the support set; one that draws noise draws it with the key of the step.
-        params: where the descent starts. Leaves without a derivative, such as counters and random
-            keys, may be among them.
-        mask: True where a leaf adapts (default: every floating-point leaf); the others are
-            constants of the task.
-        per_step: True where a leaf is `[K + 1, ...]`, one for the model after each number of steps;
-            beyond K the last. None of them adapts.
-        first_order: take the gradients of the steps for constants, that is, drop every second
-            derivative of the loss (Finn et al. 2017, section 5.2).
-        memory: what is kept of the steps for their derivative, and how it is taken: `maml.Memory`.
-        opt_state: the state that the optimiser starts from (default: a new one in every task).
+        loss: Inner loss, `(params, batch, key) -> (scalar, metrics)`.
+        optimizer: Inner optimiser, an optax transformation. One that asks for `value`, `grad` and
+            `value_fn` is given those of the support set; one that draws noise draws it with the
+            random key of the inner step.
+        params: Parameters at which the descent starts. Leaves without a derivative, such as
+            counters and random keys, may be among them.
+        mask: Tree of bools like `params`, True where a leaf adapts; the other leaves are constants
+            of the task. None: every floating-point leaf adapts.
+        per_step: Tree of bools, True where a leaf is `[K + 1, ...]`, with one value for the model
+            after each number of inner steps; beyond K the last is used. None of them may adapt.
+        first_order: Whether the gradients of the inner steps are treated as constants, so that
+            every second derivative of the loss is dropped (Finn et al. 2017, section 5.2).
+        hvp: Mode in which second derivatives are computed, `maml.Hvp`.
+        remat: Whether only about 2 sqrt(K) of the K inner states are kept for the meta-gradient,
+            and the steps between them are computed again; needs less memory and more time.
+        opt_state: State that the optimiser starts from. None: a new one in every task.
 
     Returns:
         The inner problem, whose state is `(adapted leaves, opt_state, steps taken)`. The metrics of
         its steps are reported, not differentiated.
 
     Raises:
-        ValueError: the optimiser is not optax's, a mask has another structure than `params` or
-            lets nothing adapt or a leaf without a derivative, what adapts is another leaf at each
-            step, there is no such memory mode or first-order steps cannot honour it, or (when the
-            step is traced) the loss returns something else than `(scalar, metrics)`.
+        ValueError: the optimiser is not optax's; a mask has another structure than `params`, or
+            lets nothing adapt, or a leaf without a derivative; a leaf of `per_step` adapts; `hvp`
+            or `remat` has another value, or is changed for first-order steps; or (when the step is
+            traced) the loss returns something else than `(scalar, metrics)`.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
@@ -87,7 +91,7 @@ def gradient_descent(
     """
     check_loss(loss)
     check_optimizer(optimizer)
-    check_memory(memory, first_order=first_order)
+    check_hvp(hvp, remat, first_order=first_order)
     check_params(params)
     mask = tree.floating(params) if mask is None else mask
     per_step = jax.tree.map(lambda _: False, params) if per_step is None else per_step
@@ -110,7 +114,7 @@ def gradient_descent(
 
     def step(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
         adapted, opt_state, count = state
-        grads, metrics = grad(objective, memory)(adapted, count, batch, key)
+        grads, metrics = grad(objective, hvp)(adapted, count, batch, key)
         grads = jax.lax.stop_gradient(grads) if first_order else grads
 
         def value(adapted: Params) -> Any:
@@ -122,36 +126,35 @@ def gradient_descent(
         state = optax.apply_updates(adapted, updates), opt_state, count + 1
         return state, jax.lax.stop_gradient(metrics)
 
-    recompute = memory.endswith("recompute")
-    step = jax.checkpoint(step, prevent_cse=False) if recompute else step
+    step = jax.checkpoint(step, prevent_cse=False) if remat else step
     start = adapted, optimizer.init(adapted) if opt_state is None else opt_state, 0
-    return Inner(start, step, lambda state: whole(state[0], state[2]), recompute)
+    return Inner(start, step, lambda state: whole(state[0], state[2]), remat)
 
 
 def adapt(
     inner: Inner,
     batch: Batch,
     key: RandomKey,
-    num_steps: int,
+    inner_steps: int,
     *,
     probe: Callable[[Params], PyTree] | None = None,
 ) -> tuple[Params, PyTree]:
-    """`num_steps` inner steps on one batch, or on one each, each with a key of its own.
+    """Adapts to a support set by `inner_steps` inner steps, each with a random key of its own.
 
     Args:
-        inner: the inner problem.
-        batch: the support set, or a `PerStep` of K of them.
-        key: split into one key a step.
-        num_steps: K >= 0.
-        probe: looks at the parameters after 0, 1, ..., K steps.
+        inner: Inner problem.
+        batch: Support set, or a `PerStep` with one batch for each inner step.
+        key: Random key, split into one for each inner step.
+        inner_steps: Number of inner steps K >= 0.
+        probe: Function of the parameters that is evaluated after 0, 1, ..., K inner steps.
 
     Returns:
-        The adapted parameters and a trace: what the probe saw, `[K + 1, ...]`, or, without a
-        probe, the metrics of the steps, `[K, ...]`.
+        The adapted parameters and a trace: the values of the probe, `[K + 1, ...]`, or without a
+        probe the metrics of the inner steps, `[K, ...]`.
 
     Raises:
-        ValueError: `num_steps` is negative, there are not as many batches, or `inner` or `key` is
-            something else.
+        ValueError: `inner_steps` is negative, the number of batches is another, or `inner` or `key`
+            is of another kind.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
@@ -161,14 +164,14 @@ def adapt(
     """
     check_inner(inner)
     check_key(key)
-    check_count(num_steps, least=0)
+    check_count(inner_steps, least=0, of="inner steps")
     if probe is not None:
         check_callable(probe, "probe", "params")
 
     own = batch.batches if isinstance(batch, PerStep) else None
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(own)}
-    if counts - {(num_steps,)}:
-        raise ValueError(f"{num_steps} steps need as many batches; got {sorted(counts)}")
+    if counts - {(inner_steps,)}:
+        raise ValueError(f"{inner_steps} steps need as many batches; got {sorted(counts)}")
 
     def body(state: PyTree, step: tuple[RandomKey, Batch]) -> tuple[PyTree, PyTree]:
         step_key, own = step
@@ -176,28 +179,28 @@ def adapt(
         return state, metrics if probe is None else probe(inner.params(state))
 
     def run(state: PyTree, steps: tuple[RandomKeys, Batch]) -> tuple[PyTree, PyTree]:
-        if inner.recompute or not 0 < num_steps <= UNROLLED:
+        if inner.remat or not 0 < inner_steps <= UNROLLED:
             return jax.lax.scan(body, state, steps)
         # Few steps are faster one by one: a loop copies what it keeps, and mapped over tasks, its
         # first step would work with a copy of theta for each.
         traces = []
-        for number in range(num_steps):
+        for number in range(inner_steps):
             state, trace = body(state, jax.tree.map(lambda leaf, n=number: leaf[n], steps))
             traces.append(trace)
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *traces)
 
-    steps = jax.random.split(key, num_steps), own
-    if inner.recompute and num_steps:
+    steps = jax.random.split(key, inner_steps), own
+    if inner.remat and inner_steps:
         # Blocks of about sqrt(K) steps, and one of the rest: the first states of all are kept, and
         # while one is derived, its own.
-        size = math.isqrt(num_steps)
-        count, block = num_steps // size, jax.checkpoint(run, prevent_cse=False)
+        size = math.isqrt(inner_steps)
+        count, block = inner_steps // size, jax.checkpoint(run, prevent_cse=False)
         blocks = jax.tree.map(
             lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), steps
         )
         state, trace = jax.lax.scan(block, inner.state, blocks)
         trace = jax.tree.map(lambda leaf: leaf.reshape(count * size, *leaf.shape[2:]), trace)
-        if count * size < num_steps:
+        if count * size < inner_steps:
             state, more = block(state, jax.tree.map(lambda leaf: leaf[count * size :], steps))
             trace = jax.tree.map(lambda *parts: jnp.concatenate(parts), trace, more)
     else:

@@ -102,8 +102,8 @@ def classification(apply: Apply) -> LossFn:
     return loss
 
 
-def proximal(loss: LossFn, center: Params, strength: float) -> LossFn:
-    """A loss with a pull:  L(phi) + strength/2 ||phi - center||^2.
+def proximal(loss: LossFn, center: Params, regularisation: float) -> LossFn:
+    """A loss with a pull:  L(phi) + regularisation/2 ||phi - center||^2.
 
     The pull is summed in float32 at least, with |.|^2 of complex numbers; counters and other leaves
     that are not floating-point are not pulled.
@@ -111,21 +111,21 @@ def proximal(loss: LossFn, center: Params, strength: float) -> LossFn:
     Args:
         loss: `(params, batch, key) -> (scalar, metrics)`.
         center: Parameters that the loss pulls towards.
-        strength: Factor of half the squared distance, finite and >= 0.
+        regularisation: Factor of half the squared distance, finite and >= 0.
 
     Returns:
         The loss with the pull added, and its metrics.
 
     Raises:
-        ValueError: the strength is another, `loss` is no loss, or (when traced) the parameters
-            have other shapes than the centre.
+        ValueError: the regularisation is negative, `loss` is no loss, or (when traced) the
+            parameters have other shapes than the centre.
 
-    >>> loss = proximal(lambda w, batch, key: (0.0 * w, {}), center=1.0, strength=3.0)
+    >>> loss = proximal(lambda w, batch, key: (0.0 * w, {}), center=1.0, regularisation=3.0)
     >>> float(loss(3.0, None, jax.random.key(0))[0])
     6.0
     """
     check_loss(loss)
-    check_number(strength, "the strength of the pull", least=0)
+    check_number(regularisation, "regularisation", least=0)
 
     def pulled(params: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
         check_shapes(center, params, "centre")
@@ -135,7 +135,7 @@ def proximal(loss: LossFn, center: Params, strength: float) -> LossFn:
             for p, c in zip(jax.tree.leaves(params), jax.tree.leaves(center), strict=True)
             if is_inexact(p)
         ]
-        return value + 0.5 * strength * sum(pull), metrics
+        return value + 0.5 * regularisation * sum(pull), metrics
 
     return pulled
 

@@ -13,24 +13,29 @@ from jaxtyping import Scalar
 
 from maml import tree
 from maml._checks import check_callable, check_count, check_key
-from maml._contracts import check_algorithm, check_meta_params, check_params, check_state
+from maml._contracts import (
+    check_algorithm,
+    check_gradient,
+    check_meta_params,
+    check_params,
+    check_state,
+)
 from maml._optimizers import check_optimizer, update
+from maml.gradients import phases
 from maml.mapping import TASK, across, check_tasks, count_tasks, each_task, tasks_at_once
 from maml.total import Tasks, Total, like, total_gradient
 from maml.types import (
     Algorithm,
-    Derivative,
-    Either,
     Episode,
-    LossFn,
-    MetaGrad,
+    MetaGradient,
     MetaParams,
     MetaState,
     Metrics,
+    Objective,
     Params,
     RandomKey,
     Sampler,
-    Scheduled,
+    Step,
 )
 
 MOST_STEPS = 2**31 - 1  # what the counter of meta-steps holds
@@ -45,6 +50,14 @@ def init(
     the parameters stay as they are. `optax.selective_transform(optimizer, freeze_mask=mask)` keeps
     any other leaf as it is.
 
+    Args:
+        algorithm: Algorithm that will be trained.
+        optimizer: Outer optimiser, an optax transformation.
+        params: Initial parameters of the model.
+
+    Returns:
+        The state, with the algorithm's meta-parameters.
+
     Raises:
         ValueError: the outer optimiser is not optax's, or the algorithm refuses the parameters.
     """
@@ -57,11 +70,11 @@ def init(
 
 
 def batched(sample: Sampler, num_tasks: int) -> Sampler:
-    """From a sampler of one task to a sampler of a meta-batch, `Episode[task, ...]`.
+    """A sampler of meta-batches, `Episode[task, ...]`, from a sampler of one task.
 
     Args:
-        sample: of one task; the arrays of a `Partial` remain arguments of jit.
-        num_tasks: the size of the meta-batch, >= 1.
+        sample: Sampler of one task; the arrays of a `Partial` remain arguments of jit.
+        num_tasks: Number of tasks of a meta-batch, >= 1.
 
     Returns:
         A `Partial`; those of one sampler and one size are the same function to jit.
@@ -99,29 +112,31 @@ def _is_batched(sample: Any) -> bool:
 
 
 def meta_gradient(
-    grad: MetaGrad,
+    grad: MetaGradient,
     meta_params: MetaParams,
     episodes: Episode,
     key: RandomKey,
     *,
+    step: Step = 0,
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[MetaParams, Metrics]:
-    """The mean over tasks of the meta-gradient, and of the metrics.
+    """The mean over tasks of the meta-gradient and of the metrics.
 
     However the tasks are mapped, each has the same key, and the mean is the same to rounding: it is
-    taken in float32 at least. Tasks whose gradient is not finite are left out of both means; where
-    all are, the means are NaN.
+    taken in float32 at least. Tasks whose gradient is not finite are left out of both means; if all
+    are, the means are NaN.
 
     Args:
-        grad: of one task.
-        meta_params: where the gradient is taken. Leaves without a derivative may be among them;
-            their gradient is None.
-        episodes: `Episode[task, ...]`.
-        key: split into one key a task.
-        chunk: how many tasks a device maps at once; chunks run one after the other with their
-            gradients accumulated, so memory is that of one chunk. Default: all at once.
-        mesh: devices that share out the tasks, see `task_mesh`. Default: one device.
+        grad: Meta-gradient of one task, `algorithm.grad`.
+        meta_params: Meta-parameters at which the gradient is taken. Leaves without a derivative may
+            be among them; their gradient is None.
+        episodes: Tasks, `Episode[task, ...]`.
+        key: Random key, split into one for each task.
+        step: Number of meta-steps taken before; some meta-gradients depend on it.
+        chunk: Number of tasks that a device maps at once. Chunks run one after the other and their
+            gradients are added up, so the memory needed is that of one chunk. None: all at once.
+        mesh: Devices that share the tasks, see `task_mesh`. None: one device.
 
     Returns:
         The mean gradient, and the mean metrics with `left_out`, the share of tasks left out.
@@ -133,18 +148,20 @@ def meta_gradient(
     """
     check_meta_params(meta_params)
     check_key(key)
+    check_gradient(grad)
     if not isinstance(episodes, Episode):
         raise ValueError(f"an Episode of arrays is wanted; got {type(episodes).__name__}")
-    if isinstance(grad, Either):
-        branches = [partial(meta_gradient, g, chunk=chunk, mesh=mesh) for g in grad.grads]
-        return jax.lax.cond(grad.first, *branches, meta_params, episodes, key)
-    check_callable(grad, "grad", "meta_params, episode, key")
+    if grad.early is not None:
+        options: dict[str, Any] = {"step": step, "chunk": chunk, "mesh": mesh}
+        branches = [partial(meta_gradient, part, **options) for part in phases(grad)]
+        is_early = jnp.asarray(step) < grad.early_steps
+        return jax.lax.cond(is_early, *branches, meta_params, episodes, key)
     check_tasks(episodes)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 
     def share(meta_params: MetaParams, tasks: Tasks) -> Total:
-        total, _ = total_gradient(grad, meta_params, tasks, chunk)
+        total, _ = total_gradient(grad, step, meta_params, tasks, chunk)
         return total if mesh is None else jax.lax.psum(total, TASK)
 
     tasks = (episodes, jax.random.split(key, num_tasks))
@@ -153,11 +170,13 @@ def meta_gradient(
     return like(meta_params, mean.grads), mean.metrics | {"left_out": left_out}
 
 
-def _value(objective: LossFn, *data: Any, chunk: int | None, mesh: Mesh | None) -> Scalar:
+def _value(
+    objective: Objective, step: Step, *data: Any, chunk: int | None, mesh: Mesh | None
+) -> Scalar:
     """The mean over tasks of an objective, for an outer optimiser that asks for it."""
 
-    def value(*task: Any) -> Scalar:
-        return objective(*task)[0]
+    def value(meta_params: MetaParams, episode: Episode, key: RandomKey) -> Scalar:
+        return objective(meta_params, episode, key, step)[0]
 
     return each_task(value, *data, chunk=chunk, mesh=mesh).mean()
 
@@ -172,15 +191,18 @@ def meta_step(
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[MetaState, Metrics]:
-    """One outer step:  theta <- theta + u(mean over tasks of the meta-gradient).
+    """One meta-step:  theta <- theta + u(mean over tasks of the meta-gradient).
 
     Args:
-        algorithm: what gives the meta-gradient.
-        optimizer: the outer one, an optax transformation.
-        state: before.
-        episodes: `Episode[task, ...]`.
-        key: split into one key a task.
-        chunk, mesh: see `meta_gradient`.
+        algorithm: Algorithm, which gives the meta-gradient.
+        optimizer: Outer optimiser, an optax transformation.
+        state: State before the step.
+        episodes: Tasks of the meta-batch, `Episode[task, ...]`.
+        key: Random key, split into one for each task.
+        chunk, mesh: As in `meta_gradient`.
+
+    Returns:
+        The state after the step, and the metrics of `meta_gradient`.
 
     Raises:
         ValueError: as `meta_gradient`, or an argument is of another kind.
@@ -188,16 +210,15 @@ def meta_step(
     check_algorithm(algorithm)
     check_state(state)
     options: dict[str, Any] = {"chunk": chunk, "mesh": mesh}
-    grad = algorithm.grad
-    grad = grad.at(state.step) if isinstance(grad, Scheduled) else grad
-    grads, metrics = meta_gradient(grad, state.params, episodes, key, **options)
+    grad, step = algorithm.grad, state.step
+    grads, metrics = meta_gradient(grad, state.params, episodes, key, step=step, **options)
     learned, constants = tree.partition(state.params, tree.floating(state.params))
 
     def value(learned: Params) -> Scalar:
-        if not isinstance(grad, Derivative):
+        if grad.objective is None or grad.early is not None:
             raise ValueError("the outer optimiser asks for a loss, and this gradient is of none")
         theta = tree.combine(learned, constants)
-        return _value(grad.objective, theta, episodes, key, **options)
+        return _value(grad.objective, step, theta, episodes, key, **options)
 
     updates, opt_state = update(optimizer, grads, state.opt_state, learned, value)
     params = tree.combine(optax.apply_updates(learned, updates), constants)
@@ -210,31 +231,32 @@ def train(
     sample: Sampler,
     state: MetaState,
     key: RandomKey,
-    num_steps: int,
+    meta_steps: int,
     *,
     chunk: int | None = None,
     mesh: Mesh | None = None,
-    draw: int = 1,
+    prefetch: int = 1,
 ) -> tuple[MetaState, Metrics]:
-    """`num_steps` meta-steps in one scan, sampling included: jit it, and the host sleeps.
+    """Meta-trains for `meta_steps` meta-steps in one scan, sampling included; to be jitted.
 
     Args:
-        algorithm: what gives the meta-gradient.
-        optimizer: the outer one.
-        sample: a meta-batch from a key, as `batched` makes it.
-        state: before. Step t uses `fold_in(key, t)`, so two calls of n steps are one of 2 n.
-        key: the key of the whole run, the same in every call.
-        num_steps: how many.
-        chunk, mesh: see `meta_gradient`.
-        draw: of how many meta-steps the episodes are drawn at once. The same episodes: one large
-            draw costs less than many small ones, and needs the memory for its episodes.
+        algorithm: Algorithm, which gives the meta-gradient.
+        optimizer: Outer optimiser, an optax transformation.
+        sample: Sampler of meta-batches, as `batched` makes it.
+        state: State before. Meta-step t uses `fold_in(key, t)`, so two calls of n meta-steps are
+            one call of 2 n.
+        key: Random key of the whole run, the same in every call.
+        meta_steps: Number of meta-steps, >= 0.
+        chunk, mesh: As in `meta_gradient`.
+        prefetch: Number of meta-steps whose episodes are drawn at once. The episodes are the same;
+            one large draw takes less time than many small ones, and more memory.
 
     Returns:
-        The state after, and the metrics of every meta-step, `[num_steps]`.
+        The state after, and the metrics of every meta-step, `[meta_steps]`.
 
     Raises:
-        ValueError: `num_steps` is negative, or `draw` does not divide it; the sampler is of one
-            task, whose points would pass for tasks; chunk or mesh as in `meta_gradient`.
+        ValueError: `meta_steps` is negative, or `prefetch` does not divide it; the sampler is of
+            one task, whose points would be taken for tasks; chunk or mesh as in `meta_gradient`.
     """
     if not _is_batched(sample):
         raise ValueError(
@@ -242,7 +264,7 @@ def train(
             f" {sample!r}"
         )
     step = partial(meta_step, algorithm, optimizer, chunk=chunk, mesh=mesh)
-    return iterate(step, sample, state, key, num_steps, draw=draw)
+    return iterate(step, sample, state, key, meta_steps, prefetch=prefetch)
 
 
 def iterate(
@@ -250,34 +272,42 @@ def iterate(
     sample: Callable[[RandomKey], Any],
     state: MetaState,
     key: RandomKey,
-    num_steps: int,
+    meta_steps: int,
     *,
-    draw: int = 1,
+    prefetch: int = 1,
 ) -> tuple[MetaState, Metrics]:
-    """As `train`, with any outer step, `step(state, sample(key), key) -> (state, metrics)`.
+    """As `train`, with any outer step.
+
+    Args:
+        step: Outer step, `step(state, sample(key), key) -> (state, metrics)`.
+        sample: Sampler of what the outer step takes.
+        state, key, meta_steps, prefetch: As in `train`.
+
+    Returns:
+        The state after, and the metrics of every meta-step, `[meta_steps]`.
 
     Raises:
-        ValueError: `num_steps` is negative, `draw` does not divide it, the number of meta-steps
-            would not fit into an int32, or an argument is of another kind.
+        ValueError: `meta_steps` is negative, `prefetch` does not divide it, the number of
+            meta-steps would not fit into an int32, or an argument is of another kind.
     """
     check_callable(step, "step", "state, episodes, key")
     check_callable(sample, "sample", "key")
     check_state(state)
     check_key(key)
-    check_count(num_steps, least=0)
-    check_count(draw, least=1, of="meta-steps of a draw")
-    if num_steps % draw:
-        raise ValueError(f"a draw of {draw} meta-steps does not divide {num_steps} of them")
-    if not isinstance(state.step, Tracer) and int(state.step) + num_steps > MOST_STEPS:
+    check_count(meta_steps, least=0, of="meta-steps")
+    check_count(prefetch, least=1, of="meta-steps to prefetch")
+    if meta_steps % prefetch:
+        raise ValueError(f"prefetch must divide the {meta_steps} meta-steps; got {prefetch}")
+    if not isinstance(state.step, Tracer) and int(state.step) + meta_steps > MOST_STEPS:
         raise ValueError(f"at most {MOST_STEPS} meta-steps can be counted; {state.step} are taken")
 
     def body(state: MetaState, drawn: tuple[Any, RandomKey]) -> tuple[MetaState, Metrics]:
         return step(state, *drawn)
 
     def block(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
-        steps = state.step + jnp.arange(draw)
+        steps = state.step + jnp.arange(prefetch)
         keys = jax.vmap(lambda step: jax.random.split(jax.random.fold_in(key, step)))(steps)
         return jax.lax.scan(body, state, (jax.vmap(sample)(keys[:, 0]), keys[:, 1]))
 
-    state, metrics = jax.lax.scan(block, state, length=num_steps // draw)
-    return state, jax.tree.map(lambda leaf: leaf.reshape(num_steps, *leaf.shape[2:]), metrics)
+    state, metrics = jax.lax.scan(block, state, length=meta_steps // prefetch)
+    return state, jax.tree.map(lambda leaf: leaf.reshape(meta_steps, *leaf.shape[2:]), metrics)

@@ -1,15 +1,15 @@
-"""MAML++: six remedies for what ails the training of MAML, each of them a switch of its own.
+"""MAML++: six changes that stabilise the training of MAML, each of them a switch.
 
-| remedy | here |
+| change | option |
 |---|---|
-| multi-step loss: all steps are judged at first, and the last alone in the end | `multi_step=` |
+| multi-step loss: first all inner steps count, in the end only the last | `multi_step=` |
 | derivative-order annealing: first-order meta-gradients at first | `first_order=` |
-| per-layer per-step learning rates, learned | `learn_rates=` |
-| per-step batch-normalisation statistics | `per_step=` of running averages |
-| per-step batch-normalisation weights and biases | `per_step=` of them |
-| cosine annealing of the outer rate | `optax.cosine_decay_schedule` |
+| learned learning rates for each layer and inner step | `learn_rates=` |
+| batch-norm statistics for each inner step | `per_step=` of running averages |
+| batch-norm weights and biases for each inner step | `per_step=` of these leaves |
+| cosine annealing of the outer learning rate | `optax.cosine_decay_schedule` |
 
-Antoniou, Edwards, Storkey: How to train your MAML (ICLR 2019).
+Antoniou, Edwards, Storkey: How to train your MAML (ICLR 2019), https://arxiv.org/abs/1810.09502
 """
 
 from typing import Any, NamedTuple
@@ -17,43 +17,49 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from maml import tree
 from maml._checks import check_count, check_number
 from maml._contracts import check_floating, check_mask, check_params
 from maml._optimizers import check_differentiable, check_optimizer
 from maml.estimators import unrolled
+from maml.hvp import Hvp, check_hvp
 from maml.inner import gradient_descent
-from maml.memory import Memory, check_memory
-from maml.types import Algorithm, Derivative, Either, Inner, Learner, LossFn, Params, Scheduled
+from maml.types import Algorithm, Inner, Learner, LossFn, MetaGradient, Params, Step
 
 
 class PlusPlus(NamedTuple):
     """The meta-parameters of `maml_plus_plus`.
 
     Attributes:
-        params: of the model; leaves that are other ones at each step are `[K + 1, ...]`.
-        rates: `[K]` for each leaf that adapts, or nothing.
+        params: Parameters of the model; leaves with a value for each inner step are `[K + 1, ...]`.
+        rates: Rates `[K]` of each leaf that adapts, or () if they are not learned.
     """
 
     params: Params
     rates: PyTree
 
 
-def multi_step_weights(
-    step: Int[Array, ""], num_steps: int, until: int
-) -> Float[Array, " num_steps"]:
-    """Weights of the losses after 1 .. K inner steps: equal at first, the last one's alone at last.
+def multi_step_weights(step: Step, inner_steps: int, until: int) -> Float[Array, " inner_steps"]:
+    """Weights of the losses after 1 .. K inner steps, which fade to the last one alone.
 
-    They move in a straight line over the first `until` meta-steps.
+    All are 1 / K before the first meta-step; they change linearly over `until` meta-steps.
+
+    Args:
+        step: Number of meta-steps taken.
+        inner_steps: Number of inner steps K.
+        until: Number of meta-steps after which only the last loss counts.
+
+    Returns:
+        The weights, `[K]`, with sum 1.
 
     >>> multi_step_weights(jnp.array(5), 2, 10).tolist()
     [0.25, 0.75]
     """
-    last = jnp.zeros(num_steps).at[-1].set(1.0)
+    last = jnp.zeros(inner_steps).at[-1].set(1.0)
     done = jnp.minimum(step / until, 1.0)
-    return done * last + (1 - done) / num_steps
+    return done * last + (1 - done) / inner_steps
 
 
 def _at_rates(rates: PyTree) -> optax.GradientTransformation:
@@ -74,7 +80,7 @@ def _at_rates(rates: PyTree) -> optax.GradientTransformation:
 def maml_plus_plus(
     loss: LossFn,
     optimizer: optax.GradientTransformation,
-    num_steps: int,
+    inner_steps: int,
     *,
     rate: float,
     learn_rates: bool = True,
@@ -82,34 +88,41 @@ def maml_plus_plus(
     first_order: int = 0,
     mask: PyTree[bool] | None = None,
     per_step: PyTree[bool] | None = None,
-    memory: Memory = "store",
+    hvp: Hvp = "reverse",
+    remat: bool = False,
 ) -> Algorithm:
     """MAML++:  phi_{k+1} = phi_k + rates_k * u(grad L_support(phi_k)),  learning theta and rates.
 
     With all switches off it is MAML with the inner optimiser `chain(optimizer, scale(rate))`.
 
     Args:
-        loss, mask, memory: as MAML's.
-        optimizer: the inner one; with `optax.sgd(1.0)` the rates are learning rates.
-        num_steps: K >= 1.
-        rate: where every rate starts, > 0.
-        learn_rates: learn a rate for each leaf and step; otherwise all stay as they are.
-        multi_step: in how many meta-steps the multi-step loss fades, see `multi_step_weights`; 0:
-            only the last step is judged.
-        first_order: in how many meta-steps the meta-gradient is of first order, which is cheaper,
-            before it is of second.
-        per_step: True at the leaves that are other ones at each step; none of them may adapt.
+        loss, inner_steps, mask, hvp, remat: As in `maml`, with K >= 1.
+        optimizer: Inner optimiser; with `optax.sgd(1.0)` the rates are learning rates.
+        rate: Initial value of every rate, > 0.
+        learn_rates: Whether a rate is learned for each leaf and inner step; otherwise all keep
+            their initial value.
+        multi_step: Number of meta-steps over which the multi-step loss fades, see
+            `multi_step_weights`; with 0 only the loss after the last inner step counts.
+        first_order: Number of first meta-steps whose meta-gradient is of first order, which is
+            cheaper; those after them are of second order.
+        per_step: Tree of bools, True at the leaves that have a value for each inner step; none of
+            them may adapt.
+
+    Returns:
+        The algorithm, with meta-parameters `PlusPlus`.
 
     Raises:
-        ValueError: a count is below its least, or the rate is not positive; otherwise as MAML.
+        ValueError: a count is below its least value, or the rate is not positive; otherwise as
+            `maml`.
 
-    Antoniou, Edwards, Storkey: How to train your MAML (ICLR 2019).
+    Antoniou, Edwards, Storkey: How to train your MAML (ICLR 2019),
+    https://arxiv.org/abs/1810.09502
     """
-    check_memory(memory)
+    check_hvp(hvp, remat)
     check_optimizer(optimizer)
     check_differentiable(optimizer)
     check_number(rate, "rate", above=0)
-    check_count(num_steps, least=1)
+    check_count(inner_steps, least=1, of="inner steps")
     check_count(multi_step, least=0, of="meta-steps of the multi-step loss")
     check_count(first_order, least=0, of="meta-steps of first order")
 
@@ -119,16 +132,16 @@ def maml_plus_plus(
         check_mask(adapts, params)
         check_floating(params, adapts)
         adapted, _ = tree.partition(params, adapts)
-        rates = jax.tree.map(lambda leaf: jnp.full(num_steps, rate, leaf.dtype), adapted)
+        rates = jax.tree.map(lambda leaf: jnp.full(inner_steps, rate, leaf.dtype), adapted)
         if per_step is not None:
             chosen, others = tree.partition(params, per_step)
-            copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * (num_steps + 1)), chosen)
+            copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * (inner_steps + 1)), chosen)
             params = tree.combine(copies, others)
         return PlusPlus(params, rates if learn_rates else ())
 
     def learner_of(first_order: bool) -> Learner:
         options: dict[str, Any] = {"mask": mask, "per_step": per_step}
-        options |= {"first_order": True} if first_order else {"memory": memory}
+        options |= {"first_order": True} if first_order else {"hvp": hvp, "remat": remat}
 
         def learner(meta: PlusPlus) -> Inner:
             scale = _at_rates(meta.rates) if learn_rates else optax.scale(rate)
@@ -138,13 +151,14 @@ def maml_plus_plus(
 
     learner = learner_of(False)
 
-    def at(step: Int[Array, ""]) -> Derivative | Either:
-        weights = multi_step_weights(step, num_steps, multi_step) if multi_step else None
-        grad = unrolled(learner, loss, num_steps, weights=weights)
-        if not first_order:
-            return grad
-        cheap = unrolled(learner_of(True), loss, num_steps, weights=weights)
-        return Either(step < first_order, (cheap, grad))
+    def weights(step: Step) -> Float[Array, " inner_steps"]:
+        return multi_step_weights(step, inner_steps, multi_step)
 
-    grad = Scheduled(at) if multi_step or first_order else unrolled(learner, loss, num_steps)
-    return Algorithm(init, learner, grad)
+    def grad(learner: Learner) -> MetaGradient:
+        return unrolled(learner, loss, inner_steps, weights=weights if multi_step else None)
+
+    late = grad(learner)
+    if not first_order:
+        return Algorithm(init, learner, late)
+    annealed = late._replace(early=grad(learner_of(True)), early_steps=first_order)
+    return Algorithm(init, learner, annealed)

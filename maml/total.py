@@ -1,10 +1,12 @@
-"""The meta-gradient of many tasks, summed in float32 at least; tasks that are not finite left out.
+"""The meta-gradients of many tasks, summed in float32 at least.
 
 The derivative is that of the sum of the tasks' objectives, so that what they share, such as
-products with theta, is computed once for all. A sum that is not finite does not say which task made
-it so: then, and only then, the gradient of the chunk is taken again, task by task.
+products with theta, is computed once for all. Tasks whose gradient is not finite are left out. A
+sum that is not finite does not say which task made it so: then, and only then, the gradient of the
+chunk is taken again, task by task.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,21 +14,31 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from maml import tree
+from maml.gradients import value_and_gradient
 from maml.mapping import count_tasks
 from maml.rows import wide
-from maml.types import Derivative, Episode, LossFn, MetaGrad, MetaParams, Metrics, RandomKeys
+from maml.types import (
+    Episode,
+    MetaGradient,
+    MetaParams,
+    Metrics,
+    Objective,
+    RandomKey,
+    RandomKeys,
+    Step,
+)
 
 Tasks = tuple[Episode, RandomKeys]
 
 
 class Total(NamedTuple):
-    """Sums over the tasks that are finite.
+    """Sums over the tasks whose meta-gradient is finite.
 
     Attributes:
-        number: how many they are.
-        value: of the objective; 0 where a gradient has none.
-        metrics: of the objective.
-        grads: like the meta-parameters; None where a leaf has no gradient.
+        number: Number of these tasks.
+        value: Sum of the objective; 0 for a meta-gradient without objective.
+        metrics: Sums of the metrics.
+        grads: Sum of the meta-gradients, like the meta-parameters; None where a leaf has none.
     """
 
     number: Float[Array, ""]
@@ -40,15 +52,19 @@ class Total(NamedTuple):
 
 
 def total_gradient(
-    grad: MetaGrad, meta_params: MetaParams, tasks: Tasks, chunk: int
+    grad: MetaGradient, step: Step, meta_params: MetaParams, tasks: Tasks, chunk: int
 ) -> tuple[Total, Bool[Array, " task"]]:
-    """Sums over the tasks, a chunk at a time, and which tasks are in them.
+    """Sums over the tasks, one chunk after the other, and which tasks are in them.
 
     Args:
-        grad: of one task.
-        meta_params: where.
-        tasks: episodes and keys, `[task, ...]`.
-        chunk: how many tasks are mapped at once; it divides their number.
+        grad: Meta-gradient of one task, without `early`.
+        step: Number of meta-steps taken before.
+        meta_params: Meta-parameters at which the gradient is taken.
+        tasks: Episodes and keys, `[task, ...]`.
+        chunk: Number of tasks mapped at once; it divides the number of tasks.
+
+    Returns:
+        The sums, and a mask `[task]` of the tasks that are in them.
 
     Raises:
         ValueError: (when traced) the gradient is no tree like the meta-parameters, or the metrics
@@ -58,7 +74,7 @@ def total_gradient(
     chunks = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), tasks)
 
     def add_chunk(grads: PyTree, tasks: Tasks) -> tuple[PyTree, tuple[Total, Array]]:
-        total, kept = _of_chunk(grad, meta_params, tasks)
+        total, kept = _of_chunk(grad, step, meta_params, tasks)
         return jax.tree.map(jnp.add, grads, total.grads), (total._replace(grads=()), kept)
 
     start = jax.tree.map(lambda leaf: jnp.zeros_like(wide(leaf)), _learned(meta_params))
@@ -80,16 +96,18 @@ def only(kept: Bool[Array, " task"], tasks: Tasks) -> Tasks:
 
 
 def _of_chunk(
-    grad: MetaGrad, meta_params: MetaParams, tasks: Tasks
+    grad: MetaGradient, step: Step, meta_params: MetaParams, tasks: Tasks
 ) -> tuple[Total, Bool[Array, " task"]]:
     def apart(tasks: Tasks) -> tuple[Total, Bool[Array, " task"]]:
-        values, metrics, grads = jax.vmap(lambda *task: _of_task(grad, meta_params, *task))(*tasks)
+        values, metrics, grads = jax.vmap(partial(value_and_gradient, grad, step, meta_params))(
+            *tasks
+        )
         kept = jax.vmap(_finite)((values, grads))
         return _total(kept, values, metrics, sum_over(kept, grads)), kept
 
-    if not isinstance(grad, Derivative):
+    if grad.objective is None:
         return apart(tasks)
-    values, metrics, grads = together(grad.objective, meta_params, tasks)
+    values, metrics, grads = together(grad.objective, step, meta_params, tasks)
     finite = _finite((values, grads))
     kept = jnp.broadcast_to(finite, values.shape)
 
@@ -102,7 +120,9 @@ def _of_chunk(
     return jax.lax.cond(_anywhere(~finite), apart, whole, tasks)
 
 
-def together(objective: LossFn, meta_params: MetaParams, tasks: Tasks) -> tuple[Array, Any, Any]:
+def together(
+    objective: Objective, step: Step, meta_params: MetaParams, tasks: Tasks
+) -> tuple[Array, Any, Any]:
     """Values and metrics of each task, and the gradient of the sum of the values."""
     learned, constants = tree.partition(meta_params, tree.floating(meta_params))
     leaves, structure = jax.tree.flatten(learned)
@@ -110,8 +130,9 @@ def together(objective: LossFn, meta_params: MetaParams, tasks: Tasks) -> tuple[
     # Each task has a copy of what is narrow, or the sum would be taken in that precision.
     axes = [0 if wide(leaf).dtype != jnp.result_type(leaf) else None for leaf in leaves]
 
-    def one(leaves: list[Array], *task: Any) -> tuple[Array, Metrics]:
-        return objective(tree.combine(structure.unflatten(leaves), constants), *task)
+    def one(leaves: list[Array], episode: Episode, key: RandomKey) -> tuple[Array, Metrics]:
+        meta_params = tree.combine(structure.unflatten(leaves), constants)
+        return objective(meta_params, episode, key, step)
 
     def summed(leaves: list[Array]) -> tuple[Array, tuple[Array, Metrics]]:
         copies = [
@@ -127,28 +148,6 @@ def together(objective: LossFn, meta_params: MetaParams, tasks: Tasks) -> tuple[
         [wide(leaf) for leaf in leaves]
     )
     return values, metrics, structure.unflatten(grads)
-
-
-def _of_task(grad: MetaGrad, meta_params: MetaParams, *task: Any) -> tuple[Array, Any, Any]:
-    """Value, metrics and gradient of one task; the value is 0 where there is no objective."""
-    learned, constants = tree.partition(meta_params, tree.floating(meta_params))
-    if isinstance(grad, Derivative):
-
-        def objective(learned: PyTree) -> tuple[Array, Metrics]:
-            return grad.objective(tree.combine(learned, constants), *task)
-
-        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(learned)
-        return value, metrics, grads
-    out = grad(meta_params, *task)
-    grads, metrics = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
-    if not isinstance(metrics, dict):
-        raise ValueError(f"a meta-gradient returns (gradients, metrics by name); got {out!r}")
-    shapes = [jax.tree.map(jnp.shape, part) for part in (grads, learned)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"a meta-gradient has the shapes of the meta-parameters, {shapes[1]}; got {shapes[0]}"
-        )
-    return jnp.zeros(()), metrics, grads
 
 
 def _total(kept: Array, values: Array, metrics: Metrics, grads: PyTree) -> Total:

@@ -27,7 +27,7 @@ from maml._checks import check_count, check_key, check_number
 from maml.mapping import TASK, across, check_tasks, count_tasks, in_chunks, tasks_at_once
 from maml.rows import wide
 from maml.total import Tasks, like, only, sum_over, total_gradient
-from maml.types import Derivative, Episode, LossFn, MetaParams, Metrics, RandomKey
+from maml.types import Episode, LossFn, MetaGradient, MetaParams, Metrics, RandomKey
 
 
 class Region(NamedTuple):
@@ -101,8 +101,8 @@ def trust_region_step(
     def share(meta_params: MetaParams, tasks: Tasks) -> tuple[MetaParams, Metrics]:
         learned, constants = tree.partition(meta_params, tree.floating(meta_params))
         start, unravel = ravel_pytree(jax.tree.map(wide, learned))
-        objective = Derivative(region.objective)
-        local, kept = total_gradient(objective, meta_params, tasks, chunk)
+        grad = MetaGradient(lambda theta, *task: region.objective(theta, *task[:2]))
+        local, kept = total_gradient(grad, 0, meta_params, tasks, chunk)
         count, value, metrics, grads = across_devices(local).mean()
         gradient, tasks = ravel_pytree(grads)[0], only(kept, tasks)
 

@@ -6,6 +6,7 @@
 #       extension: .py
 #       format_name: percent
 #       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -155,7 +156,7 @@ import optax
 
 import maml
 
-algorithm = maml.maml(maml.regression(network), optax.sgd(ALPHA), num_steps=1)
+algorithm = maml.maml(maml.regression(network), optax.sgd(ALPHA), inner_steps=1)
 optimizer = optax.adam(BETA)
 sample = maml.batched(lambda key: maml.Episode(*draw_task(key)), TASKS)
 
@@ -212,13 +213,13 @@ assert difference < 1e-13
 # first-order gradient, and a Hessian times a vector is a derivative of the gradient: one `jax.jvp`.
 
 # %%
-first_order = maml.fomaml(maml.regression(network), optax.sgd(ALPHA), num_steps=1)
+first_order = maml.fomaml(maml.regression(network), optax.sgd(ALPHA), inner_steps=1)
 
 
 @jax.jit
 def compare(theta, episode):
-    full, _ = algorithm.grad(theta, episode, jax.random.key(0))
-    first, _ = first_order.grad(theta, episode, jax.random.key(0))
+    full, _ = maml.task_gradient(algorithm.grad, theta, episode, jax.random.key(0))
+    first, _ = maml.task_gradient(first_order.grad, theta, episode, jax.random.key(0))
     _, curved = jax.jvp(lambda p: jax.grad(loss)(p, episode.support), (theta,), (first,))
     return flat(full), flat(first), flat(curved)
 

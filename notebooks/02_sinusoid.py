@@ -127,7 +127,7 @@ waves = maml.batched(experiments["pretrained"].samplers["val"], 300)(jax.random.
 
 
 def with_rate(rate):
-    return maml.maml(loss, optax.sgd(rate), num_steps=0)
+    return maml.maml(loss, optax.sgd(rate), inner_steps=0)
 
 
 @jax.jit
@@ -204,7 +204,9 @@ episode = experiments["maml"].samplers["train"](jax.random.key(0))
 @jax.jit
 def count_nan(eps_root):
     inner = optax.adam(0.01, eps_root=eps_root)
-    grads, _ = maml.maml(loss, inner, num_steps=2).grad(start, episode, jax.random.key(0))
+    grads, _ = maml.task_gradient(
+        maml.maml(loss, inner, inner_steps=2).grad, start, episode, jax.random.key(0)
+    )
     return sum(jnp.isnan(leaf).sum() for leaf in jax.tree.leaves(grads))
 
 

@@ -6,6 +6,7 @@
 #       extension: .py
 #       format_name: percent
 #       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -79,7 +80,7 @@ plt.show()
 # %%
 collect = collector(environment, policy, **counts)
 loss = policy_gradient(collect, policy)
-algorithm, outer = maml.maml(loss, optax.sgd(0.5), num_steps=1), optax.adam(1e-2)
+algorithm, outer = maml.maml(loss, optax.sgd(0.5), inner_steps=1), optax.adam(1e-2)
 
 
 def sample(key):
@@ -88,7 +89,7 @@ def sample(key):
 
 
 walks, steps = maml.batched(sample, num_tasks=4), 2 if QUICK else 60
-train = jax.jit(partial(maml.train, algorithm, outer, walks, num_steps=steps))
+train = jax.jit(partial(maml.train, algorithm, outer, walks, meta_steps=steps))
 state, metrics = train(maml.init(algorithm, outer, params), jax.random.key(2))
 returns = metrics["query"]["return"]
 print(f"mean return after adaptation: {returns[0]:.1f} at first, {returns[-1]:.1f} at last")

@@ -64,6 +64,11 @@ class Problem(NamedTuple):
 
 
 @cache
+def one_task(algorithm: maml.Algorithm) -> Any:
+    """The compiled meta-gradient of one task."""
+    return quick(partial(maml.task_gradient, algorithm.grad))
+
+
 def problem(batch_norm: Mode) -> Problem:
     """A meta-batch of tasks with a batch-norm mode, to be asked for in float64.
 
@@ -90,7 +95,7 @@ def problem(batch_norm: Mode) -> Problem:
     return Problem(jax.jit(few_shot_loss(model, batch_norm)), params, episodes, model)
 
 
-def algorithm(name: str, optimizer, num_steps: int, loss, params) -> maml.Algorithm:
+def algorithm(name: str, optimizer, inner_steps: int, loss, params) -> maml.Algorithm:
     """Each algorithm of the library, with the parts of `Tiny` that it names."""
     head = maml.mask_by_path(params, f"/{HEAD}/")
     context = maml.mask_by_path(params, CONTEXT)
@@ -99,10 +104,10 @@ def algorithm(name: str, optimizer, num_steps: int, loss, params) -> maml.Algori
         "boil": {"head": head},
         "meta_sgd": {"rate": RATE},
         "maml_plus_plus": {"rate": RATE},
-        "imaml": {"strength": STRENGTH, "cg_steps": 60},
+        "imaml": {"regularisation": STRENGTH, "cg_steps": 60},
         "cavia": {"context": context},
     }
-    return getattr(maml, name)(loss, optimizer, num_steps, **options.get(name, {}))
+    return getattr(maml, name)(loss, optimizer, inner_steps, **options.get(name, {}))
 
 
 ALGORITHMS = (
@@ -111,7 +116,7 @@ ALGORITHMS = (
 RATED = ("meta_sgd", "maml_plus_plus")
 
 
-def descend(name: str, optimizer, num_steps: int, loss, meta, support):
+def descend(name: str, optimizer, inner_steps: int, loss, meta, support):
     """phi_K of one task, by a Python loop over whole trees with the frozen leaves put back."""
     params, rates = (meta.params, meta.rates) if name in RATED else (meta, None)
 
@@ -128,7 +133,7 @@ def descend(name: str, optimizer, num_steps: int, loss, meta, support):
             lambda path, leaf: jnp.zeros_like(leaf) if adapts(path) else leaf, params
         )
     start, opt_state = params, optimizer.init(params)
-    for step in range(num_steps):
+    for step in range(inner_steps):
         grads = jax.grad(lambda p: loss(p, support, KEY)[0])(params)
         if name == "imaml":
             grads = jax.tree.map(lambda g, p, s: g + STRENGTH * (p - s), grads, params, start)
@@ -160,13 +165,13 @@ def outer_objective(problem: Problem, at, episode):
     return objective
 
 
-def reference(name: str, optimizer, num_steps: int, problem: Problem, meta):
+def reference(name: str, optimizer, inner_steps: int, problem: Problem, meta):
     """The meta-gradient of one meta-batch, by definition and by central differences."""
     flat, unravel = ravel_pytree(meta)
 
     def of_task(episode):
         def adapted(meta):
-            return descend(name, optimizer, num_steps, problem.loss, meta, episode.support)
+            return descend(name, optimizer, inner_steps, problem.loss, meta, episode.support)
 
         phi = adapted(meta)
         objective = outer_objective(problem, phi, episode)

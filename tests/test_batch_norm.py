@@ -84,7 +84,7 @@ def test_each_layer_is_normalised_by_the_statistics_of_the_mode(
     params, query = variables["params"], episode.query[0]
     of_support, statistics = written_out(params, query.support)
     given = averages(variables) if evaluating else statistics if mode == "support" else None
-    assert_equal(jit(apply)(variables, query), written_out(params, query.images, given)[0])
+    assert_equal(jit(apply)(variables, query), written_out(params, query.inputs, given)[0])
     assert_equal(apply(variables, query.support), of_support)
 
 
@@ -95,7 +95,7 @@ def test_a_query_image_is_judged_alone_unless_the_query_normalises_itself(
     variables = draw(episodes, mode == "running")
     apply = few_shot_apply(network(mode == "running"), mode, evaluating=evaluating)
     query = episode.query[0]
-    others = query._replace(images=query.images.at[1:].multiply(-2.0))
+    others = query._replace(inputs=query.inputs.at[1:].multiply(-2.0))
     alone = (apply(variables, query)[0] == apply(variables, others)[0]).all()
     assert alone == (mode == "support" or evaluating)
     support = query._replace(support=-2.0 * query.support)
@@ -116,20 +116,20 @@ def test_the_loss_is_the_cross_entropy_and_recording_adds_the_distance_to_the_ob
     value, metrics = loss(variables, episode.query, KEY)
     assert_equal(metrics["cross_entropy"], wanted)
     if mode == "running" and not evaluating:
-        observed = written_out(variables["params"], query.images)[1]
+        observed = written_out(variables["params"], query.inputs)[1]
         off = ravel_pytree(averages(variables))[0] - ravel_pytree(observed)[0]
         wanted += 0.5 * off @ off
     assert_equal(value, wanted)
 
 
-def learned(episodes, mode, optimizer, num_steps=3):
+def learned(episodes, mode, optimizer, inner_steps=3):
     """The meta-parameters before each meta-step of MAML and after the last."""
     loss = few_shot_loss(network(mode == "running"), mode)
     algorithm = maml.maml(loss, optax.sgd(RATE), STEPS)
     state = maml.init(algorithm, optimizer, draw(episodes, mode == "running"))
     step = jit(lambda state, key: maml.meta_step(algorithm, optimizer, state, episodes, key))
     states = [state]
-    for key in jax.random.split(KEY, num_steps):
+    for key in jax.random.split(KEY, inner_steps):
         states.append(step(states[-1], key)[0])
     return [state.params for state in states]
 
@@ -151,7 +151,7 @@ def test_recorded_averages_are_moving_averages_of_the_adapted_networks_statistic
     @partial(jax.vmap, in_axes=(None, 0))
     def observed(params, episode):
         phi = adapted(params, episode.support)
-        return ravel_pytree(written_out(phi, episode.query[0].images)[1])[0]
+        return ravel_pytree(written_out(phi, episode.query[0].inputs)[1])[0]
 
     path = learned(episodes, "running", averaging(optax.adam(0.01), MOMENTUM))
     wanted = ravel_pytree(averages(path[0]))[0]
@@ -190,7 +190,7 @@ def padded(episode):
 
     support = longer(*episode.support)
     query, labels = episode.query
-    images, labels, weights = longer(query.images, labels)
+    images, labels, weights = longer(query.inputs, labels)
     return maml.Episode(support, (Query(images, support[0], support[2]), labels, weights))
 
 
@@ -205,7 +205,9 @@ def test_the_meta_gradient_of_a_padded_episode_is_that_of_the_episode(name, mode
         head = maml.mask_by_path(whole.params, f"/{HEAD}/")
         algorithm = getattr(maml, name)(whole.loss, features, head=head)
     episode = jax.tree.map(lambda leaf: leaf[0], whole.episodes)
-    gradients = quick(lambda meta, *episodes: [algorithm.grad(meta, e, KEY) for e in episodes])
+    gradients = quick(
+        lambda meta, *episodes: [maml.task_gradient(algorithm.grad, meta, e, KEY) for e in episodes]
+    )
     (wanted, metrics), got = gradients(algorithm.init(whole.params), episode, padded(episode))
     assert jnp.abs(ravel_pytree(wanted)[0]).max() > 1e-3
     assert_equal(got, (wanted, metrics))

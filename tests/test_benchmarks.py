@@ -182,7 +182,7 @@ def test_validation_tasks_are_not_the_test_tasks(waves):
         ({"algorithm": "reptile"}, "reptile needs inner_steps >= 2; got 1"),
         ({"algorithm": "fomaml", "memory": "forward"}, "through the inner steps.*; got 'forward'"),
         ({"precision": "tensorfloat32"}, "a CPU has float32 and bfloat16, and no tensorfloat32"),
-        ({"algorithm": "imaml"}, r"inner_rate \* strength < 2; got 2.0 \* 2.0"),
+        ({"algorithm": "imaml"}, r"inner_rate \* regularisation < 2; got 2.0 \* 2.0"),
     ],
 )
 def test_what_the_data_cannot_serve_is_refused_before_any_work(glyphs, change, message):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import HEAD, KEY, central_differences, problem, quick
+from problems import HEAD, KEY, central_differences, one_task, problem, quick
 
 import maml
 from maml.closed_form import prototypes, ridge
@@ -48,7 +48,7 @@ def head_of(params):
     return maml.mask_by_path(params, "head")
 
 
-BUILD = {"protonet": maml.protonet, "r2d2": partial(maml.r2d2, strength=0.3, scale=4.0)}
+BUILD = {"protonet": maml.protonet, "r2d2": partial(maml.r2d2, regularisation=0.3, scale=4.0)}
 
 
 def test_a_system_is_solved_and_its_derivative_is_that_of_the_inverse():
@@ -109,7 +109,7 @@ def test_the_meta_gradient_goes_through_the_closed_form(model, name):
         theta = meta.params if name == "r2d2" else meta
         seen, asked = (features(theta, part[0]) for part in episode)
         if name == "r2d2":
-            gram = seen.T @ seen + jnp.exp(meta.log_strength) * jnp.eye(6)
+            gram = seen.T @ seen + jnp.exp(meta.log_regularisation) * jnp.eye(6)
             outputs = asked @ jnp.linalg.inv(gram) @ seen.T @ one_hot
             logits = jnp.exp(meta.log_scale) * outputs + meta.shift
         else:
@@ -119,7 +119,7 @@ def test_the_meta_gradient_goes_through_the_closed_form(model, name):
         return -chances.mean()
 
     wanted = central_differences(objective, flat)
-    got, _ = quick(chosen.grad)(meta, episode, KEY)
+    got, _ = one_task(chosen)(meta, episode, KEY)
     assert jnp.abs(wanted).max() > 1e-2
     assert jnp.abs(ravel_pytree(got)[0] - wanted).max() < 1e-8
 
@@ -134,7 +134,7 @@ def test_classes_that_a_task_does_not_have_are_never_answered(model, name):
     found = []
     for theta in (params, narrow):
         chosen = BUILD[name](maml.classification(apply), features, head=head_of(theta))
-        grads, metrics = quick(chosen.grad)(chosen.init(theta), pairs, KEY)
+        grads, metrics = one_task(chosen)(chosen.init(theta), pairs, KEY)
         found.append((ravel_pytree(grads)[0], metrics["loss"]))
     (wide, loss), (wanted, same) = found
     assert jnp.allclose(loss, same, rtol=1e-12)
@@ -158,7 +158,7 @@ def test_regression_on_the_true_features_is_exact():
     params = {"body": jnp.eye(3), "head": {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}}
     linear = lambda p, x: x @ p["body"]  # noqa: E731
     loss = maml.regression(lambda p, x: linear(p, x) @ p["head"]["kernel"] + p["head"]["bias"])
-    chosen = maml.r2d2(loss, linear, head=head_of(params), strength=1e-10)
+    chosen = maml.r2d2(loss, linear, head=head_of(params), regularisation=1e-10)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)))
     y = x @ jnp.array([[1.0], [-2.0], [0.5]])
     episodes = maml.Episode((x[None, :4], y[None, :4]), (x[None, 4:], y[None, 4:]))
@@ -188,7 +188,7 @@ def test_training_teaches_features_in_which_the_head_generalises(model):
         chosen, outer = build(loss, features, head=head_of(params)), optax.adam(0.03)
         state = maml.init(chosen, outer, params)
         sample = maml.batched(lambda key: episode, 1)
-        state, metrics = quick(partial(maml.train, chosen, outer, sample, num_steps=300))(
+        state, metrics = quick(partial(maml.train, chosen, outer, sample, meta_steps=300))(
             state, KEY
         )
         assert metrics["loss"][-1] < 0.7 * metrics["loss"][0], name
@@ -201,7 +201,7 @@ def test_a_head_that_is_no_matrix_and_bias_is_refused(model):
         maml.protonet(loss, features, head=maml.mask_by_path(params, "body")).init(params)
 
 
-@pytest.mark.parametrize("option", ["strength", "scale"])
+@pytest.mark.parametrize("option", ["regularisation", "scale"])
 @pytest.mark.parametrize("value", [0.0, -1.0, jnp.inf, jnp.nan, "1"])
 def test_a_start_that_is_not_positive_is_refused(model, option, value, unhooked):
     params, _ = model
@@ -283,7 +283,7 @@ def test_a_class_without_rows_that_count_is_never_the_answer_and_never_nan(model
     answers = apply(fitted, query[0]).argmax(axis=1)
     assert len(empty) == 3 or not jnp.isin(answers, jnp.array(empty)).any()
     for labels in (jnp.zeros(5, int), query[1]):
-        grads, metrics = quick(chosen.grad)(
+        grads, metrics = one_task(chosen)(
             chosen.init(params), maml.Episode(support, (query[0], labels)), KEY
         )
         assert jnp.isfinite(ravel_pytree(grads)[0]).all()
@@ -328,6 +328,6 @@ def test_a_model_of_lower_precision_adapts_in_any_number_of_steps(model, name, d
     phi, _ = quick(lambda meta: maml.adapt(chosen.learner(meta), episode.support, KEY, 7))(meta)
     assert {leaf.dtype for leaf in jax.tree.leaves(phi["head"])} == {jnp.dtype("float32")}
     assert phi["body"].dtype == dtype
-    grads, _ = quick(chosen.grad)(meta, episode, KEY)
+    grads, _ = one_task(chosen)(meta, episode, KEY)
     types = [[leaf.dtype for leaf in jax.tree.leaves(part)] for part in (meta, grads)]
     assert types[0] == types[1] and jnp.isfinite(ravel_pytree(grads)[0]).all()

@@ -109,7 +109,7 @@ def ran(tmp_path_factory):
     return json.loads((folder / "facts.json").read_text()) | {"log": (folder / "log").read_text()}
 
 
-@pytest.mark.skipif(not find_spec("ray"), reason="Ray is not installed: pip install 'maml-jax[ray]'")
+@pytest.mark.skipif(not find_spec("ray"), reason="needs pip install 'maml-jax[ray]'")
 class TestRay:
     def test_nothing_listens_beyond_this_machine_and_nothing_is_reported(self, ran):
         heard = ran["executor"]["addresses"]

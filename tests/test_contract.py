@@ -38,15 +38,15 @@ OPTIONS = {
     "boil": {"head": maml.mask_by_path(PARAMS, "head")},
     "meta_sgd": {"rate": RATE},
     "maml_plus_plus": {"rate": RATE, "multi_step": 50, "first_order": 5},
-    "imaml": {"strength": STRENGTH, "cg_steps": 5},
+    "imaml": {"regularisation": STRENGTH, "cg_steps": 5},
     "cavia": {"context": maml.mask_by_path(PARAMS, "context")},
 }
 
 
-def build(name, loss=LOSS, optimizer=None, num_steps=STEPS, **options):
+def build(name, loss=LOSS, optimizer=None, inner_steps=STEPS, **options):
     optimizer = optax.sgd(0.1) if optimizer is None else optimizer
     options = OPTIONS.get(name, {}) | options
-    return getattr(maml, name)(loss, optimizer, num_steps, **options)
+    return getattr(maml, name)(loss, optimizer, inner_steps, **options)
 
 
 def sample_task(key):
@@ -80,11 +80,11 @@ class Case(NamedTuple):
 def case_of(name) -> Case:
     algorithm = build(name)
     train = partial(maml.train, algorithm, OUTER, sample)
-    evaluate = partial(maml.evaluate, algorithm.learner, LOSS, num_steps=STEPS)
+    evaluate = partial(maml.evaluate, algorithm.learner, LOSS, inner_steps=STEPS)
     return Case(
         algorithm,
         maml.init(algorithm, OUTER, PARAMS),
-        quick(partial(maml.meta_gradient, algorithm.grad)),
+        quick(partial(maml.meta_gradient, algorithm.grad, step=100)),  # beyond what is scheduled
         quick(train, static_argnums=2),
         quick(evaluate),
     )
@@ -174,7 +174,7 @@ def test_too_few_steps_are_refused(name):
     """Without a step, what is differentiated through is joint training; the others are nothing."""
     least = 1 if name in ("reptile", "imaml", "maml_plus_plus") else 0
     with pytest.raises(ValueError, match=f"integer >= {least}; got {least - 1}"):
-        build(name, num_steps=least - 1)
+        build(name, inner_steps=least - 1)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -217,7 +217,7 @@ def test_a_mask_of_another_structure_is_refused(name, option):
         maml.init(algorithm, OUTER, PARAMS)
 
 
-@pytest.mark.parametrize("strength", [0.0, -1.0, float("nan")])
-def test_the_pull_of_imaml_is_positive(strength):
-    with pytest.raises(ValueError, match=f"must be a finite number > 0; got {strength}"):
-        build("imaml", strength=strength)
+@pytest.mark.parametrize("regularisation", [0.0, -1.0, float("nan")])
+def test_the_pull_of_imaml_is_positive(regularisation):
+    with pytest.raises(ValueError, match=f"must be a finite number > 0; got {regularisation}"):
+        build("imaml", regularisation=regularisation)

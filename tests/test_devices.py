@@ -118,7 +118,7 @@ def test_the_tasks_of_a_mesh_lie_on_its_devices_until_they_are_summed():
 def test_the_state_after_a_step_is_on_every_device_of_the_mesh():
     algorithm, outer, sample, state, key = two_processes.experiment()
     mesh = maml.task_mesh(4)
-    step = jax.jit(partial(maml.train, algorithm, outer, sample, num_steps=1, mesh=mesh))
+    step = jax.jit(partial(maml.train, algorithm, outer, sample, meta_steps=1, mesh=mesh))
     state, _ = step(state, key)
     assert len(state.params.devices()) == 4
     assert state.params.is_fully_replicated

@@ -7,7 +7,18 @@ import jax.numpy as jnp
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import ALGORITHMS, CONTEXT, HEAD, OPTIMIZERS, RATE, TASKS, algorithm, problem, quick
+from problems import (
+    ALGORITHMS,
+    CONTEXT,
+    HEAD,
+    OPTIMIZERS,
+    RATE,
+    TASKS,
+    algorithm,
+    one_task,
+    problem,
+    quick,
+)
 
 import maml
 
@@ -31,7 +42,7 @@ def task():
 
 
 def one_gradient(chosen, meta, episode):
-    return quick(chosen.grad)(meta, episode, KEY)[0]
+    return one_task(chosen)(meta, episode, KEY)[0]
 
 
 def adapted(chosen, meta, episode):
@@ -112,16 +123,16 @@ def test_one_step_meta_sgd_learns_rates_by_minus_the_product_of_both_gradients(t
     assert_equal(got.rates, jax.tree.map(lambda s, q: -s * q, support, query))
 
 
-@pytest.mark.parametrize(("rate", "num_steps"), [(0.0, STEPS), (0.3, 0)])
+@pytest.mark.parametrize(("rate", "inner_steps"), [(0.0, STEPS), (0.3, 0)])
 @pytest.mark.parametrize("name", ["maml", "fomaml", "anil", "boil"])
-def test_without_adaptation_meta_learning_is_joint_training(task, name, rate, num_steps):
-    chosen = algorithm(name, optax.sgd(rate), num_steps, task.loss, task.params)
+def test_without_adaptation_meta_learning_is_joint_training(task, name, rate, inner_steps):
+    chosen = algorithm(name, optax.sgd(rate), inner_steps, task.loss, task.params)
     got = one_gradient(chosen, task.params, task.episodes)
     assert_equal(got, gradient(task.loss, task.params, task.episodes.query))
 
 
 def test_a_very_strong_pull_makes_imaml_joint_training(task):
-    chosen = maml.imaml(task.loss, optax.sgd(1e-13), 1, strength=1e12, cg_steps=5)
+    chosen = maml.imaml(task.loss, optax.sgd(1e-13), 1, regularisation=1e12, cg_steps=5)
     got = one_gradient(chosen, task.params, task.episodes)
     assert_equal(got, gradient(task.loss, task.params, task.episodes.query), 1e-10)
 
@@ -151,7 +162,7 @@ def test_every_chunk_is_the_loop_over_tasks(name):
     task, tasks = problem("running"), 2 * TASKS
     episodes = jax.tree.map(lambda a: jnp.concatenate([a, 1 - a]), task.episodes)
     chosen = algorithm(name, optax.sgd(0.3), 1, task.loss, task.params)
-    meta, grad = chosen.init(task.params), quick(chosen.grad)
+    meta, grad = chosen.init(task.params), one_task(chosen)
     keys = jax.random.split(KEY, tasks)
     each = [grad(meta, jax.tree.map(lambda a, i=i: a[i], episodes), keys[i]) for i in range(tasks)]
     looped = jax.tree.map(lambda *outs: sum(outs) / tasks, *each)
@@ -162,8 +173,8 @@ def test_every_chunk_is_the_loop_over_tasks(name):
         assert_equal((grads, metrics), looped)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 5])
-def test_on_a_quadratic_the_meta_gradient_is_a_power_of_one_minus_rate_times_hessian(num_steps):
+@pytest.mark.parametrize("inner_steps", [1, 2, 5])
+def test_on_a_quadratic_the_meta_gradient_is_a_power_of_one_minus_rate_times_hessian(inner_steps):
     size, rate = 4, 0.1
     keys = jax.random.split(KEY, 4)
     theta, support, query = (jax.random.normal(key, (size,)) for key in keys[:3])
@@ -173,9 +184,9 @@ def test_on_a_quadratic_the_meta_gradient_is_a_power_of_one_minus_rate_times_hes
     def loss(w, center, key):
         return 0.5 * (w - center) @ hessian @ (w - center), {}
 
-    chosen = maml.maml(loss, optax.sgd(rate), num_steps)
+    chosen = maml.maml(loss, optax.sgd(rate), inner_steps)
     got = one_gradient(chosen, theta, maml.Episode(support, query))
 
-    contraction = jnp.linalg.matrix_power(jnp.eye(size) - rate * hessian, num_steps)
+    contraction = jnp.linalg.matrix_power(jnp.eye(size) - rate * hessian, inner_steps)
     phi = support + contraction @ (theta - support)
     assert_equal(got, contraction @ hessian @ (phi - query))

@@ -37,7 +37,7 @@ BUILD = {
     "meta_sgd": lambda: maml.meta_sgd(loss, optax.sgd(1.0), 2, rate=0.1),
     "maml_plus_plus": lambda: maml.maml_plus_plus(loss, optax.sgd(1.0), 2, rate=0.1),
     "reptile": lambda: maml.reptile(loss, optax.sgd(0.1), 2),
-    "imaml": lambda: maml.imaml(loss, optax.sgd(0.1), 2, strength=1.0, cg_steps=3),
+    "imaml": lambda: maml.imaml(loss, optax.sgd(0.1), 2, regularisation=1.0, cg_steps=3),
 }
 
 
@@ -46,7 +46,7 @@ def test_leaves_without_a_derivative_stay_as_they_are_and_do_not_disturb(name):
     def trained(params, loss_of):
         algorithm, outer = BUILD[name](), optax.adamw(0.05)
         state = maml.init(algorithm, outer, params)
-        return jax.jit(partial(maml.train, algorithm, outer, SAMPLE, num_steps=3))(state, KEY)[0]
+        return jax.jit(partial(maml.train, algorithm, outer, SAMPLE, meta_steps=3))(state, KEY)[0]
 
     after = trained(PARAMS, loss)
     params = getattr(after.params, "params", after.params)
@@ -142,32 +142,35 @@ def test_the_noise_of_an_inner_optimiser_is_another_in_every_task(key):
     assert len(set(ends.tolist())) == 4
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 7, 12, 97])
-@pytest.mark.parametrize("memory", ["recompute", "forward-recompute"])
-def test_recomputing_keeps_about_twice_the_root_of_the_steps_for_every_number(memory, num_steps):
+@pytest.mark.parametrize("inner_steps", [1, 2, 7, 12, 97])
+@pytest.mark.parametrize("hvp", ["reverse", "forward"])
+def test_remat_keeps_about_twice_the_root_of_the_steps_for_every_number(hvp, inner_steps):
     size = 1000
 
     def loss(w, batch, key):
         return jnp.square(jnp.sin(w) - batch).sum(), {}
 
-    def memory_of(steps, mode):
-        grad = maml.maml(loss, optax.sgd(0.1), steps, memory=mode).grad
-        lowered = jax.jit(grad).lower(jnp.ones(size), maml.Episode(0.5, 0.2), KEY)
+    def memory_of(steps):
+        grad = maml.maml(loss, optax.sgd(0.1), steps, hvp=hvp, remat=True).grad
+        lowered = jax.jit(partial(maml.task_gradient, grad)).lower(
+            jnp.ones(size), maml.Episode(0.5, 0.2), KEY
+        )
         analysis: Any = lowered.compile().memory_analysis()
         return analysis.temp_size_in_bytes / (4 * size)
 
-    states = memory_of(num_steps, memory)
-    assert states <= 2 * num_steps**0.5 + 12
+    states = memory_of(inner_steps)
+    assert states <= 2 * inner_steps**0.5 + 12
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 7, 12])
-def test_recomputing_in_blocks_and_a_rest_changes_no_number(num_steps, x64):
+@pytest.mark.parametrize("inner_steps", [1, 2, 7, 12])
+def test_recomputing_in_blocks_and_a_rest_changes_no_number(inner_steps, x64):
     episode = jax.tree.map(lambda leaf: leaf[0].astype(float), EPISODES)
     grads = [
-        maml.maml(flat_loss, optax.sgd(0.1), num_steps, memory=mode).grad(
-            W.astype(float), episode, KEY
+        maml.task_gradient(
+            maml.maml(flat_loss, optax.sgd(0.1), inner_steps, remat=remat).grad,
+            *(W.astype(float), episode, KEY),
         )
-        for mode in ("store", "recompute")
+        for remat in (False, True)
     ]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), *grads)
 
@@ -208,11 +211,11 @@ def test_reptile_goes_on_from_the_state_of_its_inner_optimiser(x64):
 def test_imaml_takes_a_batch_for_each_step(x64):
     """The curvature is that of their mean loss: of equal batches, that of one."""
     episode = jax.tree.map(lambda leaf: leaf[0].astype(float), EPISODES)
-    algorithm = maml.imaml(flat_loss, optax.sgd(0.1), 3, strength=1.0, cg_steps=3)
+    algorithm = maml.imaml(flat_loss, optax.sgd(0.1), 3, regularisation=1.0, cg_steps=3)
     several = maml.PerStep(jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), episode.support))
     w = W.astype(float)
-    one, _ = algorithm.grad(w, episode, KEY)
-    each, _ = algorithm.grad(w, maml.Episode(several, episode.query), KEY)
+    one, _ = maml.task_gradient(algorithm.grad, w, episode, KEY)
+    each, _ = maml.task_gradient(algorithm.grad, w, maml.Episode(several, episode.query), KEY)
     np.testing.assert_allclose(each, one, rtol=1e-12)
 
 
@@ -224,7 +227,7 @@ def complex_loss(w, batch, key):
 @pytest.mark.parametrize("name", ["maml", "reptile", "imaml"])
 def test_complex_parameters_have_the_gradient_of_their_real_and_imaginary_parts(name, x64):
     """JAX's gradient of a complex number is  dL/dx - i dL/dy."""
-    options = {"imaml": {"strength": 40.0, "cg_steps": 10}}.get(name, {})
+    options = {"imaml": {"regularisation": 40.0, "cg_steps": 10}}.get(name, {})
     inner = optax.sgd(0.0) if name == "imaml" else optax.sgd(0.1)
     algorithm = getattr(maml, name)(complex_loss, inner, 1, **options)
     w, support, query = jnp.array([0.3 + 0.1j, -0.5j]), 1.5 - 0.5j, 0.5 + 1j
@@ -254,7 +257,7 @@ def test_flat_vectors_of_leaves_of_two_types_keep_their_types():
         lambda p, batch, key: (jnp.square(ravel_pytree(p)[0]).sum(), {}),
         optax.sgd(0.1),
         2,
-        strength=1.0,
+        regularisation=1.0,
         cg_steps=2,
     )
     tasks = maml.Episode(jnp.zeros((2, 1)), jnp.zeros((2, 1)))

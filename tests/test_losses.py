@@ -222,9 +222,9 @@ def test_a_pull_that_cannot_be_meant_is_refused(unhooked):
         return jnp.zeros(()), {}
 
     strengths: Any = (NAN, INF, -1.0, "1", True)
-    for strength in strengths:
-        with pytest.raises(ValueError, match="the strength of the pull must be a finite number"):
-            maml.proximal(loss, 1.0, strength)
+    for regularisation in strengths:
+        with pytest.raises(ValueError, match="regularisation must be a finite number"):
+            maml.proximal(loss, 1.0, regularisation)
     for center in (jnp.ones(()), jnp.ones((1, 3))):
         with pytest.raises(ValueError, match=r"the centre has the shape .* parameters have \(3,\)"):
             maml.proximal(loss, {"w": center}, 1.0)({"w": jnp.ones(3)}, None, KEY)

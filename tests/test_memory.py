@@ -6,25 +6,30 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from problems import BATCH_NORMS, OPTIMIZERS, algorithm, problem, quick
+from problems import BATCH_NORMS, OPTIMIZERS, algorithm, one_task, problem, quick
 from test_meta_gradient import SECOND_ORDER, relative_error
 
 import maml
+from maml.hvp import check_hvp
 from maml.inner import UNROLLED
-from maml.memory import check_memory
 
 KEY = jax.random.key(0)
-MODES = ("recompute", "forward", "forward-recompute")
+MODES = {
+    "remat": {"remat": True},
+    "forward": {"hvp": "forward"},
+    "forward-remat": {"hvp": "forward", "remat": True},
+}
+ALL = {"reverse": {}} | MODES
 ROUNDING = 1e-12
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def with_memory(name, optimizer, num_steps, task, memory):
+def with_memory(name, optimizer, inner_steps, task, memory):
     """The algorithm as `problems.algorithm` makes it, with another mode of memory."""
     original = getattr(maml, name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(maml, name, partial(original, memory=memory))
-        return algorithm(name, optimizer, num_steps, task.loss, task.params)
+        patch.setattr(maml, name, partial(original, **ALL[memory]))
+        return algorithm(name, optimizer, inner_steps, task.loss, task.params)
 
 
 @pytest.mark.parametrize(
@@ -32,32 +37,32 @@ def with_memory(name, optimizer, num_steps, task, memory):
     [*zip(("momentum", "clipped", "adam"), BATCH_NORMS, strict=True)],
 )
 @pytest.mark.parametrize("name", SECOND_ORDER)
-def test_every_mode_gives_the_meta_gradient_of_store(name, optimizer, batch_norm):
+def test_every_mode_gives_the_same_meta_gradient(name, optimizer, batch_norm):
     task = problem(batch_norm)
 
     @quick
     def gradients(params):
         out = {}
-        for memory in ("store", *MODES):
+        for memory in ALL:
             chosen = with_memory(name, OPTIMIZERS[optimizer](), 2, task, memory)
-            grad, meta = jax.jit(chosen.grad), chosen.init(params)
-            out[memory] = maml.meta_gradient(grad, meta, task.episodes, KEY)
+            meta = chosen.init(params)
+            out[memory] = maml.meta_gradient(chosen.grad, meta, task.episodes, KEY)
         return out
 
     found = gradients(task.params)
     for memory in MODES:
-        assert relative_error(found[memory], found["store"]) <= ROUNDING, memory
+        assert relative_error(found[memory], found["reverse"]) <= ROUNDING, memory
 
 
 @pytest.mark.parametrize("memory", MODES)
-@pytest.mark.parametrize("num_steps", [0, UNROLLED, UNROLLED + 1])
-def test_a_loop_and_its_steps_one_by_one_give_the_same(memory, num_steps):
+@pytest.mark.parametrize("inner_steps", [0, UNROLLED, UNROLLED + 1])
+def test_a_loop_and_its_steps_one_by_one_give_the_same(memory, inner_steps):
     task = problem("support")
     grads = [
-        quick(maml.maml(task.loss, optax.sgd(0.3), num_steps, memory=mode).grad)(
+        one_task(maml.maml(task.loss, optax.sgd(0.3), inner_steps, **ALL[mode]))(
             task.params, jax.tree.map(lambda leaf: leaf[0], task.episodes), KEY
         )
-        for mode in ("store", memory)
+        for mode in ("reverse", memory)
     ]
     assert relative_error(*grads) <= ROUNDING
 
@@ -75,7 +80,7 @@ def test_what_the_inner_loss_closes_over_is_learned_too(memory):
                 labelled = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)
                 return -labelled.mean(), {"right": (logits.argmax(1) == labels).sum()}
 
-            return maml.gradient_descent(loss, optax.adam(0.1), meta["w"], memory=mode)
+            return maml.gradient_descent(loss, optax.adam(0.1), meta["w"], **ALL[mode])
 
         return of
 
@@ -88,15 +93,17 @@ def test_what_the_inner_loss_closes_over_is_learned_too(memory):
     support = (draw(keys[1], (5, 4)), jnp.array([0, 1, 2, 1, 0]))
     episode = maml.Episode(support, draw(keys[2], (4, 3)))
     got, wanted = (
-        quick(maml.unrolled(learner(mode), outer, 3))(meta, episode, KEY)
-        for mode in (memory, "store")
+        quick(partial(maml.task_gradient, maml.unrolled(learner(mode), outer, 3)))(
+            meta, episode, KEY
+        )
+        for mode in (memory, "reverse")
     )
     assert min(float(jnp.abs(wanted[0][name])) for name in ("temperature", "noise")) > 1e-3
     assert relative_error(got, wanted) <= ROUNDING
 
 
 def test_recomputing_keeps_less_for_many_steps():
-    """By the compiler's account: store grows with the steps, recompute hardly."""
+    """By the compiler's account: reverse grows with the steps, remat hardly."""
 
     def loss(w, batch, key):
         return jnp.mean(jnp.square(jnp.tanh(jnp.tanh(batch @ w) @ w.T) - batch)), {}
@@ -104,39 +111,45 @@ def test_recomputing_keeps_less_for_many_steps():
     w, batch = jnp.ones((8, 8)), jnp.ones((500, 8))
 
     def kept(memory):
-        grad = maml.maml(loss, optax.sgd(0.1), 50, memory=memory).grad
-        compiled = jax.jit(grad).lower(w, maml.Episode(batch, batch), KEY).compile()
+        grad = maml.maml(loss, optax.sgd(0.1), 50, **ALL[memory]).grad
+        compiled = (
+            jax.jit(partial(maml.task_gradient, grad))
+            .lower(w, maml.Episode(batch, batch), KEY)
+            .compile()
+        )
         analysis = compiled.memory_analysis()
         assert analysis is not None
         return analysis.temp_size_in_bytes
 
-    used = {memory: kept(memory) for memory in ("store", *MODES)}
-    assert used["recompute"] < used["store"] / 8
-    assert used["forward-recompute"] < used["store"] / 8
-    assert used["forward"] <= used["store"]
+    used = {memory: kept(memory) for memory in ALL}
+    assert used["remat"] < used["reverse"] / 8
+    assert used["forward-remat"] < used["reverse"] / 8
+    assert used["forward"] <= used["reverse"]
 
 
-def test_there_are_no_other_modes_and_first_order_steps_have_none():
-    with pytest.raises(ValueError, match=r"memory is one of store, recompute, .*; got 'remat'"):
-        check_memory("remat")
+def test_there_are_no_other_modes_and_first_order_steps_have_none(unchecked):
+    with pytest.raises(ValueError, match=r"hvp must be one of reverse, forward; got 'remat'"):
+        check_hvp("remat", False)
+    with pytest.raises(ValueError, match="remat must be True or False; got 'yes'"):
+        check_hvp("forward", "yes")  # pyright: ignore[reportArgumentType]
     loss = problem("support").loss
-    with pytest.raises(ValueError, match="memory must be 'store'; got 'forward'"):
-        maml.gradient_descent(loss, optax.sgd(0.1), {}, first_order=True, memory="forward")
+    with pytest.raises(ValueError, match=r"no second derivatives: .* got hvp='forward'"):
+        maml.gradient_descent(loss, optax.sgd(0.1), {}, first_order=True, hvp="forward")
 
 
-@pytest.mark.parametrize("memory", ["store", *MODES])
-@pytest.mark.parametrize("num_steps", [2, UNROLLED + 1])
-def test_every_step_may_have_a_batch_of_its_own(memory, num_steps):
+@pytest.mark.parametrize("memory", ALL)
+@pytest.mark.parametrize("inner_steps", [2, UNROLLED + 1])
+def test_every_step_may_have_a_batch_of_its_own(memory, inner_steps):
     """Written out, without a loop: the same parameters, and the same derivative."""
 
     def loss(w, target, key):
         return jnp.sum(jnp.cosh(w - target)), {}
 
-    targets = jax.random.normal(KEY, (num_steps, 3))
-    learner = maml.maml(loss, optax.sgd(0.1), num_steps, memory=memory).learner
+    targets = jax.random.normal(KEY, (inner_steps, 3))
+    learner = maml.maml(loss, optax.sgd(0.1), inner_steps, **ALL[memory]).learner
 
     def adapted(w):
-        return maml.adapt(learner(w), maml.PerStep(targets), KEY, num_steps)[0]
+        return maml.adapt(learner(w), maml.PerStep(targets), KEY, inner_steps)[0]
 
     def by_hand(w):
         for target in targets:

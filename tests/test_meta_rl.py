@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import quick
+from problems import one_task, quick
 
 import maml
 from maml import surrogates
@@ -39,31 +39,31 @@ def doubled(tree):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tree)
 
 
-def collected(build, loss, num_steps):
-    recorder = build(outer_steps.recording(COLLECT, POLICY, loss), num_steps=num_steps).learner
-    return outer_steps.collect_episode(recorder, COLLECT, num_steps)
+def collected(build, loss, inner_steps):
+    recorder = build(outer_steps.recording(COLLECT, POLICY, loss), inner_steps=inner_steps).learner
+    return outer_steps.collect_episode(recorder, COLLECT, inner_steps)
 
 
 @pytest.mark.parametrize(
-    ("name", "surrogate", "num_steps"),
+    ("name", "surrogate", "inner_steps"),
     [
         *((name, "likelihood_ratio", 2) for name in ALGORITHMS),
-        *(("maml", "score_function", num_steps) for num_steps in (0, 1, 3)),
+        *(("maml", "score_function", inner_steps) for inner_steps in (0, 1, 3)),
     ],
 )
 def test_collected_trajectories_give_the_gradient_of_those_drawn_on_the_way(
-    name, surrogate, num_steps
+    name, surrogate, inner_steps
 ):
     surrogate = getattr(surrogates, surrogate)
     build, loss = ALGORITHMS[name], surrogate_loss(POLICY, surrogate)
     theta = doubled(THETA)
-    drawn = build(policy_gradient(COLLECT, POLICY, surrogate), num_steps=num_steps)
-    fixed = build(loss, num_steps=num_steps)
+    drawn = build(policy_gradient(COLLECT, POLICY, surrogate), inner_steps=inner_steps)
+    fixed = build(loss, inner_steps=inner_steps)
     meta_params = fixed.init(theta)
     goal = GOALS[0]
-    wanted, metrics = quick(drawn.grad)(meta_params, maml.Episode(goal, goal), KEY)
-    episode = quick(collected(build, loss, num_steps))(meta_params, goal, KEY)
-    got, again = quick(fixed.grad)(meta_params, episode, KEY)
+    wanted, metrics = one_task(drawn)(meta_params, maml.Episode(goal, goal), KEY)
+    episode = quick(collected(build, loss, inner_steps))(meta_params, goal, KEY)
+    got, again = one_task(fixed)(meta_params, episode, KEY)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), got, wanted)
     assert float(again["query"]["kl"]) == pytest.approx(0, abs=1e-12)
     assert float(again["query"]["return"]) == pytest.approx(float(metrics["query"]["return"]))
@@ -98,13 +98,14 @@ def test_the_extra_term_of_e_maml_is_the_gradient_by_the_sampling_of_what_is_ada
         )
         return Experience(trajectories, ones)
 
-    def nothing(meta_params, episode, key):
+    def nothing(meta_params, episode, key, step):
         return jnp.zeros(()), {}
 
     theta = jnp.array([0.3, -0.4])
     algorithm = maml.maml(surrogate_loss(policy), optax.sgd(0.1), 1)
-    algorithm = algorithm._replace(grad=maml.Derivative(nothing))
-    term = outer_steps.exploring(algorithm, policy, 2 * scale).grad  # two steps are counted
+    algorithm = algorithm._replace(grad=maml.MetaGradient(nothing))
+    explorer = outer_steps.exploring(algorithm, policy, 2 * scale)  # two steps are counted
+    term = partial(maml.task_gradient, explorer.grad)
     total = jnp.zeros(2)
     for a in range(2):
         for b in range(2):
@@ -126,7 +127,9 @@ def episodes_and(improve):
 
 def test_the_metric_of_all_trajectories_is_that_of_all():
     def region(algorithm, curvature):
-        return outer_steps.trust_region(algorithm, POLICY, 2, curvature=curvature, cg_steps=60)
+        return outer_steps.trust_region(
+            algorithm, POLICY, 2, fvp_trajectories=curvature, cg_steps=60
+        )
 
     after = []
     for curvature in (None, 5, 1):
@@ -142,7 +145,7 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
     improve = {
         # Far from quadratic, so that few conjugate-gradient steps are the best.
         "trpo": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2),
-        "few": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2, curvature=1),
+        "few": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2, fvp_trajectories=1),
         "promp": lambda a: outer_steps.repeatedly(
             outer_steps.anchored(a, POLICY, 0.1), optax.adam(1e-2), 5
         ),
@@ -152,7 +155,7 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
     after, _ = step(state, GOALS, KEY)
     assert int(after.step) == 1
     derivative = maml.maml(loss, optax.sgd(0.5), 2).grad
-    assert isinstance(derivative, maml.Derivative)
+    assert derivative.objective is not None
     episode = collected(ALGORITHMS["maml"], loss, 2)
     key = jax.random.split(KEY)[0]
     keys = jax.random.split(key, 4)

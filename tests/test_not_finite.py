@@ -28,12 +28,10 @@ EPISODES = maml.Episode(CENTERS, CENTERS)
 GOOD = jax.tree.map(lambda leaf: jnp.delete(leaf, jnp.array(BAD), axis=0), EPISODES)
 
 
-def plain(*args):
-    """A gradient without an objective."""
-    return ALGORITHM.grad(*args)
+PLAIN = maml.MetaGradient(gradient=partial(maml.task_gradient, ALGORITHM.grad))
 
 
-@pytest.mark.parametrize("grad", [ALGORITHM.grad, plain], ids=["objective", "gradient"])
+@pytest.mark.parametrize("grad", [ALGORITHM.grad, PLAIN], ids=["objective", "gradient"])
 @pytest.mark.parametrize("options", [{}, {"chunk": 1}, {"chunk": 3}, {"mesh": maml.task_mesh(2)}])
 def test_a_task_without_a_finite_gradient_is_left_out_and_counted(grad, options):
     step = jax.jit(partial(maml.meta_gradient, grad, **options))
@@ -87,7 +85,7 @@ def test_one_task_whose_clipped_gradient_is_zero_has_its_meta_gradient(x64):
     optimizer = optax.chain(maml.clip_by_global_norm(1.0), optax.sgd(0.1))
     algorithm = maml.maml(hinge, optimizer, 2)
     w, episode = jnp.array([3.0, -1.0]), maml.Episode(jnp.array([1.0, -5.0]), jnp.array([4.0, 2.0]))
-    grads, _ = algorithm.grad(w, episode, KEY)
+    grads, _ = maml.task_gradient(algorithm.grad, w, episode, KEY)
     assert grads.tolist() == [-2.0, -6.0]
 
 
@@ -153,6 +151,7 @@ def test_the_mean_in_half_precision_is_the_same_for_every_chunk(chunk):
     b = jax.random.normal(KEY, (1024,)).astype(jnp.bfloat16) + 3
     w = jnp.ones((), jnp.bfloat16)
     grads, metrics = maml.meta_gradient(algorithm.grad, w, maml.Episode(b, b), KEY, chunk=chunk)
-    each, _ = jax.vmap(algorithm.grad, (None, 0, None))(w, maml.Episode(b, b), KEY)
+    of_task = partial(maml.task_gradient, algorithm.grad)
+    each, _ = jax.vmap(of_task, (None, 0, None))(w, maml.Episode(b, b), KEY)
     assert float(grads) == pytest.approx(float(each.astype(jnp.float32).mean()), rel=2**-8)
     assert metrics["loss"].dtype == jnp.float32

@@ -38,19 +38,17 @@ def start(algorithm=ALGORITHM):
     return maml.init(algorithm, OUTER, jnp.ones(3))
 
 
-def plain(*args):
-    """A function that gives the gradient, and no objective."""
-    return ALGORITHM.grad(*args)
+PLAIN = maml.MetaGradient(gradient=partial(maml.task_gradient, ALGORITHM.grad))
 
 
-@pytest.mark.parametrize("grad", [ALGORITHM.grad, plain])
+@pytest.mark.parametrize("grad", [ALGORITHM.grad, PLAIN])
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3, 6])
 def test_gradient_and_metrics_are_means_over_tasks_with_a_key_each(chunk, grad):
     episodes, theta = sample(KEY), jnp.arange(3.0)
     grads, metrics = maml.meta_gradient(grad, theta, episodes, KEY, chunk=chunk)
     assert metrics.pop("left_out") == 0
     each = [
-        ALGORITHM.grad(theta, jax.tree.map(lambda a, i=i: a[i], episodes), key)
+        maml.task_gradient(ALGORITHM.grad, theta, jax.tree.map(lambda a, i=i: a[i], episodes), key)
         for i, key in enumerate(jax.random.split(KEY, TASKS))
     ]
     assert len({float(metrics["query"]["noise"]) for _, metrics in each}) == TASKS
@@ -58,16 +56,16 @@ def test_gradient_and_metrics_are_means_over_tasks_with_a_key_each(chunk, grad):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-13), (grads, metrics), wanted)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2])
-def test_tasks_share_the_meta_parameters_without_a_copy_for_each(num_steps):
+@pytest.mark.parametrize("inner_steps", [1, 2])
+def test_tasks_share_the_meta_parameters_without_a_copy_for_each(inner_steps):
     def loss(w, x, key):
         return jnp.square(x @ w).sum(), {}
 
-    grad = maml.maml(loss, optax.sgd(0.1), num_steps).grad
-    assert isinstance(grad, maml.Derivative)
+    grad = maml.maml(loss, optax.sgd(0.1), inner_steps).grad
+    assert grad.objective
     w, x = jnp.ones((4, 5)), jnp.ones((TASKS, 3, 4))
     tasks = maml.Episode(x, x), jax.random.split(KEY, TASKS)
-    program = str(jax.make_jaxpr(partial(total.together, grad.objective))(w, tasks))
+    program = str(jax.make_jaxpr(partial(total.together, grad.objective, 0))(w, tasks))
     made = set(re.findall(rf"f64\[{TASKS},4,5\] = (\w+)", program))
     assert "add" in made  # the adapted parameters
     assert "broadcast_in_dim" not in made
@@ -98,15 +96,15 @@ def test_leaves_agree_about_the_task_axis(support, got):
 def test_counts_are_natural_numbers():
     with pytest.raises(ValueError, match="number of tasks must be an integer >= 1; got 0"):
         maml.batched(sample_task, 0)
-    with pytest.raises(ValueError, match="number of steps must be an integer >= 0; got -1"):
+    with pytest.raises(ValueError, match="number of meta-steps must be an integer >= 0; got -1"):
         maml.train(ALGORITHM, OUTER, sample, start(), KEY, -1)
-    with pytest.raises(ValueError, match="number of steps must be an integer >= 0; got -1"):
+    with pytest.raises(ValueError, match="number of inner steps must be an integer >= 0; got -1"):
         maml.evaluate(ALGORITHM.learner, noisy_loss, jnp.ones(3), sample(KEY), KEY, -1)
 
 
 def test_the_keys_of_a_step_are_folded_from_its_number():
     """A run begun again from a state in the middle is the straight run."""
-    run = jax.jit(partial(maml.train, ALGORITHM, OUTER, sample, num_steps=1))
+    run = jax.jit(partial(maml.train, ALGORITHM, OUTER, sample, meta_steps=1))
     states = [start()]
     for _ in range(5):
         states.append(run(states[-1], KEY)[0])
@@ -129,7 +127,7 @@ def test_chunks_of_training_share_one_program_that_the_host_does_not_disturb():
         return noisy_loss(params, batch, key)
 
     algorithm = maml.maml(counted, optax.sgd(0.3), 2)
-    run = jax.jit(partial(maml.train, algorithm, OUTER, num_steps=4), donate_argnums=1)
+    run = jax.jit(partial(maml.train, algorithm, OUTER, meta_steps=4), donate_argnums=1)
     state, _ = run(sample, start(algorithm), KEY)
     traced, given_up = len(traces), state.params
     with jax.transfer_guard("disallow"):
@@ -144,7 +142,7 @@ def test_a_data_set_in_a_partial_is_an_argument_and_not_a_constant():
     data = jnp.arange(100.0)
     drawn = jax.tree_util.Partial(lambda data, key: maml.Episode(*data[:6].reshape(2, 3)), data)
     drawn = maml.batched(drawn, TASKS)
-    run = jax.jit(partial(maml.train, ALGORITHM, OUTER, num_steps=1))
+    run = jax.jit(partial(maml.train, ALGORITHM, OUTER, meta_steps=1))
     others = jax.tree.map(jnp.negative, drawn)
     moved = [run(chosen, start(), KEY)[0].params for chosen in (drawn, others)]
     assert run._cache_size() == 1  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,7 +11,6 @@ from problems import KEY, RATE, central_differences, descend, problem, quick
 
 import maml
 from maml.plus_plus import multi_step_weights
-from maml.types import Either
 
 STEPS = 3
 pytestmark = pytest.mark.usefixtures("x64")
@@ -31,8 +30,7 @@ def build(task, **options):
 
 def at(chosen, step):
     """The meta-gradient of a meta-step."""
-    assert isinstance(chosen.grad, maml.Scheduled)
-    return chosen.grad.at(jnp.array(step))
+    return partial(maml.task_gradient, chosen.grad, step=jnp.array(step))
 
 
 def gradient(grad, meta, task):
@@ -47,13 +45,13 @@ def assert_equal(got, wanted, tolerance=1e-12):
 
 def test_with_all_switches_off_it_is_maml(task):
     plain = maml.maml(task.loss, optax.sgd(RATE), STEPS)
-    wanted = gradient(plain.grad, task.params, task)
+    wanted = gradient(at(plain, 0), task.params, task)
     chosen = build(task)
-    assert_equal(gradient(chosen.grad, chosen.init(task.params), task).params, wanted)
+    assert_equal(gradient(at(chosen, 0), chosen.init(task.params), task).params, wanted)
 
 
 def test_the_weights_go_from_all_steps_to_the_last():
-    weights = jax.vmap(partial(multi_step_weights, num_steps=4, until=100))(
+    weights = jax.vmap(partial(multi_step_weights, inner_steps=4, until=100))(
         jnp.array([0, 50, 100, 1000])
     )
     assert jnp.allclose(weights[0], 0.25)
@@ -85,7 +83,7 @@ def test_the_metrics_are_those_of_the_last_step(task):
     chosen = build(task, multi_step=10)
     meta = chosen.init(task.params)
     _, metrics = quick(at(chosen, 0))(meta, task.episodes, KEY)
-    _, plain = quick(build(task).grad)(meta, task.episodes, KEY)
+    _, plain = quick(at(build(task), 0))(meta, task.episodes, KEY)
     assert_equal(metrics["query"], plain["query"])
 
 
@@ -113,7 +111,7 @@ def test_of_two_orders_only_one_is_computed(task):
         maml.init(chosen, optax.sgd(1.0), task.params), problem("support").episodes, KEY
     )
     assert any(equation.primitive.name == "cond" for equation in lowered.eqns)
-    assert isinstance(at(chosen, 0), Either)
+    assert chosen.grad.early is not None and chosen.grad.early_steps == 1
 
 
 def test_each_leaf_and_step_has_a_rate(task):
@@ -152,7 +150,7 @@ def test_running_averages_of_each_step_are_recorded_apart():
     options = {"mask": maml.complement(norm), "per_step": norm, "multi_step": 10}
     chosen = build(whole, **options)
     meta = chosen.init(whole.params)
-    grads, _ = maml.meta_gradient(at(chosen, 0), meta, whole.episodes, KEY)
+    grads, _ = maml.meta_gradient(chosen.grad, meta, whole.episodes, KEY)
     for leaf in jax.tree.leaves(maml.partition(grads.params, norm)[0]):
         assert leaf.shape[0] == STEPS + 1
         moved = jnp.abs(leaf).reshape(STEPS + 1, -1).max(axis=1)
@@ -172,7 +170,10 @@ def test_negative_counts_are_refused(task, name):
         build(task, **{name: -1})
 
 
-def test_weights_are_one_a_step(task):
-    learner = build(task).learner
-    with pytest.raises(ValueError, match=r"got the shape \(2,\) for 3 steps"):
-        maml.unrolled(learner, task.loss, STEPS, weights=jnp.ones(2))
+def test_there_is_one_weight_for_each_inner_step(task):
+    grad = maml.unrolled(build(task).learner, task.loss, STEPS, weights=lambda step: jnp.ones(2))
+    meta = build(task).init(task.params)
+    with pytest.raises(ValueError, match=r"each of 3 inner steps; got the shape \(2,\)"):
+        maml.task_gradient(grad, meta, task.episodes, KEY)
+    with pytest.raises(ValueError, match="inner steps with weights must be an integer >= 1; got 0"):
+        maml.unrolled(build(task).learner, task.loss, 0, weights=lambda step: jnp.ones(0))

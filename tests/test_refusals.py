@@ -53,6 +53,11 @@ def gradient(loss=loss, params: Any = PARAMS, episodes: Any = EPISODES, key: Any
     return maml.meta_gradient(algorithm.grad, params, episodes, key)
 
 
+def computed(function):
+    grad = maml.MetaGradient(gradient=function)
+    return maml.meta_gradient(grad, PARAMS, EPISODES, KEY)
+
+
 def train(algorithm: Any = ALGORITHM, sample: Any = SAMPLE, state: Any = STATE, key: Any = KEY):
     return maml.train(algorithm, SGD, sample, state, key, 2)
 
@@ -111,14 +116,22 @@ CALLS = {
     ),
     "grad None": (
         lambda: maml.meta_gradient(None, PARAMS, EPISODES, KEY),
-        "grad must be a function of",
+        "a MetaGradient is wanted",
+    ),
+    "grad of nothing": (
+        lambda: maml.meta_gradient(maml.MetaGradient(), PARAMS, EPISODES, KEY),
+        "has an objective or a gradient, one of them",
+    ),
+    "grad of other arguments": (
+        lambda: computed(lambda params: params),
+        "the gradient must be a function of",
     ),
     "grad of another shape": (
-        lambda: maml.meta_gradient(lambda *_: ({"w": 1.0}, {}), PARAMS, EPISODES, KEY),
+        lambda: computed(lambda *_: ({"w": 1.0}, {})),
         "has the shapes of the meta-parameters",
     ),
     "grad without metrics": (
-        lambda: maml.meta_gradient(lambda p, *_: p, PARAMS, EPISODES, KEY),
+        lambda: computed(lambda p, *_: p),
         r"returns \(gradients, metrics by name\)",
     ),
     "params a MetaState": (lambda: evaluate(STATE), "got a MetaState: pass its .params"),
@@ -133,17 +146,20 @@ CALLS = {
     "the last meta-step": (lambda: train(state=LAST), "meta-steps can be counted"),
     "learner None": (lambda: maml.unrolled(None, loss, 1), "learner must be a function"),
     "learner of no Inner": (
-        lambda: maml.unrolled(lambda theta: theta, loss, 1)(PARAMS, TASK, KEY),
+        lambda: maml.task_gradient(maml.unrolled(lambda theta: theta, loss, 1), PARAMS, TASK, KEY),
         "a learner returns an Inner",
     ),
     "weights a number": (
         lambda: maml.unrolled(ALGORITHM.learner, loss, 1, weights=0.5),
-        r"got the shape \(\) for 1 steps",
+        "weights must be a function of",
     ),
     "implicit of Meta-SGD": (
-        lambda: maml.implicit(
-            (sgd := build("meta_sgd", rate=0.1)).learner, loss, 1, strength=1.0, cg_steps=1
-        )(sgd.init(PARAMS), TASK, KEY),
+        lambda: maml.task_gradient(
+            maml.implicit(
+                build("meta_sgd", rate=0.1).learner, loss, 1, regularisation=1.0, cg_steps=1
+            ),
+            *(build("meta_sgd", rate=0.1).init(PARAMS), TASK, KEY),
+        ),
         "meta-parameters that are the parameters of the model",
     ),
     "metric None": (lambda: evaluate(metric=returning(None)), "a metric returns a tree of numbers"),
@@ -158,13 +174,16 @@ CALLS = {
         for value in (-1.0, True, float("nan"), "0.1", 1j)
     },
     **{
-        f"imaml strength {value!r}": (
-            lambda v=value: build("imaml", strength=v, cg_steps=1),
-            "strength of the pull must be a finite number > 0",
+        f"imaml regularisation {value!r}": (
+            lambda v=value: build("imaml", regularisation=v, cg_steps=1),
+            "regularisation must be a finite number > 0",
         )
         for value in (True, "1", float("inf"), None)
     },
-    "imaml without cg": (lambda: build("imaml", strength=1.0, cg_steps=0), "conjugate-gradient"),
+    "imaml without cg": (
+        lambda: build("imaml", regularisation=1.0, cg_steps=0),
+        "conjugate-gradient",
+    ),
     **{
         f"{name} {option} {kind}": (
             lambda n=name, o=option, m=mask: build(n, **{o: m}),

@@ -168,12 +168,12 @@ def test_what_never_changes_leaves_the_baseline_alone_in_float32():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("smoothing", [1.0, 0.7, 0.0])
+@pytest.mark.parametrize("gae_lambda", [1.0, 0.7, 0.0])
 def test_advantages_are_sums_of_surprises_until_the_end(smoothing):
     seen, discount = random_trajectories(), 0.9
     returns = discounted_sums(seen.reward, discount)
     baseline = np.asarray(linear_baseline(seen.observation, returns, seen.alive))
-    got = advantages(seen, discount=discount, smoothing=smoothing, normalise=False)
+    got = advantages(seen, discount=discount, gae_lambda=smoothing, normalise=False)
     for n, end in enumerate((5, 3, 7)):
         expected = [*baseline[n, :end], 0.0]
         surprise = [

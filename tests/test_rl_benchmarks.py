@@ -78,7 +78,7 @@ def test_the_interval_over_seeds_is_students():
 )
 def test_every_baseline_runs_with_every_outer_step(algorithm, outer, tmp_path):
     credit = 0.0 if algorithm in NOT_ADAPTED else 0.1
-    config = replace(WALK, algorithm=algorithm, outer=outer, seeds=1, credit=credit)
+    config = replace(WALK, algorithm=algorithm, outer=outer, seeds=1, exploration_coef=credit)
     summary = navigation.main(replace(config, out=tmp_path / "run")).summary
     assert summary["meta_steps"] == (0 if algorithm == "random" else 2)
     assert all(np.isfinite(cell["mean"]) for cell in summary["returns"].values())

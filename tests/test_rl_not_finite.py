@@ -95,7 +95,7 @@ def test_emaml_needs_two_trajectories_to_compare():
     one = collect(theta, odds, KEY)
     several = maml.PerStep(jax.tree.map(lambda leaf: leaf[None], one))
     with pytest.raises(ValueError, match=r"trajector.*2|2.*trajector|two"):
-        explorer.grad(theta, maml.Episode(several, one), KEY)
+        maml.task_gradient(explorer.grad, theta, maml.Episode(several, one), KEY)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def chosen():
         lambda: collector(WALK, table_policy(3), horizon=True, trajectories=1),
         lambda: collector(WALK, table_policy(3), horizon=2, trajectories=jnp.array(2)),
         lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, discount=2.0),
-        lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, lesson=None),
+        lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, inner_reward=None),
         lambda: rollout(WALK, table_policy(3), None, 0.0, 0, horizon=2, trajectories=1),
         lambda: rollout(
             WALK, table_policy(3), None, 0.0, jax.random.PRNGKey(0), horizon=2, trajectories=1

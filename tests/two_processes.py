@@ -33,7 +33,7 @@ def experiment():
 def parameters(mesh):
     """What is learned in 20 meta-steps."""
     algorithm, outer, sample, state, key = experiment()
-    train = jax.jit(partial(maml.train, algorithm, outer, sample, num_steps=STEPS, mesh=mesh))
+    train = jax.jit(partial(maml.train, algorithm, outer, sample, meta_steps=STEPS, mesh=mesh))
     return train(state, key)[0].params
 
 

@@ -77,18 +77,18 @@ def linear_baseline(observation: PyTree, returns: PerStep, alive: Bool[Array, ".
 
 
 def advantages(
-    seen: Trajectories, *, discount: float = 0.99, smoothing: float = 1.0, normalise: bool = True
+    seen: Trajectories, *, discount: float = 0.99, gae_lambda: float = 1.0, normalise: bool = True
 ) -> PerStep:
     """Generalised advantage estimates over the linear baseline b.
 
-        A_t = sum_{s >= t} (discount smoothing)^(s-t) (r_s + discount b_{s+1} - b_s)
+        A_t = sum_{s >= t} (discount gae_lambda)^(s-t) (r_s + discount b_{s+1} - b_s)
 
-    with b = 0 after the last step. With smoothing 1 that is the discounted return minus b_t.
+    with b = 0 after the last step. With gae_lambda 1 that is the discounted return minus b_t.
 
     Args:
         seen: trajectories of one task.
         discount: of a reward, each step, in [0, 1].
-        smoothing: lambda in [0, 1]; less trusts the baseline more.
+        gae_lambda: lambda in [0, 1]; less trusts the baseline more.
         normalise: shift and scale to mean 0 and deviation 1 over the steps that count. What varies
             by no more than the rounding errors of the returns becomes 0.
 
@@ -96,18 +96,18 @@ def advantages(
         0 for steps after the end; NaN for all where a reward that counts is not finite.
 
     Raises:
-        ValueError: discount or smoothing is outside [0, 1].
+        ValueError: discount or gae_lambda is outside [0, 1].
 
     Schulman, Moritz, Levine, Jordan, Abbeel: High-dimensional continuous control using generalized
     advantage estimation (ICLR 2016).
     """
-    check_number(smoothing, "smoothing", least=0, most=1)
+    check_number(gae_lambda, "gae_lambda", least=0, most=1)
     seen, alive = filled(seen), seen.alive
     returns = discounted_sums(seen.reward, discount)
     baseline = linear_baseline(seen.observation, returns, alive)
     after = jnp.pad(baseline[:, 1:], ((0, 0), (0, 1)))
     surprise = seen.reward + discount * after - baseline
-    advantage = discounted_sums(jnp.where(alive, surprise, 0), discount * smoothing)
+    advantage = discounted_sums(jnp.where(alive, surprise, 0), discount * gae_lambda)
     if normalise:
         mean, deviation = _moments(advantage[..., None], alive[..., None])
         rounding = 100 * jnp.finfo(returns.dtype).eps * jnp.abs(returns).max()

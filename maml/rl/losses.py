@@ -40,41 +40,42 @@ def collector(
     horizon: int,
     trajectories: int,
     discount: float = 0.99,
-    smoothing: float = 1.0,
+    gae_lambda: float = 1.0,
     normalise: bool = True,
-    lesson: Callable[[Array], Array] = lambda reward: reward,
+    inner_reward: Callable[[Array], Array] = lambda reward: reward,
 ) -> Collect:
     """Collects experience.
 
     Args:
         environment, policy, horizon, trajectories: as in `rollout`.
-        discount, smoothing, normalise: as in `advantages`.
-        lesson: what is learned from a reward; the advantages are those of it. Default: itself.
+        discount, gae_lambda, normalise: as in `advantages`.
+        inner_reward: Function of the rewards whose values the advantages are computed from; by
+            default the rewards themselves.
 
     Raises:
-        ValueError: it is no environment or policy; a count is below 1; discount or smoothing is
-            outside [0, 1]; the lesson is no function, or (when traced) gives something else than
-            a number for each reward.
+        ValueError: it is no environment or policy; a count is below 1; discount or gae_lambda is
+            outside [0, 1]; `inner_reward` is no function, or (when traced) does not return a number
+            for each reward.
     """
     check_environment(environment)
     check_policy(policy)
     check_count(horizon, least=1, of="steps of a trajectory")
     check_count(trajectories, least=1, of="trajectories")
     check_number(discount, "discount", least=0, most=1)
-    check_number(smoothing, "smoothing", least=0, most=1)
-    check_callable(lesson, "lesson", "reward")
+    check_number(gae_lambda, "gae_lambda", least=0, most=1)
+    check_callable(inner_reward, "inner_reward", "reward")
 
     def collect(params: Params, task: PyTree, key: RandomKey) -> Experience:
         counts = {"horizon": horizon, "trajectories": trajectories}
         seen = rollout(environment, policy, params, task, key, **counts)
-        learned = jnp.asarray(lesson(seen.reward))
+        learned = jnp.asarray(inner_reward(seen.reward))
         if learned.shape != seen.reward.shape:
             raise ValueError(
-                f"a lesson gives a number for each reward, of shape {seen.reward.shape}; got one of"
-                f" shape {learned.shape}"
+                "inner_reward returns a number for each reward, of shape"
+                f" {seen.reward.shape}; got the shape {learned.shape}"
             )
         judged = seen._replace(reward=jnp.where(seen.alive, learned, 0))
-        options = {"discount": discount, "smoothing": smoothing, "normalise": normalise}
+        options = {"discount": discount, "gae_lambda": gae_lambda, "normalise": normalise}
         advantage = advantages(judged, **options)
         return Experience(seen, jax.lax.stop_gradient(advantage))
 

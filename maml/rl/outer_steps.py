@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree, Scalar
 
 from maml._checks import check_callable, check_count, check_number
-from maml._contracts import check_loss
+from maml._contracts import check_algorithm, check_loss
 from maml.inner import adapt
 from maml.mapping import each_task
 from maml.outer import meta_step
@@ -28,19 +28,21 @@ from maml.surrogates import score_function
 from maml.trust_region import Region, trust_region_step
 from maml.types import (
     Algorithm,
-    Derivative,
     Episode,
     Learner,
     LossFn,
+    MetaGradient,
     MetaParams,
     MetaState,
     Metrics,
+    Objective,
     Params,
     PerStep,
     RandomKey,
+    Step,
 )
 
-NO_OBJECTIVE = "only an objective will do, as `maml.unrolled` makes it, and not a gradient alone"
+NO_OBJECTIVE = "the algorithm needs a meta-gradient with an objective, as maml.unrolled makes it"
 Improve = Callable[[MetaState, Episode, RandomKey], tuple[MetaState, Metrics]]
 """One outer step on episodes that are there, `Episode[task, ...]`."""
 
@@ -62,27 +64,27 @@ def recording(collect: Collect, policy: Policy, loss: LossFn) -> LossFn:
 
 
 def collect_episode(
-    learner: Learner, collect: Collect, num_steps: int
+    learner: Learner, collect: Collect, inner_steps: int
 ) -> Callable[[MetaParams, PyTree, RandomKey], Episode]:
     """What is experienced in one task while adapting to it, and by who has adapted.
 
     Args:
         learner: whose loss is `recording`.
         collect: what the adapted policy does.
-        num_steps: K inner steps; with none, support and query are the same.
+        inner_steps: K inner steps; with none, support and query are the same.
 
     Raises:
-        ValueError: `num_steps` is below 0, or a function takes other arguments.
+        ValueError: `inner_steps` is below 0, or a function takes other arguments.
     """
     check_callable(learner, "learner", "meta_params")
     check_callable(collect, "collect", "params, task, key")
-    check_count(num_steps, least=0, of="inner steps")
+    check_count(inner_steps, least=0, of="inner steps")
 
     def episode(meta_params: MetaParams, task: PyTree, key: RandomKey) -> Episode:
         support_key, query_key = jax.random.split(key)
-        params, experience = adapt(learner(meta_params), task, support_key, num_steps)
+        params, experience = adapt(learner(meta_params), task, support_key, inner_steps)
         query = collect(params, task, query_key)
-        support = PerStep(experience) if num_steps else query
+        support = PerStep(experience) if inner_steps else query
         return jax.lax.stop_gradient(Episode(support, query))
 
     return episode
@@ -114,9 +116,9 @@ def outer_step(
 def trust_region(
     algorithm: Algorithm,
     policy: Policy,
-    num_steps: int,
+    inner_steps: int,
     *,
-    curvature: int | None = None,
+    fvp_trajectories: int | None = None,
     **options: Any,
 ) -> Improve:
     """TRPO: the divergence is the mean KL of the adapted policies from those that acted.
@@ -124,9 +126,9 @@ def trust_region(
     Args:
         algorithm: with an unrolled objective, whose outer loss is a `surrogate_loss`.
         policy: what adapts.
-        num_steps: K inner steps.
-        curvature: how many trajectories of each batch, at most, give the natural gradient's metric
-            (default: all); gradient, objective, divergence and adapted policy are those of all.
+        inner_steps: K inner steps.
+        fvp_trajectories: Number of trajectories of each batch that the Fisher-vector products use;
+            gradient, objective, divergence and adapted policy use all. None: all.
         options: those of `trust_region_step`.
 
     Raises:
@@ -134,31 +136,33 @@ def trust_region(
     """
     objective = _objective(algorithm)
     check_policy(policy)
-    check_count(num_steps, least=0, of="inner steps")
-    if curvature is not None:
-        check_count(curvature, least=1, of="trajectories for the curvature")
+    check_count(inner_steps, least=0, of="inner steps")
+    if fvp_trajectories is not None:
+        check_count(fvp_trajectories, least=1, of="trajectories of a Fisher-vector product")
 
     def outputs(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree:
-        few = jax.tree.map(lambda leaf: leaf[:, :curvature], episode.support)
+        few = jax.tree.map(lambda leaf: leaf[:, :fvp_trajectories], episode.support)
         all_of, some_of = (
-            adapt(algorithm.learner(meta_params), support, key, num_steps)[0]
+            adapt(algorithm.learner(meta_params), support, key, inner_steps)[0]
             for support in (episode.support, few)
         )
         # The policy that all adapt to; only its derivative is that of some.
         params = jax.tree.map(
             lambda whole, some: some + jax.lax.stop_gradient(whole - some), all_of, some_of
         )
-        seen = jax.tree.map(lambda leaf: leaf[:curvature], filled(episode.query.seen))
+        seen = jax.tree.map(lambda leaf: leaf[:fvp_trajectories], filled(episode.query.seen))
         return jax.vmap(policy.along, (None, 0))(params, seen.observation)
 
     def divergence(old: PyTree, new: PyTree, episode: Episode) -> Scalar:
-        alive = episode.query.seen.alive[:curvature]
+        alive = episode.query.seen.alive[:fvp_trajectories]
         kl = twice(policy.family.kl)(old, new)
         return jnp.sum(kl, where=alive) / steps(alive)
 
-    region = Region(objective, outputs, divergence, lambda metrics: metrics["query"]["kl"])
-
     def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
+        def of_step(theta: MetaParams, episode: Episode, key: RandomKey) -> tuple[Scalar, Metrics]:
+            return objective(theta, episode, key, state.step)
+
+        region = Region(of_step, outputs, divergence, lambda metrics: metrics["query"]["kl"])
         params, metrics = trust_region_step(region, state.params, episodes, key, **options)
         return MetaState(params, state.opt_state, state.step + 1), metrics
 
@@ -194,11 +198,11 @@ def repeatedly(
     return improve
 
 
-def anchored(algorithm: Algorithm, policy: Policy, strength: float) -> Algorithm:
-    """The objective plus strength x KL of the meta-policy from the one that acted, as in ProMP.
+def anchored(algorithm: Algorithm, policy: Policy, kl_coef: float) -> Algorithm:
+    """The objective plus kl_coef x KL of the meta-policy from the one that acted, as in ProMP.
 
     Raises:
-        ValueError: the algorithm has no objective; it is no policy; the strength is no finite
+        ValueError: the algorithm has no objective; it is no policy; the coefficient is no finite
             number >= 0; (when traced) there is no inner step.
 
     Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019).
@@ -208,13 +212,13 @@ def anchored(algorithm: Algorithm, policy: Policy, strength: float) -> Algorithm
     def divergence(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
         return loss(params, first, key)[1]["kl"]
 
-    return _plus(algorithm, strength, divergence, "inner_kl")
+    return _plus(algorithm, kl_coef, divergence, "inner_kl")
 
 
-def exploring(algorithm: Algorithm, policy: Policy, strength: float) -> Algorithm:
+def exploring(algorithm: Algorithm, policy: Policy, exploration_coef: float) -> Algorithm:
     """The objective with the extra term of E-MAML: credit for what is adapted to.
 
-        - strength / steps  sum_i (R_query - mean_{j != i} R_j) sum_t l_it
+        - exploration_coef / steps  sum_i (R_query - mean_{j != i} R_j) sum_t l_it
 
     over the trajectories i of the first inner step, with R the undiscounted returns: those that
     adapting to gains more than trajectories of the meta-policy have on average become more likely.
@@ -240,34 +244,35 @@ def exploring(algorithm: Algorithm, policy: Policy, strength: float) -> Algorith
         weighted = first._replace(advantage=jnp.broadcast_to(gain[:, None], first.advantage.shape))
         return loss(params, weighted, key)[0]
 
-    return _plus(algorithm, strength, credit, "credit")
+    return _plus(algorithm, exploration_coef, credit, "credit")
 
 
 def _plus(
     algorithm: Algorithm,
-    strength: float,
+    coefficient: float,
     term: Callable[[Params, Experience, Episode, RandomKey], Scalar],
     name: str,
 ) -> Algorithm:
     """The algorithm with a term of the meta-policy on the trajectories of the first inner step."""
     unrolled = _objective(algorithm)
-    check_number(strength, f"the strength of {name}", least=0)
+    check_number(coefficient, f"the coefficient of {name}", least=0)
 
     def objective(
-        meta_params: MetaParams, episode: Episode, key: RandomKey
+        meta_params: MetaParams, episode: Episode, key: RandomKey, step: Step
     ) -> tuple[Scalar, Metrics]:
         if not isinstance(episode.support, PerStep):
             raise ValueError(f"{name} is a term of the first inner step; there is none")
-        value, metrics = unrolled(meta_params, episode, key)
+        value, metrics = unrolled(meta_params, episode, key, step)
         inner = algorithm.learner(meta_params)
         first = jax.tree.map(lambda leaf: leaf[0], episode.support.batches)
         added = term(inner.params(inner.state), first, episode, key)
-        return value + strength * added, metrics | {name: added}
+        return value + coefficient * added, metrics | {name: added}
 
-    return algorithm._replace(grad=Derivative(objective))
+    return algorithm._replace(grad=MetaGradient(objective))
 
 
-def _objective(algorithm: Algorithm) -> LossFn:
-    if not isinstance(algorithm, Algorithm) or not isinstance(algorithm.grad, Derivative):
+def _objective(algorithm: Algorithm) -> Objective:
+    check_algorithm(algorithm)
+    if algorithm.grad.objective is None or algorithm.grad.early is not None:
         raise ValueError(NO_OBJECTIVE)
     return algorithm.grad.objective

@@ -1,12 +1,11 @@
-"""What is kept of the inner loop until the meta-gradient is taken, and how it is taken.
+"""How the second derivatives of the inner steps are computed: Hessian-vector products.
 
-The second derivatives of a step are a Hessian times a vector. Reverse mode through reverse mode,
-as `jax.grad` of `jax.grad` does it, transposes the backward pass. A Hessian is symmetric, so
-forward mode through reverse mode gives the same vector: it pushes the cotangent of the step's
-gradient through it as a tangent.
+Reverse mode through reverse mode, as `jax.grad` of `jax.grad`, transposes the backward pass. A
+Hessian is symmetric, so forward mode through reverse mode gives the same vector: it pushes the
+cotangent of the step's gradient through that gradient as a tangent. It is usually faster.
 
 Kemaev, Calian, Zintgraf, Farquhar, van Hasselt: Scalable meta-learning via mixed-mode
-differentiation (ICML 2025).
+differentiation (ICML 2025), https://arxiv.org/abs/2505.00793
 """
 
 from collections.abc import Callable
@@ -17,40 +16,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-Memory = Literal["store", "recompute", "forward", "forward-recompute"]
-"""What becomes of the K inner steps on the way to the meta-gradient; the answer is the same.
+from maml._checks import check_flags
 
-* `store`: everything that both passes of every step computed is kept.
-* `recompute`: about 2 sqrt(K) states between steps are kept, and the steps are done again when they
-  are needed.
-* `forward`: second derivatives forward-over-reverse, which is faster; what they need is kept.
-* `forward-recompute`: both, which is MixFlow-MG.
-"""
+Hvp = Literal["reverse", "forward"]
+"""Mode of the Hessian-vector products; the result is the same to rounding."""
 
 
-def check_memory(memory: str, *, first_order: bool = False) -> None:
-    """Refuses a mode that there is not, or that has nothing to manage.
+def check_hvp(hvp: str, remat: bool, *, first_order: bool = False) -> None:
+    """Refuses a mode that does not exist, or that first-order steps have no use for.
 
     Raises:
-        ValueError: saying what was got and what would work.
+        ValueError: `hvp` or `remat` has another value, or is changed for first-order steps.
     """
-    if memory not in get_args(Memory):
-        raise ValueError(f"memory is one of {', '.join(get_args(Memory))}; got {memory!r}")
-    if first_order and memory != "store":
+    if hvp not in get_args(Hvp):
+        raise ValueError(f"hvp must be one of {', '.join(get_args(Hvp))}; got {hvp!r}")
+    check_flags(remat=remat)
+    if first_order and (hvp, remat) != ("reverse", False):
         raise ValueError(
-            "first-order steps have no second derivatives and keep nothing for them: memory must"
-            f" be 'store'; got {memory!r}"
+            "first-order steps have no second derivatives: leave hvp='reverse' and remat=False;"
+            f" got hvp={hvp!r}, remat={remat}"
         )
 
 
-def grad(objective: Callable[..., tuple[Any, PyTree]], memory: Memory) -> Callable[..., tuple]:
-    """`jax.grad(objective, has_aux=True)`, itself derived in the way that the mode says.
+def grad(objective: Callable[..., tuple[Any, PyTree]], hvp: Hvp) -> Callable[..., tuple]:
+    """`jax.grad(objective, has_aux=True)`, itself differentiated in the given mode.
 
     Forward-over-reverse takes the gradient for that of a function: an objective whose own
     derivative has been redefined as something else must be derived in reverse. The auxiliary
     output is a constant of it.
     """
-    if not memory.startswith("forward"):
+    if hvp == "reverse":
         return jax.grad(objective, has_aux=True)
 
     def gradient(params: PyTree, *args: Any) -> tuple[PyTree, PyTree]:

@@ -1,0 +1,134 @@
+"""First-order algorithms: no second derivatives of the loss are computed.
+
+Symbols are those of `maml.algorithms`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from maml import tree
+from maml._optimizers import check_differentiable, check_optimizer
+from maml.algorithms import checked_params, descent
+from maml.estimators import displacement, unrolled
+from maml.inner import gradient_descent
+from maml.types import Algorithm, Inner, LossFn, Params
+
+
+def fomaml(
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    inner_steps: int,
+    *,
+    mask: PyTree[bool] | None = None,
+) -> Algorithm:
+    """First-order MAML: MAML in which every grad L_support(phi_k) is treated as a constant.
+
+    With SGD, momentum, Adam, RMSProp or clipping inside, the meta-gradient is grad L_query(phi_K).
+
+    Args:
+        loss, optimizer, inner_steps, mask: As in `maml`.
+
+    Returns:
+        The algorithm, whose meta-parameters are the parameters of the model.
+
+    Raises:
+        ValueError: as `maml`.
+
+    Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.2,
+    https://arxiv.org/abs/1703.03400
+    """
+    learner = descent(loss, optimizer, mask, first_order=True)
+    check_differentiable(optimizer, first_order=True)
+    return Algorithm(
+        lambda params: checked_params(params, mask), learner, unrolled(learner, loss, inner_steps)
+    )
+
+
+class Reptile(NamedTuple):
+    """The meta-parameters of `reptile` with `keep_state`.
+
+    Attributes:
+        params: Parameters of the model.
+        opt_state: State of the inner optimiser after the last meta-batch, in floating point.
+    """
+
+    params: Params
+    opt_state: PyTree
+
+
+def reptile(
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    inner_steps: int,
+    *,
+    keep_state: bool = False,
+) -> Algorithm:
+    """Reptile:  the meta-gradient is theta - phi_K.
+
+    With `optax.sgd(epsilon)` outside, theta moves the fraction epsilon of the way to the mean of
+    the adapted parameters. Every leaf adapts, since a leaf that does not adapt would not be learned
+    either. One inner step is joint training; use K >= 2.
+
+    Args:
+        loss, optimizer, inner_steps: As in `maml`, with K >= 1.
+        keep_state: Whether the inner optimiser continues from its state after the last meta-batch,
+            as the paper's Adam does, instead of starting anew in every task. That state is then
+            part of the meta-parameters, and the outer optimiser must be `keeping(optimizer)`.
+
+    Returns:
+        The algorithm, whose meta-parameters are those of the model, or `Reptile` with `keep_state`.
+
+    Raises:
+        ValueError: as `maml`, or K is 0.
+
+    Nichol, Achiam, Schulman: On first-order meta-learning algorithms (2018),
+    https://arxiv.org/abs/1803.02999
+    """
+    if not keep_state:
+        from_new = descent(loss, optimizer)
+        return Algorithm(checked_params, from_new, displacement(from_new, loss, inner_steps))
+    check_optimizer(optimizer)
+
+    def start(params: Params) -> PyTree:
+        return optimizer.init(tree.partition(params, tree.floating(params))[0])
+
+    def init(params: Params) -> Reptile:
+        return Reptile(checked_params(params), _as_floats(start(params)))
+
+    def learner(meta: Reptile) -> Inner:
+        like = jax.eval_shape(start, meta.params)
+        state = jax.tree.map(lambda leaf, was: leaf.astype(was.dtype), meta.opt_state, like)
+        return gradient_descent(loss, optimizer, meta.params, opt_state=state)
+
+    def end(inner: Inner, state: PyTree) -> Reptile:
+        return Reptile(inner.params(state), _as_floats(state[1]))
+
+    return Algorithm(init, learner, displacement(learner, loss, inner_steps, end=end))
+
+
+def _as_floats(opt_state: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, float)), opt_state)
+
+
+def keeping(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The outer optimiser of `reptile` with `keep_state`.
+
+    It updates the parameters of the model by `optimizer`, and replaces the state of the inner
+    optimiser by the mean of the states after the tasks of the meta-batch.
+
+    Args:
+        optimizer: Outer optimiser of the model's parameters.
+
+    Returns:
+        The optimiser of the whole `Reptile`.
+    """
+
+    def labels(meta: Reptile) -> PyTree[str]:
+        names = Reptile("learned", "kept")
+        return jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), names, meta)
+
+    return optax.partition({"learned": optimizer, "kept": optax.sgd(1.0)}, labels)

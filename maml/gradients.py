@@ -1,0 +1,80 @@
+"""The meta-gradient of one task."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from maml import tree
+from maml._contracts import check_gradient
+from maml.types import Episode, MetaGradient, MetaParams, Metrics, RandomKey, Step
+
+
+def task_gradient(
+    grad: MetaGradient,
+    meta_params: MetaParams,
+    episode: Episode,
+    key: RandomKey,
+    *,
+    step: Step = 0,
+) -> tuple[MetaParams, Metrics]:
+    """The meta-gradient of ONE task; `maml.meta_gradient` is the mean over many.
+
+    Args:
+        grad: Meta-gradient of an algorithm, `algorithm.grad`.
+        meta_params: Meta-parameters at which it is taken.
+        episode: The task.
+        key: Random key of the task.
+        step: Number of meta-steps taken before; some meta-gradients depend on it.
+
+    Returns:
+        The meta-gradient, like the meta-parameters with None where a leaf has none, and metrics.
+
+    Raises:
+        ValueError: `grad` is no `MetaGradient`, or (when traced) what it computes is none.
+    """
+    check_gradient(grad)
+    early, late = phases(grad)
+    if early is None:
+        _, metrics, grads = value_and_gradient(late, step, meta_params, episode, key)
+    else:
+        branches = [partial(value_and_gradient, part, step) for part in (early, late)]
+        is_early = jnp.asarray(step) < grad.early_steps
+        _, metrics, grads = jax.lax.cond(is_early, *branches, meta_params, episode, key)
+    return grads, metrics
+
+
+def phases(grad: MetaGradient) -> tuple[MetaGradient | None, MetaGradient]:
+    """The meta-gradient of the first meta-steps, if it has one of its own, and that of the rest."""
+    return grad.early, grad._replace(early=None, early_steps=0)
+
+
+def value_and_gradient(
+    grad: MetaGradient, step: Step, meta_params: MetaParams, episode: Episode, key: RandomKey
+) -> tuple[Array, Metrics, PyTree]:
+    """Value, metrics and meta-gradient of one task; the value is 0 where there is no objective.
+
+    Raises:
+        ValueError: the gradient has other shapes than the meta-parameters, or no metrics by name.
+    """
+    learned, constants = tree.partition(meta_params, tree.floating(meta_params))
+    if grad.objective is not None:
+        objective = grad.objective
+
+        def of_learned(learned: PyTree) -> tuple[Array, Metrics]:
+            return objective(tree.combine(learned, constants), episode, key, step)
+
+        (value, metrics), grads = jax.value_and_grad(of_learned, has_aux=True)(learned)
+        return value, metrics, grads
+    out: Any = grad.gradient(meta_params, episode, key) if grad.gradient else None
+    grads, metrics = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
+    if not isinstance(metrics, dict):
+        raise ValueError(f"a meta-gradient returns (gradients, metrics by name); got {out!r}")
+    shapes = [jax.tree.map(jnp.shape, part) for part in (grads, learned)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"a meta-gradient has the shapes of the meta-parameters, {shapes[1]}; got {shapes[0]}"
+        )
+    return jnp.zeros(()), metrics, grads
