@@ -90,7 +90,7 @@ def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: 
             right = found[place] == labels[place]
             _draw(grid[0, column], support[first], f"class {labels[place]}", "black")
             color = "tab:green" if right else "tab:red"
-            _draw(grid[1, column], query.images[place], f"→ {found[place]}", color)
+            _draw(grid[1, column], query.inputs[place], f"→ {found[place]}", color)
         part.suptitle(f"support above, query below: {np.mean(found == labels):.0%} right")
     return saved(figure, out / "episodes.png")
 
