@@ -36,7 +36,7 @@ def learning_curve(out: Path, metric: str, label: str) -> Figure:
         mean, ci95 = (
             np.array([curve[step][name] for curve in curves], float) for name in ("mean", "ci95")
         )
-        (line,) = axes.plot(steps, mean, label=f"validation tasks, {step} inner steps")
+        (line,) = axes.plot(steps, mean, label=f"validation tasks, {inner_steps(str(step))}")
         axes.fill_between(steps, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.2)
     axes.set(xlabel="meta-steps", ylabel=label)
     axes.grid(alpha=0.3)
@@ -57,7 +57,13 @@ def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
             path = path_of(meta_params, points(wave, support), x[:, None])
             axes.plot(x, wave(x), color="tab:red", label="truth")
             for step, style in ((0, ":"), (1, "--"), (10, "-")):
-                axes.plot(x, path[step, :, 0], style, color="tab:green", label=f"{step} steps")
+                axes.plot(
+                    x,
+                    path[step, :, 0],
+                    style,
+                    color="tab:green",
+                    label=inner_steps(step),
+                )
             axes.plot(support, wave(support), "^", color="tab:purple", label="support")
             axes.set_title(f"amplitude {wave.amplitude:g}, phase {wave.phase:g}, {name}")
         row[0].set_ylabel("y")
@@ -66,6 +72,15 @@ def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=5)
     return saved(figure, out / "fits.png")
+
+
+def inner_steps(count: int | str) -> str:
+    """The number of inner steps in words.
+
+    >>> inner_steps(1), inner_steps("10")
+    ('1 inner step', '10 inner steps')
+    """
+    return f"{count} inner step" if int(count) == 1 else f"{count} inner steps"
 
 
 def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: int) -> Figure:

@@ -1,6 +1,6 @@
 """Results beside the published numbers: on the terminal, in the README and in docs.
 
-python -m benchmarks.tables      # writes their tables anew from results/*.jsonl
+python -m benchmarks.tables      # writes their tables again from results/*.jsonl
 """
 
 import argparse
@@ -108,20 +108,22 @@ def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
 
 
 def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) -> str:
-    """A table for each of the benchmarks: a row for each group and published inner step.
+    """A table for each of the benchmarks, with a row for each group and published inner step.
 
-    What has a published number and no result is "not run".
+    Below it one sentence names the published numbers without a result.
     """
     groups, parts = grouped(summaries), []
     for benchmark in benchmarks:
         metric, _, unit, _ = METRICS[benchmark]
         rows = [row for runs in groups if runs[0]["benchmark"] == benchmark for row in _rows(runs)]
         found = {(row[0], row[1]) for row in rows}
-        for (task, algorithm, model), theirs in PUBLISHED.items():
-            known = "conv4" if benchmark == "omniglot" else ""
-            if task.startswith(benchmark) and model == known and (task, algorithm) not in found:
-                step, value = next(iter(theirs.items()))
-                rows.append([task, algorithm, "", step, "not run", "", value, "", "", "", ""])
+        missing = [
+            f"{task} {algorithm} ({next(iter(theirs.values()))})"
+            for (task, algorithm, model), theirs in PUBLISHED.items()
+            if task.startswith(benchmark)
+            and model == ("conv4" if benchmark == "omniglot" else "")
+            and (task, algorithm) not in found
+        ]
         also = "inductive, best checkpoint" if metric == "accuracy" else ""
         head = ["task", "algorithm", "preset", "after", unit, also, "published"]
         head += ["seeds", "setting", "minutes", "command"]
@@ -129,6 +131,8 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
         empty = [n for n in range(len(head)) if not any(row[n] for row in rows)]
         kept = [[text for n, text in enumerate(row) if n not in empty] for row in table]
         lines = [f"| {' | '.join(map(str, row))} |" for row in kept]
+        if missing:
+            lines += ["", f"Published, and not run here: {', '.join(missing)}."]
         parts.append("\n".join([f"### {benchmark.capitalize()}\n", *lines]))
     return "\n\n".join(parts)
 
@@ -138,10 +142,9 @@ def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
     metric = METRICS[first["benchmark"]][0]
     theirs = published(first)
     own = min(first["config"]["inner_steps"], len(first[metric]) - 1)
-    several = first.get("seeds")
-    seeds = ", ".join(str(run["seed"]) for run in runs) if several is None else f"{several}"
+    seeds = str(first.get("seeds", len(runs)))
     minutes = np.mean([sum(run["seconds"].values()) for run in runs]) / 60
-    command = re.sub(r" --(seed|out) \S+| --record", "", first["command"])
+    command = re.sub(r" --(seed|out) \S+| --(record|resume)", "", first["command"])
     setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"
     if first["batch_norm"] != "none":
         setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
@@ -177,9 +180,42 @@ def with_tables(page: str, tables: str) -> str:
     return f"{head}{BEGIN}\n{tables}\n{END}{tail}"
 
 
+# The rows of the README: the script, its options, and the number of inner steps.
+HEADLINES = (
+    ("omniglot", "half-hour-5-way-1-shot", "3"),
+    ("omniglot", "two-cores-5-way-5-shot", "3"),
+    ("omniglot", "prototypes-20-way-1-shot --data data/omniglot --val-tasks 200", "1"),
+    ("sinusoid", "maml-paper-5-shot --val-tasks 0", "1"),
+    ("sinusoid", "maml-paper-5-shot --val-tasks 0", "5"),
+    ("sinusoid", "meta-sgd-paper-5-shot --val-tasks 0", "1"),
+    ("navigation", "--surrogate likelihood_ratio", "1"),
+    ("navigation", "--surrogate likelihood_ratio", "3"),
+)
+
+
+def headlines(summaries: Iterable[Summary]) -> str:
+    """The rows of `HEADLINES`, without their commands."""
+    rows = [(runs[0], row) for runs in grouped(summaries) for row in _rows(runs)]
+    head = ["task", "algorithm", "inner steps", "ours", "published", "unit", "seeds", "minutes"]
+    lines = [head, ["---"] * len(head)]
+    for benchmark, options, step in HEADLINES:
+        (row,) = [
+            row
+            for run, row in rows
+            if row[3] == step and f"-m benchmarks.{benchmark} " in row[-1]
+            if row[-1]
+            .removeprefix(f"`python -m benchmarks.{benchmark} ")
+            .startswith((f"{options}`", f"--preset {options}`", f"--preset {options} --"))
+        ]
+        task, algorithm, _, _, ours, _, theirs, seeds, _, minutes, _ = row
+        lines.append([task, algorithm, step, ours, theirs, METRICS[benchmark][2], seeds, minutes])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 # The tables of each page, from all that is recorded.
 PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
-    Path("README.md"): partial(markdown, benchmarks=("omniglot", "sinusoid", "navigation")),
+    Path("README.md"): headlines,
+    Path("docs/results.md"): partial(markdown, benchmarks=("omniglot", "sinusoid", "navigation")),
     Path("docs/reinforcement-learning.md"): partial(markdown, benchmarks=("bandits",)),
     search_tables.DOCS: search_tables.markdown,
 }

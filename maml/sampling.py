@@ -27,7 +27,7 @@ class Query(NamedTuple):
 
 
 def few_shot(
-    examples: Real[np.ndarray, "class each *example"],
+    examples: Real[np.ndarray | Array, "class each *example"],
     ways: int,
     shots: int,
     queries: int,
