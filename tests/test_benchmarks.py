@@ -177,10 +177,10 @@ def test_validation_tasks_are_not_the_test_tasks(waves):
     ("change", "message"),
     [
         ({"ways": 2000}, r"2000 ways need as many classes; the split has \d+"),
-        ({"queries": 20}, "1 shots \\+ 20 queries need as many drawings; a class has 20"),
+        ({"queries": 20}, "1 shots \\+ 20 queries need as many examples; a class has 20"),
         ({"algorithm": "reptile", "batch_norm": "running"}, "records no running averages"),
         ({"algorithm": "reptile"}, "reptile needs inner_steps >= 2; got 1"),
-        ({"algorithm": "fomaml", "memory": "forward"}, "through the inner steps.*; got 'forward'"),
+        ({"algorithm": "fomaml", "hvp": "forward"}, "through the inner steps.*; got 'forward'"),
         ({"precision": "tensorfloat32"}, "a CPU has float32 and bfloat16, and no tensorfloat32"),
         ({"algorithm": "imaml"}, r"inner_rate \* regularisation < 2; got 2.0 \* 2.0"),
     ],
@@ -219,7 +219,7 @@ def test_a_device_without_memory_is_told_of_the_two_knobs():
     def hungry(config):
         jax.block_until_ready(jax.jit(lambda n: jnp.zeros((1 << 46,)) + n)(1.0))
 
-    with pytest.raises(SystemExit, match=r"--chunk 1 .* and --memory forward-recompute need less"):
+    with pytest.raises(SystemExit, match=r"--chunk 1 .* and --remat need less"):
         launch(hungry, sinusoid.PRESETS, "words", ["--no-cache"])
 
 
