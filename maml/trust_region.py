@@ -62,8 +62,8 @@ def trust_region_step(
 ) -> tuple[MetaParams, Metrics]:
     """One step inside the trust region, on episodes that stay the same meanwhile.
 
-    Tasks whose gradient is not finite are left out of everything. A step length at which objective
-    or divergence is not finite is not accepted.
+    Tasks whose gradient is not finite, or which have a metric of NaN, are left out of everything. A
+    step length at which objective or divergence is not finite is not accepted.
 
     Args:
         region: objective and divergence.
@@ -103,7 +103,8 @@ def trust_region_step(
         start, unravel = ravel_pytree(jax.tree.map(wide, learned))
         grad = MetaGradient(lambda theta, *task: region.objective(theta, *task[:2]))
         local, kept = total_gradient(grad, 0, meta_params, tasks, chunk)
-        count, value, metrics, grads = across_devices(local).mean()
+        mean = across_devices(local).mean()
+        count, value, metrics, grads = mean.number, mean.value, mean.metrics, mean.grads
         gradient, tasks = ravel_pytree(grads)[0], only(kept, tasks)
 
         def theta(flat: Array) -> MetaParams:
