@@ -20,7 +20,14 @@ from maml._contracts import (
     check_params,
     check_state,
 )
-from maml._optimizers import check_optimizer, update
+from maml._optimizers import (
+    check_for,
+    check_opt_state,
+    check_optimizer,
+    check_transformation,
+    update,
+)
+from maml.first_order import check_keeping
 from maml.gradients import phases
 from maml.mapping import TASK, across, check_tasks, count_tasks, tasks_at_once
 from maml.total import Tasks, Total, like, mean_value, total_gradient
@@ -65,7 +72,10 @@ def init(
     check_params(params)
     meta_params = algorithm.init(params)
     learned, _ = tree.partition(meta_params, tree.floating(meta_params))
-    return MetaState(meta_params, optimizer.init(learned), jnp.zeros((), jnp.int32))
+    check_for(optimizer, learned)
+    opt_state = optimizer.init(learned)
+    check_keeping(meta_params, opt_state)
+    return MetaState(meta_params, opt_state, jnp.zeros((), jnp.int32))
 
 
 def batched(sample: Sampler, num_tasks: int) -> Sampler:
@@ -228,14 +238,17 @@ def meta_step(
         The state after the step, and the metrics of `meta_gradient`.
 
     Raises:
-        ValueError: as `meta_gradient`, or an argument is of another kind.
+        ValueError: as `meta_gradient`, or an argument is of another kind, or the optimiser's state
+            of another optimiser.
     """
     check_algorithm(algorithm)
+    check_transformation(optimizer)
     check_state(state)
+    learned, constants = tree.partition(state.params, tree.floating(state.params))
+    check_opt_state(optimizer, state.opt_state, learned)
     options: dict[str, Any] = {"chunk": chunk, "mesh": mesh}
     grad, step = algorithm.grad, state.step
     grads, metrics, kept = _kept_gradient(grad, state.params, episodes, key, step=step, **options)
-    learned, constants = tree.partition(state.params, tree.floating(state.params))
 
     def value(learned: Params) -> Scalar:
         tasks = episodes, jax.random.split(key, kept.size)

@@ -176,3 +176,21 @@ def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others():
     after, metrics = trust_region_step(region, jnp.ones(2), episodes, KEY)
     assert metrics["left_out"] == pytest.approx(1 / 3) and metrics["region"]["fraction"] > 0
     np.testing.assert_allclose(jnp.square(after - 1).mean(), 0.01, rtol=0.3)
+
+
+@pytest.mark.parametrize(
+    "apply",
+    [
+        lambda weights, x: x * weights,
+        lambda w, weights: weights * w,
+        lambda w, x, *weights: x * w,
+        lambda w, x, **weights: x * w,
+        lambda w, x, weights=None: x * w + 0 * weights[:, None],
+        lambda *args, weights: args[0] * args[1] + 0 * weights[:, None],
+    ],
+)
+def test_a_model_may_call_its_own_parameters_weights(apply):
+    """The row that does not count has the squared error that would show."""
+    batch = jnp.ones((3, 1)), jnp.array([[1.0], [1.0], [9.0]]), jnp.array([1.0, 1.0, 0.0])
+    value, _ = maml.regression(apply)(jnp.array(3.0), batch, KEY)
+    assert value == 4
