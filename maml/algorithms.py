@@ -168,6 +168,8 @@ def boil(
     https://arxiv.org/abs/2008.08882
     """
     check_mask(head, name="head")
+    if all(jax.tree.leaves(head)):
+        raise ValueError(f"the head is True everywhere, so that nothing adapts; got {head!r}")
     return maml(loss, optimizer, inner_steps, mask=tree.complement(head), hvp=hvp, remat=remat)
 
 

@@ -5,9 +5,11 @@ metrics of the outer loss, and `support`, those of the inner steps, `[K, ...]`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PyTree, Scalar
@@ -91,12 +93,13 @@ def unrolled(
             inner_and_outer = inner._replace(step=judged)
             _, seen = adapt(inner_and_outer, episode.support, support_key, inner_steps)
             trace, (values, metrics) = seen
-            each = weights(step)
+            each = jnp.asarray(weights(step))
             if jnp.shape(each) != (inner_steps,):
                 raise ValueError(
                     f"there must be one weight for each of {inner_steps} inner steps; got the shape"
                     f" {jnp.shape(each)}"
                 )
+            _check_weights(each)
             value, metrics = each @ values, jax.tree.map(lambda leaf: leaf[-1], metrics)
         return value, {"loss": value, "query": metrics, "support": trace}
 
@@ -213,6 +216,7 @@ def displacement(
     check_learner(learner)
     check_loss(loss)
     check_count(inner_steps, least=1, of="inner steps")
+    check_callable(end, "end", "inner, state")
 
     def gradient_of(
         meta_params: MetaParams, episode: Episode, key: RandomKey
@@ -230,6 +234,13 @@ def displacement(
         return meta_grads, {"loss": value, "query": metrics, "support": trace}
 
     return MetaGradient(gradient=gradient_of)
+
+
+def _check_weights(each: Any) -> None:
+    """Refuses weights that are not real or, where they are not traced, not finite."""
+    real = any(jnp.issubdtype(each.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not real or not (isinstance(each, Tracer) or jnp.isfinite(each).all()):
+        raise ValueError(f"the weights of the inner steps must be finite real numbers; got {each}")
 
 
 def _check_same(meta_params: MetaParams, params: Params) -> None:

@@ -125,8 +125,8 @@ def _with_a_mean(opt_state: PyTree) -> PyTree:
         is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
         if is_key or not (isinstance(leaf, Tracer) or jnp.isfinite(leaf).all()):
             raise ValueError(
-                "the state of the inner optimiser is kept as its mean over the tasks; got one with"
-                f" {'a random key' if is_key else leaf}, which has none: keep_state=False would work"
+                "the state of the inner optimiser is kept as its mean over the tasks, and"
+                f" {'a random key' if is_key else leaf} has none: keep_state=False would work"
             )
     return opt_state
 

@@ -185,6 +185,8 @@ def adapt(
     if probe is not None:
         check_callable(probe, "probe", "params")
 
+    if isinstance(batch, PerStep) and isinstance(batch.batches, PerStep):
+        raise ValueError("a PerStep has a batch for each step; got a PerStep of a PerStep")
     own = batch.batches if isinstance(batch, PerStep) else None
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(own)}
     if counts - {(inner_steps,)}:

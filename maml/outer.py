@@ -19,6 +19,7 @@ from maml._contracts import (
     check_meta_params,
     check_params,
     check_state,
+    is_array,
 )
 from maml._optimizers import (
     check_for,
@@ -113,7 +114,15 @@ class _Batch(NamedTuple):
 
     def __call__(self, sample: Sampler, key: RandomKey) -> Episode:
         check_key(key)
-        return jax.vmap(sample)(jax.random.split(key, self.num_tasks))
+
+        def checked(key: RandomKey) -> Episode:
+            episode = sample(key)
+            for leaf in jax.tree.leaves(episode):
+                if not is_array(leaf):
+                    raise ValueError(f"a sampler returns arrays; got {leaf!r}")
+            return episode
+
+        return jax.vmap(checked)(jax.random.split(key, self.num_tasks))
 
 
 def _is_batched(sample: Any) -> bool:
@@ -337,7 +346,10 @@ def iterate(
         raise ValueError(f"at most {MOST_STEPS} meta-steps can be counted; {state.step} are taken")
 
     def body(state: MetaState, drawn: tuple[Any, RandomKey]) -> tuple[MetaState, Metrics]:
-        return step(state, *drawn)
+        out = step(state, *drawn)
+        if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], MetaState)):
+            raise ValueError(f"step returns (MetaState, metrics); got {type(out).__name__}")
+        return out
 
     def block(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
         steps = state.step + jnp.arange(prefetch)

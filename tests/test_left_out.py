@@ -186,7 +186,7 @@ def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others():
         lambda w, x, *weights: x * w,
         lambda w, x, **weights: x * w,
         lambda w, x, weights=None: x * w + 0 * weights[:, None],
-        lambda *args, weights: args[0] * args[1] + 0 * weights[:, None],
+        lambda *args, weights=None: args[0] * args[1] + 0 * weights[:, None],
     ],
 )
 def test_a_model_may_call_its_own_parameters_weights(apply):

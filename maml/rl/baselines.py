@@ -104,6 +104,8 @@ def advantages(
     advantage estimation (ICLR 2016).
     """
     check_number(gae_lambda, "gae_lambda", least=0, most=1)
+    if not isinstance(seen, Trajectories):
+        raise ValueError(f"Trajectories are wanted, as rollout makes them; got {seen!r}")
     seen, alive = filled(seen), seen.alive
     # Squares of what is larger would overflow; a reward that is not finite stays so.
     largest = jnp.abs(seen.reward).max(initial=0)
