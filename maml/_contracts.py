@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from maml._checks import check_callable
@@ -46,7 +47,7 @@ def checked(loss: LossFn) -> LossFn:
         if not (isinstance(out, tuple) and len(out) == 2):
             raise ValueError(f"a loss returns (scalar, metrics); got {type(out).__name__}")
         value, metrics = out
-        if not _is_array(value):
+        if not is_array(value):
             raise ValueError(f"a loss returns one number; got {value!r}")
         if jnp.shape(value) != ():
             raise ValueError(f"a loss returns one number; got an array of {jnp.shape(value)}")
@@ -55,7 +56,7 @@ def checked(loss: LossFn) -> LossFn:
                 f"a loss returns a real floating-point number; got {jnp.result_type(value)}"
             )
         for path, leaf in jax.tree.leaves_with_path(metrics):
-            if not _is_array(leaf):
+            if not is_array(leaf):
                 raise ValueError(
                     f"the metrics of a loss are numbers; got {leaf!r} at {_name(path)}"
                 )
@@ -64,8 +65,13 @@ def checked(loss: LossFn) -> LossFn:
     return checked_loss
 
 
-def _is_array(leaf: Any) -> bool:
+def is_array(leaf: Any) -> bool:
     return isinstance(leaf, bool | int | float | complex | np.generic | np.ndarray | jax.Array)
+
+
+def is_number(leaf: Any) -> bool:
+    """Whether a leaf is a number or an array of numbers, and no random key."""
+    return is_array(leaf) and not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
 def check_learner(learner: Any) -> None:
@@ -135,15 +141,19 @@ def check_algorithm(algorithm: Any) -> None:
 
 
 def check_state(state: Any) -> None:
-    """Refuses what is not a `MetaState`.
+    """Refuses what is not a `MetaState`, or has a step that is no count.
 
     Raises:
-        ValueError: saying how one is made.
+        ValueError: saying how one is made, or what its step is.
     """
     if not isinstance(state, MetaState):
         raise ValueError(
             f"a MetaState is wanted, as maml.init makes it; got {type(state).__name__}"
         )
+    step = state.step
+    whole = jnp.shape(step) == () and jnp.issubdtype(jnp.result_type(step), jnp.integer)
+    if not whole or not (isinstance(step, Tracer) or step >= 0):
+        raise ValueError(f"the step of a MetaState must be an integer >= 0; got {step!r}")
 
 
 def check_params(params: Params) -> None:
@@ -154,8 +164,8 @@ def check_params(params: Params) -> None:
     """
     leaves = jax.tree.leaves_with_path(params)
     for path, leaf in leaves:
-        if not _is_array(leaf):
-            raise ValueError(f"parameters are arrays; got {leaf!r} at {_name(path)}")
+        if not is_array(leaf) or getattr(leaf, "dtype", np.dtype(float)).kind == "O":
+            raise ValueError(f"parameters are arrays of numbers; got {leaf!r} at {_name(path)}")
     if not any(is_inexact(leaf) for _, leaf in leaves):
         raise ValueError(f"parameters need a floating-point leaf to learn; got {params!r}")
 

@@ -1,7 +1,8 @@
 """What is asked of an optax transformation, and what it is given.
 
-Whether an optimiser can be trusted shows in its first update of a small matrix, which is computed
-once, when an algorithm is built.
+Whether an optimiser can be trusted shows in its first updates of a small matrix, which are computed
+once, when an algorithm is built. One that is for a tree with names shows it when the parameters are
+known.
 """
 
 from collections.abc import Callable
@@ -17,13 +18,36 @@ from jaxtyping import PyTree, Scalar
 
 from maml.types import RandomKey
 
+MATRIX = np.ones((2, 2), np.float32)
 
-def check_optimizer(optimizer: optax.GradientTransformation) -> None:
+
+def check_optimizer(optimizer: optax.GradientTransformation, params: PyTree = MATRIX) -> None:
     """Refuses what is not an optax transformation of a tree of parameters, or has a rate of NaN.
+
+    Args:
+        optimizer: Any value.
+        params: Ones of small shapes, which it is tried on.
 
     Raises:
         ValueError: `optimizer` has no `init` and `update`, is `optax.MultiSteps` itself or
             `optax.lookahead`, or its update of a gradient of ones is not finite.
+    """
+    check_transformation(optimizer)
+    if _has_lookahead(optimizer, params):
+        raise ValueError(
+            "optax.lookahead keeps a second set of parameters, for which neither loop has a place;"
+            " maml.reptile moves slow parameters towards fast ones"
+        )
+    step = _probe(optimizer, lambda steps, ones: steps(ones, ones), params)
+    if step is not None and not np.isfinite(step).all():
+        raise ValueError(f"the optimiser makes {_not_finite(step)} of gradients of 1; see its rate")
+
+
+def check_transformation(optimizer: Any) -> None:
+    """Refuses what is not an optax transformation, without a look at its updates.
+
+    Raises:
+        ValueError: `optimizer` has no `init` and `update`, or is `optax.MultiSteps` itself.
     """
     if isinstance(optimizer, optax.MultiSteps):
         raise ValueError(
@@ -32,18 +56,29 @@ def check_optimizer(optimizer: optax.GradientTransformation) -> None:
         )
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"the optimiser must be an optax transformation; got {optimizer!r}")
-    if "lookahead" in getattr(optimizer.init, "__qualname__", ""):
+
+
+def check_opt_state(
+    optimizer: optax.GradientTransformation, opt_state: PyTree, params: PyTree
+) -> None:
+    """Refuses the state of another optimiser, or of other parameters.
+
+    Raises:
+        ValueError: it is not what `optimizer.init(params)` gives, in structure and shapes.
+    """
+    wanted = jax.eval_shape(optimizer.init, params)
+    trees = opt_state, wanted
+    if jax.tree.structure(opt_state) != jax.tree.structure(wanted) or any(
+        jnp.shape(leaf) != was.shape for leaf, was in zip(*map(jax.tree.leaves, trees), strict=True)
+    ):
         raise ValueError(
-            "optax.lookahead keeps a second set of parameters, for which neither loop has a place;"
-            " maml.reptile moves slow parameters towards fast ones"
+            "this state is of another optimiser or of other parameters, maml.init makes one; got"
+            f" {jax.tree.map(jnp.shape, opt_state)} for {jax.tree.map(jnp.shape, wanted)}"
         )
-    step = _probe(optimizer, lambda steps, ones: steps(ones, ones))
-    if step is not None and not np.isfinite(step).all():
-        raise ValueError(f"the optimiser makes {step[0, 0]} of gradients of 1; see its rate")
 
 
 def check_differentiable(
-    optimizer: optax.GradientTransformation, *, first_order: bool = False
+    optimizer: optax.GradientTransformation, params: PyTree = MATRIX, *, first_order: bool = False
 ) -> None:
     """Refuses an inner optimiser through which no meta-gradient can be taken.
 
@@ -51,8 +86,9 @@ def check_differentiable(
     relatives without `eps_root`, and of clipping by `optax.clip_by_global_norm` are NaN.
 
     Args:
-        optimizer: the inner one.
-        first_order: whether the gradients that it is given are constants.
+        optimizer: Inner optimiser.
+        params: Ones of small shapes, which it is tried on.
+        first_order: Whether the gradients that it is given are constants.
 
     Raises:
         ValueError: the derivative of the update is not finite at gradients of zero, or there is no
@@ -61,7 +97,7 @@ def check_differentiable(
 
     def slope(steps: Callable[[Any, Any], Any], ones: Any) -> Any:
         try:
-            by_grads, _ = jax.vjp(steps, 0 * ones, ones)[1](ones)
+            by_grads, _ = jax.vjp(steps, jax.tree.map(np.zeros_like, ones), ones)[1](ones)
         except ValueError as error:
             if "Reverse-mode" not in str(error):
                 raise
@@ -69,7 +105,7 @@ def check_differentiable(
         return by_grads
 
     try:
-        derivative = _probe(optimizer, slope)
+        derivative = _probe(optimizer, slope, params)
     except _NoDerivativeError as error:
         raise ValueError(
             "the inner optimiser searches along a line, a loop that has no derivative in reverse"
@@ -77,9 +113,10 @@ def check_differentiable(
         ) from error
     if derivative is not None and not first_order and not np.isfinite(derivative).all():
         raise ValueError(
-            f"the derivative of the inner optimiser's update is {derivative[0, 0]} where a gradient"
-            " is zero, as it is behind a ReLU that is off, and so would be the meta-gradient: give"
-            " Adam and its relatives eps_root=1e-8, and clip by maml.clip_by_global_norm"
+            f"the derivative of the inner optimiser's update is {_not_finite(derivative)} where a"
+            " gradient is zero, as it is behind a ReLU that is off, and so would be the"
+            " meta-gradient: give Adam and its relatives eps_root=1e-8, and clip by"
+            " maml.clip_by_global_norm"
         )
 
 
@@ -87,25 +124,69 @@ class _NoDerivativeError(Exception):
     pass
 
 
-def _probe(optimizer: optax.GradientTransformation, look: Callable[[Callable, Any], Any]) -> Any:
-    """What `look(steps, ones)` sees of three updates of a matrix of ones, or None.
+def check_for(
+    optimizer: optax.GradientTransformation,
+    params: PyTree,
+    check: Callable[..., None] = check_optimizer,
+) -> None:
+    """Checks an optimiser of which a matrix has shown nothing on parameters like the real ones.
 
-    An optimiser of a tree with names, or with a traced rate, shows nothing. One that searches along
-    a line takes seconds to show its numbers, so that it is only traced.
+    Args:
+        optimizer: Optimiser that has been checked without parameters.
+        params: Parameters that it is for.
+        check: Check that is made besides `check_optimizer`, such as `check_differentiable`.
+
+    Raises:
+        ValueError: as the checks.
     """
+    try:
+        jax.eval_shape(partial(_steps, optimizer, 1), MATRIX, MATRIX)
+    except Exception:
+        small = jax.tree.map(
+            lambda leaf: np.ones([min(size, 2) for size in jnp.shape(leaf)], np.float32), params
+        )
+        for each in (check_optimizer, check):
+            each(optimizer, small)
 
-    def steps(count: int) -> Callable[[Any, Any], Any]:
-        def taken(grads: Any, params: Any) -> Any:
-            opt_state = optimizer.init(params)
-            for _ in range(count):  # some begin in another way than they go on
-                loss = lambda params: jnp.vdot(grads, params) + 1  # noqa: E731
-                updates, opt_state = update(optimizer, grads, opt_state, params, loss)
-                params = params + updates
-            return params
 
-        return taken
+def _has_lookahead(optimizer: optax.GradientTransformation, params: PyTree) -> bool:
+    twice = optax.LookaheadParams(params, params)
+    try:
+        state = jax.eval_shape(optimizer.init, twice)
+    except Exception:  # it needs other parameters
+        return False
+    leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, optax.LookaheadState))
+    return any(isinstance(leaf, optax.LookaheadState) for leaf in leaves)
 
-    ones = np.ones((2, 2), np.float32)
+
+def _not_finite(seen: Any) -> Any:
+    return seen[~np.isfinite(seen)][0]
+
+
+def _steps(
+    optimizer: optax.GradientTransformation, count: int, grads: PyTree, params: PyTree
+) -> PyTree:
+    """The parameters after some updates by the same gradients."""
+    opt_state = optimizer.init(params)
+
+    def loss(params: PyTree) -> Any:
+        return 1 + sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, params)))
+
+    for _ in range(count):  # some begin in another way than they go on
+        updates, opt_state = update(optimizer, grads, opt_state, params, loss)
+        params = jax.tree.map(jnp.add, params, updates)
+    return params
+
+
+def _probe(
+    optimizer: optax.GradientTransformation, look: Callable[[Callable, Any], Any], ones: PyTree
+) -> Any:
+    """What `look(steps, ones)` sees of three updates of ones, in one vector, or None.
+
+    An optimiser of another tree, or with a traced rate, shows nothing. One that searches along a
+    line takes seconds to show its numbers, so that it is only traced.
+    """
+    steps = partial(partial, _steps, optimizer)
     with jax.ensure_compile_time_eval():
         try:
             if "while[" in str(jax.make_jaxpr(steps(1))(ones, ones)):
@@ -114,9 +195,12 @@ def _probe(optimizer: optax.GradientTransformation, look: Callable[[Callable, An
             seen = look(steps(3), ones)
         except _NoDerivativeError:
             raise
-        except Exception:  # it needs other parameters than a matrix: which are not known yet
+        except Exception:  # it needs other parameters
             return None
-        return None if isinstance(seen, Tracer) else np.asarray(seen)
+        leaves = jax.tree.leaves(seen)
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return None
+        return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
 
 def update(

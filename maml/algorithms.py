@@ -4,6 +4,7 @@ Everywhere theta are the meta-parameters, phi_k the parameters after k inner ste
 set, phi_0 = theta, and u the update of the inner optimiser. The outer loss is L_query(phi_K).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import PyTree
 from maml import tree
 from maml._checks import check_number
 from maml._contracts import check_floating, check_mask, check_params
-from maml._optimizers import check_differentiable, check_optimizer
+from maml._optimizers import check_differentiable, check_for, check_optimizer
 from maml.estimators import implicit, unrolled
 from maml.hvp import Hvp, check_hvp
 from maml.inner import gradient_descent
@@ -22,16 +23,24 @@ from maml.losses import proximal
 from maml.types import Algorithm, Inner, Learner, LossFn, Params
 
 
-def checked_params(params: Params, mask: PyTree[bool] | None = None) -> Params:
-    """The parameters, if they and the mask can be used.
+def checked_params(
+    params: Params,
+    optimizer: optax.GradientTransformation | None = None,
+    mask: PyTree[bool] | None = None,
+    check: Callable[..., None] = check_differentiable,
+) -> Params:
+    """The parameters, if they, the mask and the inner optimiser can be used together.
 
     Raises:
-        ValueError: nothing can be learned of them, or the mask does not fit.
+        ValueError: nothing can be learned of them, the mask does not fit, or the check refuses the
+            optimiser for what adapts.
     """
     check_params(params)
-    if mask is not None:
-        check_mask(mask, params)
-        check_floating(params, mask)
+    mask = tree.floating(params) if mask is None else mask
+    check_mask(mask, params)
+    check_floating(params, mask)
+    if optimizer is not None:
+        check_for(optimizer, tree.partition(params, mask)[0], check)
     return params
 
 
@@ -100,7 +109,9 @@ def maml(
     learner = descent(loss, optimizer, mask, hvp=hvp, remat=remat)
     check_differentiable(optimizer)
     return Algorithm(
-        lambda params: checked_params(params, mask), learner, unrolled(learner, loss, inner_steps)
+        lambda params: checked_params(params, optimizer, mask),
+        learner,
+        unrolled(learner, loss, inner_steps),
     )
 
 
@@ -157,6 +168,8 @@ def boil(
     https://arxiv.org/abs/2008.08882
     """
     check_mask(head, name="head")
+    if all(jax.tree.leaves(head)):
+        raise ValueError(f"the head is True everywhere, so that nothing adapts; got {head!r}")
     return maml(loss, optimizer, inner_steps, mask=tree.complement(head), hvp=hvp, remat=remat)
 
 
@@ -205,7 +218,7 @@ def meta_sgd(
     check_number(rate, "rate", above=0)
 
     def init(params: Params) -> MetaSGD:
-        learned, _ = tree.partition(checked_params(params, mask), tree.floating(params))
+        learned, _ = tree.partition(checked_params(params, optimizer, mask), tree.floating(params))
         return MetaSGD(params, jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), learned))
 
     def learner(meta: MetaSGD) -> Inner:
@@ -250,7 +263,9 @@ def imaml(
         return gradient_descent(proximal(loss, theta, regularisation), optimizer, theta)
 
     grad = implicit(learner, loss, inner_steps, regularisation=regularisation, cg_steps=cg_steps)
-    return Algorithm(checked_params, learner, grad)
+    return Algorithm(
+        lambda params: checked_params(params, optimizer, check=check_optimizer), learner, grad
+    )
 
 
 def cavia(
@@ -288,7 +303,7 @@ def cavia(
         return gradient_descent(loss, optimizer, zeros, mask=context, hvp=hvp, remat=remat)
 
     return Algorithm(
-        lambda params: checked_params(params, context),
+        lambda params: checked_params(params, optimizer, context),
         learner,
         unrolled(learner, loss, inner_steps),
     )

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Num, PyTree, Scalar
 
 from maml import rows, tree
 from maml._checks import check_callable, check_number
-from maml._contracts import check_loss, check_mask
+from maml._contracts import check_floating, check_loss, check_mask
 from maml.estimators import unrolled
 from maml.linear import solve
 from maml.rows import Apply, Weights
@@ -122,6 +122,7 @@ def _checked(params: Params, head: PyTree[bool]) -> Params:
     shapes = sorted((jnp.shape(leaf) for leaf in leaves), key=len)
     if [len(shape) for shape in shapes] != [1, 2] or shapes[0][0] != shapes[1][1]:
         raise ValueError(f"the head must be one matrix and one bias; got the shapes {shapes}")
+    check_floating(params, head, "head")
     return params
 
 

@@ -5,14 +5,16 @@ metrics of the outer loss, and `support`, those of the inner steps, `[K, ...]`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from maml import tree
+from maml import rows, tree
 from maml._checks import check_callable, check_count, check_number
 from maml._contracts import check_learner, check_loss, checked, is_inexact
 from maml.inner import adapt
@@ -91,12 +93,13 @@ def unrolled(
             inner_and_outer = inner._replace(step=judged)
             _, seen = adapt(inner_and_outer, episode.support, support_key, inner_steps)
             trace, (values, metrics) = seen
-            each = weights(step)
+            each = jnp.asarray(weights(step))
             if jnp.shape(each) != (inner_steps,):
                 raise ValueError(
                     f"there must be one weight for each of {inner_steps} inner steps; got the shape"
                     f" {jnp.shape(each)}"
                 )
+            _check_weights(each)
             value, metrics = each @ values, jax.tree.map(lambda leaf: leaf[-1], metrics)
         return value, {"loss": value, "query": metrics, "support": trace}
 
@@ -143,16 +146,22 @@ def implicit(
         support_key, query_key, curvature_key = jax.random.split(key, 3)
         phi, trace = adapt(learner(meta_params), episode.support, support_key, inner_steps)
         _check_same(meta_params, phi)
-        learned, rest = tree.partition(phi, tree.floating(phi))
+        narrow, rest = tree.partition(phi, tree.floating(phi))
+        learned = jax.tree.map(rows.wide, narrow)
+
+        def as_they_are(learned: Params) -> Params:
+            return jax.tree.map(
+                lambda leaf, was: leaf.astype(jnp.result_type(was)), learned, narrow
+            )
 
         def judge(learned: Params, batch: Batch, key: RandomKey) -> tuple[Scalar, Metrics]:
-            return checked(loss)(tree.combine(learned, rest), batch, key)
+            return checked(loss)(tree.combine(as_they_are(learned), rest), batch, key)
 
         (value, metrics), gradient = jax.value_and_grad(judge, has_aux=True)(
             learned, episode.query, query_key
         )
 
-        flat, unravel = ravel_pytree(gradient)  # one vector, even if leaves differ in precision
+        flat, unravel = ravel_pytree(gradient)  # one vector, in float32 at least
 
         def support_loss(learned: Params) -> Scalar:
             if not isinstance(episode.support, PerStep):
@@ -165,8 +174,12 @@ def implicit(
             hessian_v = jax.jvp(jax.grad(support_loss), (learned,), (unravel(v.conj()),))[1]
             return v + ravel_pytree(hessian_v)[0] / regularisation
 
-        meta_grads = unravel(cg(curved, flat, tol=0.0, maxiter=cg_steps)[0])
-        return meta_grads, {"loss": value, "query": metrics, "support": trace}
+        solved = cg(curved, flat, tol=0.0, maxiter=cg_steps)[0]
+        # Of NaN they make zero. A query set of which nothing counts has metrics of NaN.
+        nan = [jnp.isnan(rows.wide(leaf)).any() for leaf in jax.tree.leaves(metrics)]
+        broken = jnp.stack([~jnp.isfinite(flat).all(), *nan]).any()
+        meta_grads = unravel(jnp.where(broken, jnp.nan, solved))
+        return as_they_are(meta_grads), {"loss": value, "query": metrics, "support": trace}
 
     return MetaGradient(gradient=gradient_of)
 
@@ -203,6 +216,7 @@ def displacement(
     check_learner(learner)
     check_loss(loss)
     check_count(inner_steps, least=1, of="inner steps")
+    check_callable(end, "end", "inner, state")
 
     def gradient_of(
         meta_params: MetaParams, episode: Episode, key: RandomKey
@@ -220,6 +234,13 @@ def displacement(
         return meta_grads, {"loss": value, "query": metrics, "support": trace}
 
     return MetaGradient(gradient=gradient_of)
+
+
+def _check_weights(each: Any) -> None:
+    """Refuses weights that are not real or, where they are not traced, not finite."""
+    real = any(jnp.issubdtype(each.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not real or not (isinstance(each, Tracer) or jnp.isfinite(each).all()):
+        raise ValueError(f"the weights of the inner steps must be finite real numbers; got {each}")
 
 
 def _check_same(meta_params: MetaParams, params: Params) -> None:

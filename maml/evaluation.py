@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PyTree
 
 from maml._checks import check_callable, check_count
-from maml._contracts import check_learner
+from maml._contracts import check_learner, is_number
 from maml.inner import adapt
 from maml.mapping import each_task
 from maml.rows import wide
@@ -57,7 +58,8 @@ def evaluate(
 
         def probe(params: Params) -> PyTree:
             numbers = metric(params, episode.query, query_key)
-            if not jax.tree.leaves(numbers):
+            leaves = jax.tree.leaves(numbers)
+            if not leaves or not all(map(is_number, leaves)):
                 raise ValueError(f"a metric returns a tree of numbers; got {numbers!r}")
             return numbers
 
@@ -76,12 +78,14 @@ def mean_ci95(
     computed in float32 at least.
 
     Raises:
-        ValueError: there is no task.
+        ValueError: there is no task, or the values are no array of numbers.
 
     >>> mean, ci95 = mean_ci95(jnp.array([0.0, 1.0, 0.0, 1.0]))
     >>> f"{mean:.2f} +- {ci95:.2f}"
     '0.50 +- 0.57'
     """
+    if not isinstance(values, np.ndarray | jax.Array) or values.dtype.kind in "OSUT":
+        raise ValueError(f"a mean over tasks is of an array of numbers; got {values!r}")
     if not jnp.shape(values)[:1] > (0,):
         raise ValueError(f"a mean over tasks needs at least one; got {list(jnp.shape(values))}")
     values = wide(values)

@@ -3,17 +3,17 @@
 A meta-step whose gradient is not finite changes nothing, and is counted leaf by leaf.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from maml._checks import check_number
 from maml._optimizers import check_optimizer
-
-FOR_EVER = 2**31 - 1  # optax applies what is not finite after so many in a row
+from maml.rows import wide
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -22,7 +22,8 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         u = g   where ||g|| < c,   else   g c / ||g||
 
     The derivative of the norm is not defined at zero, where optax's clip makes NaN of a
-    meta-gradient that goes through it.
+    meta-gradient that goes through it. The norm is taken in units of the largest entry, in float32
+    at least, and so does not overflow.
 
     Args:
         max_norm: c > 0.
@@ -37,10 +38,20 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     check_number(max_norm, "max_norm", above=0)
 
     def clipped(updates: Any, params: Any) -> Any:
-        square = sum(jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(updates))
-        long = jnp.asarray(square) >= max_norm**2
-        norm = jnp.sqrt(jnp.where(long, square, 1.0))  # never the root of zero
-        return jax.tree.map(lambda leaf: jnp.where(long, leaf / norm * max_norm, leaf), updates)
+        sizes = [jnp.abs(wide(leaf)) for leaf in jax.tree.leaves(updates)]
+        largest = jnp.stack([jnp.zeros(()), *(size.max(initial=0) for size in sizes)]).max()
+        largest = jax.lax.stop_gradient(largest)  # it cancels
+        tiny = jnp.finfo(largest.dtype).tiny  # whose inverse is finite
+        unit = jnp.where(largest < tiny, 1, jnp.minimum(largest, 0.25 / tiny))
+        square = jnp.asarray(sum(jnp.sum(jnp.square(size / unit)) for size in sizes))
+        root = jnp.sqrt(jnp.where(square > 0, square, 1))  # never the root of zero
+        long = (square > 0) & (unit * root >= max_norm)
+
+        def scaled(leaf: Array) -> Array:
+            short = wide(leaf) / unit / root * max_norm
+            return jnp.where(long, short, leaf).astype(jnp.result_type(leaf))
+
+        return jax.tree.map(scaled, updates)
 
     return optax.stateless(clipped)
 
@@ -56,10 +67,11 @@ class Broken(NamedTuple):
 
 
 def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimiser, which leaves a step out whose gradient has an entry that is not finite.
+    """The optimiser, which leaves a step out that has an entry which is not finite.
 
-    Parameters and the optimiser's own state stay as they were. What was left out is in its state,
-    see `skipped`. Tasks whose gradient is not finite are left out of the mean before.
+    Gradient, update and, where the optimiser asks for it, the loss have to be finite. Else the
+    parameters and the optimiser's own state stay as they were, and the step is counted in its
+    state, see `skipped`. Tasks whose gradient is not finite are left out of the mean before.
 
     Raises:
         ValueError: the optimiser is not optax's.
@@ -72,18 +84,43 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
     ([0.0, 0.0], (1, 1, ["['w']"]))
     """
     check_optimizer(optimizer)
+    inner = optax.with_extra_args_support(optimizer)
+    none = jnp.zeros((), jnp.int32)
 
-    def init(params: PyTree) -> Broken:
-        return Broken(jax.tree.map(lambda _: jnp.zeros((), jnp.int32), params))
+    def init(params: PyTree) -> tuple[Broken, optax.ApplyIfFiniteState]:
+        leaves = jax.tree.map(lambda _: none, params)
+        state = optax.ApplyIfFiniteState(none, jnp.asarray(True), none, inner.init(params))
+        return Broken(leaves), state
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Broken]:
-        def count(before: Array, gradient: Array) -> Array:
-            return before + ~jnp.isfinite(gradient).all()
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        broken, before = state
+        grads = updates
+        updates, inner_state = inner.update(grads, before.inner_state, params, **extra)
+        finite = is_finite((grads, updates, extra.get("value")))
+        zeros = jax.tree.map(jnp.zeros_like, updates)
+        updates, inner_state = where(finite, (updates, inner_state), (zeros, before.inner_state))
+        leaves = jax.tree.map(
+            lambda count, grad: count + ~jnp.isfinite(grad).all(), broken.leaves, grads
+        )
+        in_a_row = jnp.where(finite, 0, before.notfinite_count + 1)
+        total = before.total_notfinite + ~finite
+        return updates, (
+            Broken(leaves),
+            optax.ApplyIfFiniteState(in_a_row, finite, total, inner_state),
+        )
 
-        return updates, Broken(jax.tree.map(count, state.leaves, updates))
+    return optax.GradientTransformationExtraArgs(init, update)
 
-    counting = optax.GradientTransformation(init, update)
-    return optax.chain(counting, optax.apply_if_finite(optimizer, FOR_EVER))
+
+def is_finite(values: PyTree) -> Bool[Array, ""]:
+    """Whether every entry of every leaf is finite."""
+    each = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)]
+    return jnp.stack([jnp.asarray(True), *each]).all()
+
+
+def where(chosen: Bool[Array, ""], one: PyTree, other: PyTree) -> PyTree:
+    """One tree, or the other where the flag is False; both have the same leaves."""
+    return jax.tree.map(partial(jnp.where, chosen), one, other)
 
 
 def skipped(opt_state: PyTree) -> tuple[int, int, list[str]]:

@@ -3,14 +3,17 @@
 Symbols are those of `maml.algorithms`.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from maml import tree
+from maml._checks import check_flags
 from maml._optimizers import check_differentiable, check_optimizer
 from maml.algorithms import checked_params, descent
 from maml.estimators import displacement, unrolled
@@ -43,8 +46,11 @@ def fomaml(
     """
     learner = descent(loss, optimizer, mask, first_order=True)
     check_differentiable(optimizer, first_order=True)
+    check = partial(check_differentiable, first_order=True)
     return Algorithm(
-        lambda params: checked_params(params, mask), learner, unrolled(learner, loss, inner_steps)
+        lambda params: checked_params(params, optimizer, mask, check),
+        learner,
+        unrolled(learner, loss, inner_steps),
     )
 
 
@@ -83,21 +89,24 @@ def reptile(
         The algorithm, whose meta-parameters are those of the model, or `Reptile` with `keep_state`.
 
     Raises:
-        ValueError: as `maml`, or K is 0.
+        ValueError: as `maml`, or K is 0; (from `init`) the state to keep has a random key, or a
+            number that is not finite, as that of `optax.lbfgs`.
 
     Nichol, Achiam, Schulman: On first-order meta-learning algorithms (2018),
     https://arxiv.org/abs/1803.02999
     """
+    check_flags(keep_state=keep_state)
+    checked = partial(checked_params, optimizer=optimizer, check=check_optimizer)
     if not keep_state:
         from_new = descent(loss, optimizer)
-        return Algorithm(checked_params, from_new, displacement(from_new, loss, inner_steps))
+        return Algorithm(checked, from_new, displacement(from_new, loss, inner_steps))
     check_optimizer(optimizer)
 
     def start(params: Params) -> PyTree:
         return optimizer.init(tree.partition(params, tree.floating(params))[0])
 
     def init(params: Params) -> Reptile:
-        return Reptile(checked_params(params), _as_floats(start(params)))
+        return Reptile(checked(params), _as_floats(_with_a_mean(start(params))))
 
     def learner(meta: Reptile) -> Inner:
         like = jax.eval_shape(start, meta.params)
@@ -108,6 +117,18 @@ def reptile(
         return Reptile(inner.params(state), _as_floats(state[1]))
 
     return Algorithm(init, learner, displacement(learner, loss, inner_steps, end=end))
+
+
+def _with_a_mean(opt_state: PyTree) -> PyTree:
+    """The state of an inner optimiser, refused where it has no mean over tasks."""
+    for leaf in jax.tree.leaves(opt_state):
+        is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+        if is_key or not (isinstance(leaf, Tracer) or jnp.isfinite(leaf).all()):
+            raise ValueError(
+                "the state of the inner optimiser is kept as its mean over the tasks, and"
+                f" {'a random key' if is_key else leaf} has none: keep_state=False would work"
+            )
+    return opt_state
 
 
 def _as_floats(opt_state: PyTree) -> PyTree:
@@ -125,10 +146,36 @@ def keeping(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
 
     Returns:
         The optimiser of the whole `Reptile`.
+
+    Raises:
+        ValueError: the optimiser is not optax's.
     """
+    check_optimizer(optimizer)
 
     def labels(meta: Reptile) -> PyTree[str]:
         names = Reptile("learned", "kept")
         return jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), names, meta)
 
     return optax.partition({"learned": optimizer, "kept": optax.sgd(1.0)}, labels)
+
+
+def check_keeping(meta_params: Any, opt_state: PyTree) -> None:
+    """Refuses an outer optimiser that would learn the inner optimiser's state as parameters.
+
+    Args:
+        meta_params: Meta-parameters of any algorithm.
+        opt_state: State of the outer optimiser.
+
+    Raises:
+        ValueError: the meta-parameters are a `Reptile`, and the optimiser is not `keeping`.
+    """
+
+    def keeps(part: Any) -> bool:
+        return isinstance(part, optax.transforms.PartitionState) and "kept" in part.inner_states
+
+    parts = jax.tree.leaves(opt_state, is_leaf=keeps)
+    if isinstance(meta_params, Reptile) and not any(map(keeps, parts)):
+        raise ValueError(
+            "reptile with keep_state has the inner optimiser's state among its meta-parameters;"
+            " got an outer optimiser that would learn it: maml.keeping(optimizer) would work"
+        )

@@ -96,11 +96,9 @@ def gradient_descent(
     mask = tree.floating(params) if mask is None else mask
     per_step = jax.tree.map(lambda _: False, params) if per_step is None else per_step
     check_mask(mask, params)
-    check_mask(per_step, params, "per_step mask", some=False)
     check_floating(params, mask)
+    check_per_step(per_step, mask, params)
     adapted, _ = tree.partition(params, mask)
-    if any(jax.tree.leaves(jax.tree.map(lambda a, b: a and b, mask, per_step))):
-        raise ValueError("what adapts cannot be another leaf at each step; mask and per_step meet")
 
     def whole(adapted: Params, count: Any) -> Params:
         def of_step(leaf: Any, several: bool) -> Any:
@@ -129,6 +127,25 @@ def gradient_descent(
     step = jax.checkpoint(step, prevent_cse=False) if remat else step
     start = adapted, optimizer.init(adapted) if opt_state is None else opt_state, 0
     return Inner(start, step, lambda state: whole(state[0], state[2]), remat)
+
+
+def check_per_step(per_step: PyTree[bool], mask: PyTree[bool], params: Params) -> None:
+    """Refuses leaves that are others at each step where they adapt.
+
+    Args:
+        per_step: Tree of bools, True where a leaf has a value for each inner step.
+        mask: Tree of bools like `params`, True where a leaf adapts.
+        params: Parameters that both are masks of.
+
+    Raises:
+        ValueError: `per_step` is no mask of the parameters, or both are True at a leaf.
+    """
+    check_mask(per_step, params, "per_step mask", some=False)
+    for path, both in tree.by_path(jax.tree.map(lambda a, b: a and b, mask, per_step)).items():
+        if both:
+            raise ValueError(
+                f"what adapts cannot be another leaf at each step; mask and per_step meet at {path}"
+            )
 
 
 def adapt(
@@ -168,6 +185,8 @@ def adapt(
     if probe is not None:
         check_callable(probe, "probe", "params")
 
+    if isinstance(batch, PerStep) and isinstance(batch.batches, PerStep):
+        raise ValueError("a PerStep has a batch for each step; got a PerStep of a PerStep")
     own = batch.batches if isinstance(batch, PerStep) else None
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(own)}
     if counts - {(inner_steps,)}:

@@ -45,6 +45,8 @@ def regression(apply: Apply) -> LossFn:
             raise ValueError(f"predictions {predictions.shape} for targets {targets.shape}")
         if not is_inexact(predictions):
             raise ValueError(f"predictions must be floating-point; got {predictions.dtype}")
+        if jnp.iscomplexobj(targets) and not jnp.iscomplexobj(predictions):
+            raise ValueError(f"complex targets need complex predictions; got {predictions.dtype}")
         error = rows.masked(rows.wide(predictions) - rows.wide(targets), weights)
         mse = rows.mean(_squared(error), weights)
         return mse, {"mse": rows.metric(mse, weights)}

@@ -123,13 +123,16 @@ def tasks_at_once(num_tasks: int, chunk: int | None, mesh: Mesh | None) -> int:
     return chunk
 
 
-def across(mesh: Mesh | None, share: Callable[..., Any], *, summed: bool) -> Callable[..., Any]:
+def across(
+    mesh: Mesh | None, share: Callable[..., Any], *, summed: bool | tuple[bool, ...]
+) -> Callable[..., Any]:
     """From `share(meta_params, tasks)` of one device to that of the mesh.
 
     Args:
         mesh: the devices; None is one, and changes nothing.
         share: what a device does with the whole of the meta-parameters and its own tasks.
-        summed: it returns sums over all devices, else results with a leading task axis.
+        summed: Whether it returns sums over all devices, or results with a leading task axis; of a
+            tuple, for each of its members.
     """
     if mesh is None:
         return share
@@ -147,7 +150,7 @@ def across(mesh: Mesh | None, share: Callable[..., Any], *, summed: bool) -> Cal
             share,
             mesh=devices,
             in_specs=(everywhere, by_task),
-            out_specs=everywhere if summed else by_task,
+            out_specs=jax.tree.map(lambda total: everywhere if total else by_task, summed),
             check_vma=False,
         )(meta_params, tasks)
 

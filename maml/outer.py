@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 from jax.sharding import Mesh
-from jaxtyping import Scalar
+from jaxtyping import Array, Bool, Scalar
 
 from maml import tree
 from maml._checks import check_callable, check_count, check_key
@@ -19,11 +19,19 @@ from maml._contracts import (
     check_meta_params,
     check_params,
     check_state,
+    is_array,
 )
-from maml._optimizers import check_optimizer, update
+from maml._optimizers import (
+    check_for,
+    check_opt_state,
+    check_optimizer,
+    check_transformation,
+    update,
+)
+from maml.first_order import check_keeping
 from maml.gradients import phases
-from maml.mapping import TASK, across, check_tasks, count_tasks, each_task, tasks_at_once
-from maml.total import Tasks, Total, like, total_gradient
+from maml.mapping import TASK, across, check_tasks, count_tasks, tasks_at_once
+from maml.total import Tasks, Total, like, mean_value, total_gradient
 from maml.types import (
     Algorithm,
     Episode,
@@ -31,7 +39,6 @@ from maml.types import (
     MetaParams,
     MetaState,
     Metrics,
-    Objective,
     Params,
     RandomKey,
     Sampler,
@@ -66,7 +73,10 @@ def init(
     check_params(params)
     meta_params = algorithm.init(params)
     learned, _ = tree.partition(meta_params, tree.floating(meta_params))
-    return MetaState(meta_params, optimizer.init(learned), jnp.zeros((), jnp.int32))
+    check_for(optimizer, learned)
+    opt_state = optimizer.init(learned)
+    check_keeping(meta_params, opt_state)
+    return MetaState(meta_params, opt_state, jnp.zeros((), jnp.int32))
 
 
 def batched(sample: Sampler, num_tasks: int) -> Sampler:
@@ -104,7 +114,15 @@ class _Batch(NamedTuple):
 
     def __call__(self, sample: Sampler, key: RandomKey) -> Episode:
         check_key(key)
-        return jax.vmap(sample)(jax.random.split(key, self.num_tasks))
+
+        def checked(key: RandomKey) -> Episode:
+            episode = sample(key)
+            for leaf in jax.tree.leaves(episode):
+                if not is_array(leaf):
+                    raise ValueError(f"a sampler returns arrays; got {leaf!r}")
+            return episode
+
+        return jax.vmap(checked)(jax.random.split(key, self.num_tasks))
 
 
 def _is_batched(sample: Any) -> bool:
@@ -124,8 +142,10 @@ def meta_gradient(
     """The mean over tasks of the meta-gradient and of the metrics.
 
     However the tasks are mapped, each has the same key, and the mean is the same to rounding: it is
-    taken in float32 at least. Tasks whose gradient is not finite are left out of both means; if all
-    are, the means are NaN.
+    taken in float32 at least. Tasks whose gradient is not finite are left out of both means, and so
+    are those that are learned from and have a metric of NaN that is not of the support set, such
+    as a task whose query set has weights of zero alone. If all are left out, the means are NaN. A
+    metric that is NaN in some of the tasks that are left in is the mean over the others.
 
     Args:
         grad: Meta-gradient of one task, `algorithm.grad`.
@@ -146,6 +166,23 @@ def meta_gradient(
             chunk a device's share of it; the mesh has another axis than "task"; an argument is of
             another kind.
     """
+    grads, metrics, _ = _kept_gradient(
+        grad, meta_params, episodes, key, step=step, chunk=chunk, mesh=mesh
+    )
+    return grads, metrics
+
+
+def _kept_gradient(
+    grad: MetaGradient,
+    meta_params: MetaParams,
+    episodes: Episode,
+    key: RandomKey,
+    *,
+    step: Step,
+    chunk: int | None,
+    mesh: Mesh | None,
+) -> tuple[MetaParams, Metrics, Bool[Array, " task"]]:
+    """As `meta_gradient`, and which tasks are in the means."""
     check_meta_params(meta_params)
     check_key(key)
     check_gradient(grad)
@@ -153,32 +190,37 @@ def meta_gradient(
         raise ValueError(f"an Episode of arrays is wanted; got {type(episodes).__name__}")
     if grad.early is not None:
         options: dict[str, Any] = {"step": step, "chunk": chunk, "mesh": mesh}
-        branches = [partial(meta_gradient, part, **options) for part in phases(grad)]
+        branches = [partial(_kept_gradient, part, **options) for part in phases(grad)]
         is_early = jnp.asarray(step) < grad.early_steps
         return jax.lax.cond(is_early, *branches, meta_params, episodes, key)
     check_tasks(episodes)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 
-    def share(meta_params: MetaParams, tasks: Tasks) -> Total:
-        total, _ = total_gradient(grad, step, meta_params, tasks, chunk)
-        return total if mesh is None else jax.lax.psum(total, TASK)
+    def share(meta_params: MetaParams, tasks: Tasks) -> tuple[Total, Array]:
+        total, kept = total_gradient(grad, step, meta_params, tasks, chunk)
+        return total if mesh is None else jax.lax.psum(total, TASK), kept
 
     tasks = (episodes, jax.random.split(key, num_tasks))
-    mean = across(mesh, share, summed=True)(meta_params, tasks).mean()
+    total, kept = across(mesh, share, summed=(True, False))(meta_params, tasks)
+    mean = total.mean()
     left_out = 1 - mean.number / num_tasks
-    return like(meta_params, mean.grads), mean.metrics | {"left_out": left_out}
+    return like(meta_params, mean.grads), mean.metrics | {"left_out": left_out}, kept
 
 
 def _value(
-    objective: Objective, step: Step, *data: Any, chunk: int | None, mesh: Mesh | None
+    grad: MetaGradient, step: Step, meta_params: MetaParams, data: Any, options: dict[str, Any]
 ) -> Scalar:
-    """The mean over tasks of an objective, for an outer optimiser that asks for it."""
-
-    def value(meta_params: MetaParams, episode: Episode, key: RandomKey) -> Scalar:
-        return objective(meta_params, episode, key, step)[0]
-
-    return each_task(value, *data, chunk=chunk, mesh=mesh).mean()
+    """The mean objective of the tasks that are kept, for an outer optimiser that asks for it."""
+    objectives = [part.objective for part in phases(grad) if part is not None]
+    if None in objectives:
+        raise ValueError("the outer optimiser asks for a loss, and this gradient is of none")
+    of_phase = [
+        partial(mean_value, objective, step, data=data, **options) for objective in objectives
+    ]
+    if grad.early is None:
+        return of_phase[0](meta_params)
+    return jax.lax.cond(jnp.asarray(step) < grad.early_steps, *of_phase, meta_params)
 
 
 def meta_step(
@@ -205,20 +247,22 @@ def meta_step(
         The state after the step, and the metrics of `meta_gradient`.
 
     Raises:
-        ValueError: as `meta_gradient`, or an argument is of another kind.
+        ValueError: as `meta_gradient`, or an argument is of another kind, or the optimiser's state
+            of another optimiser.
     """
     check_algorithm(algorithm)
+    check_transformation(optimizer)
     check_state(state)
+    learned, constants = tree.partition(state.params, tree.floating(state.params))
+    check_opt_state(optimizer, state.opt_state, learned)
     options: dict[str, Any] = {"chunk": chunk, "mesh": mesh}
     grad, step = algorithm.grad, state.step
-    grads, metrics = meta_gradient(grad, state.params, episodes, key, step=step, **options)
-    learned, constants = tree.partition(state.params, tree.floating(state.params))
+    grads, metrics, kept = _kept_gradient(grad, state.params, episodes, key, step=step, **options)
 
     def value(learned: Params) -> Scalar:
-        if grad.objective is None or grad.early is not None:
-            raise ValueError("the outer optimiser asks for a loss, and this gradient is of none")
-        theta = tree.combine(learned, constants)
-        return _value(grad.objective, step, theta, episodes, key, **options)
+        tasks = episodes, jax.random.split(key, kept.size)
+        at_once = {"chunk": tasks_at_once(kept.size, chunk, mesh), "mesh": mesh}
+        return _value(grad, step, tree.combine(learned, constants), (tasks, kept), at_once)
 
     updates, opt_state = update(optimizer, grads, state.opt_state, learned, value)
     params = tree.combine(optax.apply_updates(learned, updates), constants)
@@ -302,7 +346,10 @@ def iterate(
         raise ValueError(f"at most {MOST_STEPS} meta-steps can be counted; {state.step} are taken")
 
     def body(state: MetaState, drawn: tuple[Any, RandomKey]) -> tuple[MetaState, Metrics]:
-        return step(state, *drawn)
+        out = step(state, *drawn)
+        if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], MetaState)):
+            raise ValueError(f"step returns (MetaState, metrics); got {type(out).__name__}")
+        return out
 
     def block(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
         steps = state.step + jnp.arange(prefetch)

@@ -21,11 +21,11 @@ from jaxtyping import Array, Float, PyTree
 
 from maml import tree
 from maml._checks import check_count, check_number
-from maml._contracts import check_floating, check_mask, check_params
 from maml._optimizers import check_differentiable, check_optimizer
+from maml.algorithms import checked_params
 from maml.estimators import unrolled
 from maml.hvp import Hvp, check_hvp
-from maml.inner import gradient_descent
+from maml.inner import check_per_step, gradient_descent
 from maml.types import Algorithm, Inner, Learner, LossFn, MetaGradient, Params, Step
 
 
@@ -127,11 +127,11 @@ def maml_plus_plus(
     check_count(first_order, least=0, of="meta-steps of first order")
 
     def init(params: Params) -> PlusPlus:
-        check_params(params)
+        checked_params(params, optimizer, mask)
         adapts = tree.floating(params) if mask is None else mask
-        check_mask(adapts, params)
-        check_floating(params, adapts)
         adapted, _ = tree.partition(params, adapts)
+        if per_step is not None:
+            check_per_step(per_step, adapts, params)
         rates = jax.tree.map(lambda leaf: jnp.full(inner_steps, rate, leaf.dtype), adapted)
         if per_step is not None:
             chosen, others = tree.partition(params, per_step)

@@ -87,21 +87,27 @@ def wide(x: Any) -> Array:
 def outputs(apply: Apply, params: Params, inputs: PyTree, weights: Weights) -> Array:
     """Outputs of a model in which rows that do not count disturb nothing.
 
-    Where the batch has weights, a model that takes them (by a parameter `weights`) is given them,
-    and inputs as they are; to any other a row that does not count shows a row that does.
+    Where the batch has weights, a model that takes them (by the name `weights`, and not as one of
+    its first two parameters) is given them, and inputs as they are; to any other a row that does
+    not count shows a row that does.
     """
     if weights is None:
         return jnp.asarray(apply(params, inputs))
-    if "weights" in _parameters(apply):
+    if _takes_weights(apply):
         return jnp.asarray(apply(params, inputs, weights=weights))  # pyright: ignore[reportCallIssue]
     return jnp.asarray(apply(params, replaced(inputs, weights)))
 
 
-def _parameters(apply: Apply) -> Any:
+def _takes_weights(apply: Apply) -> bool:
+    """Whether `weights` is a parameter that can be named; a model's own weights come first."""
     try:
-        return inspect.signature(apply).parameters
+        parameter = inspect.signature(apply).parameters.get("weights")
+        first = [*inspect.signature(apply).parameters][:2]
     except (TypeError, ValueError):  # some built-in functions have none
-        return ()
+        return False
+    if parameter is None or parameter.kind is parameter.KEYWORD_ONLY:
+        return parameter is not None
+    return parameter.kind is parameter.POSITIONAL_OR_KEYWORD and "weights" not in first
 
 
 def replaced(inputs: PyTree, weights: Weights) -> PyTree:

@@ -18,7 +18,8 @@ derivative, which is what meta-learning goes through, and away from mu:
 
 with the ratio r_t = exp(l_t). A discount gamma of the rewards belongs into the advantages, A_t
 gamma^t. Steps after the end of a trajectory have l_t = A_t = 0. An action that the policy has come
-to forbid has l_t = -infinity, and so the ratio 0. Sums are taken in float32 at least.
+to forbid has l_t = -infinity, and so the ratio 0. A step with A_t = 0 adds 0, and nothing to any
+derivative by theta, whatever its ratio. Sums are taken in float32 at least.
 
 mu's log-probabilities are those recorded when it acted, and constants.
 """
@@ -60,6 +61,19 @@ def _steps(log_ratio: Any, advantage: Any) -> tuple[Array, Array]:
     return wide(log_ratio), wide(advantage)
 
 
+def _counting(log_ratio: Any, advantage: Any) -> tuple[Array, Array]:
+    """The steps, with a ratio of 1 where the advantage is 0: masking their product is too late."""
+    log_ratio, advantage = _steps(log_ratio, advantage)
+    return jnp.where(advantage == 0, 0, log_ratio), advantage
+
+
+def _before_what_counts(log_ratio: Steps, advantage: Array) -> Array:
+    """The log-ratios, with 0 where no later step has an advantage."""
+    counts = (advantage != 0).astype(jnp.int32)
+    later = jnp.cumsum(counts[::-1])[::-1] - counts
+    return jnp.where(later > 0, wide(log_ratio), 0)
+
+
 def score_function(log_ratio: Steps, advantage: Steps) -> Scalar:
     """The surrogate of REINFORCE:  sum_t l_t A_t.
 
@@ -72,7 +86,7 @@ def score_function(log_ratio: Steps, advantage: Steps) -> Scalar:
     >>> float(score_function(log_ratio, jnp.array([1.0, 3.0])))
     -1.0
     """
-    return jnp.vdot(*_steps(log_ratio, advantage))
+    return jnp.vdot(*_counting(log_ratio, advantage))
 
 
 def likelihood_ratio(log_ratio: Steps, advantage: Steps) -> Scalar:
@@ -82,7 +96,7 @@ def likelihood_ratio(log_ratio: Steps, advantage: Steps) -> Scalar:
 
     Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019).
     """
-    log_ratio, advantage = _steps(log_ratio, advantage)
+    log_ratio, advantage = _counting(log_ratio, advantage)
     return jnp.vdot(jnp.expm1(log_ratio), advantage)
 
 
@@ -103,7 +117,7 @@ def clipped(log_ratio: Steps, advantage: Steps, *, clip: float = 0.2) -> Scalar:
     0.5
     """
     check_number(clip, "clip", above=0)
-    log_ratio, advantage = _steps(log_ratio, advantage)
+    log_ratio, advantage = _counting(log_ratio, advantage)
     limit, change = jnp.where(advantage < 0, -clip, clip), jnp.expm1(log_ratio)
     beyond = jnp.where(advantage < 0, change < limit, change > limit)
     # What is beyond the limit may be infinite, and would make the derivative 0 x infinity.
@@ -119,9 +133,11 @@ def taypo2(log_ratio: Steps, advantage: Steps) -> Scalar:
     Tang, Kozuno, Rowland, Munos, Valko: Unifying gradient estimators for meta-reinforcement
     learning via off-policy evaluation (NeurIPS 2021).
     """
-    log_ratio, advantage = _steps(log_ratio, advantage)
-    change = jnp.expm1(log_ratio)
-    return jnp.vdot(change * (1 + jnp.cumsum(change) - change), advantage)
+    now, advantage = _counting(log_ratio, advantage)
+    change = jnp.expm1(_before_what_counts(log_ratio, advantage))
+    earlier = jnp.cumsum(jnp.pad(change, (1, 0))[:-1])
+    earlier = jnp.where(advantage == 0, 0, earlier)
+    return jnp.vdot(jnp.expm1(now) * (1 + earlier), advantage)
 
 
 def dice(log_ratio: Steps, advantage: Steps, *, decay: float = 1.0) -> Scalar:
@@ -141,9 +157,11 @@ def dice(log_ratio: Steps, advantage: Steps, *, decay: float = 1.0) -> Scalar:
     Farquhar, Whiteson, Foerster: Loaded DiCE (NeurIPS 2019).
     """
     check_number(decay, "decay", least=0, most=1)
-    log_ratio, advantage = _steps(log_ratio, advantage)
-    time = jnp.arange(log_ratio.shape[0])
+    now, advantage = _counting(log_ratio, advantage)
+    log_ratio = _before_what_counts(log_ratio, advantage)
+    time = jnp.arange(now.shape[0])
     weights = jnp.tril(decay ** jnp.abs(time[:, None] - time), -1)
     # Not a product of matrices: a ratio of 0 has the logarithm -infinity, which 0 does not forget.
     earlier = jnp.sum(weights * jnp.where(weights > 0, log_ratio, 0), axis=1)
-    return jnp.vdot(jnp.exp(earlier) * jnp.expm1(log_ratio), advantage)
+    earlier = jnp.where(advantage == 0, 0, earlier)
+    return jnp.vdot(jnp.exp(earlier) * jnp.expm1(now), advantage)

@@ -1,9 +1,10 @@
 """The meta-gradients of many tasks, summed in float32 at least.
 
 The derivative is that of the sum of the tasks' objectives, so that what they share, such as
-products with theta, is computed once for all. Tasks whose gradient is not finite are left out. A
-sum that is not finite does not say which task made it so: then, and only then, the gradient of the
-chunk is taken again, task by task.
+products with theta, is computed once for all. Tasks whose gradient is not finite are left out, and
+so are those whose objective has a metric of NaN, apart from those of the support set: a query set
+of which nothing counts has a gradient of zero, which is no gradient. A sum does not say which task
+is to be left out: then, and only then, the gradient of the chunk is taken again, task by task.
 """
 
 from functools import partial
@@ -11,11 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, PyTree, Scalar
 
 from maml import tree
+from maml.finite import is_finite
 from maml.gradients import value_and_gradient
-from maml.mapping import count_tasks
+from maml.mapping import TASK, across, count_tasks, in_chunks
 from maml.rows import wide
 from maml.types import (
     Episode,
@@ -32,23 +35,27 @@ Tasks = tuple[Episode, RandomKeys]
 
 
 class Total(NamedTuple):
-    """Sums over the tasks whose meta-gradient is finite.
+    """Sums over the tasks that are not left out.
 
     Attributes:
         number: Number of these tasks.
         value: Sum of the objective; 0 for a meta-gradient without objective.
-        metrics: Sums of the metrics.
+        metrics: Sums of the metrics, each over the tasks in which it is not NaN.
+        counted: Numbers of the tasks in these sums.
         grads: Sum of the meta-gradients, like the meta-parameters; None where a leaf has none.
     """
 
     number: Float[Array, ""]
     value: Float[Array, ""]
     metrics: Metrics
+    counted: Metrics
     grads: PyTree
 
     def mean(self) -> "Total":
         """The means in the place of the sums; NaN where no task is finite."""
-        return jax.tree.map(lambda leaf: leaf / self.number, self)._replace(number=self.number)
+        mean = jax.tree.map(lambda leaf: leaf / self.number, self)
+        metrics = jax.tree.map(jnp.divide, self.metrics, self.counted)
+        return mean._replace(number=self.number, metrics=metrics, counted=self.counted)
 
 
 def total_gradient(
@@ -98,17 +105,20 @@ def only(kept: Bool[Array, " task"], tasks: Tasks) -> Tasks:
 def _of_chunk(
     grad: MetaGradient, step: Step, meta_params: MetaParams, tasks: Tasks
 ) -> tuple[Total, Bool[Array, " task"]]:
+    def judged(metrics: Metrics) -> Bool[Array, ""]:
+        return jnp.asarray(grad.objective is None) | _known(metrics)
+
     def apart(tasks: Tasks) -> tuple[Total, Bool[Array, " task"]]:
         values, metrics, grads = jax.vmap(partial(value_and_gradient, grad, step, meta_params))(
             *tasks
         )
-        kept = jax.vmap(_finite)((values, grads))
+        kept = jax.vmap(is_finite)((values, grads)) & jax.vmap(judged)(metrics)
         return _total(kept, values, metrics, sum_over(kept, grads)), kept
 
     if grad.objective is None:
         return apart(tasks)
     values, metrics, grads = together(grad.objective, step, meta_params, tasks)
-    finite = _finite((values, grads))
+    finite = is_finite((values, grads)) & judged(metrics)
     kept = jnp.broadcast_to(finite, values.shape)
 
     def whole(tasks: Tasks) -> tuple[Total, Bool[Array, " task"]]:
@@ -151,8 +161,10 @@ def together(
 
 
 def _total(kept: Array, values: Array, metrics: Metrics, grads: PyTree) -> Total:
-    value, metrics = sum_over(kept, (values, metrics))
-    return Total(kept.sum(dtype=jnp.float32), value, metrics, grads)
+    known = jax.tree.map(lambda leaf: ~jnp.isnan(wide(leaf)), metrics)
+    some = jax.tree.map(lambda leaf, known: jnp.where(known, leaf, 0), metrics, known)
+    value, metrics, counted = sum_over(kept, (values, some, known))
+    return Total(kept.sum(dtype=jnp.float32), value, metrics, counted, grads)
 
 
 def sum_over(kept: Bool[Array, " task"], stacked: PyTree) -> PyTree:
@@ -164,13 +176,45 @@ def sum_over(kept: Bool[Array, " task"], stacked: PyTree) -> PyTree:
     return jax.tree.map(total, stacked)
 
 
+def mean_value(
+    objective: Objective,
+    step: Step,
+    meta_params: MetaParams,
+    data: tuple[Tasks, Bool[Array, " task"]],
+    chunk: int,
+    mesh: Mesh | None,
+) -> Scalar:
+    """The mean of an objective over the tasks that are kept, for an optimiser that asks for it."""
+
+    def share(meta_params: MetaParams, data: tuple[Tasks, Array]) -> tuple[Array, Array]:
+        tasks, kept = data
+
+        def total() -> Array:
+            def one(task: Any) -> Scalar:
+                episode, key = task
+                return objective(meta_params, episode, key, step)[0]
+
+            return sum_over(kept, in_chunks(one, only(kept, tasks), chunk))
+
+        # A device none of whose tasks is kept has no part in the derivative either.
+        shape = jax.eval_shape(total)
+        value = jax.lax.cond(kept.any(), total, lambda: jnp.zeros(shape.shape, shape.dtype))
+        sums = value, kept.sum(dtype=jnp.float32)
+        return sums if mesh is None else jax.lax.psum(sums, TASK)
+
+    value, number = across(mesh, share, summed=True)(meta_params, data)
+    return value / number
+
+
 def _learned(meta_params: MetaParams) -> PyTree:
     return tree.partition(meta_params, tree.floating(meta_params))[0]
 
 
-def _finite(values: PyTree) -> Bool[Array, ""]:
-    each = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)]
-    return jnp.stack(each).all()
+def _known(metrics: Metrics) -> Bool[Array, ""]:
+    """Whether no metric is NaN, apart from those of the support set."""
+    outer = {**metrics, "support": ()} if isinstance(metrics, dict) else metrics
+    each = [~jnp.isnan(wide(leaf)).any() for leaf in jax.tree.leaves(outer)]
+    return jnp.stack([jnp.asarray(True), *each]).all()
 
 
 @jax.custom_batching.custom_vmap

@@ -18,19 +18,31 @@ def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
 
     Raises:
         ValueError: no path matches, so that a misspelt pattern is not a silent no-op, or the
-            pattern is empty.
+            pattern is empty or no regular expression.
 
     >>> mask_by_path({"body": {"w": 1.0}, "head": {"w": 2.0, "b": 3.0}}, "^head/")
     {'body': {'w': False}, 'head': {'b': True, 'w': True}}
     """
-    if not pattern:
-        raise ValueError("the pattern is empty, and would match every path")
+    if not isinstance(pattern, str) or not pattern:
+        raise ValueError(
+            f"the pattern must be a string that is not empty; got {pattern!r}: {_paths(params)}"
+        )
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"{pattern!r} is no regular expression, {error}: {_paths(params)}"
+        ) from error
     mask = jax.tree.map_with_path(
         lambda path, _: re.search(pattern, _name(path)) is not None, params
     )
     if not any(jax.tree.leaves(mask)):
-        raise ValueError(f"{pattern!r} matches none of the paths {', '.join(by_path(params))}")
+        raise ValueError(f"{pattern!r} matches none of {_paths(params)}")
     return mask
+
+
+def _paths(params: PyTree) -> str:
+    return f"the paths {', '.join(by_path(params))}"
 
 
 def by_path(params: PyTree) -> dict[str, Any]:
@@ -94,6 +106,9 @@ def combine(chosen: PyTree, others: PyTree) -> PyTree:
     structures = [jax.tree.structure(part, is_leaf=_is_none) for part in (chosen, others)]
     if structures[0] != structures[1]:
         raise ValueError(f"two parts of one tree are wanted; got {structures[0]}, {structures[1]}")
+    first, second = map(by_path, (chosen, others))
+    if both := first.keys() & second.keys():
+        raise ValueError(f"two parts of one tree are wanted; got {sorted(both)} in both")
     return jax.tree.map(lambda a, b: b if a is None else a, chosen, others, is_leaf=_is_none)
 
 

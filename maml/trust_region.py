@@ -11,9 +11,10 @@ third derivatives of the loss.
 Schulman, Levine, Moritz, Jordan, Abbeel: Trust region policy optimization (ICML 2015).
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +47,25 @@ class Region(NamedTuple):
     measured: Callable[[Metrics], Scalar]
 
 
+def check_region(**options: Any) -> None:
+    """Refuses options that `trust_region_step` does not have, or that are out of range.
+
+    Raises:
+        ValueError: with the name of the option.
+    """
+    known = inspect.signature(trust_region_step).parameters
+    names = [name for name in known if known[name].kind is inspect.Parameter.KEYWORD_ONLY]
+    if unknown := [name for name in options if name not in names]:
+        raise ValueError(f"got the option {unknown[0]}; {', '.join(names)} would work")
+    for name in options.keys() & {"radius", "damping"}:
+        check_number(options[name], name, above=0)
+    if "shrink" in options:
+        check_number(options["shrink"], "shrink", above=0, below=1)
+    for name, of in {"cg_steps": "conjugate-gradient steps", "backtracks": "step lengths"}.items():
+        if name in options:
+            check_count(options[name], least=1, of=of)
+
+
 def trust_region_step(
     region: Region,
     meta_params: MetaParams,
@@ -62,8 +82,8 @@ def trust_region_step(
 ) -> tuple[MetaParams, Metrics]:
     """One step inside the trust region, on episodes that stay the same meanwhile.
 
-    Tasks whose gradient is not finite are left out of everything. A step length at which objective
-    or divergence is not finite is not accepted.
+    Tasks whose gradient is not finite, or which have a metric of NaN, are left out of everything. A
+    step length at which objective or divergence is not finite is not accepted.
 
     Args:
         region: objective and divergence.
@@ -88,11 +108,9 @@ def trust_region_step(
         ValueError: radius or damping is not positive, shrink is outside (0, 1), a count is below
             1; chunk or mesh as in `meta_gradient`.
     """
-    check_number(radius, "radius", above=0)
-    check_number(damping, "damping", above=0)
-    check_number(shrink, "shrink", above=0, below=1)
-    check_count(cg_steps, least=1, of="conjugate-gradient steps")
-    check_count(backtracks, least=1, of="step lengths")
+    check_region(
+        radius=radius, damping=damping, shrink=shrink, cg_steps=cg_steps, backtracks=backtracks
+    )
     check_key(key)
     check_tasks(episodes)
     num_tasks = count_tasks(episodes)
@@ -103,7 +121,8 @@ def trust_region_step(
         start, unravel = ravel_pytree(jax.tree.map(wide, learned))
         grad = MetaGradient(lambda theta, *task: region.objective(theta, *task[:2]))
         local, kept = total_gradient(grad, 0, meta_params, tasks, chunk)
-        count, value, metrics, grads = across_devices(local).mean()
+        mean = across_devices(local).mean()
+        count, value, metrics, grads = mean.number, mean.value, mean.metrics, mean.grads
         gradient, tasks = ravel_pytree(grads)[0], only(kept, tasks)
 
         def theta(flat: Array) -> MetaParams:

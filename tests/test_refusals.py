@@ -198,9 +198,74 @@ CALLS = {
         )
     },
     "boil without a head": (lambda: build("boil", head={"w": False, "b": False}), "False every"),
-    "boil all head": (lambda: build("boil", head={"w": True, "b": True}), "False everywhere"),
+    "boil all head": (
+        lambda: build("boil", head={"w": True, "b": True}),
+        "head is True everywhere",
+    ),
     "complement of strings": (lambda: maml.complement({"w": "True"}), "must be True or False"),
-    "a pattern of nothing": (lambda: maml.mask_by_path(PARAMS, ""), "the pattern is empty"),
+    "a pattern of nothing": (lambda: maml.mask_by_path(PARAMS, ""), "string that is not empty"),
+    "a pattern of bytes": (lambda: maml.mask_by_path(PARAMS, b"w"), "got b'w': the paths b, w"),
+    "a broken pattern": (lambda: maml.mask_by_path(PARAMS, "("), "no regular exp.*the paths b, w"),
+    "combine what overlaps": (lambda: maml.combine(PARAMS, PARAMS), r"got \['b', 'w'\] in both"),
+    "params of objects": (
+        lambda: maml.init(ALGORITHM, SGD, {"w": np.array([1.0, None])}),
+        "parameters are arrays of numbers",
+    ),
+    "PerStep of PerStep": (
+        lambda: maml.adapt(INNER, maml.PerStep(maml.PerStep(TASK.support)), KEY, 5),
+        "got a PerStep of a PerStep",
+    ),
+    **{
+        f"weights {value}": (
+            lambda v=value: maml.task_gradient(
+                maml.unrolled(ALGORITHM.learner, loss, 1, weights=lambda step: np.array([v])),
+                *(PARAMS, TASK, KEY),
+            ),
+            "must be finite real numbers",
+        )
+        for value in (1j, True, np.nan)
+    },
+    "per_step that adapts": (
+        lambda: build("maml_plus_plus", rate=0.1, per_step=HEAD).init(PARAMS),
+        "mask and per_step meet at b",
+    ),
+    "end a number": (
+        lambda: maml.displacement(ALGORITHM.learner, loss, 1, end=3),
+        "end must be a function",
+    ),
+    "a step of no state": (
+        lambda: maml.iterate(lambda *_: (PARAMS, {}), SAMPLE, STATE, KEY, 1),
+        r"step returns \(MetaState, metrics\)",
+    ),
+    **{
+        f"a state at step {step}": (
+            lambda s=step: train(state=STATE._replace(step=s)),
+            "step of a MetaState must be an integer >= 0",
+        )
+        for step in (1.5, -5)
+    },
+    "a sampler of strings": (
+        lambda: maml.batched(lambda key: maml.Episode("a", "b"), 2)(KEY),
+        "a sampler returns arrays; got 'a'",
+    ),
+    **{
+        f"metric {value}": (lambda v=value: evaluate(metric=returning(v)), "returns a tree of numb")
+        for value in ("a", KEY)
+    },
+    **{
+        f"mean of {value}": (lambda v=value: maml.mean_ci95(v), "is of an array of numbers")
+        for value in ([1.0, 2.0], "ab", np.array(["a"]))
+    },
+    "complex targets": (
+        lambda: maml.regression(lambda w, x: x)(None, (jnp.ones(2), jnp.ones(2) * 1j), KEY),
+        "complex targets need complex predictions",
+    ),
+    "a head of integers": (
+        lambda: maml.protonet(loss, lambda w, x: x, head={"w": True, "b": True}).init(
+            {"w": jnp.ones((2, 1), int), "b": jnp.ones(1)}
+        ),
+        "only floating-point leaves can adapt.*head",
+    ),
     "combine two trees": (lambda: maml.combine({"w": 1.0}, {"b": None}), "two parts of one tree"),
     "skip_nonfinite of None": (lambda: maml.skip_nonfinite(None), "must be an optax"),
     "skip_nonfinite MultiSteps": (

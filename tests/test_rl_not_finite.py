@@ -171,6 +171,43 @@ def test_a_surrogate_refuses_what_is_not_one_trajectory(name, advantage):
         SURROGATES[name](log_ratio, advantage)
 
 
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "counts"),
+    [
+        ([-jnp.inf, 100.0], [0.0, 0.0], []),
+        ([0.2, 100.0, -jnp.inf], [1.5, 0.0, 0.0], [0]),
+        ([0.2, -0.1, 100.0], [0.0, 1.5, 0.0], [0, 1]),
+    ],
+)
+def test_a_step_without_an_advantage_counts_nothing_in_value_and_derivatives(
+    name, log_ratio, advantage, counts
+):
+    whole, index = (jnp.array(log_ratio), jnp.array(advantage)), jnp.array(counts, int)
+    few = tuple(leaf[index] for leaf in whole)
+    surrogate = SURROGATES[name]
+    np.testing.assert_allclose(surrogate(*whole), surrogate(*few), rtol=1e-6)
+    for derivative in (jax.grad(surrogate), jax.hessian(surrogate)):
+        full, part = derivative(*whole), derivative(*few)
+        assert jnp.isfinite(full).all()
+        np.testing.assert_allclose(full[jnp.ix_(*[index] * full.ndim)], part, rtol=1e-6)
+        np.testing.assert_allclose(jnp.abs(full).sum(), jnp.abs(part).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("gae_lambda", [1.0, 0.5])
+@pytest.mark.parametrize("size", [1e12, 1e25, 1e35])
+def test_advantages_of_large_rewards_are_those_of_small_ones(size, gae_lambda):
+    weights = jnp.zeros((2, 3))
+    seen = rollout(WALK, forbidding(weights), weights, 0.5, KEY, horizon=3, trajectories=4)
+    seen = seen._replace(reward=jax.random.normal(KEY, seen.reward.shape))
+    large = seen._replace(reward=seen.reward * size)
+    of = partial(advantages, gae_lambda=gae_lambda)
+    assert jnp.abs(of(seen)).max() > 0.5
+    np.testing.assert_allclose(of(large), of(seen), rtol=1e-3, atol=1e-3)
+    plain = partial(of, normalise=False)
+    np.testing.assert_allclose(plain(large) / size, plain(seen), rtol=1e-3, atol=1e-3)
+
+
 def chosen():
     return maml.maml(surrogate_loss(table_policy(2)), optax.sgd(0.1), 1)
 
@@ -197,6 +234,14 @@ def chosen():
         lambda: rollout(WALK, "policy", None, 0.0, KEY, horizon=2, trajectories=1),
         lambda: surrogate_loss("policy"),
         lambda: outer_steps.repeatedly(chosen(), optax.sgd(0.1), 0),
+        lambda: outer_steps.repeatedly(None, optax.sgd(0.1)),
+        lambda: outer_steps.repeatedly(chosen(), None),
+        lambda: outer_steps.outer_step(None, None),
+        lambda: outer_steps.outer_step(lambda theta, task, key: task, None),
+        lambda: outer_steps.trust_region(chosen(), table_policy(2), 1, radius=-1),
+        lambda: outer_steps.trust_region(chosen(), table_policy(2), 1, raduis=0.1),
+        lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, normalise="no"),
+        lambda: advantages((1, 2)),
         lambda: outer_steps.anchored(chosen(), table_policy(2), float("nan")),
     ],
 )

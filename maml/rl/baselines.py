@@ -14,6 +14,7 @@ from maml.rows import wide
 
 PerStep = Float[Array, "trajectory time"]
 RIDGE = 1e-5  # in units of the variance of a feature
+LARGE = 1e9  # rewards beyond it are taken in units of the largest
 
 
 def discounted_sums(x: Num[Array, "*n time"], discount: float) -> Float[Array, "*n time"]:
@@ -93,7 +94,8 @@ def advantages(
             by no more than the rounding errors of the returns becomes 0.
 
     Returns:
-        0 for steps after the end; NaN for all where a reward that counts is not finite.
+        0 for steps after the end; NaN for all where a reward that counts is not finite. Rewards may
+        be as large as their type holds.
 
     Raises:
         ValueError: discount or gae_lambda is outside [0, 1].
@@ -102,7 +104,13 @@ def advantages(
     advantage estimation (ICLR 2016).
     """
     check_number(gae_lambda, "gae_lambda", least=0, most=1)
+    if not isinstance(seen, Trajectories):
+        raise ValueError(f"Trajectories are wanted, as rollout makes them; got {seen!r}")
     seen, alive = filled(seen), seen.alive
+    # Squares of what is larger would overflow; a reward that is not finite stays so.
+    largest = jnp.abs(seen.reward).max(initial=0)
+    unit = jnp.where(largest > LARGE, largest, 1)
+    seen = seen._replace(reward=seen.reward / jax.lax.stop_gradient(unit))
     returns = discounted_sums(seen.reward, discount)
     baseline = linear_baseline(seen.observation, returns, alive)
     after = jnp.pad(baseline[:, 1:], ((0, 0), (0, 1)))
@@ -113,6 +121,8 @@ def advantages(
         rounding = 100 * jnp.finfo(returns.dtype).eps * jnp.abs(returns).max()
         normal = (advantage - mean) / (deviation + 1e-8)
         advantage = jnp.where(deviation <= rounding, 0, normal)
+    else:
+        advantage = advantage * unit
     return jnp.where(alive, advantage, 0)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
-from maml._checks import check_callable, check_count, check_number
+from maml._checks import check_callable, check_count, check_flags, check_number
 from maml.rl.baselines import advantages
 from maml.rl.environment import (
     Environment,
@@ -64,6 +64,7 @@ def collector(
     check_number(discount, "discount", least=0, most=1)
     check_number(gae_lambda, "gae_lambda", least=0, most=1)
     check_callable(inner_reward, "inner_reward", "reward")
+    check_flags(normalise=normalise)
 
     def collect(params: Params, task: PyTree, key: RandomKey) -> Experience:
         counts = {"horizon": horizon, "trajectories": trajectories}

@@ -18,6 +18,7 @@ from jaxtyping import PyTree, Scalar
 
 from maml._checks import check_callable, check_count, check_number
 from maml._contracts import check_algorithm, check_loss
+from maml._optimizers import check_optimizer
 from maml.inner import adapt
 from maml.mapping import each_task
 from maml.outer import meta_step
@@ -25,7 +26,7 @@ from maml.rl.environment import filled, undiscounted
 from maml.rl.losses import Collect, Experience, steps, surrogate_loss, twice
 from maml.rl.policies import Policy, check_policy
 from maml.surrogates import score_function
-from maml.trust_region import Region, trust_region_step
+from maml.trust_region import Region, check_region, trust_region_step
 from maml.types import (
     Algorithm,
     Episode,
@@ -103,7 +104,12 @@ def outer_step(
         episode: of one task.
         improve: the outer step on all of them.
         chunk, mesh: see `maml.evaluate`.
+
+    Raises:
+        ValueError: a function takes other arguments.
     """
+    check_callable(episode, "episode", "meta_params, task, key")
+    check_callable(improve, "improve", "state, episodes, key")
 
     def step(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Metrics]:
         collect_key, improve_key = jax.random.split(key)
@@ -132,10 +138,12 @@ def trust_region(
         options: those of `trust_region_step`.
 
     Raises:
-        ValueError: the algorithm has no objective; it is no policy; a count is below 1.
+        ValueError: the algorithm has no objective; it is no policy; a count is below 1; an
+            option is none of `trust_region_step`, or out of range.
     """
     objective = _objective(algorithm)
     check_policy(policy)
+    check_region(**options)
     check_count(inner_steps, least=0, of="inner steps")
     if fvp_trajectories is not None:
         check_count(fvp_trajectories, least=1, of="trajectories of a Fisher-vector product")
@@ -184,8 +192,10 @@ def repeatedly(
         options: those of `meta_step`.
 
     Raises:
-        ValueError: `epochs` is below 1.
+        ValueError: `epochs` is below 1, the algorithm is none, or the optimiser is not optax's.
     """
+    check_algorithm(algorithm)
+    check_optimizer(optimizer)
     check_count(epochs, least=1, of="epochs")
 
     def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:

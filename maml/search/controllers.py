@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml import surrogates
 from maml._checks import check_callable, check_count, check_number
-from maml._optimizers import check_optimizer
+from maml._optimizers import check_optimizer, update
+from maml.finite import is_finite, where
 from maml.search.policies import Policy, check_policy, entropy, log_prob
 from maml.search.space import Tokens
 from maml.search.strategies import Batch, Rewards, State, Strategy, is_broken, strategy
@@ -104,7 +105,7 @@ def acting(policy: Policy, params: Params, tokens: Batch) -> Float[Array, "child
     return jax.vmap(lambda child: log_prob(policy.log_probs(params, child), child))(tokens)
 
 
-def gradient(
+def loss_of(
     policy: Policy,
     surrogate: Surrogate,
     params: Params,
@@ -112,14 +113,14 @@ def gradient(
     acted: Float[Array, "child token"],
     advantages: Float[Array, " child"],
     bonus: float,
-) -> Params:
-    """The gradient to descend: that of minus the mean `gain` of some children."""
+) -> Scalar:
+    """What is descended on: minus the mean `gain` of some children."""
+    each = partial(gain, policy, surrogate, params, bonus=bonus)
+    return -jax.vmap(each)(tokens, acted, advantages).mean()
 
-    def loss(params: Params) -> Scalar:
-        each = partial(gain, policy, surrogate, params, bonus=bonus)
-        return -jax.vmap(each)(tokens, acted, advantages).mean()
 
-    return jax.grad(loss)(params)
+gradient = jax.grad(loss_of, 2)
+"""The gradient to descend, of the same arguments as `loss_of`."""
 
 
 def policy_gradient(
@@ -135,7 +136,8 @@ def policy_gradient(
     """Ascends a surrogate of the expected reward; `reinforce` and `ppo` are cases of it.
 
     The children told are taken for those of the policy as it is. Told to it later, as K controllers
-    do that share one policy, they give the stale gradient that such schemes are content with.
+    do that share one policy, they give the stale gradient that such schemes are content with. A
+    step whose gradient is not finite, or which would not leave the parameters so, is not taken.
 
     Args:
         policy: of what to ask for.
@@ -168,11 +170,15 @@ def policy_gradient(
         advantages, after = judge(before, rewards, decay)
         acted = acting(policy, before.params, tokens)
 
+        def loss(params: Params) -> Scalar:
+            return loss_of(policy, surrogate, params, tokens, acted, advantages, bonus)
+
         def epoch(state: tuple, _: None) -> tuple[tuple, None]:
             params, opt_state = state
-            grads = gradient(policy, surrogate, params, tokens, acted, advantages, bonus)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), opt_state), None
+            grads = jax.grad(loss)(params)
+            updates, opt_state = update(optimizer, grads, opt_state, params, loss)
+            moved = optax.apply_updates(params, updates), opt_state
+            return where(is_finite((grads, moved[0])), moved, state), None
 
         start = before.params, before.opt_state
         (params, opt_state), _ = jax.lax.scan(epoch, start, length=epochs)

@@ -27,6 +27,7 @@ from jaxtyping import PyTree
 from maml import surrogates
 from maml._checks import check_count
 from maml._optimizers import check_optimizer
+from maml.finite import is_finite, where
 from maml.search.controllers import Controller, acting, gradient, judge, reinforce
 from maml.search.executors import PATIENCE, Child, Executor, as_float, ledger, outcomes
 from maml.search.loop import History, Reward, check_search, next_children
@@ -100,8 +101,9 @@ class Server:
         self.state, self.applied = ((part,), (opt_state,)), set()
 
         def step(parts: Params, opt_states: PyTree, grad: Any) -> tuple[Params, PyTree]:
-            updates, opt_states = optimizer.update((grad,), opt_states, parts)
-            return optax.apply_updates(parts, updates), opt_states
+            updates, after = optimizer.update((grad,), opt_states, parts)
+            moved = optax.apply_updates(parts, updates), after
+            return where(is_finite((grad, moved[0])), moved, (parts, opt_states))
 
         self.step = jax.jit(step)
 
@@ -214,7 +216,9 @@ def replicate(
         params, surrogate = learned.params, surrogates.score_function
         advantages, _ = judge(learned, rewards, decay)
         acted = acting(policy, params, tokens)
-        return gradient(policy, surrogate, params, tokens, acted, advantages, bonus)
+        grads = gradient(policy, surrogate, params, tokens, acted, advantages, bonus)
+        # No server takes the step of a gradient that is broken in another's shard.
+        return where(is_finite(grads), grads, jax.tree.map(lambda leaf: leaf * jnp.nan, grads))
 
     server = partial(ray.remote(num_cpus=0)(Server).remote, optimizer)
     ask = partial(next_children, strategy)

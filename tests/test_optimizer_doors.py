@@ -1,0 +1,151 @@
+"""What optimisers of trees, of states that are kept and of search are refused for, or given."""
+
+# pyright: reportArgumentType=false
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import maml
+from maml.search import Space, factorised, policy_gradient, reinforce
+
+pytestmark = pytest.mark.usefixtures("unchecked", "compiled_quickly")
+KEY, SGD = jax.random.key(0), optax.sgd(0.1)
+PARAMS, ONES = {"w": jnp.ones(3), "b": jnp.ones(2)}, {"w": True, "b": False}
+EPISODES = maml.Episode(jnp.zeros(2), jnp.zeros(2))
+
+
+def loss(params, batch, key):
+    return jnp.sum(jnp.square(params["w"] - batch)) + jnp.sum(params["b"]), {}
+
+
+def masked(optimizer):
+    return optax.masked(optimizer, ONES)
+
+
+BUILD = {
+    "maml": maml.maml,
+    "anil": partial(maml.anil, head=ONES),
+    "meta_sgd": partial(maml.meta_sgd, rate=0.1),
+    "maml_plus_plus": partial(maml.maml_plus_plus, rate=0.1),
+    "cavia": partial(maml.cavia, context=ONES),
+    "fomaml": maml.fomaml,
+    "reptile": maml.reptile,
+    "imaml": partial(maml.imaml, regularisation=1.0, cg_steps=1),
+}
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_an_inner_optimiser_of_a_tree_with_names_is_looked_at_with_the_parameters(name):
+    algorithm = BUILD[name](loss, masked(optax.adam(0.1)), 1)
+    if name in ("fomaml", "reptile", "imaml"):
+        algorithm.init(PARAMS)
+        with pytest.raises(ValueError, match="makes nan of gradients of 1; see its rate"):
+            BUILD[name](loss, masked(optax.sgd(float("nan"))), 1).init(PARAMS)
+        return
+    with pytest.raises(ValueError, match=r"is nan where a gradient is zero.*eps_root"):
+        algorithm.init(PARAMS)
+    BUILD[name](loss, masked(optax.adam(0.1, eps_root=1e-8)), 1).init(PARAMS)
+
+
+def test_an_outer_optimiser_of_a_tree_with_names_is_looked_at_with_the_parameters():
+    with pytest.raises(ValueError, match="see its rate"):
+        maml.init(maml.maml(loss, SGD, 1), masked(optax.sgd(float("inf"))), PARAMS)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [optax.chain, partial(optax.chain, SGD), lambda ahead: optax.apply_if_finite(ahead, 3)],
+    ids=["chain", "second", "if finite"],
+)
+def test_lookahead_is_refused_wherever_it_is(wrap):
+    with pytest.raises(ValueError, match=r"optax.lookahead keeps a second set"):
+        maml.maml(loss, wrap(optax.lookahead(SGD, 2, 0.5)), 1)
+
+
+KEPT = maml.reptile(loss, optax.adam(0.1), 1, keep_state=True)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [SGD, optax.adam(0.1), optax.partition({"a": SGD}, lambda p: jax.tree.map(lambda _: "a", p))],
+)
+def test_reptile_that_keeps_a_state_refuses_an_outer_optimiser_that_would_learn_it(outer):
+    with pytest.raises(ValueError, match=r"maml.keeping\(optimizer\) would work"):
+        maml.init(KEPT, outer, PARAMS)
+    safe = maml.skip_nonfinite(optax.chain(maml.keeping(optax.sgd(0.5))))
+    state = maml.init(KEPT, safe, PARAMS)
+    after, _ = maml.meta_step(KEPT, safe, state, EPISODES, KEY)
+    np.testing.assert_allclose(after.params.params["w"], 0.95, rtol=1e-5)
+    np.testing.assert_allclose(after.params.opt_state[0].count, 1)
+
+
+@pytest.mark.parametrize(
+    ("inner", "what"), [(optax.noisy_sgd(0.1, key=0), "a random key"), (optax.lbfgs(), "inf")]
+)
+def test_a_state_without_a_mean_cannot_be_kept(inner, what):
+    algorithm = maml.reptile(loss, inner, 1, keep_state=True)
+    with pytest.raises(ValueError, match=rf"{what}.*keep_state=False would work"):
+        maml.init(algorithm, maml.keeping(SGD), PARAMS)
+
+
+def test_the_state_of_another_optimiser_is_refused():
+    algorithm = maml.maml(loss, SGD, 1)
+    state = maml.init(algorithm, SGD, PARAMS)
+    step = partial(maml.meta_step, algorithm, state=state, episodes=EPISODES, key=KEY)
+    with pytest.raises(ValueError, match=r"of another optimiser or of other parameters"):
+        step(optax.adam(0.1))
+    with pytest.raises(ValueError, match="gradient_transformation"):
+        step(optax.MultiSteps(SGD, 2))
+    several = optax.MultiSteps(SGD, 2).gradient_transformation()
+    state = maml.init(algorithm, several, PARAMS)
+    for _ in range(2):
+        state, _ = maml.meta_step(algorithm, several, state, EPISODES, KEY)
+    np.testing.assert_allclose(state.params["b"], 0.9, rtol=1e-6)
+    with pytest.raises(ValueError, match="must be an optax transformation"):
+        maml.keeping(None)
+
+
+POLICY = factorised(Space((3, 2)))
+TOKENS = jnp.array([[0, 1], [2, 0]])
+
+
+def told(strategy, rewards):
+    state = strategy.init(KEY)
+    return state, strategy.tell(state, TOKENS, rewards)
+
+
+def test_a_controller_gives_an_optimiser_the_loss_that_asks_for_it():
+    """At the start the log-ratios are 0, and the loss is minus the bonus times the entropy."""
+    rewards = jnp.array([1.0, 0.0])
+    states = [
+        told(reinforce(POLICY, optimizer, batch=2, bonus=1.0), rewards)
+        for optimizer in (optax.polyak_sgd(10.0, f_min=-2.0, eps=0.0), optax.sgd(1.0))
+    ]
+    moved, grads = (
+        ravel_pytree(jax.tree.map(jnp.subtract, after.learned.params, before.learned.params))[0]
+        for before, after in states
+    )
+    rate = (2 - jnp.log(6.0)) / jnp.vdot(grads, grads)
+    np.testing.assert_allclose(moved, rate * grads, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_gradient_that_is_not_finite_leaves_a_controller_as_it_is(epochs):
+    def broken(log_ratio, advantage):
+        return jnp.sqrt(log_ratio * 0).sum()
+
+    options = {"batch": 2, "epochs": epochs, "decay": 0.9, "bonus": 0.0}
+    strategy = policy_gradient(POLICY, optax.adam(0.1), surrogate=broken, **options)
+    before, after = told(strategy, jnp.array([1.0, 0.0]))
+    for old, new in zip(
+        *(jax.tree.leaves((s.learned.params, s.learned.opt_state)) for s in (before, after)),
+        strict=True,
+    ):
+        assert (old == new).all()
+    assert after.told == 2
