@@ -125,7 +125,7 @@ class Conv4(nn.Module):
 
 
 class FullyConnected(nn.Module):
-    """MAML's Omniglot network without convolutions: hidden layers with batch normalisation and ReLU.
+    """MAML's Omniglot network without convolutions: layers with batch normalisation and ReLU.
 
     Attributes:
         ways: Number of classes.
