@@ -267,6 +267,6 @@ def _path(face: str) -> Path:
 
 
 def _fingerprint() -> str:
-    """A hash of what the images depend on: recipe, fonts, renderer and table of characters."""
+    """A hash of everything that determines the images: recipe, fonts, renderer and characters."""
     versions = (RECIPE, matplotlib.__version__, PIL.__version__, unicodedata.unidata_version)
     return hashlib.sha256(repr(versions).encode()).hexdigest()[:16]
