@@ -102,11 +102,11 @@ def split(names: Sequence[str], parts: Mapping[str, Sequence[str]]) -> Split:
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):
         repeated = next(name for i, name in enumerate(names) if index[name] != i)
-        raise ValueError(f"the names of a set must differ; {repeated!r} is there twice")
+        raise ValueError(f"the names of a set must differ; {repeated!r} occurs twice")
     seen: dict[str, str] = {}
     for part in PARTS:
         if not parts[part]:
-            raise ValueError(f"the part {part!r} of the split is empty")
+            raise ValueError(f"the split {part!r} is empty")
         for name in parts[part]:
             if name not in index:
                 raise ValueError(f"the part {part!r} names {name!r}, which is no class of the set")
@@ -143,7 +143,7 @@ def read_split(path: Path, names: Sequence[str]) -> Split:
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     parts = dict(pairs)
     if len(parts) < len(pairs):
-        raise ValueError(f"one of the parts {', '.join(parts):.99} is there twice")
+        raise ValueError(f"one of the keys {', '.join(parts):.99} occurs twice")
     return parts
 
 

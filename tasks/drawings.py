@@ -88,7 +88,7 @@ def _entries(path: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipI
         if stat.S_ISLNK(info.external_attr >> 16):
             raise ValueError(f"{refused} is a link; zip the files themselves")
         if inside.as_posix() in entries:
-            raise ValueError(f"{refused} is there twice")
+            raise ValueError(f"{refused} occurs twice")
         if not info.is_dir():
             entries[inside.as_posix()] = info
     return entries

@@ -32,14 +32,14 @@ def flaws(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
         complete = COMPLETE["Returns" if name == "Returns" else "Args"]
         starts = entries[:1] if name == "Returns" else entries
         yield from (entry for entry in starts if not complete.match(entry))
-    returns = isinstance(node, ast.FunctionDef) and ast.unparse(node.returns or node) != "None"
-    if returns and "Args" in sections and "Returns" not in sections:
-        yield f"{node.name} has Args but no Returns"
+    if isinstance(node, ast.FunctionDef) and "Args" in sections and "Returns" not in sections:
+        returns_none = node.returns is not None and ast.unparse(node.returns) == "None"
+        yield from [] if returns_none else [f"{node.name} has Args but no Returns"]
 
 
 @pytest.mark.parametrize("file", sorted(FILES - TODO))
 def test_docstrings_are_complete(file):
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    kinds = ast.Module, ast.ClassDef, ast.FunctionDef
     nodes = ast.walk(ast.parse((ROOT / file).read_text()))
     assert [flaw for node in nodes if isinstance(node, kinds) for flaw in flaws(node)] == []
 

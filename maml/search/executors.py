@@ -203,7 +203,7 @@ def outcomes(
     waiting = set(range(len(items)))
     for index, outcome in executor(function, items) if items else ():
         if index not in waiting:
-            raise RuntimeError(f"the executor gave item {index} twice, or there is none")
+            raise RuntimeError(f"the executor gave item {index} twice, or no item has this index")
         waiting.remove(index)
         yield index, outcome
     if waiting:
@@ -232,8 +232,8 @@ def ledger(
             if len(failed) == patience:
                 raise RuntimeError(
                     f"{patience} children in a row ended with an exception, the last with"
-                    f" {outcome!r}; to try them again, go on without those kept from child"
-                    f" {min(failed)} on"
+                    f" {outcome!r}; to try them again, resume without the kept children from"
+                    f" number {min(failed)} on"
                 ) from outcome
         else:
             failed.clear()
@@ -278,7 +278,7 @@ def by_number(done: Iterable[Child]) -> dict[int, Child]:
             np.array_equal(other.tokens, child.tokens)
             and np.array_equal(other.reward, child.reward, equal_nan=True)
         ):
-            raise ValueError(f"a child was kept twice, and not the same: {other} and {child}")
+            raise ValueError(f"a child was kept twice with different contents: {other} and {child}")
     return known
 
 
@@ -286,6 +286,6 @@ def _kept(child: Child, tokens: np.ndarray) -> float:
     if not np.array_equal(child.tokens, tokens):
         raise ValueError(
             f"child {child.number} was kept as {np.asarray(child.tokens).tolist()}, but this search"
-            f" asks for {tokens.tolist()}: it is of another search, or of another state of it"
+            f" asks for {tokens.tolist()}: it is of another search, or the state is another one"
         )
     return as_float(child.reward)

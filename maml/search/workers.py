@@ -58,8 +58,8 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
     wanted = QUIET if address else QUIET | HERE
     if "ray" in sys.modules and not os.environ.keys() >= wanted.keys():
         raise RuntimeError(
-            "Ray was imported too early to be kept to this machine, and quiet; import it after"
-            f" `cluster`, or set {' '.join(f'{n}={v}' for n, v in wanted.items())}"
+            "Ray was imported before `cluster` could set its environment; import it afterwards, or"
+            f" set {' '.join(f'{n}={v}' for n, v in wanted.items())}"
         )
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
@@ -84,7 +84,7 @@ def running() -> Any:
     """
     ray = engine()
     if not ray.is_initialized():
-        raise RuntimeError("there is no Ray to work with; use `with maml.search.cluster():`")
+        raise RuntimeError("Ray is not running; use `with maml.search.cluster():`")
     return ray
 
 

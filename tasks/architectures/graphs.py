@@ -45,7 +45,7 @@ class Numbers(pickle.Unpickler):
         """
         stands_for = {("numpy.core.multiarray", "scalar"): _number, ("numpy", "dtype"): _Float64}
         if (module, name) not in stands_for:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and may not have it")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not allowed")
         return stands_for[module, name]
 
 
