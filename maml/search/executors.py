@@ -232,8 +232,8 @@ def ledger(
             if len(failed) == patience:
                 raise RuntimeError(
                     f"{patience} children in a row ended with an exception, the last with"
-                    f" {outcome!r}; to try them again, resume without the kept children from"
-                    f" number {min(failed)} on"
+                    f" {outcome!r}; to try them again, resume without the kept children, from child"
+                    f" {min(failed)} on"
                 ) from outcome
         else:
             failed.clear()
