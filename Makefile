@@ -6,11 +6,16 @@ NEWEST ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c 'impor
 
 # With the checkout itself on the path, so that notebooks find `tasks` and `benchmarks`.
 EDITABLE = --config-settings editable_mode=compat --editable
+QUICK = tests/test_refusals.py tests/test_sampling.py tests/test_outer.py tests/test_notebooks.py
 
-.PHONY: demo test test-slow test-newest test-older peers results lint
+.PHONY: check demo test test-slow test-newest test-older peers results lint
 
 demo: .venv/installed
 	.venv/bin/python -m benchmarks.demo
+
+# Lint, types, and quick tests of what a change touches most.
+check: lint
+	.venv/bin/pytest -n 2 -q maml $(QUICK)
 
 test: lint
 	.venv/bin/pytest -n 2 --dist worksteal
