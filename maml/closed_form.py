@@ -2,10 +2,10 @@
 
     phi_1 = theta with the head  argmin_{W, b} L_support(W, b; features(theta, x)),
 
-found at once instead of descended to; further steps find the same. The derivative of L_query(phi_1)
-goes through the closed form, so theta learns features in which it generalises. As with ANIL, the
-head is a part of the model: a matrix `[features, outputs]` and a bias `[outputs]`, which start as
-they were drawn and are never learned.
+solved for directly instead of by gradient descent; further steps give the same head. The derivative
+of L_query(phi_1) goes through the closed form, so theta learns features for which the head
+generalises. As with ANIL, the head is a part of the model: a matrix `[features, outputs]` and a
+bias `[outputs]`, whose initial values are not meta-learned.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from maml.rows import Apply, Weights
 from maml.types import Algorithm, Batch, Inner, LossFn, Params, RandomKey
 
 Features = Apply
-"""`features(params, inputs) -> [n, features]`: what the head sees."""
+"""`features(params, inputs) -> [n, features]`, the inputs of the head."""
 Fit = Callable[[Float[Array, "n features"], Num[Array, "n ..."], int, Weights], tuple[Array, Array]]
 """`fit(features, targets, outputs, weights) -> (matrix, bias)`."""
 
@@ -37,9 +37,9 @@ def prototypes(
 ) -> tuple[Float[Array, "features ways"], Float[Array, " ways"]]:
     """The head with logits  -||f - c_k||^2 + ||f - m||^2,  c_k and m the means of class k and all.
 
-    The term ||f - m||^2 is the same for all classes and changes no probability; it keeps small
-    what large features would lose in rounding. Means are weighted, and taken in float32 at least.
-    A class without a row that counts is never the answer.
+    The term ||f - m||^2 is the same for all classes and changes no probability; it reduces the
+    rounding errors of large features. Means are weighted, and taken in float32 at least. A class
+    without a row of positive weight has probability zero.
     """
     features = rows.masked(rows.wide(features), weights)
     chosen = _one_hot(labels, ways, weights).T.astype(features.dtype)
@@ -52,14 +52,14 @@ def prototypes(
 
 
 def _one_hot(labels: Array, ways: int, weights: Weights) -> Float[Array, "n ways"]:
-    """NaN for a label that is no class."""
+    """One-hot labels, NaN for a label that is not a class."""
     labels, valid = rows.classes(labels, (len(labels), ways), weights)
     hot = jax.nn.one_hot(labels, ways, dtype=jnp.float32)
     return jnp.where(valid[:, None], hot, jnp.nan)
 
 
 def _if_any(counts: Float[Array, " ways"], bias: Array) -> Float[Array, " ways"]:
-    """The bias of the classes that there are; without any, all are as likely as each other."""
+    """The bias of classes with rows, -inf for the others; the bias of all if no class has rows."""
     return jnp.where((counts > 0) | ~(counts > 0).any(), bias, -jnp.inf)
 
 
@@ -69,9 +69,9 @@ def ridge(
     regularisation: Scalar,
     weights: Weights = None,
 ) -> Float[Array, "features outputs"]:
-    """argmin_W sum_i w_i ||f_i W - y_i||^2 + regularisation ||W||^2, in float32 at least.
+    """The solution  argmin_W sum_i w_i ||f_i W - y_i||^2 + regularisation ||W||^2.
 
-    By the smaller of the two normal equations.
+    It is computed from the smaller of the two normal equations, in float32 at least.
     """
     features, targets = (rows.masked(rows.wide(x), weights) for x in (features, targets))
     if weights is not None:
@@ -86,9 +86,9 @@ def ridge(
 
 
 def _fitted(params: Params, features: Features, head: PyTree[bool], fit: Fit) -> Inner:
-    """The inner problem whose step puts the fitted matrix and bias in the head's place.
+    """The inner problem whose step replaces the head by the fitted matrix and bias.
 
-    The head is kept in float32 at least, so that what was fitted is not rounded away.
+    The head is kept in float32 at least, so that the fit is not rounded.
     """
     part, body = tree.partition(_checked(params, head), head)
     part = jax.tree.map(rows.wide, part)
@@ -112,10 +112,10 @@ def _fitted(params: Params, features: Features, head: PyTree[bool], fit: Fit) ->
 
 
 def _checked(params: Params, head: PyTree[bool]) -> Params:
-    """Refuses a head that is not a matrix `[features, outputs]` and a bias `[outputs]`.
+    """The parameters, if the head is a matrix `[features, outputs]` and a bias `[outputs]`.
 
     Raises:
-        ValueError: saying which shapes it has.
+        ValueError: the head has other leaves, or the mask another structure.
     """
     check_mask(head, params, "head")
     leaves = jax.tree.leaves(tree.partition(params, head)[0])
@@ -127,21 +127,26 @@ def _checked(params: Params, head: PyTree[bool]) -> Params:
 
 
 def protonet(loss: LossFn, features: Features, *, head: PyTree[bool]) -> Algorithm:
-    """Prototypical networks: the head says which class's mean feature is nearest.
+    """Prototypical networks: the head classifies by the nearest of the classes' mean features.
 
     Args:
         loss: Loss of the whole model, on `(inputs, labels)`, or with weights as a third member;
             `maml.classification(apply)`.
-        features: `(params, inputs) -> [n, features]`, what the model's head sees. Rows of weight 0
-            are shown to it as copies of a row that counts, unless it has a parameter `weights`.
-        head: True at the head's matrix and bias.
+        features: `features(params, inputs) -> [n, features]`, the inputs of the model's head. It
+            gets rows of weight 0 as copies of a row of positive weight, unless it has a parameter
+            `weights`.
+        head: Tree of bools, True at the matrix and the bias of the head.
+
+    Returns:
+        The algorithm, whose meta-parameters are the parameters of the model.
 
     Raises:
-        ValueError: `loss` or `features` is no function of its arguments; (from `init` and the
-            learner) the head is something else, or the mask of another structure; (when traced) the
-            features do not fit the head, or labels are not one class a row.
+        ValueError: `loss` or `features` is not a function of its arguments; (from `init` and the
+            learner) the head is not a matrix and a bias, or the mask has another structure; (when
+            traced) the features do not fit the head, or there is not one label for each row.
 
-    Snell, Swersky, Zemel: Prototypical networks for few-shot learning (NeurIPS 2017).
+    Snell, Swersky, Zemel: Prototypical networks for few-shot learning (NeurIPS 2017),
+    https://arxiv.org/abs/1703.05175
 
     >>> from maml import classification
     >>> model = {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
@@ -166,10 +171,10 @@ class R2D2(NamedTuple):
     """The meta-parameters of `r2d2`.
 
     Attributes:
-        params: of the model.
-        log_regularisation: log of the ridge's regularisation.
-        log_scale: log of the factor of all outputs.
-        shift: added to all outputs.
+        params: Parameters of the model.
+        log_regularisation: Logarithm of the regularisation of the ridge regression.
+        log_scale: Logarithm of the factor of all outputs.
+        shift: Number added to all outputs.
     """
 
     params: Params
@@ -190,20 +195,24 @@ def r2d2(
 
         W = argmin sum_i w_i ||f_i W - y_i||^2 + regularisation ||W||^2
 
-    Y are the targets `[n, outputs]`, or one-hot labels where they are integers `[n]`; a class
-    without a row that counts is never the answer. w are the weights of the batch, or 1.
+    The y_i are rows of the targets `[n, outputs]`, or one-hot labels where the targets are integers
+    `[n]`; a class without a row of positive weight has probability zero. The w_i are the weights of
+    the batch, or 1.
 
     Args:
-        loss, features, head: as `protonet`'s; also for regression, `maml.regression(apply)`.
-        regularisation: where that of the ridge starts, finite and > 0.
-        scale: where the factor of the outputs starts, finite and > 0.
+        loss, features, head: As in `protonet`; the loss may be `maml.regression(apply)` as well.
+        regularisation: Initial regularisation of the ridge regression, finite and > 0.
+        scale: Initial factor of the outputs, finite and > 0.
+
+    Returns:
+        The algorithm, with meta-parameters `R2D2`.
 
     Raises:
-        ValueError: as `protonet`, a start is not positive and finite, or (when traced) targets are
-            neither integers `[n]` nor floating-point `[n, outputs]`.
+        ValueError: as `protonet`, an initial value is not positive and finite, or (when traced) the
+            targets are neither integers `[n]` nor floating-point `[n, outputs]`.
 
     Bertinetto, Henriques, Torr, Vedaldi: Meta-learning with differentiable closed-form solvers
-    (ICLR 2019).
+    (ICLR 2019), https://arxiv.org/abs/1805.08136
     """
     check_loss(loss)
     check_callable(features, "features", "params, inputs")

@@ -1,6 +1,6 @@
-"""Several trained models as one: each adapts by itself, and their probabilities are averaged.
+"""Ensembles of trained models: each member adapts separately, and probabilities are averaged.
 
-Members are meta-parameters of the same structure, stacked along a first axis of each leaf.
+Members are meta-parameters of the same structure, stacked along a new first axis of each leaf.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,17 @@ from maml.types import Batch, Inner, Learner, MetaParams, Metrics, Params, Rando
 
 
 def ensemble(learner: Learner) -> Learner:
-    """The learner of stacked meta-parameters; its parameters are those of the members, stacked.
+    """The learner of stacked meta-parameters, whose parameters are those of the members, stacked.
 
     Args:
         learner: Learner of each member.
 
+    Returns:
+        The learner of all members.
+
     Raises:
-        ValueError: `learner` is no function of meta-parameters, or (from the learner) the members
-            are not stacked, or none.
+        ValueError: `learner` is not a function of meta-parameters, or (from the learner) there is
+            no member, or the members are not stacked.
 
     >>> import optax
     >>> from maml import adapt, gradient_descent, regression
@@ -53,12 +56,12 @@ def ensemble(learner: Learner) -> Learner:
 
 
 def mixture(apply: Apply) -> Callable[..., Float[Array, "n ways"]]:
-    """Of stacked parameters, the logarithm of the mean of the members' probabilities.
+    """The function of stacked parameters whose logits are the log of the mean probabilities.
 
         log 1/M sum_m softmax(apply(params_m, inputs))
 
-    It is the logits of `maml.classification`, like those of one model, in float32 at least. Where
-    no member can answer a class, it is -inf, without a derivative.
+    `maml.classification` takes these logits like those of one model. They are in float32 at least.
+    Where every member gives a class the probability zero, they are -inf, without a derivative.
 
     Args:
         apply: `apply(params, inputs) -> logits`, `[n, ways]`, of one member.
@@ -67,8 +70,9 @@ def mixture(apply: Apply) -> Callable[..., Float[Array, "n ways"]]:
         `apply(stacked, inputs, weights=None) -> logits`.
 
     Raises:
-        ValueError: `apply` is no function of `(params, inputs)`, or (when called) the members are
-            not stacked or none, or their outputs are no logits of two classes or more.
+        ValueError: `apply` is not a function of `(params, inputs)`, or (when called) there is no
+            member, the members are not stacked, or their outputs are not logits of two classes or
+            more.
     """
     check_callable(apply, "apply", "params, inputs")
 
@@ -92,7 +96,7 @@ def _check_members(members: PyTree) -> None:
     """Refuses parameters that are not those of at least one member.
 
     Raises:
-        ValueError: saying which first axes the leaves have.
+        ValueError: the leaves have no common first axis of size >= 1.
     """
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(members)}
     if len(counts) != 1 or counts & {(), (0,)}:

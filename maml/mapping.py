@@ -1,4 +1,4 @@
-"""How tasks are laid over devices, for meta-training and evaluation alike."""
+"""The mapping of tasks over devices, for meta-training and evaluation alike."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,21 +20,25 @@ from maml._checks import check_count, check_key
 from maml._contracts import check_meta_params
 from maml.types import Episode, MetaParams, RandomKey, RandomKeys
 
-TASK = "task"  # the name of the mesh axis that tasks are shared out along
+TASK = "task"  # name of the mesh axis along which tasks are divided
 
 
 def task_mesh(num_devices: int | None = None) -> Mesh:
-    """Devices in a row, among which the tasks of a meta-batch are shared out.
+    """A mesh of devices in a row, which share the tasks of a meta-batch.
 
-    The devices of all processes count, as many from each. On a CPU, ask for devices with
-    `jax.config.update("jax_num_cpu_devices", n)` before the first array is made; with as many as
-    there are cores, each core works at a task of its own.
+    The devices are taken from all processes, equally many from each. On a CPU, create devices with
+    `jax.config.update("jax_num_cpu_devices", n)` before the first array is made; with one device
+    for each core, every core works on another task.
 
     Args:
-        num_devices: how many (default: all there are).
+        num_devices: Number of devices, a multiple of the number of processes. None: all devices.
+
+    Returns:
+        The mesh, whose only axis is "task".
 
     Raises:
-        ValueError: there are fewer devices, or the processes cannot have equally many of them.
+        ValueError: there are fewer devices, or their number is not a multiple of that of the
+            processes.
 
     >>> dict(task_mesh(1).shape)
     {'task': 1}
@@ -58,7 +62,7 @@ def count_tasks(episodes: Episode | PyTree) -> int:
     """The size of the leading axis that all leaves share.
 
     Raises:
-        ValueError: there is none, or leaves disagree.
+        ValueError: a leaf has no axis, or leaves disagree about its size.
     """
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
     if len(sizes) != 1 or sizes == {()}:
@@ -84,10 +88,11 @@ def check_tasks(tasks: Episode | PyTree) -> None:
 
 
 def share_of(num_tasks: int, mesh: Mesh | None) -> int:
-    """How many of the tasks are one device's.
+    """The number of tasks of each device.
 
     Raises:
-        ValueError: the mesh is none, does not divide the tasks, or has another axis than "task".
+        ValueError: the mesh is not a `Mesh`, does not divide the tasks, or has another axis than
+            "task".
     """
     if mesh is None:
         return num_tasks
@@ -107,7 +112,7 @@ def share_of(num_tasks: int, mesh: Mesh | None) -> int:
 
 
 def tasks_at_once(num_tasks: int, chunk: int | None, mesh: Mesh | None) -> int:
-    """How many tasks a device maps at once: the chunk, or its whole share.
+    """The number of tasks that a device maps at once: the chunk, or its whole share.
 
     Raises:
         ValueError: as `share_of`, or the chunk does not divide the share.
@@ -126,13 +131,17 @@ def tasks_at_once(num_tasks: int, chunk: int | None, mesh: Mesh | None) -> int:
 def across(
     mesh: Mesh | None, share: Callable[..., Any], *, summed: bool | tuple[bool, ...]
 ) -> Callable[..., Any]:
-    """From `share(meta_params, tasks)` of one device to that of the mesh.
+    """The function of all tasks on a mesh, from the function of one device's share of them.
 
     Args:
-        mesh: the devices; None is one, and changes nothing.
-        share: what a device does with the whole of the meta-parameters and its own tasks.
-        summed: Whether it returns sums over all devices, or results with a leading task axis; of a
+        mesh: Devices that share the tasks. None: one device.
+        share: `share(meta_params, tasks)` of one device, with all meta-parameters and its own
+            tasks.
+        summed: Whether `share` returns sums over all devices instead of results `[task, ...]`; of a
             tuple, for each of its members.
+
+    Returns:
+        `function(meta_params, tasks)` of all tasks; without a mesh it is `share`.
     """
     if mesh is None:
         return share
@@ -140,12 +149,12 @@ def across(
 
     def sharded(meta_params: MetaParams, tasks: Any) -> Any:
         devices = context if (context := get_abstract_mesh()).shape == mesh.shape else mesh
-        # The mesh that `jax.make_mesh` makes says in the types of arrays where they lie.
+        # On a mesh with explicit axes, the types of arrays include their sharding.
         if AxisType.Explicit in devices.axis_types:
             meta_params = reshard(meta_params, NamedSharding(devices, everywhere))
             tasks = reshard(tasks, NamedSharding(devices, by_task))
-        # Not checked for what varies between devices: with the check, the gradients of the inner
-        # loop would be summed over the devices, and every optimiser state would have to be marked.
+        # `check_vma` is off: it would sum the gradients of the inner loop over the devices, and
+        # require every optimiser state to be marked as varying between devices.
         return jax.shard_map(
             share,
             mesh=devices,
@@ -166,19 +175,23 @@ def each_task(
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> PyTree[Array]:
-    """What `function(meta_params, task, key)` gives for each task, `[task, ...]`.
+    """The results of `function(meta_params, task, key)` for each task.
 
     Args:
-        function: of one task.
-        meta_params: the same for all.
-        tasks: `[task, ...]`.
-        key: split into one key a task.
-        chunk: how many tasks a device maps at once (default: all); it need not divide their number.
-        mesh: devices that share out the tasks, see `task_mesh`. Default: one device.
+        function: Function of one task.
+        meta_params: Meta-parameters, the same for all tasks.
+        tasks: Tasks, a tree of arrays `[task, ...]`.
+        key: Random key, split into one for each task.
+        chunk: Number of tasks that a device maps at once, which need not divide their number. None:
+            all at once.
+        mesh: Devices that share the tasks, see `task_mesh`. None: one device.
+
+    Returns:
+        The results, a tree of arrays `[task, ...]`.
 
     Raises:
-        ValueError: `chunk` is below 1, the mesh does not divide the tasks, or has another axis
-            than "task".
+        ValueError: `chunk` is below 1, the mesh does not divide the tasks or has another axis than
+            "task", or an argument is of another kind.
     """
     check_meta_params(meta_params)
     check_key(key)
@@ -195,9 +208,9 @@ def each_task(
 
 
 def in_chunks(function: Callable[[Any], PyTree], tasks: Any, chunk: int) -> PyTree[Array]:
-    """What `function(task)` gives for each task, a chunk at a time; the last may be smaller.
+    """The results of `function(task)` for each task, in chunks; the last may be smaller.
 
-    `jax.lax.map` with a batch size cannot give arrays of size zero: those of no inner step.
+    `jax.lax.map` with a batch size cannot return arrays of size zero, as zero inner steps give.
     """
     many = jax.vmap(function)
     count = count_tasks(tasks) // chunk

@@ -1,11 +1,11 @@
-"""Rows of a batch and what each of them counts.
+"""The rows of a batch and their weights.
 
 A batch is `(inputs, targets)` or `(inputs, targets, weights)`, with weights `[n]`, bools or numbers
->= 0: a row of weight 2 counts as two rows, and one of weight 0 does not count, in no value and in
-no derivative, whatever it holds. Episodes of unequal size are padded to one shape with such rows.
+>= 0. A row of weight 2 counts as two rows. A row of weight 0 affects no value and no derivative,
+whatever it contains. Episodes of unequal size are padded to one shape with rows of weight 0.
 
-Masking a result is not enough for that, since 0 x NaN is NaN in the derivative: a row that does not
-count is replaced on the way in.
+Masking a result is not enough for that, since 0 x NaN is NaN in the derivative: the inputs of rows
+of weight 0 are replaced.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Integer, PyTree
 from maml.types import Batch, Params
 
 Apply = Callable[[Params, PyTree], Array]
-"""`apply(params, inputs) -> outputs`, or `apply(params, inputs, weights=None)` of a model whose
+"""`apply(params, inputs) -> outputs`, or `apply(params, inputs, weights=None)` for a model whose
 layers take statistics over the rows, such as batch normalisation."""
 Weights = Float[Array, " n"] | None
 
@@ -30,7 +30,8 @@ def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
     """Inputs, targets and weights of a batch; None is a weight of 1 for every row.
 
     Raises:
-        ValueError: the batch is something else, has no rows, or weights that `of_rows` refuses.
+        ValueError: the batch is of another form, has no rows, or has weights that `of_rows`
+            refuses.
     """
     if not (isinstance(batch, tuple | list) and len(batch) in (2, 3)):
         got = f"{len(batch)} members" if isinstance(batch, tuple | list) else type(batch).__name__
@@ -51,10 +52,10 @@ def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
 
 
 def of_rows(weights: Any, rows: int) -> Weights:
-    """The weights, in float32 at least; where they are traced, one that is negative becomes NaN.
+    """The weights in float32 at least; a negative weight that is traced becomes NaN.
 
     Raises:
-        ValueError: they are not one number a row, finite and >= 0.
+        ValueError: the weights are not one number for each row, finite and >= 0.
     """
     if weights is None:
         return None
@@ -76,7 +77,7 @@ def of_rows(weights: Any, rows: int) -> Weights:
 
 
 def wide(x: Any) -> Array:
-    """The array in float32 at least, where sums and differences are taken.
+    """The array in float32 at least, for sums and differences.
 
     >>> wide(jnp.ones(2, jnp.bfloat16)).dtype, wide(jnp.arange(2)).dtype
     (dtype('float32'), dtype('float32'))
@@ -85,11 +86,11 @@ def wide(x: Any) -> Array:
 
 
 def outputs(apply: Apply, params: Params, inputs: PyTree, weights: Weights) -> Array:
-    """Outputs of a model in which rows that do not count disturb nothing.
+    """The outputs of a model, on which rows of weight 0 have no effect.
 
-    Where the batch has weights, a model that takes them (by the name `weights`, and not as one of
-    its first two parameters) is given them, and inputs as they are; to any other a row that does
-    not count shows a row that does.
+    A model with a parameter `weights`, which is not one of its first two, gets the weights and the
+    inputs as they are. Any other model gets inputs in which rows of weight 0 are replaced by a row
+    of positive weight.
     """
     if weights is None:
         return jnp.asarray(apply(params, inputs))
@@ -111,10 +112,10 @@ def _takes_weights(apply: Apply) -> bool:
 
 
 def replaced(inputs: PyTree, weights: Weights) -> PyTree:
-    """The inputs, with a row that counts in the place of each that does not, in leaves `[n, ...]`.
+    """The inputs, with each row of weight 0 replaced by a row of positive weight.
 
-    Zeros would do for most models, but not for those that divide by the length of their input.
-    Where no row counts, all are ones.
+    Only leaves `[n, ...]` are changed. Zeros would suffice for most models, but not for those that
+    divide by the norm of their input. Where all weights are 0, all rows are ones.
 
     >>> replaced(jnp.array([1.0, jnp.nan, 3.0]), jnp.array([0.0, 0.0, 1.0])).tolist()
     [3.0, 3.0, 3.0]
@@ -134,12 +135,12 @@ def replaced(inputs: PyTree, weights: Weights) -> PyTree:
 
 
 def masked(values: Array, weights: Weights) -> Array:
-    """The values `[n, ...]`, and zeros in the rows that do not count."""
+    """The values `[n, ...]`, with zeros in the rows of weight 0."""
     return values if weights is None else jnp.where(_column(weights != 0, values), values, 0)
 
 
 def mean(values: Array, weights: Weights) -> Array:
-    """sum_i w_i v_i / sum_i w_i,  with v_i the mean of row i; 0 where no row counts.
+    """The mean  sum_i w_i v_i / sum_i w_i,  with v_i the mean of row i; 0 if all weights are 0.
 
     >>> float(mean(jnp.array([1.0, 2.0, jnp.inf]), jnp.array([3.0, 1.0, 0.0])))
     1.25
@@ -152,31 +153,34 @@ def mean(values: Array, weights: Weights) -> Array:
 
 
 def metric(value: Array, weights: Weights) -> Array:
-    """A mean as it is reported: NaN where no row counts."""
+    """A mean for the metrics: NaN if all weights are 0."""
     return value if weights is None else jnp.where(weights.any(), value, jnp.nan)
 
 
 def nonzero(divisor: Array) -> Array:
-    """The divisor of a sum, and 1 in the place of zero, for sums over nothing."""
+    """The divisor, with 1 in the place of 0."""
     return jnp.where(divisor == 0, 1, divisor)
 
 
 def classes(
     labels: Array, shape: tuple[int, ...], weights: Weights
 ) -> tuple[Integer[Array, "*rows"], Bool[Array, "*rows"]]:
-    """The labels, 0 in rows that do not count, and whether each is a class.
+    """The labels, with 0 in rows of weight 0, and whether each is a class.
 
-    A label out of range that is traced cannot be refused; it must not pass for another class, but
-    make NaN of value and derivative.
+    A traced label out of range cannot be refused; the caller should turn its value and derivative
+    into NaN, so that it does not count as another class.
 
     Args:
-        labels: Integers in 0 .. ways - 1.
-        shape: That of the logits, `[*rows, ways]`.
-        weights: Of the rows.
+        labels: Integers in 0 .. ways - 1, `[*rows]`.
+        shape: Shape of the logits, `[*rows, ways]`.
+        weights: Weights of the rows, or None.
+
+    Returns:
+        The labels and the mask of those in range, `[*rows]` each.
 
     Raises:
-        ValueError: there are fewer than two ways, the labels are not one integer a row, or one of
-            them that counts is out of range and not traced.
+        ValueError: there are fewer than two ways, the labels are not one integer for each row, or
+            a label that is not traced is out of range in a row of positive weight.
     """
     *wanted, ways = shape
     got = f"{labels.dtype}{list(labels.shape)}"
@@ -189,7 +193,7 @@ def classes(
         raise ValueError(f"labels must be {wanted}; got {got}: take their jnp.argmax over the last")
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != shape[:-1]:
         raise ValueError(f"labels must be integers {wanted}, in 0 .. {ways - 1}; got {got}")
-    if labels.dtype.itemsize < 4:  # 300 ways are no uint8
+    if labels.dtype.itemsize < 4:  # uint8 cannot be compared with 300 ways
         labels = labels.astype(jnp.int32)
     labels = masked(labels, weights)
     valid = (labels >= 0) & (labels < ways)

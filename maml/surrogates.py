@@ -1,4 +1,4 @@
-"""Policy-gradient surrogates: what to derive, so that the derivatives are those of the value.
+"""Policy-gradient surrogates: functions whose derivatives estimate those of the expected return.
 
 All have one signature, `surrogate(log_ratio, advantage)`, of ONE trajectory:
 
@@ -6,22 +6,22 @@ All have one signature, `surrogate(log_ratio, advantage)`, of ONE trajectory:
 
 with mu the policy that acted. Each estimates V(theta) - V(mu), to be maximised, is zero where theta
 is mu, and has the same first derivative there, the policy gradient. They differ in the second
-derivative, which is what meta-learning goes through, and away from mu:
+derivative, which meta-learning needs, and away from mu:
 
 | surrogate | formula | second derivative at mu |
 |---|---|---|
-| `score_function` | sum_t l_t A_t | lacks how actions and states change with theta |
-| `likelihood_ratio` | sum_t (r_t - 1) A_t | lacks how the states change |
+| `score_function` | sum_t l_t A_t | omits the effect of theta on actions and states |
+| `likelihood_ratio` | sum_t (r_t - 1) A_t | omits the effect of theta on states |
 | `clipped` | sum_t min((r_t - 1) A_t, clip(r_t - 1) A_t) | that of `likelihood_ratio` |
 | `taypo2` | sum_t (r_t - 1) (1 + sum_{s<t} (r_s - 1)) A_t | exact |
 | `dice` | sum_t (r_t - 1) prod_{s<t} r_s A_t | exact |
 
-with the ratio r_t = exp(l_t). A discount gamma of the rewards belongs into the advantages, A_t
-gamma^t. Steps after the end of a trajectory have l_t = A_t = 0. An action that the policy has come
-to forbid has l_t = -infinity, and so the ratio 0. A step with A_t = 0 adds 0, and nothing to any
-derivative by theta, whatever its ratio. Sums are taken in float32 at least.
+with the ratio r_t = exp(l_t). A discount gamma of the rewards is a factor of the advantages, A_t
+gamma^t. Steps after the end of a trajectory have l_t = A_t = 0. An action to which the policy now
+gives the probability zero has l_t = -infinity, and the ratio 0. A step with A_t = 0 adds 0, and
+nothing to any derivative by theta, whatever its ratio. Sums are taken in float32 at least.
 
-mu's log-probabilities are those recorded when it acted, and constants.
+The log-probabilities of mu are constants, recorded when it acted.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ Steps = Float[Array, " time"]
 Surrogate = Callable[[Steps, Steps], Scalar]
 """`surrogate(log_ratio, advantage) -> scalar` of ONE trajectory, to be maximised.
 
-All here refuse, with a `ValueError` when traced, what is not two arrays `[time]`.
+Those of this module raise a `ValueError` for anything but two arrays `[time]`, traced or not.
 """
 
 
@@ -77,8 +77,8 @@ def _before_what_counts(log_ratio: Steps, advantage: Array) -> Array:
 def score_function(log_ratio: Steps, advantage: Steps) -> Scalar:
     """The surrogate of REINFORCE:  sum_t l_t A_t.
 
-    Its second derivative is E[sum_t A_t hessian log pi]: no credit to theta for what it samples.
-    It is what MAML's code differentiates twice.
+    Its second derivative is E[sum_t A_t hessian log pi], without the effect of theta on the
+    distribution of samples. MAML's code differentiates this surrogate twice.
 
     Williams: Simple statistical gradient-following algorithms (1992).
 
@@ -92,7 +92,7 @@ def score_function(log_ratio: Steps, advantage: Steps) -> Scalar:
 def likelihood_ratio(log_ratio: Steps, advantage: Steps) -> Scalar:
     """The low-variance surrogate (LVC) of ProMP:  sum_t (r_t - 1) A_t.
 
-    Its derivatives credit theta for the actions, and take the states they are chosen in for given.
+    Its derivatives include the effect of theta on the actions, and treat the states as given.
 
     Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019).
     """
@@ -104,12 +104,15 @@ def clipped(log_ratio: Steps, advantage: Steps, *, clip: float = 0.2) -> Scalar:
     """The pessimistic surrogate of PPO:  sum_t min((r_t - 1) A_t, clip(r_t - 1, -c, c) A_t).
 
     Args:
-        log_ratio: l_t.
-        advantage: A_t.
-        clip: c, how far from 1 a ratio still gains, > 0.
+        log_ratio: Log-ratios l_t, `[time]`.
+        advantage: Advantages A_t, `[time]`.
+        clip: Largest distance c of a ratio from 1 that still increases the surrogate, > 0.
+
+    Returns:
+        The surrogate, a scalar to be maximised.
 
     Raises:
-        ValueError: the clip is not a finite number > 0.
+        ValueError: `clip` is not a finite number > 0, or the others are not two arrays `[time]`.
 
     Schulman, Wolski, Dhariwal, Radford, Klimov: Proximal policy optimization (2017).
 
@@ -120,15 +123,15 @@ def clipped(log_ratio: Steps, advantage: Steps, *, clip: float = 0.2) -> Scalar:
     log_ratio, advantage = _counting(log_ratio, advantage)
     limit, change = jnp.where(advantage < 0, -clip, clip), jnp.expm1(log_ratio)
     beyond = jnp.where(advantage < 0, change < limit, change > limit)
-    # What is beyond the limit may be infinite, and would make the derivative 0 x infinity.
+    # A change beyond the limit may be infinite, and would make the derivative 0 x infinity.
     change = jnp.expm1(jnp.where(beyond, 0, log_ratio))
     return jnp.vdot(jnp.where(beyond, limit, change), advantage)
 
 
 def taypo2(log_ratio: Steps, advantage: Steps) -> Scalar:
-    """Second-order Taylor expansion of the value:  sum_t (r_t - 1) (1 + sum_{s<t} (r_s - 1)) A_t.
+    """Second-order Taylor expansion of V:  sum_t (r_t - 1) (1 + sum_{s<t} (r_s - 1)) A_t.
 
-    Exact to the second derivative at mu, and with less variance than `dice` away from it.
+    It is exact up to the second derivative at mu, and has less variance than `dice` away from mu.
 
     Tang, Kozuno, Rowland, Munos, Valko: Unifying gradient estimators for meta-reinforcement
     learning via off-policy evaluation (NeurIPS 2021).
@@ -141,18 +144,22 @@ def taypo2(log_ratio: Steps, advantage: Steps) -> Scalar:
 
 
 def dice(log_ratio: Steps, advantage: Steps, *, decay: float = 1.0) -> Scalar:
-    """Loaded DiCE:  sum_t (r_t - 1) exp(sum_{s<t} decay^(t-s) l_s) A_t.
+    """The surrogate of Loaded DiCE:  sum_t (r_t - 1) exp(sum_{s<t} decay^(t-s) l_s) A_t.
 
-    With decay 1 the value itself, importance-sampled: exact in every derivative. Less trades bias
-    for variance; with 0 it is `likelihood_ratio`.
+    With decay 1 it is the importance-sampled value, exact in every derivative. A smaller decay has
+    more bias and less variance; with decay 0 it is `likelihood_ratio`.
 
     Args:
-        log_ratio: l_t.
-        advantage: A_t.
-        decay: lambda in [0, 1], how much of its consequences an action keeps from step to step.
+        log_ratio: Log-ratios l_t, `[time]`.
+        advantage: Advantages A_t, `[time]`.
+        decay: Factor lambda by which the effect of an action on later steps shrinks in each step,
+            in [0, 1].
+
+    Returns:
+        The surrogate, a scalar to be maximised.
 
     Raises:
-        ValueError: the decay is outside [0, 1].
+        ValueError: `decay` is outside [0, 1], or the others are not two arrays `[time]`.
 
     Farquhar, Whiteson, Foerster: Loaded DiCE (NeurIPS 2019).
     """
@@ -161,7 +168,7 @@ def dice(log_ratio: Steps, advantage: Steps, *, decay: float = 1.0) -> Scalar:
     log_ratio = _before_what_counts(log_ratio, advantage)
     time = jnp.arange(now.shape[0])
     weights = jnp.tril(decay ** jnp.abs(time[:, None] - time), -1)
-    # Not a product of matrices: a ratio of 0 has the logarithm -infinity, which 0 does not forget.
+    # Not a matrix product: a ratio of 0 has the logarithm -infinity, and 0 x -infinity is NaN.
     earlier = jnp.sum(weights * jnp.where(weights > 0, log_ratio, 0), axis=1)
     earlier = jnp.where(advantage == 0, 0, earlier)
     return jnp.vdot(jnp.exp(earlier) * jnp.expm1(now), advantage)

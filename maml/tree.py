@@ -1,4 +1,4 @@
-"""Trees of parameters in two parts: the one that adapts, and the rest."""
+"""Masks of trees of parameters, and their division into two parts: adapting leaves and the rest."""
 
 import re
 from typing import Any
@@ -13,12 +13,15 @@ def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
     """A tree of bools like `params`: True where the path matches the regular expression.
 
     Args:
-        params: any tree.
-        pattern: searched for in paths such as `layers/0/kernel`.
+        params: Tree of parameters.
+        pattern: Regular expression, searched for in paths such as `layers/0/kernel`.
+
+    Returns:
+        The mask, a tree of bools.
 
     Raises:
-        ValueError: no path matches, so that a misspelt pattern is not a silent no-op, or the
-            pattern is empty or no regular expression.
+        ValueError: no path matches, as for a misspelt pattern, or the pattern is empty or no
+            regular expression.
 
     >>> mask_by_path({"body": {"w": 1.0}, "head": {"w": 2.0, "b": 3.0}}, "^head/")
     {'body': {'w': False}, 'head': {'b': True, 'w': True}}
@@ -46,7 +49,7 @@ def _paths(params: PyTree) -> str:
 
 
 def by_path(params: PyTree) -> dict[str, Any]:
-    """The leaves by paths such as `layers/0/kernel`.
+    """The leaves of a tree, by paths such as `layers/0/kernel`.
 
     >>> by_path({"body": {"w": 1.0}, "head": [2.0]})
     {'body/w': 1.0, 'head/0': 2.0}
@@ -59,7 +62,7 @@ def _name(path: tuple) -> str:
 
 
 def complement(mask: PyTree[bool]) -> PyTree[bool]:
-    """True where the mask is False.
+    """The complement of a mask, True where the mask is False.
 
     >>> complement({"body": False, "head": True})
     {'body': True, 'head': False}
@@ -69,7 +72,7 @@ def complement(mask: PyTree[bool]) -> PyTree[bool]:
 
 
 def floating(params: PyTree) -> PyTree[bool]:
-    """True at the leaves that have a derivative, False at counters, random keys and masks.
+    """The mask of leaves with a derivative, False at counters, random keys and masks.
 
     >>> floating({"w": 1.0, "count": 3})
     {'count': False, 'w': True}
@@ -78,9 +81,9 @@ def floating(params: PyTree) -> PyTree[bool]:
 
 
 def partition(params: PyTree, mask: PyTree[bool]) -> tuple[PyTree, PyTree]:
-    """The leaves where the mask is True, and the others; None stands where a leaf is absent.
+    """The leaves where the mask is True, and the others, with None in the place of absent leaves.
 
-    None in the parameters is no leaf, as everywhere in JAX, and is None in both parts.
+    None in the parameters is not a leaf, as everywhere in JAX, and is None in both results.
 
     Raises:
         ValueError: the mask is not a tree of bools with the structure of the parameters.
@@ -98,7 +101,7 @@ def combine(chosen: PyTree, others: PyTree) -> PyTree:
     """The inverse of `partition`.
 
     Raises:
-        ValueError: the two trees are not the two parts of one.
+        ValueError: the structures of the two trees differ.
 
     >>> combine({"body": None, "head": 2.0}, {"body": 1.0, "head": None})
     {'body': 1.0, 'head': 2.0}

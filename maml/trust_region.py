@@ -1,12 +1,12 @@
-"""A trust-region step: as far along the natural gradient as the divergence allows.
+"""A trust-region step along the natural gradient, as long as the divergence allows.
 
-    theta' = theta - s F^-1 g,   s = sqrt(2 radius / g' F^-1 g),   then shorter until it is accepted
+    theta' = theta - s F^-1 g,   s = sqrt(2 radius / g' F^-1 g),   s shortened until it is accepted
 
 with g the meta-gradient and F = mean over tasks of J' M J, where J is the derivative of the adapted
-model's outputs by the meta-parameters, through the adaptation, and M the second derivative of the
-divergence by the outputs. Where the outputs are those that the divergence is measured from, its
-first derivative is zero, so F is its exact second derivative by the meta-parameters, and J needs no
-third derivatives of the loss.
+model's outputs with respect to the meta-parameters, through the adaptation, and M is the second
+derivative of the divergence with respect to the outputs. At the old outputs the first derivative of
+the divergence is zero, so F is its exact second derivative with respect to the meta-parameters, and
+J needs no third derivatives of the loss.
 
 Schulman, Levine, Moritz, Jordan, Abbeel: Trust region policy optimization (ICML 2015).
 """
@@ -32,13 +32,14 @@ from maml.types import Episode, LossFn, MetaGradient, MetaParams, Metrics, Rando
 
 
 class Region(NamedTuple):
-    """What a trust-region step goes by.
+    """The objective of a trust-region step, and the divergence that limits it.
 
     Attributes:
         objective: `objective(meta_params, episode, key) -> (scalar, metrics)` of ONE task.
         outputs: `outputs(meta_params, episode, key)` of the adapted model, of ONE task.
         divergence: `divergence(old outputs, outputs, episode) -> scalar` of ONE task.
-        measured: from the mean metrics of the objective, the divergence that must stay inside.
+        measured: `measured(metrics) -> scalar`, the divergence that must stay within the radius,
+            from the mean metrics of the objective.
     """
 
     objective: LossFn
@@ -80,33 +81,33 @@ def trust_region_step(
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[MetaParams, Metrics]:
-    """One step inside the trust region, on episodes that stay the same meanwhile.
+    """One step inside the trust region, on one meta-batch.
 
-    Tasks whose gradient is not finite, or which have a metric of NaN, are left out of everything. A
+    Tasks whose gradient is not finite, or which have a metric of NaN, are left out of all means. A
     step length at which objective or divergence is not finite is not accepted.
 
     Args:
-        region: objective and divergence.
-        meta_params: before.
-        episodes: `Episode[task, ...]`.
-        key: split into one key a task.
-        radius: the largest divergence.
-        cg_steps: conjugate-gradient steps towards F^-1 g.
-        damping: added to the diagonal of F.
-        backtracks: how many step lengths are tried.
-        shrink: from one length to the next, in (0, 1).
-        chunk: how many tasks a device maps at once (default: all).
-        mesh: devices that share out the tasks.
+        region: Objective and divergence.
+        meta_params: Meta-parameters before the step.
+        episodes: Tasks of the meta-batch, `Episode[task, ...]`.
+        key: Random key, split into one for each task.
+        radius: Largest divergence, > 0.
+        cg_steps: Number of conjugate-gradient steps for F^-1 g, >= 1.
+        damping: Number added to the diagonal of F, > 0.
+        backtracks: Largest number of step lengths that are tried, >= 1.
+        shrink: Ratio of one step length to the one before, in (0, 1).
+        chunk: Number of tasks that a device maps at once. None: all at once.
+        mesh: Devices that share the tasks, see `task_mesh`. None: one device.
 
     Returns:
-        The meta-parameters after, and the metrics of the objective before the step, with
-        `left_out`, the share of tasks left out, and `region`: the length that was accepted, as a
-        fraction of s (0: none, and the parameters are the old ones), the divergence there, and what
-        the objective gained.
+        The meta-parameters after the step, and the metrics of the objective before it, with
+        `left_out`, the share of tasks left out, and `region`: the accepted step length as a
+        fraction of s (0 if none is accepted and the meta-parameters are unchanged), the divergence
+        there, and the decrease of the objective.
 
     Raises:
-        ValueError: radius or damping is not positive, shrink is outside (0, 1), a count is below
-            1; chunk or mesh as in `meta_gradient`.
+        ValueError: radius or damping is not positive, shrink is outside (0, 1), or a count is below
+            1; or, as in `meta_gradient`, chunk or mesh does not fit the tasks.
     """
     check_region(
         radius=radius, damping=damping, shrink=shrink, cg_steps=cg_steps, backtracks=backtracks
@@ -165,7 +166,7 @@ def trust_region_step(
         state = jnp.zeros((), jnp.int32), nothing, value, nothing, jnp.asarray(False)
         _, fraction, now, divergence, accepted = jax.lax.while_loop(unfinished, search, state)
         fraction = jnp.where(accepted, fraction, 0)
-        # Not `fraction * furthest * direction` alone: where nothing is accepted it may be NaN.
+        # Where no length is accepted, 0 * furthest * direction may be NaN, hence the `where`.
         after = jnp.where(accepted, start - fraction * furthest * direction, start)
         went = {
             "fraction": fraction,
@@ -189,7 +190,7 @@ def _fisher(
     episodes: Episode,
     kept: Bool[Array, " task"],
 ) -> Callable[[Array], Array]:
-    """The function v -> sum over the tasks that are kept of J' M J v, linearised once."""
+    """The function v -> sum over the kept tasks of J' M J v, linearised once."""
     old, push = jax.linearize(outputs, start)
     pull = jax.linear_transpose(push, start)
 

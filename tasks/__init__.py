@@ -1,1 +1,1 @@
-"""Where episodes come from: task distributions, data sets, models and layers."""
+"""Task distributions, data sets, models and layers for the algorithms of `maml`."""

@@ -1,4 +1,4 @@
-"""What functions of tasks and models refuse, beside what `maml._checks` looks at."""
+"""Checks of the arguments of tasks and models, in addition to those of `maml._checks`."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from jaxtyping import Array, Integer
 
 
 def as_path(value: Any, name: str) -> Path:
-    """The path that a caller means, with the home folder in the place of `~`.
+    """A `Path` from a string or a path, with `~` expanded to the home folder.
 
     Raises:
         ValueError: the value is neither a string nor a path.
@@ -21,10 +21,11 @@ def as_path(value: Any, name: str) -> Path:
 
 
 def check_tokens(tokens: Integer[Array, "n time"], vocabulary: int | None = None) -> None:
-    """Refuses what are no tokens. The values of traced tokens cannot be looked at, and pass.
+    """Refuses anything but tokens; traced tokens pass, because their values are unknown.
 
     Raises:
-        ValueError: they are no integers `[n, time]`, negative, or not below the vocabulary.
+        ValueError: the tokens are not integers `[n, time]`, are negative, or are not below the
+            vocabulary.
     """
     shape, dtype = jnp.shape(tokens), jnp.result_type(tokens)
     if len(shape) != 2 or not jnp.issubdtype(dtype, jnp.integer):
@@ -38,9 +39,9 @@ def check_tokens(tokens: Integer[Array, "n time"], vocabulary: int | None = None
 
 
 def nan_below_zero(tokens: Integer[Array, "n time"]) -> Integer[Array, "n time"]:
-    """The same tokens, but negative ones beyond any vocabulary.
+    """The tokens, with each negative one replaced by a number beyond any vocabulary.
 
-    JAX looks up NaN beyond the last row of a table, but counts negative rows from the end.
+    In JAX, a row beyond the end of a table is NaN, but a negative row is counted from the end.
     """
     tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.int32))
     return jnp.where(tokens < 0, jnp.iinfo(tokens.dtype).max, tokens)

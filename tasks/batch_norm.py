@@ -1,14 +1,14 @@
-"""The batch-norm modes of `maml.batch_norm` for flax modules, and running averages beside them.
+"""The batch-norm modes of `maml.batch_norm` for flax modules, and a mode with running averages.
 
-In the mode `running` a query set is evaluated with averages over meta-training. During
+In the mode `running`, a query set is evaluated with averages over meta-training. During
 meta-training it is normalised by its own statistics, which are recorded, as in the train and eval
 modes of every framework.
 
-Running averages r are meta-parameters with an objective of their own, 1/2 ||r - observed||^2, so
-gradient descent with rate 1 - momentum is the moving average, and nothing else has to know of it.
-(Reptile does not learn from query sets, and so would never record: it has no `running` mode.)
+Running averages r are meta-parameters with their own objective, 1/2 ||r - observed||^2. Gradient
+descent with learning rate 1 - momentum is then the moving average, and no other code depends on it.
+(Reptile does not learn from query sets, so it would record nothing: it has no `running` mode.)
 
-Rows with weights, as in `maml.rows`, count as much as those in all statistics.
+Every statistic is weighted by the weights of the rows, as in `maml.rows`.
 """
 
 from functools import partial
@@ -33,20 +33,21 @@ STATISTICS = "batch_stats"
 def few_shot_apply(
     model: nn.Module, mode: Mode, *, evaluating: bool = False, features: bool = False
 ) -> Apply:
-    """Logits of a model whose batch normalisation takes the mode's statistics.
+    """A function that computes the logits of a model with the batch-norm statistics of a mode.
 
     Args:
-        model: called as `model(images, reference=..., running=...)`; `track` is set for `running`.
-        mode: whose statistics normalise a query set, see above.
-        evaluating: in the mode `running`, use the averages.
-        features: give what the head sees instead of the logits.
+        model: Model, called as `model(images, reference=..., running=...)`; its `track` is True
+            exactly in the mode `running`.
+        mode: Statistics that normalise a query set, see the module's documentation.
+        evaluating: Whether the mode `running` uses the running averages.
+        features: Whether the function returns the inputs of the head instead of the logits.
 
     Returns:
-        `apply(variables, images or Query, weights=None) -> logits`, weights of the rows that logits
-        are for.
+        `apply(variables, images or Query, weights=None) -> logits`, where the weights are those of
+        the rows that get logits.
 
     Raises:
-        ValueError: there is no such mode, or the model does not track what it asks for.
+        ValueError: the mode is unknown, or the model's `track` does not fit it.
     """
     if mode not in get_args(Mode):
         raise ValueError(f"batch norm is one of {', '.join(get_args(Mode))}; got {mode!r}")
@@ -68,16 +69,15 @@ def few_shot_apply(
 
 
 def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> LossFn:
-    """Cross-entropy of `few_shot_apply`, with the objective of the running averages.
+    """The cross-entropy of `few_shot_apply`, plus the objective of the running averages.
 
     Args:
-        model: see `few_shot_apply`.
-        mode: whose statistics normalise a query set, see above.
-        evaluating: use the running averages instead of recording them.
+        model, mode: As in `few_shot_apply`.
+        evaluating: Whether the mode `running` uses the running averages instead of recording them.
 
     Returns:
-        A loss of `(images, labels)`, a support set, or of `(Query, labels)`; weights of the rows
-        may be a third member.
+        A loss of a support set `(images, labels)` or a query set `(Query, labels)`; the weights of
+        the rows may be a third member.
 
     Raises:
         ValueError: as `few_shot_apply`.
@@ -111,14 +111,17 @@ def _distance(averages: PyTree, observed: PyTree) -> Array:
 def averaging(
     optimizer: optax.GradientTransformation, momentum: float
 ) -> optax.GradientTransformation:
-    """The optimiser, with running averages  r <- momentum r + (1 - momentum) observed.
+    """An optimiser that updates running averages by  r <- momentum r + (1 - momentum) observed.
 
     Args:
-        optimizer: of every other leaf.
-        momentum: of the moving average over meta-steps, in [0, 1).
+        optimizer: Optimiser of every other leaf, an optax transformation.
+        momentum: Momentum of the moving average over meta-steps, in [0, 1).
+
+    Returns:
+        The optimiser of all leaves, an optax transformation.
 
     Raises:
-        ValueError: the momentum is outside.
+        ValueError: the momentum is outside [0, 1).
     """
     if not 0 <= momentum < 1:
         raise ValueError(f"the momentum of an average must be in [0, 1); got {momentum!r}")

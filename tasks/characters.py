@@ -1,4 +1,4 @@
-"""A set of drawn characters and its splits: what Omniglot and glyphs have in common."""
+"""Data sets of drawn characters and their splits, shared by Omniglot and the glyphs."""
 
 import hashlib
 import io
@@ -23,9 +23,9 @@ class Characters(NamedTuple):
     """Drawings by class: ink is 255, paper is 0.
 
     Attributes:
-        images: `[class, drawing, height, width]`, uint8.
-        names: `alphabet/character`, one a class, all different.
-        source: where the drawings came from, in words, printed with every result.
+        images: Drawings, `[class, drawing, height, width]`, uint8.
+        names: Names of the classes, `alphabet/character`, all different.
+        source: Description of the origin of the drawings, printed with every result.
     """
 
     images: Images
@@ -33,16 +33,16 @@ class Characters(NamedTuple):
     source: str
 
 
-Split = dict[str, Int[np.ndarray, "class"]]  # part ("train", "val", "test") -> indices of classes
+Split = dict[str, Int[np.ndarray, "class"]]  # "train", "val" or "test" -> indices of classes
 
 
 def cached(
     file: Path, build: Callable[[], tuple[Images, tuple[str, ...]]]
 ) -> tuple[Images, tuple[str, ...]]:
-    """Images and names as the file keeps them, or else built and kept; never a pickle.
+    """Images and names, read from a cache file or else built and cached; pickles are not read.
 
-    A file that is corrupt is built anew, and one that cannot be written is done without: both
-    with a warning. It is written in one step, so that no process ever reads half of it.
+    A corrupt cache is rebuilt, and a cache that cannot be written is skipped, each with a warning.
+    The file is written in one step, so that no process reads half of it.
     """
     try:
         return _read(file)
@@ -80,9 +80,9 @@ def alphabet(name: str) -> str:
 
 
 def shuffled(names: Sequence[str], seed: int) -> list[str]:
-    """The names in the order of SHA-256(seed, name): one order on every machine, for ever.
+    """The names in the order of SHA-256(seed, name), which is the same on every machine.
 
-    A random generator's stream may change with its library; a hash cannot, and it does not
+    The stream of a random generator may change with its library. A hash does not, nor does it
     depend on the order in which a file system lists the classes.
 
     >>> shuffled(["a", "b", "c", "d"], seed=0)
@@ -92,21 +92,21 @@ def shuffled(names: Sequence[str], seed: int) -> list[str]:
 
 
 def split(names: Sequence[str], parts: Mapping[str, Sequence[str]]) -> Split:
-    """Indices into `names` of the classes in each part.
+    """Indices into `names` of the classes of train, val and test.
 
     Raises:
-        ValueError: a part is missing, empty or no list of names, a class is unknown or is listed
-            twice, or two classes of the set have one name.
+        ValueError: one of the three is missing, empty or not a list of names; a class is unknown or
+            listed twice; or two classes of the set have the same name.
     """
     _check_parts(parts)
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):
         repeated = next(name for i, name in enumerate(names) if index[name] != i)
-        raise ValueError(f"the names of a set must differ; {repeated!r} is there twice")
+        raise ValueError(f"the names of a set must differ; {repeated!r} occurs twice")
     seen: dict[str, str] = {}
     for part in PARTS:
         if not parts[part]:
-            raise ValueError(f"the part {part!r} of the split is empty")
+            raise ValueError(f"the split {part!r} is empty")
         for name in parts[part]:
             if name not in index:
                 raise ValueError(f"the part {part!r} names {name!r}, which is no class of the set")
@@ -120,8 +120,8 @@ def read_split(path: Path, names: Sequence[str]) -> Split:
     """The split in a JSON file `{"train": [names], "val": [names], "test": [names]}`.
 
     Raises:
-        ValueError: the path is no readable file of at most 16 MiB, it holds no such JSON in UTF-8,
-            or `split` refuses what it holds.
+        ValueError: the path is not a readable file of at most 16 MiB, its content is not such JSON
+            in UTF-8, or `split` refuses the names.
     """
     path = as_path(path, "the split file")
     try:
@@ -143,7 +143,7 @@ def read_split(path: Path, names: Sequence[str]) -> Split:
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     parts = dict(pairs)
     if len(parts) < len(pairs):
-        raise ValueError(f"one of the parts {', '.join(parts):.99} is there twice")
+        raise ValueError(f"one of the keys {', '.join(parts):.99} occurs twice")
     return parts
 
 

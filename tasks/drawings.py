@@ -1,7 +1,7 @@
-"""Omniglot's PNGs, found below a folder or inside a zip; what is read is bounded.
+"""Omniglot's PNGs, found below a folder or inside a zip, with limits on what is read.
 
-A drawing is known by its place, `Alphabet/characterNN/NNNN_NN.png` below any other folders.
-Nothing else is read, so that a file which is no drawing costs nothing, whatever its size.
+A drawing is recognised by its path, `Alphabet/characterNN/NNNN_NN.png` below any other folders.
+No other file is read, so that such files cost nothing, whatever their size.
 """
 
 import re
@@ -14,10 +14,10 @@ from pathlib import Path, PureWindowsPath
 
 Files = dict[str, bytes]  # ".../Alphabet/characterNN/NNNN_NN.png" -> PNG
 
-LARGEST = 2**20  # bytes of a drawing; 105x105 pixels of 64 bits, not compressed, are 88,200
+LARGEST = 2**20  # bytes of a drawing; 105x105 pixels of 64 bits, uncompressed, are 88,200
 MOST = 2**30  # bytes of all drawings of a folder or a zip; the whole of Omniglot has 8 million
 ENTRIES = 200_000  # files of a folder, or entries of a zip; Omniglot's larger zip has 20,275
-DEPTH = 8  # folders, one inside the other, from the folder or the zip to a drawing
+DEPTH = 8  # levels of folders between the given folder or zip and a drawing
 
 _PLACE = "Alphabet/characterNN/NNNN_NN.png"
 _DRAWING = re.compile(r"(.*/)?[^/]+/character\d\d/\d{4}_\d\d\.png")
@@ -27,7 +27,7 @@ def in_folder(folder: Path) -> list[Path]:
     """Every drawing below a folder. Links are followed, except in a circle.
 
     Raises:
-        ValueError: there is none, or they are too many, too large or too deep.
+        ValueError: no drawing is found, or the drawings are too many, too large or too deep.
         OSError: a folder or a drawing cannot be read.
     """
     files = list(islice(_below(folder, ()), ENTRIES + 1))
@@ -55,11 +55,11 @@ def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def in_zip(path: Path) -> Files:
-    r"""The drawings inside a zip, by the path of the zip and theirs; `\` in a name counts as `/`.
+    r"""The drawings inside a zip, by the zip's path followed by their own; `\` counts as `/`.
 
     Raises:
-        ValueError: the zip is damaged or encrypted, an entry leaves its folder, is a link, or is
-            there twice; there is no drawing, or they are too many, too large or too deep.
+        ValueError: the zip is damaged or encrypted; an entry leaves its folder, is a link, or is
+            listed twice; no drawing is found, or the drawings are too many, too large or too deep.
     """
     with _naming(path):
         archive = zipfile.ZipFile(path)
@@ -81,14 +81,14 @@ def _entries(path: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipI
     _check_entries(path, len(infos))
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
-        inside = PureWindowsPath(info.filename)  # it knows both slashes, and the letters of drives
+        inside = PureWindowsPath(info.filename)  # understands both slashes and drive letters
         refused = f"{path} is refused: its entry {info.filename!r}"
         if inside.anchor or ".." in inside.parts:
             raise ValueError(f"{refused} leaves the archive's folder")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise ValueError(f"{refused} is a link; zip the files themselves")
         if inside.as_posix() in entries:
-            raise ValueError(f"{refused} is there twice")
+            raise ValueError(f"{refused} occurs twice")
         if not info.is_dir():
             entries[inside.as_posix()] = info
     return entries
@@ -100,7 +100,7 @@ def _naming(path: Path, entry: str = "") -> Iterator[None]:
         yield
     except NotImplementedError as error:
         raise ValueError(f"{path} is no zip that Python can read: {error}{entry}") from error
-    except Exception as error:  # damage surfaces as a dozen unrelated types
+    except Exception as error:  # damage raises a dozen unrelated types of exception
         raise ValueError(f"{path} is a corrupt zip: {error}{entry}") from error
 
 

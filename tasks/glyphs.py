@@ -1,12 +1,12 @@
-"""The few-shot set that needs no download: characters of many scripts, drawn from fonts.
+"""A few-shot data set that needs no download: characters of many scripts, drawn from fonts.
 
-The fonts are those that matplotlib ships. A class is a character, its alphabet a script, and
-its twenty drawings stand for Omniglot's twenty drawers: other faces, weights and slants of the
+The fonts are those that matplotlib ships. A class is a character, its alphabet is a script, and
+its twenty drawings stand for Omniglot's twenty drawers: different faces, weights and slants of the
 character, each with its own stroke thickness, affine map and smooth elastic warp.
 
 A drawing shows the shape of a character, not its size or its place on the line. Characters that
-differ in nothing else ("o" and "O", Latin "A" and Greek Alpha) could not be told apart, so the
-set holds only the first of them in the order of `SCRIPTS`.
+differ only in those ("o" and "O", Latin "A" and Greek Alpha) could not be told apart, so the set
+holds only the first of them in the order of `SCRIPTS`.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ from scipy.ndimage import map_coordinates
 from tasks._checks import as_path
 from tasks.characters import PARTS, Characters, Images, Split, alphabet, cached, split
 
-RECIPE = 1  # raise it with every change that changes an image: old caches are then left alone
+RECIPE = 1  # to be raised with every change that alters an image, so that old caches are not used
 DRAWINGS = 20
 SIDE = 28
 CANVAS = 4 * SIDE  # characters are fitted and warped large, and only then made small
 LONGEST = round(19 / 28 * CANVAS)  # the longer side of a fitted character
-INK = (0.02, 0.30)  # the part of a canvas that may be ink: no blanks, no solid blocks
-LOOKALIKE = 0.85  # two characters that resemble each other more than this count as one
-FAITHFUL = 0.40  # a face whose shape resembles `BASE`'s less draws another form
-STRETCHES = (0.86, 0.93, 1.08, 1.16)  # proportions that do not make another character
+INK = (0.02, 0.30)  # least and largest share of ink on a canvas: no blanks, no solid blocks
+LOOKALIKE = 0.85  # characters that resemble each other more than this count as one
+FAITHFUL = 0.40  # a face is skipped where its shape resembles that of `BASE` less than this
+STRETCHES = (0.86, 0.93, 1.08, 1.16)  # changes of proportion that leave a character the same
 
-BASE = "DejaVuSans"  # it decides which characters there are: it holds the most scripts
+BASE = "DejaVuSans"  # the face that decides which characters exist, since it has the most scripts
 FACES = (
     *(BASE, "DejaVuSerif", "DejaVuSansMono", "STIXGeneral"),
     *("DejaVuSans-Oblique", "DejaVuSerif-Italic", "DejaVuSansMono-Oblique", "STIXGeneralItalic"),
@@ -80,7 +80,7 @@ SCRIPTS = {
     "Braille": (range(0x2800, 0x2900),),
 }
 
-# Scripts that are held out: learners meet them only in validation and in the test.
+# Scripts that are held out for validation and for the test.
 HELD_OUT = {
     "val": ("Armenian", "Hebrew", "Lao", "Technical"),
     "test": ("Georgian", "NKo", "Tifinagh", "Ogham", "OldItalic", "Mathematical"),
@@ -90,13 +90,16 @@ Canvas = Image.Image
 
 
 def load(*, cache: Path | None = None) -> Characters:
-    """The set, from its cache or, the first time on a machine, rendered in some ten seconds.
+    """The data set, from its cache or, the first time on a machine, rendered in about ten seconds.
 
     Args:
-        cache: the folder that keeps the rendered set; None means the user's cache folder.
+        cache: Folder in which the rendered set is kept. None: the user's cache folder.
+
+    Returns:
+        The characters, with 20 drawings of 28x28 pixels for each class.
 
     Raises:
-        ValueError: `cache` is no path.
+        ValueError: `cache` is not a path.
     """
     cache = as_path(user_cache_dir("maml") if cache is None else cache, "cache")
     file = cache / f"glyphs-{_fingerprint()}.npz"
@@ -106,7 +109,7 @@ def load(*, cache: Path | None = None) -> Characters:
 
 
 def splits(characters: Characters) -> Split:
-    """Indices of the classes in train, val and test: no script is in two of them."""
+    """Indices of the classes of train, val and test; no script is in two of them."""
     held_out = {script: part for part, scripts in HELD_OUT.items() for script in scripts}
     part_of = {name: held_out.get(alphabet(name), "train") for name in characters.names}
     parts = {part: [name for name in part_of if part_of[name] == part] for part in PARTS}
@@ -114,8 +117,8 @@ def splits(characters: Characters) -> Split:
 
 
 def classes() -> dict[str, Canvas]:
-    """Every class by name with its unwarped shape, no two of them lookalikes."""
-    shapes = {"missing": fitted("\uffff", BASE)}  # a noncharacter: no font has a glyph for it
+    """The unwarped shape of every class by name, without lookalikes."""
+    shapes = {"missing": fitted("\uffff", BASE)}  # a noncharacter, for which no font has a glyph
     for name, character in _candidates():
         shape = fitted(character, BASE)
         if INK[0] < np.asarray(shape).mean() / 255 < INK[1]:
@@ -126,7 +129,7 @@ def classes() -> dict[str, Canvas]:
 
 
 def render(shapes: dict[str, Canvas]) -> tuple[Images, tuple[str, ...]]:
-    """Images and names of every one of these `classes`."""
+    """Images and names of all the classes given, as `classes` returns them."""
     steps = track(shapes.items(), "Rendering glyphs", transient=True)
     return np.stack([_drawings(name, shape) for name, shape in steps]), tuple(shapes)
 
@@ -147,7 +150,7 @@ def fitted(character: str, face: str) -> Canvas:
 
 
 def blurred(canvas: Canvas) -> Float32[np.ndarray, "SIDE SIDE"]:
-    """The shape at the final resolution and forgiving of small misfits."""
+    """The shape at the final resolution, blurred so that small misfits matter little."""
     small = canvas.reduce(CANVAS // SIDE).filter(ImageFilter.GaussianBlur(0.75))
     return np.asarray(small, np.float32)
 
@@ -155,7 +158,7 @@ def blurred(canvas: Canvas) -> Float32[np.ndarray, "SIDE SIDE"]:
 def likeness(
     pixels: Float32[np.ndarray, "*shapes SIDE SIDE"],
 ) -> Float32[np.ndarray, "*shapes pixels"]:
-    """Unit vectors of shapes: the product of two is the correlation of their pixels."""
+    """Unit vectors of shapes, such that the product of two is the correlation of their pixels."""
     flat = pixels.reshape(*pixels.shape[:-2], -1)
     centred = flat - flat.mean(-1, keepdims=True)
     return centred / np.linalg.norm(centred, axis=-1, keepdims=True)
@@ -164,7 +167,7 @@ def likeness(
 def resemblance(
     kept: Float32[np.ndarray, "kept SIDE SIDE"], new: Float32[np.ndarray, "new SIDE SIDE"]
 ) -> Float32[np.ndarray, "kept new"]:
-    """How alike blurred shapes are, at the most favourable stretch of the new one."""
+    """Correlation of each kept and each new blurred shape, at the best stretch of the new one."""
     line, middle = np.arange(SIDE), (SIDE - 1) / 2
     stretched = [new]
     for stretch in STRETCHES:
@@ -176,9 +179,9 @@ def resemblance(
 
 
 def distinct(shapes: Float32[np.ndarray, "shape SIDE SIDE"]) -> list[int]:
-    """The blurred shapes that resemble none kept before them; the first is kept.
+    """Indices of the blurred shapes that resemble no shape kept before them; the first is kept.
 
-    They are compared in blocks: many small products are slow where processes share the cores.
+    They are compared in blocks, since many small products are slow where processes share the cores.
     """
     kept = [0]
     for first in range(1, len(shapes), 256):
@@ -196,11 +199,11 @@ def warped(
 ) -> UInt8[np.ndarray, "SIDE SIDE"]:
     """Soft ink under the first small random warp that leaves the edge of the paper free.
 
-    Sampling twice as finely as the drawing and averaging leaves antialiased grey.
+    Sampling at twice the resolution of the drawing and averaging gives antialiased grey.
     """
     while True:
         sampled = map_coordinates(ink, _where(rng), order=1)
-        full = rng.uniform(0.4, 1.0)  # how far into the soft edge of a stroke its ink is full
+        full = rng.uniform(0.4, 1.0)  # value in the soft edge of a stroke from which ink is full
         fine = np.minimum(1, sampled / full).reshape(SIDE, 2, SIDE, 2)
         drawing = np.rint(255 * fine.mean((1, 3))).astype(np.uint8)
         if not drawing[[0, -1]].any() and not drawing[:, [0, -1]].any():
@@ -208,7 +211,7 @@ def warped(
 
 
 def _where(rng: np.random.Generator) -> Float[np.ndarray, "2 y x"]:
-    """Where on the canvas each of `2 * SIDE` squared samples is taken, in pixels."""
+    """Positions on the canvas, in pixels, of `2 * SIDE` squared samples."""
     line = (np.arange(2 * SIDE) + 0.5) / SIDE - 1
     grid = np.stack(np.meshgrid(line, line, indexing="ij"))
     angle = np.deg2rad(10) * rng.uniform(-1, 1)
@@ -223,21 +226,22 @@ def _where(rng: np.random.Generator) -> Float[np.ndarray, "2 y x"]:
 
 
 def _drawings(name: str, base: Canvas) -> UInt8[np.ndarray, "DRAWINGS SIDE SIDE"]:
-    """The drawings of one class: the faces that hold it in turn, each time warped anew."""
+    """The drawings of one class, from the faces that have it in turn, each with its own warp."""
     point = int(name.partition("+")[2], 16)
     like = likeness(blurred(base))
     shapes = [fitted(chr(point), face) for face in FACES if point in _points(face)]
     faithful = [shape for shape in shapes if like @ likeness(blurred(shape)) > FAITHFUL]
     soft = [shape.filter(ImageFilter.GaussianBlur(1.5)) for shape in faithful]
     inks = [np.asarray(shape, np.float32) / 255 for shape in soft]
-    rng = np.random.default_rng(point)  # no class's drawings depend on what other classes exist
+    rng = np.random.default_rng(point)  # so that no class depends on which others exist
     return np.stack([warped(ink, rng) for ink in islice(cycle(inks), DRAWINGS)])
 
 
 def _candidates() -> Iterator[tuple[str, str]]:
-    """Names and characters that `BASE` holds, in the order of `SCRIPTS`.
+    """Names and characters that `BASE` has, in the order of `SCRIPTS`.
 
-    A character that decomposes is another one with marks, in a ligature or in another style.
+    Left out are characters that Unicode decomposes: another one with marks, in a ligature or in
+    another style.
     """
     for script, blocks in SCRIPTS.items():
         for point in filter(_points(BASE).__contains__, chain(*blocks)):
@@ -249,7 +253,7 @@ def _candidates() -> Iterator[tuple[str, str]]:
 
 @lru_cache
 def _font(face: str) -> ImageFont.FreeTypeFont:
-    # The basic layout draws a code point's own glyph, whatever shaping libraries there are.
+    # The basic layout draws a code point's own glyph, whatever shaping libraries are installed.
     return ImageFont.truetype(_path(face), LONGEST, layout_engine=ImageFont.Layout.BASIC)
 
 
@@ -263,6 +267,6 @@ def _path(face: str) -> Path:
 
 
 def _fingerprint() -> str:
-    """What the images depend on: this recipe, the fonts, the renderer, the table of characters."""
+    """A hash of everything that determines the images: recipe, fonts, renderer and characters."""
     versions = (RECIPE, matplotlib.__version__, PIL.__version__, unicodedata.unidata_version)
     return hashlib.sha256(repr(versions).encode()).hexdigest()[:16]

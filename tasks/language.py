@@ -1,9 +1,9 @@
-"""Language modelling: each task is a text, given by a few of its passages.
+"""Language modelling, in which each task is a text, given by a few of its passages.
 
     L(theta) = - mean over passages and positions t of  log p_theta(x_{t+1} | x_1 .. x_t)
 
-Tokens are integers below the vocabulary; those of a text are its bytes. A passage for a model
-that reads `length` tokens holds one more, since it is input and target at once.
+Tokens are integers below the size of the vocabulary; those of a text are its bytes. A passage for a
+model that reads `length` tokens has one more, since it is both input and target.
 """
 
 from functools import partial
@@ -22,20 +22,20 @@ from tasks._checks import check_tokens, nan_below_zero
 
 
 class Transformer(nn.Module):
-    """A causal transformer: layers of attention and of GELU, each normalised before and added.
+    """A causal transformer of pre-normalised residual layers, of attention and of a GELU network.
 
         x <- x + attention(norm(x)),   x <- x + W2 gelu(W1 norm(x))
 
     No logit depends on a later token. Positions are learned. Embeddings start as N(0, 1), and the
-    head near zero: untrained, every token is as likely as any other.
+    head near zero, so that before training every token is equally likely.
 
     Attributes:
-        vocabulary: how many tokens there are, two or more. Another token is refused or, where it
-            is traced, makes everything NaN.
-        width: of the residual stream; the hidden layers are four times as wide.
-        layers: how many.
-        heads: of the attention; they divide the width.
-        length: the most tokens it reads.
+        vocabulary: Number of different tokens, >= 2. Any other token is refused or, where it is
+            traced, makes every output NaN.
+        width: Width of the residual stream; the hidden layers are four times as wide.
+        layers: Number of layers, >= 0.
+        heads: Number of attention heads, a divisor of the width.
+        length: Largest number of tokens that the model reads.
     """
 
     vocabulary: int = 256
@@ -56,10 +56,10 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Integer[Array, "n time"]) -> Float[Array, "n time vocabulary"]:
-        """Logits of the token after each.
+        """Logits of the token that follows each token.
 
         Raises:
-            ValueError: more tokens than `length`, or what are no tokens of the vocabulary.
+            ValueError: there are more tokens than `length`, or they are not of the vocabulary.
 
         >>> model, tokens = Transformer(width=8, layers=1), jnp.zeros((2, 9), int)
         >>> jax.eval_shape(model.init_with_output, jax.random.key(0), tokens)[0].shape
@@ -103,19 +103,19 @@ def attention(
 
 
 def next_token(model: nn.Module) -> LossFn:
-    """Mean cross-entropy of the next token, in nats.
+    """The mean cross-entropy of the next token, in nats.
 
     Args:
-        model: called as `model(tokens[n, time]) -> logits[n, time, vocabulary]`.
+        model: Model, called as `model(tokens[n, time]) -> logits[n, time, vocabulary]`.
 
     Returns:
         A loss of the batch `tokens[n, time + 1]`, with the metrics `cross_entropy` (nats) and
         `bits_per_token`.
 
     Raises:
-        ValueError: the model is no flax module; or (when called) the batch is no integers
-            `[n, time + 1]`, has fewer than two tokens a passage, which predict nothing, or has
-            tokens that the logits do not know. Where they are traced, those make the loss NaN.
+        ValueError: the model is not a flax module; or (when called) the batch is not integers
+            `[n, time + 1]`, has fewer than two tokens in a passage, or has tokens without a logit.
+            Traced tokens without a logit make the loss NaN.
 
     >>> model, tokens = Transformer(width=8, layers=1), jnp.zeros((2, 9), int)
     >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
@@ -146,25 +146,25 @@ def next_token(model: nn.Module) -> LossFn:
 def synthetic(
     shots: int, queries: int, length: int, *, vocabulary: int = 256, branches: int = 4
 ) -> Sampler:
-    """A sampler of one task: passages of a random Markov chain, a chain for each task.
+    """A sampler of one task: passages of a random Markov chain, a different chain in each task.
 
         x_{t+1} = S[x_t, b],   b ~ U{1 .. branches},   S[i, j] ~ U{0 .. vocabulary - 1}
 
-    Whoever knows the table S needs at most log(branches) nats a token; whoever does not,
-    log(vocabulary).
+    A model that knows the table S needs at most log(branches) nats for each token; one that does
+    not needs log(vocabulary).
 
     Args:
-        shots: passages of the support set.
-        queries: passages of the query set, others of the same chain.
-        length: tokens that a model reads of a passage.
-        vocabulary: how many tokens there are.
-        branches: successors of each token.
+        shots: Number of passages of the support set.
+        queries: Number of passages of the query set, from the same chain.
+        length: Number of tokens of a passage that a model reads.
+        vocabulary: Number of different tokens.
+        branches: Number of successors of each token.
 
     Returns:
         `sample(key) -> Episode(support, query)`, tokens `[shots or queries, length + 1]`.
 
     Raises:
-        ValueError: a count is no integer or below 1, or (when sampling) the key is not one key.
+        ValueError: a count is no integer >= 1, or (when sampling) the key is not one key.
 
     >>> episode = synthetic(shots=2, queries=3, length=8)(jax.random.key(0))
     >>> episode.support.shape, episode.query.shape
@@ -178,23 +178,23 @@ def synthetic(
 
 
 def passages(text: bytes | str, shots: int, queries: int, length: int) -> Sampler:
-    """A sampler of one task: a place in a text, any as likely as any other.
+    """A sampler of one task: consecutive passages of a text, from a uniformly random place on.
 
-    The support set is what stands there, passage after passage; the query set is what follows.
+    The first passages are the support set, and those that follow are the query set.
 
     Args:
-        text: its tokens are its bytes, of a string those of UTF-8.
-        shots: passages of the support set.
-        queries: passages of the query set.
-        length: tokens that a model reads of a passage.
+        text: Text whose bytes are the tokens; a string is encoded in UTF-8.
+        shots: Number of passages of the support set.
+        queries: Number of passages of the query set.
+        length: Number of tokens of a passage that a model reads.
 
     Returns:
-        `sample(key) -> Episode(support, query)`, tokens `[shots or queries, length + 1]`, with
-        the text as an argument of jit, not a constant.
+        `sample(key) -> Episode(support, query)`, tokens `[shots or queries, length + 1]`. The text
+        is an argument of jit, not a constant.
 
     Raises:
-        ValueError: a count is no integer or below 1, the text is neither bytes nor a string or is
-            shorter than one task, or (when sampling) the key is not one key.
+        ValueError: a count is no integer >= 1, the text is neither bytes nor a string or is shorter
+            than one task, or (when sampling) the key is not one key.
 
     >>> episode = passages("abcdefgh", shots=1, queries=1, length=3)(jax.random.key(0))
     >>> bytes(episode.support[0].tolist()), bytes(episode.query[0].tolist())

@@ -13,22 +13,23 @@ from maml.rows import wide
 class BatchNorm(nn.Module):
     """A batch-normalised linear map  (x W - mean) / sqrt(var + epsilon) + bias.
 
-    No scale is learned, and the linear map has no bias, which the mean would take away again.
-    Mean and (biased) variance are those of the call's own rows, of its first `reference` rows, of
-    its rows with weights, or the running averages in the collection `batch_stats`. The module never
-    averages: where it tracks and `batch_stats` is mutable, it puts out what it observed.
+    No scale is learned, and the linear map has no bias, which subtracting the mean would cancel.
+    Mean and (biased) variance are those of all rows, of the first `reference` rows, or of the
+    weighted rows of the call, or else the running averages in the collection `batch_stats`. The
+    module does not average: where it tracks and `batch_stats` is mutable, it stores the statistics
+    of the call there.
 
-    Where x is narrower than x W they are computed from x, as mean(x) W and diag(W' cov(x) W), and
-    dividing is done to W. In a network's first layer that spares most of the passes over its
-    largest activations, in the derivatives too.
+    Where x is narrower than x W, the statistics are computed from x, as mean(x) W and
+    diag(W' cov(x) W), and W is divided instead of x W. In the first layer of a network this avoids
+    most of the passes over its largest activations, in the derivatives too.
 
     Attributes:
-        track: whether the module has running averages.
-        epsilon: added to the variance; 1e-3 as in MAML's code.
-        dtype: in which x W is computed and the result put out; None is that of x and W. The
+        track: Whether the module has running averages.
+        epsilon: Number added to the variance; 1e-3 as in MAML's code.
+        dtype: Type in which x W is computed and the result is returned. None: that of x and W. The
             statistics are computed in float32 at least.
 
-    Ioffe, Szegedy: Batch normalization (ICML 2015).
+    Ioffe, Szegedy: Batch normalization (ICML 2015), https://arxiv.org/abs/1502.03167
     """
 
     track: bool = False
@@ -47,15 +48,18 @@ class BatchNorm(nn.Module):
         """Normalises each channel, the last axis, of x W.
 
         Args:
-            x: inputs of the linear map; patches, if it is a convolution.
-            kernel: W; None is the identity, where x is the product already.
-            reference: How many leading rows give the statistics (default: all), or the weight of
-                each row in them. A row of weight 0 is normalised as well, and has to be finite.
-            running: use the running averages instead.
+            x: Inputs of the linear map, or patches where it is a convolution.
+            kernel: Matrix W. None: the identity, where x is the product already.
+            reference: Number of leading rows that give the statistics, or the weight of each row in
+                them. A row of weight 0 is normalised as well, and must be finite. None: all rows.
+            running: Whether the running averages are used instead.
+
+        Returns:
+            The normalised x W plus bias.
 
         Raises:
-            ValueError: there are no running averages, no reference rows or fewer than that, or not
-                one weight for each.
+            ValueError: there are no running averages, no reference rows or fewer rows than
+                `reference`, or not one weight for each row.
         """
         if running and not self.track:
             raise ValueError("running averages need track=True")

@@ -1,4 +1,4 @@
-"""The networks of the papers, as flax modules."""
+"""The networks of the meta-learning papers, as flax modules."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,17 @@ from tasks.layers import BatchNorm
 
 
 class MLP(nn.Module):
-    """Fully connected ReLU network, without normalisation.
+    """A fully connected ReLU network without normalisation.
 
     Attributes:
-        widths: of the hidden layers; the sinusoid network is (40, 40).
-        outputs: how many numbers it puts out.
-        context: CAVIA's inputs that are parameters, the same for all rows; they start at zero.
-        deviation: of the normal that draws the weights before it is cut at 2 deviations; 0.01 as
-            in MAML's code. Biases start at zero.
-        dtype: in which the layers below the head compute, such as bfloat16; None is that of inputs
-            and parameters.
+        widths: Widths of the hidden layers; (40, 40) is the sinusoid network.
+        outputs: Number of outputs.
+        context: Number of CAVIA's context parameters: extra inputs that are the same for all rows
+            and start at zero.
+        deviation: Standard deviation of the normal distribution, truncated at 2 deviations, from
+            which the weights are drawn; 0.01 as in MAML's code. Biases start at zero.
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: that of
+            inputs and parameters.
     """
 
     widths: Sequence[int] = (40, 40)
@@ -43,7 +44,7 @@ class MLP(nn.Module):
     def __call__(
         self, x: Float[Array, "n inputs"], *, features: bool = False
     ) -> Float[Array, "n outputs"]:
-        """Predictions, or the features that the head would make them of.
+        """Predictions, or the inputs of the head where `features` is True.
 
         Raises:
             ValueError: the inputs are not `[n, inputs]`.
@@ -62,18 +63,19 @@ class MLP(nn.Module):
 class Conv4(nn.Module):
     """Four blocks of 3 x 3 convolution, batch normalisation and ReLU, then a linear head.
 
-    With strides, the paper's Omniglot network: the blocks halve the image by stride 2, the head
-    sees the mean over what is left and starts as N(0, 1). With pooling, its miniImageNet network:
-    by 2 x 2 max-pooling, flattened, with a Xavier-uniform head. Kernels are Xavier-uniform; the
-    published networks also have biases before each normalisation, which takes them away again.
+    With strides it is MAML's Omniglot network: each block halves the image by stride 2, and the
+    head reads the mean over the remaining positions and starts as N(0, 1). With pooling it is the
+    miniImageNet network: each block halves the image by 2 x 2 max-pooling, and the head reads every
+    position and starts Xavier-uniform, as do all kernels. The published networks also have biases
+    before each normalisation, which cancels them.
 
     Attributes:
-        ways: classes.
-        features: channels of each block.
-        pool: halve by max-pooling instead of by stride.
-        track: whether batch normalisation has running averages.
-        dtype: in which the layers below the head compute, such as bfloat16; None is that of inputs
-            and parameters.
+        ways: Number of classes.
+        features: Number of channels of each block.
+        pool: Whether blocks halve the image by max-pooling instead of by stride.
+        track: Whether batch normalisation has running averages.
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: that of
+            inputs and parameters.
     """
 
     ways: int
@@ -96,7 +98,7 @@ class Conv4(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s.
+        """Logits, or the inputs of the head; `reference` and `running` are as in `BatchNorm`.
 
         Raises:
             ValueError: the images are not `[n, height, width, channels]` or too small to halve four
@@ -108,7 +110,7 @@ class Conv4(nn.Module):
                 f"images must be [n, height, width, channels], of {side}x{side} pixels or more;"
                 f" got {list(x.shape)}"
             )
-        split(reference, x.shape[0])  # refuses rows that there are not
+        split(reference, x.shape[0])  # refuses more reference rows than there are rows
         draw = nn.initializers.glorot_uniform()
         for block in range(4):
             shape = (3, 3, x.shape[-1], self.features)
@@ -123,14 +125,14 @@ class Conv4(nn.Module):
 
 
 class FullyConnected(nn.Module):
-    """The paper's Omniglot network without convolutions: 256-128-64-64, each normalised, ReLU.
+    """MAML's Omniglot network without convolutions: layers with batch normalisation and ReLU.
 
     Attributes:
-        ways: classes.
-        widths: of the hidden layers.
-        track: whether batch normalisation has running averages.
-        dtype: in which the layers below the head compute, such as bfloat16; None is that of inputs
-            and parameters.
+        ways: Number of classes.
+        widths: Widths of the hidden layers.
+        track: Whether batch normalisation has running averages.
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: that of
+            inputs and parameters.
     """
 
     ways: int
@@ -153,7 +155,7 @@ class FullyConnected(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s.
+        """Logits, or the inputs of the head; `reference` and `running` are as in `BatchNorm`.
 
         Raises:
             ValueError: the images are not `[n, ...]` or have no pixels, or there are fewer rows
@@ -161,7 +163,7 @@ class FullyConnected(nn.Module):
         """
         if x.ndim < 2 or 0 in x.shape[1:]:
             raise ValueError(f"images must be [n, ...], with pixels; got {list(x.shape)}")
-        split(reference, x.shape[0])  # refuses rows that there are not
+        split(reference, x.shape[0])  # refuses more reference rows than there are rows
         x = x.reshape(x.shape[0], -1)
         draw = nn.initializers.truncated_normal(0.01)
         for layer, width in enumerate(self.widths):

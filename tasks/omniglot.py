@@ -3,14 +3,14 @@
 Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program
 induction", Science 350 (2015). The drawings are the authors' own two archives,
 `images_background.zip` (30 alphabets) and `images_evaluation.zip` (20 alphabets), read from a
-folder, from a set which tensorflow-datasets has prepared, or downloaded with the addresses and
-checksums that tensorflow-datasets has registered. TensorFlow itself is never needed.
+folder, from a data set prepared by tensorflow-datasets, or downloaded with the addresses and
+checksums that tensorflow-datasets has registered. TensorFlow itself is not needed.
 
 Every source gives the same array. Classes are in the order of their names. Drawings of one class
-are in the order of the SHA-256 of their pixels, because a prepared set has forgotten who drew what.
+are in the order of the SHA-256 of their pixels, because a prepared set does not record the drawers.
 
-So does a copy that was saved again in grey of 8 or 16 bits, in colours, with a palette or on
-transparent paper: on white paper, whatever is darker than half is ink.
+A copy that was saved in grey of 8 or 16 bits, in colours, with a palette or on transparent paper
+gives the same array too: on white paper, every pixel darker than half is ink.
 """
 
 import hashlib
@@ -40,9 +40,9 @@ from tasks.characters import (
 from tasks.drawings import Files
 from tasks.omniglot_files import Source, find
 
-RECIPE = 2  # raise it with every change that changes an image: old caches are then left alone
+RECIPE = 2  # to be raised with every change that alters an image, so that old caches are not used
 CHARACTERS, DRAWINGS, SIDE, SIZE = 1623, 20, 105, 28
-MOST_INK = 0.5  # the part of a drawing that may be ink; of Omniglot's the blackest has 0.22
+MOST_INK = 0.5  # largest share of ink of a drawing; the blackest of Omniglot has 0.22
 SPLITS = ("paper", "alphabets")
 _EVALUATION = """
     Angelic Atemayar_Qelisayer Atlantean Aurek-Besh Avesta Ge_ez Glagolitic Gurmukhi Kannada Keble
@@ -60,22 +60,22 @@ def load(
     """All of Omniglot, 28x28, ink 255 on paper 0.
 
     Args:
-        path: a folder with the two zips, with the two folders they unpack to, or a data_dir of
-            tensorflow-datasets in which omniglot is prepared as array_record. `None` is the
-            prepared set in the default data_dir or else the download.
-        resize: "nearest" is what the MAML reference does: it asks for Lanczos, but PIL resizes
-            1-bit PNGs by nearest neighbour whatever the filter, so the images stay binary.
-            "antialias" turns them grey first, so that Lanczos works.
-        cache: the folder for the resized array and the download, by default the user's cache.
+        path: Folder with the two zips, with the two folders they unpack to, or a data_dir of
+            tensorflow-datasets in which omniglot is prepared as array_record. None: the prepared
+            set in the default data_dir, or else the download.
+        resize: Method of resizing. "nearest" is that of the MAML reference, which asks for Lanczos,
+            but PIL resizes 1-bit PNGs by nearest neighbour whatever the filter, so that the images
+            stay binary. "antialias" converts them to grey first, so that Lanczos is applied.
+        cache: Folder for the resized array and the download. None: the user's cache folder.
 
     Returns:
-        1,623 classes of 20 drawings.
+        The characters, 1,623 classes of 20 drawings.
 
     Raises:
-        ValueError: an argument is none of these, or the source is damaged, is not the whole of
-            Omniglot, or holds what is no drawing in black on white: see `drawings` for its bounds.
+        ValueError: an argument has another value; or the source is damaged, exceeds the limits of
+            `drawings`, is not the whole of Omniglot, or has a drawing that is not black on white.
         FileNotFoundError: `path` is not a folder.
-        ConnectionError: there is nothing on disk and no network.
+        ConnectionError: the data set is not on the disk and cannot be downloaded.
     """
     if resize not in get_args(Resize):
         raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}; got {resize!r}")
@@ -87,17 +87,21 @@ def load(
 
 
 def splits(characters: Characters, name_or_path: str | Path, *, seed: int = 0) -> Split:
-    """The split called "paper" or "alphabets", or the one in a JSON file.
+    """Indices of the classes of train, val and test, by a named rule or by a JSON file.
 
     Args:
-        characters: what `load` gave.
-        name_or_path: "paper" takes 1100/100/423 characters at random, as Finn et al. do (their
-            own list hangs on a file system's order and is lost); "alphabets" tests on the 20
-            evaluation alphabets and validates on 5 of the 30 background alphabets.
-        seed: which random split.
+        characters: Characters that `load` returned.
+        name_or_path: Name of a rule or path of a JSON file. "paper" takes 1100/100/423 characters
+            at random, as Finn et al. do (their own list depended on the order of a file system and
+            is lost); "alphabets" tests on the 20 evaluation alphabets and validates on 5 of the 30
+            background alphabets.
+        seed: Seed of the random choice.
+
+    Returns:
+        The indices of the classes, by "train", "val" and "test".
 
     Raises:
-        ValueError: there is no such split, it does not fit the characters, or the seed is no
+        ValueError: the name is unknown, the file does not fit the characters, or the seed is not an
             integer.
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
@@ -149,7 +153,7 @@ def _image(where: str, png: bytes) -> Image.Image:
     try:
         image = _opened(png)
         black = _grey(image).convert("1", dither=Image.Dither.NONE)
-    except Exception as error:  # damage surfaces as OSError, SyntaxError, ValueError and more
+    except Exception as error:  # damage raises OSError, SyntaxError, ValueError and more
         raise ValueError(f"cannot read the drawing {where}: {error}") from error
     ink = 1 - np.asarray(black).mean()
     if not 0 < ink <= MOST_INK:
@@ -161,7 +165,7 @@ def _image(where: str, png: bytes) -> Image.Image:
 
 
 def _opened(png: bytes) -> Image.Image:
-    """One picture of the right size, whose every checksum is right."""
+    """One picture, whose size and checksums have been checked."""
     if not png.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"it is no PNG; it starts with {png[:8]!r}")
     image = Image.open(io.BytesIO(png), formats=["PNG"])
@@ -169,12 +173,12 @@ def _opened(png: bytes) -> Image.Image:
         raise ValueError(f"it must be {SIDE}x{SIDE}; got {image.width}x{image.height}")
     if getattr(image, "is_animated", False):
         raise ValueError("it must be one picture; got an animation")
-    image.verify()  # decoding does not compare the checksums of the pixels; it needs a fresh file
+    image.verify()  # decoding does not check the checksums; afterwards the file is opened anew
     return Image.open(io.BytesIO(png), formats=["PNG"])
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """The picture in 8 bits, on white paper where it is transparent."""
+    """The picture in 8-bit grey, on white paper where it is transparent."""
     if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
         pixels = np.asarray(image)
         paper = pixels == image.info.get("transparency", -1)

@@ -1,4 +1,4 @@
-"""Where Omniglot's files are: two zips, two folders, a prepared set, or the download.
+"""The sources of Omniglot's files: two zips, two folders, a prepared data set, or the download.
 
 Each source is found, and fingerprinted by its content, without decoding a drawing.
 """
@@ -24,7 +24,7 @@ _WAYS = (
 
 
 class Source(NamedTuple):
-    """Where drawings come from: in words, what they will be (a hash), and how to read them."""
+    """A source of drawings: its description, a hash of its content, and a function to read it."""
 
     words: str
     fingerprint: str
@@ -32,14 +32,17 @@ class Source(NamedTuple):
 
 
 def find(path: Path | None, cache: Path) -> Source:
-    """The source in a folder; for None the prepared set in its usual place, or the download.
+    """The source in a folder, or by default the prepared data set or the download.
 
     Args:
-        path: see `omniglot.load`.
-        cache: where a download is kept.
+        path: Folder as in `omniglot.load`, or None.
+        cache: Folder in which a download is kept.
+
+    Returns:
+        The source; its drawings are not read yet.
 
     Raises:
-        ValueError: `path` is no path, or the folder holds no Omniglot.
+        ValueError: `path` is not a path, or the folder does not hold Omniglot.
         FileNotFoundError: `path` is not a folder.
     """
     if path is None:
@@ -83,11 +86,11 @@ def _folders(folder: Path) -> Source | None:
 
 
 def _prepared(data_dir: Path | None) -> Source | None:
-    import tensorflow_datasets as tfds  # slow to import, and only two of the sources need it
+    import tensorflow_datasets as tfds  # slow to import, and needed by two of the sources only
 
     try:
         builder: Any = tfds.builder("omniglot", data_dir=data_dir)
-    except Exception as error:  # its types for damaged descriptions are no public ones
+    except Exception as error:  # the types raised for damaged descriptions are not public
         place = data_dir or "the data_dir of tensorflow-datasets"
         raise ValueError(f"cannot read the omniglot in {place}: {error}") from error
     if not builder.is_prepared():
@@ -95,7 +98,7 @@ def _prepared(data_dir: Path | None) -> Source | None:
     folder = Path(builder.data_path)
 
     def records_read() -> Files:
-        decoders = {"image": tfds.decode.SkipDecoding()}  # the record holds the original PNG
+        decoders = {"image": tfds.decode.SkipDecoding()}  # records hold the original PNGs
         try:
             records = builder.as_data_source("train+test", decoders=decoders)
             kind = builder.info.features["alphabet"].int2str
@@ -104,7 +107,7 @@ def _prepared(data_dir: Path | None) -> Source | None:
                 f"/character{record['alphabet_char_id'] + 1:02d}/record {i}": record["image"]
                 for i, record in enumerate(records)
             }
-        except Exception as error:  # each damage and each other file format has its own type
+        except Exception as error:  # each damage and each file format raises its own type
             raise ValueError(f"cannot read {folder} as array_record: {error}") from error
 
     fingerprint = _fingerprint(_checksums(folder, filter(Path.is_file, folder.iterdir())))
@@ -121,14 +124,14 @@ def _download(folder: Path) -> Source:
 
     def downloaded() -> Files:
         kept = [folder / name for name in zips if (folder / name).is_file()]
-        if _checksums(folder, kept) != registered:  # a zip is missing or is another one
+        if _checksums(folder, kept) != registered:  # a zip is missing or has another content
             _probe(urls.values())
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as partial:
                 manager = tfds.download.DownloadManager(
                     download_dir=partial, url_infos=infos, force_checksums_validation=True
                 )
-                for name in zips:  # one by one: a failure must not leave another one running
+                for name in zips:  # in turn, so that no download is left running after a failure
                     Path(str(manager.download(urls[name]))).replace(folder / name)
         return _unzipped(folder / name for name in zips)
 
@@ -151,7 +154,7 @@ def _probe(urls: Iterable[str]) -> None:
         except Exception as error:
             answers.put(error)
 
-    # A name server that keeps silent outlasts the timeout of requests, hence the thread.
+    # Waiting for a silent name server exceeds the timeout of requests, hence the thread.
     threading.Thread(target=ask, daemon=True).start()
     try:
         error = answers.get(timeout=_PATIENCE)

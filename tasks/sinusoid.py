@@ -1,14 +1,16 @@
-"""Sinusoid regression: each task is a wave, given by a few of its points.
+"""Sinusoid regression, in which each task is a wave, given by a few of its points.
 
     y = A sin(f x - phase),   A ~ U[0.1, 5],   phase ~ U[0, pi],   x ~ U[-5, 5]
 
 with f = 1, or in Meta-SGD's task  f ~ U[0.8, 1.2].
 
 The network of the paper is `models.MLP()`. Its baselines are compositions: a network pre-trained
-on all tasks is MAML with no inner step, and the oracle is that with `oracle=True` here.
+on all tasks is MAML without an inner step, and the oracle is the same with `oracle=True` here.
 
-Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.1.
-Li, Zhou, Chen, Li: Meta-SGD, learning to learn quickly for few-shot learning (2017), section 4.1.
+Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.1,
+https://arxiv.org/abs/1703.03400
+Li, Zhou, Chen, Li: Meta-SGD, learning to learn quickly for few-shot learning (2017), section 4.1,
+https://arxiv.org/abs/1707.09835
 """
 
 from functools import partial
@@ -32,9 +34,9 @@ class Wave(NamedTuple):
     """One task:  y = amplitude sin(frequency x - phase).
 
     Attributes:
-        amplitude: in the unit of y.
-        phase: in radians.
-        frequency: in radians for a unit of x.
+        amplitude: Amplitude, in the unit of y.
+        phase: Phase, in radians.
+        frequency: Frequency, in radians per unit of x.
     """
 
     amplitude: Float[Array, ""]
@@ -42,7 +44,7 @@ class Wave(NamedTuple):
     frequency: Float[Array, ""] | float = 1.0
 
     def __call__(self, x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-        """The wave at x (radians).
+        """The value of the wave at x.
 
         >>> float(Wave(jnp.array(2.0), jnp.array(0.0))(jnp.array(jnp.pi / 2)))
         2.0
@@ -51,7 +53,7 @@ class Wave(NamedTuple):
 
 
 def draw_wave(key: RandomKey, *, frequencies: bool = False) -> Wave:
-    """A wave of MAML's distribution, or of Meta-SGD's, in which frequencies differ too.
+    """A wave of MAML's distribution or, with `frequencies`, of Meta-SGD's with random frequency.
 
     Raises:
         ValueError: the key is not one key, or `frequencies` is not True or False.
@@ -71,18 +73,18 @@ def few_points(
     """A sampler of one task: support and query are points of one wave at random places.
 
     Args:
-        shots: points of the support set, K.
-        queries: points of the query set.
-        oracle: whether the inputs say which wave it is: (x, amplitude, phase) instead of (x).
-        frequencies: whether they differ from wave to wave, as in Meta-SGD's task.
+        shots: Number of points of the support set, K.
+        queries: Number of points of the query set.
+        oracle: Whether the inputs identify the wave: (x, amplitude, phase) instead of (x).
+        frequencies: Whether the frequency differs from wave to wave, as in Meta-SGD's task.
 
     Returns:
-        `sample(key) -> Episode(support=(inputs, targets), query=(inputs, targets))`, inputs
+        `sample(key) -> Episode(support=(inputs, targets), query=(inputs, targets))`, with inputs
         `[points, 1 or 3]` and targets `[points, 1]`.
 
     Raises:
-        ValueError: a count is no integer or below 1, an option is not True or False, an oracle
-            would see but two of three numbers, or (when sampling) the key is not one key.
+        ValueError: a count is no integer >= 1, an option is not True or False, `oracle` and
+            `frequencies` are both True, or (when sampling) the key is not one key.
 
     >>> inputs, targets = few_points(shots=5, queries=10)(jax.random.key(0)).query
     >>> inputs.shape, targets.shape
@@ -97,7 +99,7 @@ def few_points(
 
 
 def points(wave: Wave, x: Float[Array, " n"], *, oracle: bool = False) -> tuple[Array, Array]:
-    """Inputs and targets of a wave at x, as `few_points` puts them."""
+    """Inputs and targets of a wave at x, in the form that `few_points` returns."""
     columns = [x, *(jnp.full_like(x, number) for number in wave[:2])] if oracle else [x]
     return jnp.stack(columns, axis=-1), wave(x)[:, None]
 

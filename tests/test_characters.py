@@ -25,7 +25,7 @@ GOOD: dict[str, Sequence[str]] = {
 BAD = [
     ({k: GOOD[k] for k in ("train", "test")}, "parts train, val, test; got train, test"),
     (GOOD | {"dev": ["Latin/b"]}, "got train, val, test, dev"),
-    (GOOD | {"val": []}, "'val' of the split is empty"),
+    (GOOD | {"val": []}, "the split 'val' is empty"),
     (GOOD | {"val": ["Latin/d"]}, "'val' names 'Latin/d', which is no class"),
     (GOOD | {"test": ["Latin/a"]}, "'Latin/a' is in 'val' and again in 'test'"),
     (GOOD | {"val": ["Latin/a", "Latin/a"]}, "'Latin/a' is in 'val' and again in 'val'"),
@@ -91,7 +91,7 @@ def test_a_file_that_is_too_large_or_none_is_not_read(tmp_path, monkeypatch):
 
 
 def test_a_set_in_which_two_classes_have_one_name_is_refused():
-    with pytest.raises(ValueError, match="'Latin/a' is there twice"):
+    with pytest.raises(ValueError, match="'Latin/a' occurs twice"):
         split((*NAMES, "Latin/a"), GOOD)
 
 

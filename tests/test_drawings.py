@@ -171,7 +171,7 @@ def test_a_link_inside_a_zip_is_refused(read, zips):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("where", [WHERE, WHERE.replace("/", "\\")])
 def test_an_entry_that_is_there_twice_is_refused(read, zips, where):
-    with pytest.raises(ValueError, match=r"its entry '.*0003_02.png' is there twice"):
+    with pytest.raises(ValueError, match=r"its entry '.*0003_02.png' occurs twice"):
         read(add(zips, where, png(drawing(0))))
 
 

@@ -176,7 +176,7 @@ def test_a_bug_that_breaks_every_child_is_raised_and_says_from_where_to_go_on():
     ("executor", "says"),
     [
         (lambda function, items: [(0, 1.0), (0, 1.0)], "item 0 twice"),
-        (lambda function, items: [(4, 1.0)], "item 4 twice, or there is none"),
+        (lambda function, items: [(4, 1.0)], "item 4 twice, or no item has this index"),
         (lambda function, items: [(0, 1.0), (2, 1.0)], r"without an outcome for items \[1, 3\]"),
     ],
 )

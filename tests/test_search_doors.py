@@ -185,7 +185,7 @@ class TestAtTheDoor:
             (lambda: on_host(done=[Child(0, TOKENS[0], "x")]), "real number; got 'x'"),
             (
                 lambda: on_host(done=[Child(9, TOKENS[0], 0.5), Child(9, TOKENS[0], 0.6)]),
-                "kept twice, and not the same",
+                "kept twice with different contents",
             ),
             (
                 lambda: on_host(executor=over_devices(), reward=lambda tokens, key: "x"),

@@ -1,4 +1,4 @@
-"""Search for architectures: a space of tokens, policies over it, strategies, and their loop."""
+"""Architecture search: a search space of tokens, policies over it, strategies, and their loop."""
 
 from maml.search.controllers import Controller, policy_gradient, ppo, reinforce
 from maml.search.executors import Child, Executor, drive, in_process, over_devices

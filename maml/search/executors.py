@@ -1,7 +1,7 @@
-"""Who earns the rewards of a search: this process, the devices at hand, or whoever else can map.
+"""Executors, which compute the rewards of a search in this process, on devices, or elsewhere.
 
-An executor is a function: given what to do and with what, it gives the outcomes as they come, in
-any order. `drive` is the loop of a search on the host, which hands each batch of children to one.
+An executor maps a function over items, and yields the outcomes as they come, in any order. `drive`
+is the loop of a search on the host, which passes each batch of child networks to an executor.
 """
 
 import logging
@@ -27,22 +27,22 @@ Item = tuple[Any, ...]
 """The arguments of one call; in a search, the tokens of one child and its key."""
 
 Outcome = tuple[int, Any]
-"""Which item, and what came of it: the result, or the `Exception` that it ended with."""
+"""The index of an item, and its result or the `Exception` that it ended with."""
 
 Executor = Callable[[Callable[..., Any], Sequence[Item]], Iterable[Outcome]]
-"""`executor(function, items)` gives one outcome for each item, in any order."""
+"""`executor(function, items)` yields one outcome for each item, in any order."""
 
-PATIENCE = 20  # children in a row that end with an exception, before it is taken for a bug
+PATIENCE = 20  # children in a row that end with an exception, which count as a bug and end a search
 log = logging.getLogger(__name__)
 
 
 class Child(NamedTuple):
-    """A child that has been rewarded: what a search has to keep to go on after a crash.
+    """A child network and its reward: the record that a search needs to resume after a crash.
 
     Attributes:
-        number: in the search, from 0; its key is made of it.
-        tokens: what it is.
-        reward: NaN where it is broken.
+        number: Number of the child in the search, from 0; its random key depends on it.
+        tokens: Tokens of its architecture, `[token]`.
+        reward: Reward, NaN where it is broken.
     """
 
     number: int
@@ -51,32 +51,36 @@ class Child(NamedTuple):
 
 
 def in_process(function: Callable[..., Any], items: Sequence[Item]) -> Iterable[Outcome]:
-    """The executor that calls the function here, for one item after the other.
+    """The executor that calls the function in this process, for one item after the other.
 
     >>> [outcome for _, outcome in in_process(lambda a, b: a / b, [(1, 2), (3, 0)])]
     [0.5, ZeroDivisionError('division by zero')]
     """
     for index, item in enumerate(items):
         try:
-            # What fails on a device is only raised when its result is waited for.
+            # An error on a device is only raised when its result is waited for.
             yield index, jax.block_until_ready(function(*item))
         except Exception as error:
             yield index, error
 
 
 def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
-    """An executor that is one jitted program, its items shared out over the devices.
+    """An executor that is one jitted program, whose items are divided among the devices.
 
-    The function has to be one that JAX can trace; as a `jax.tree_util.Partial` its arrays are
-    arguments of the program. An exception is raised, as it is the program's and not an item's.
+    JAX must be able to trace the function; if it is a `jax.tree_util.Partial`, its arrays are
+    arguments of the program. An exception is raised, since it concerns the program and not an item.
 
     Args:
-        mesh: the devices, see `maml.task_mesh`, which need not divide the items. Default: one.
-        chunk: how many items a device maps at once.
+        mesh: Devices that share the items, see `maml.task_mesh`; their number need not divide that
+            of the items. None: one device.
+        chunk: Number of items that a device maps at once, >= 1.
+
+    Returns:
+        The executor.
 
     Raises:
-        ValueError: `chunk` is below 1, or the mesh has another axis than "task"; when called, the
-            function gives something else than numbers and arrays.
+        ValueError: `chunk` is below 1, or the mesh has another axis than "task"; (when called) the
+            function returns anything but numbers and arrays.
 
     >>> squares = over_devices(chunk=2)(lambda x: x**2, [(1.0,), (2.0,), (3.0,)])
     >>> [float(square) for _, square in squares]
@@ -97,7 +101,7 @@ def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
         if not items:
             return
         rode = function if isinstance(function, Partial) else Partial(function)
-        idle = -len(items) % devices  # these do the last item again, and nobody asks what came
+        idle = -len(items) % devices  # these repeat the last item, and their results are ignored
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *items, *[items[-1]] * idle)
         results = jax.device_get(program(rode, stacked))
         for index in range(len(items)):
@@ -125,34 +129,37 @@ def drive(
     keep: Callable[[Child], None] | None = None,
     patience: int = PATIENCE,
 ) -> tuple[State, History]:
-    """`search` on the host: the same children, in the same order, rewarded by an executor.
+    """Runs `search` on the host: the same child networks in the same order, with an executor.
 
-    A child that ends with an exception or a broken reward is logged, and its reward is NaN: it
-    counts as the worst.
-    Whatever order the rewards come in, the strategy is told of a batch in the order of its numbers.
+    A child that ends with an exception or a broken reward is logged, and its reward is NaN, which
+    counts as the worst. The strategy is told the rewards of a batch in the order of the children's
+    numbers, whatever the order in which they come.
 
-    A search goes on after a crash as if there had been none, to the bit: with a state that was
-    saved and the children kept since, or with the first state and all of them.
+    A search resumes after a crash with bitwise the same result: from a checkpoint of the state and
+    the children kept since, or from the first state and all children.
 
     Args:
-        strategy: of what to ask for; it is jitted.
-        reward: of one child, `reward(tokens, key)`; jit it, or have the executor do so.
-        state: before; `strategy.init(key)` is the first.
-        key: of the whole search, the same in every call.
-        children: how many, in whole batches.
-        executor: who rewards them.
-        done: children of this search that were kept, in any order, and are not rewarded again.
-        keep: called with each child that was rewarded, as its reward comes.
-        patience: so many exceptions of children in a row are taken for a bug, and raised.
+        strategy: Strategy that proposes the children; its functions are jitted here.
+        reward: Reward of one child, `reward(tokens, key)`, which is not jitted here.
+        state: State before; `strategy.init(key)` is the first.
+        key: Random key of the whole search, the same in every call.
+        children: Number of children, a multiple of the batch.
+        executor: Executor that computes the rewards.
+        done: Kept children of this search, in any order, whose rewards are not computed again.
+        keep: Function that is called with each `Child` as soon as its reward is known. None: no
+            function.
+        patience: Number of children in a row that may end with an exception, >= 1; the last one's
+            exception is then raised as a bug.
 
     Returns:
         The state after, and the children.
 
     Raises:
-        ValueError: `children` is negative or not in whole batches, `patience` is below 1, a child
-            that was kept is not of this search, the space allows nothing where a child is drawn, a
-            reward is not one real number, or another argument is not what it should be.
-        RuntimeError: the patience ended, or the executor did not give each outcome once.
+        ValueError: `children` is negative or not a multiple of the batch, `patience` is below 1, a
+            kept child is not of this search, the space allows no option for a token, a reward is
+            not one real number, or an argument is of another kind.
+        RuntimeError: `patience` children in a row ended with an exception, or the executor did not
+            yield each outcome exactly once.
 
     >>> from maml.search import Space, evolution
     >>> strategy, kept = evolution(Space((4, 4, 4))), []
@@ -188,15 +195,15 @@ def drive(
 def outcomes(
     executor: Executor, function: Callable[..., Any], items: Sequence[Item]
 ) -> Iterator[Outcome]:
-    """What an executor gives, refused unless it is one outcome for each item.
+    """The outcomes of an executor, checked to be one for each item.
 
     Raises:
-        RuntimeError: it gave one twice, one of no item, or too few.
+        RuntimeError: an outcome is repeated, missing or of no item.
     """
     waiting = set(range(len(items)))
     for index, outcome in executor(function, items) if items else ():
         if index not in waiting:
-            raise RuntimeError(f"the executor gave item {index} twice, or there is none")
+            raise RuntimeError(f"the executor gave item {index} twice, or no item has this index")
         waiting.remove(index)
         yield index, outcome
     if waiting:
@@ -206,12 +213,12 @@ def outcomes(
 def ledger(
     keep: Callable[[Child], None] | None, patience: int
 ) -> Callable[[int, Int[np.ndarray, " token"], Any], float]:
-    """Makes rewards of outcomes: `enter(number, tokens, outcome) -> reward`, see `drive`.
+    """A function `enter(number, tokens, outcome) -> reward` that logs and keeps, see `drive`.
 
     Raises:
-        ValueError: `patience` is below 1, `keep` no function of a child; in `enter`, an outcome is
-            not one real number.
-        RuntimeError: in `enter`, the patience ended.
+        ValueError: `patience` is below 1, or `keep` is not a function of a child; (in `enter`) an
+            outcome is not one real number.
+        RuntimeError: (in `enter`) `patience` children in a row ended with an exception.
     """
     if keep is not None:
         check_callable(keep, "keep", "child")
@@ -225,7 +232,7 @@ def ledger(
             if len(failed) == patience:
                 raise RuntimeError(
                     f"{patience} children in a row ended with an exception, the last with"
-                    f" {outcome!r}; to try them again, go on without those kept from child"
+                    f" {outcome!r}; to try them again, resume without the kept children, from child"
                     f" {min(failed)} on"
                 ) from outcome
         else:
@@ -244,7 +251,7 @@ def as_float(outcome: Any) -> float:
     """The reward of an outcome, NaN where it is broken or an exception.
 
     Raises:
-        ValueError: it is not one real number.
+        ValueError: the outcome is not one real number.
     """
     if isinstance(outcome, Exception):
         return math.nan
@@ -253,10 +260,10 @@ def as_float(outcome: Any) -> float:
 
 
 def by_number(done: Iterable[Child]) -> dict[int, Child]:
-    """The children that were kept, by their numbers.
+    """The kept children, by their numbers.
 
     Raises:
-        ValueError: one of them is no child, or there twice and not the same.
+        ValueError: one of them is not a `Child`, or occurs twice with different contents.
     """
     if not isinstance(done, Iterable):
         raise ValueError(f"done must be the children that were kept, or (); got {done!r}")
@@ -271,7 +278,7 @@ def by_number(done: Iterable[Child]) -> dict[int, Child]:
             np.array_equal(other.tokens, child.tokens)
             and np.array_equal(other.reward, child.reward, equal_nan=True)
         ):
-            raise ValueError(f"a child was kept twice, and not the same: {other} and {child}")
+            raise ValueError(f"a child was kept twice with different contents: {other} and {child}")
     return known
 
 
@@ -279,6 +286,6 @@ def _kept(child: Child, tokens: np.ndarray) -> float:
     if not np.array_equal(child.tokens, tokens):
         raise ValueError(
             f"child {child.number} was kept as {np.asarray(child.tokens).tolist()}, but this search"
-            f" asks for {tokens.tolist()}: it is of another search, or of another state of it"
+            f" asks for {tokens.tolist()}: it is of another search, or the state is another one"
         )
     return as_float(child.reward)

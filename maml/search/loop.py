@@ -1,7 +1,8 @@
 """The loop of a search: ask, reward, tell.
 
-All randomness comes from the key of the search and the number of the child, so a search that was
-saved goes on as if it had never stopped, and a child that is trained again has the same reward.
+All randomness comes from the key of the search and the number of the child network, so a search
+resumes from a checkpoint with the same result, and a child that is trained again has the same
+reward.
 """
 
 from collections.abc import Callable
@@ -24,16 +25,16 @@ from maml.search.strategies import (
 from maml.types import RandomKey, RandomKeys
 
 Reward = Callable[[Tokens, RandomKey], Scalar]
-"""`reward(tokens, key) -> scalar` of ONE child, the higher the better."""
+"""`reward(tokens, key) -> scalar` of ONE child network, the higher the better."""
 
 
 class History(NamedTuple):
-    """The children of a search, in the order in which they were asked for.
+    """The child networks of a search, in the order in which they were asked for.
 
     Attributes:
-        tokens: what they are.
-        rewards: what came of them; a broken one is NaN here.
-        numbers: from which and the key of the search their own keys are, see `child_keys`.
+        tokens: Tokens of their architectures, `[child, token]`.
+        rewards: Rewards, `[child]`, NaN where they are broken.
+        numbers: Numbers of the children, `[child]`, which determine their keys, see `child_keys`.
     """
 
     tokens: Int[Array, "child token"]
@@ -42,13 +43,13 @@ class History(NamedTuple):
 
 
 def ask_key(key: RandomKey, told: Int[Array, ""] | int) -> RandomKey:
-    """For asking, after so many children were told, in a search with this key."""
+    """The key with which a batch is proposed after `told` rewards, in a search with this key."""
     check_key(key)
     return jax.random.fold_in(jax.random.fold_in(key, 0), told)
 
 
 def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
-    """For the rewards of these children, in a search with this key."""
+    """The keys for the rewards of the children with these numbers, in a search with this key."""
     check_key(key)
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), numbers)
 
@@ -62,10 +63,10 @@ def next_children(
 
 
 def count_batches(children: int, batch: int) -> int:
-    """How many batches so many children are.
+    """The number of batches of a number of children.
 
     Raises:
-        ValueError: `children` is negative or not in whole batches.
+        ValueError: `children` is negative or not a multiple of `batch`.
     """
     check_count(children, least=0, of="children")
     if children % batch:
@@ -74,10 +75,10 @@ def count_batches(children: int, batch: int) -> int:
 
 
 def check_search(strategy: Any, reward: Any, state: Any, key: Any, children: int) -> int:
-    """How many batches there are, once the arguments of a search have been looked at.
+    """The number of batches of a search, after its arguments have been checked.
 
     Raises:
-        ValueError: one of them is not what it should be.
+        ValueError: an argument is of another kind.
     """
     if not isinstance(strategy, Strategy):
         raise ValueError(f"a strategy is wanted, such as random(space); got {strategy!r}")
@@ -90,23 +91,23 @@ def check_search(strategy: Any, reward: Any, state: Any, key: Any, children: int
 def search(
     strategy: Strategy, reward: Reward, state: State, key: RandomKey, children: int
 ) -> tuple[State, History]:
-    """Asks for children, has them rewarded, and tells; one scan, to be jitted and mapped.
+    """Searches for architectures in one scan of ask, reward and tell, to be jitted or mapped.
 
-    `maml.search.drive` does the same on the host, and may ask anybody for the rewards.
+    `maml.search.drive` does the same on the host, with rewards from any executor.
 
     Args:
-        strategy: of what to ask for.
-        reward: of one child; the children of a batch are mapped over.
-        state: before; `strategy.init(key)` is the first.
-        key: of the whole search, the same in every call.
-        children: how many, in whole batches.
+        strategy: Strategy that proposes the child networks.
+        reward: Reward of one child, mapped over the children of a batch.
+        state: State before; `strategy.init(key)` is the first.
+        key: Random key of the whole search, the same in every call.
+        children: Number of children, a multiple of the batch.
 
     Returns:
         The state after, and the children.
 
     Raises:
-        ValueError: `children` is negative or not in whole batches, the state is of another
-            strategy, `key` not one key, or a reward not one real number.
+        ValueError: `children` is negative or not a multiple of the batch, the state is of another
+            strategy, `key` is not one key, or a reward is not one real number.
 
     >>> from maml.search import Space, evolution
     >>> strategy = evolution(Space((4, 4, 4)))

@@ -1,9 +1,9 @@
-"""Policies over architectures: distributions of which the tokens are drawn one after the other.
+"""Policies over architectures: distributions from which tokens are drawn one after the other.
 
     pi(tokens) = prod_t pi(token_t | token_1 .. token_{t-1})
 
-A policy is made of where it starts and of one step, from the token before to the logits of the
-next; what the space does not allow has probability zero.
+A policy consists of an initial carry and of one step, from the previous token to the logits of the
+next; options that the space does not allow have probability zero.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,10 @@ class Policy(NamedTuple):
     Attributes:
         init: `init(key) -> params`.
         sample: `sample(params, key) -> tokens`.
-        log_probs: `log_probs(params, tokens)`, of all options of each token after those before it,
-            `[token, option]`; minus infinity where an option is not allowed.
-        space: The space of the architectures.
+        log_probs: `log_probs(params, tokens) -> [token, option]`, the log-probability of every
+            option of each token given the tokens before it; minus infinity where an option is not
+            allowed.
+        space: Search space of the architectures.
     """
 
     init: Callable[[RandomKey], Params]
@@ -38,20 +39,20 @@ class Policy(NamedTuple):
 
 
 def check_policy(policy: Any) -> None:
-    """Refuses what is not a `Policy`.
+    """Refuses anything but a `Policy`.
 
     Raises:
-        ValueError: saying how one is made.
+        ValueError: `policy` is not a `Policy`.
     """
     if not isinstance(policy, Policy):
         raise ValueError(f"a policy is wanted, such as factorised(space); got {policy!r}")
 
 
 def log_prob(log_probs: LogProbs, tokens: Tokens) -> Float[Array, " token"]:
-    """Of each token after those before it; the sum is that of the architecture.
+    """The log-probability of each token given those before it; their sum is the architecture's.
 
-    Minus infinity for a token that is no option. Where nothing is allowed, -1 is all that can be
-    drawn, and its log-probability is 0.
+    It is minus infinity for a token that is not an option. Where no option is allowed, only -1 can
+    be drawn, and its log-probability is 0.
     """
     check_row(tokens, log_probs.shape[0])
     exist = (tokens >= 0) & (tokens < log_probs.shape[1])
@@ -61,13 +62,13 @@ def log_prob(log_probs: LogProbs, tokens: Tokens) -> Float[Array, " token"]:
 
 
 def entropy(log_probs: LogProbs) -> Scalar:
-    """The entropy of each token after those before it, summed.
+    """The sum over tokens of the entropy of each token given those before it.
 
         H = - sum_t sum_o pi(o | token_1 .. token_{t-1}) log pi(o | token_1 .. token_{t-1})
 
     Its mean over the architectures that a policy draws is the entropy of the policy.
     """
-    # 0 log 0 is 0, and so is its derivative; what is not a number stays so.
+    # 0 log 0 is 0, and so is its derivative; NaN stays NaN.
     allowed = log_probs != -jnp.inf
     finite = jnp.where(allowed, log_probs, 0.0)
     return -jnp.where(allowed, jnp.exp(finite) * finite, 0.0).sum()
@@ -79,17 +80,20 @@ def sequential(
     start: Callable[[Params], PyTree],
     step: Callable[[Params, Any, Array, Position], tuple[Any, Array]],
 ) -> Policy:
-    """A policy from its parts.
+    """A policy from its initial carry and its step.
 
     Args:
-        space: of what.
+        space: Search space of the architectures.
         init: `init(key) -> params`.
         start: `start(params) -> carry`.
-        step: `step(params, carry, previous, position) -> (carry, logits[option])`, given the token
-            before (0 before the first).
+        step: `step(params, carry, previous, position) -> (carry, logits[option])`, where `previous`
+            is the token before, 0 at the first position.
+
+    Returns:
+        The policy.
 
     Raises:
-        ValueError: `space` is no space, or one of the others no such function.
+        ValueError: `space` is not a `Space`, or another argument is not such a function.
     """
     check_space(space)
     check_callable(init, "init", "key")
@@ -101,7 +105,7 @@ def sequential(
         return init(key)
 
     def before(tokens: Tokens) -> Tokens:
-        # After a place where nothing is allowed stands -1, which as an index is the last option.
+        # The token -1, where no option was allowed, would be the last option as an index.
         return jnp.maximum(jnp.roll(tokens, 1).at[0].set(0), 0)
 
     def sample(params: Params, key: RandomKey) -> Tokens:
@@ -120,7 +124,7 @@ def sequential(
         options = space.along(tokens)
         each = before(tokens), jnp.arange(space.length)
         _, logits = jax.lax.scan(along, start(params), each)
-        # Where nothing is allowed, all of the logits go in: -inf - -inf is NaN in the derivative.
+        # Where no option is allowed, all logits are used: -inf - -inf is NaN in the derivative.
         some = options | ~options.any(axis=1, keepdims=True)
         found = jax.nn.log_softmax(jnp.where(some, logits, -jnp.inf))
         return jnp.where(options, found, -jnp.inf)
@@ -129,10 +133,10 @@ def sequential(
 
 
 def factorised(space: Space) -> Policy:
-    """Each token by logits of its own, whatever those before it: a table, zero at first.
+    """The policy of independent tokens: a table of logits for each token, which starts at zero.
 
-    Ying, Klein, Christiansen, Real, Murphy, Hutter: NAS-Bench-101 (ICML 2019), whose REINFORCE has
-    this policy, as has that of NAS-Bench-201.
+    Ying, Klein, Christiansen, Real, Murphy, Hutter: NAS-Bench-101 (ICML 2019), where REINFORCE has
+    this policy, as it does in NAS-Bench-201.
     """
     check_space(space)
 
@@ -146,23 +150,27 @@ def factorised(space: Space) -> Policy:
 
 
 def lstm(space: Space, size: int = 100, *, scale: float = 0.1) -> Policy:
-    """A recurrent controller, which is given each token that it has drawn.
+    """The policy of a recurrent controller, whose input is the token that it drew before.
 
         i, f, g, o = W [embedding(token_{t-1}); h] + b
         c <- sigmoid(f) c + sigmoid(i) tanh(g),   h <- sigmoid(o) tanh(c),   logits = V_t h + v_t
 
-    Every position has its own embedding and its own read-out.
+    Every position has its own embedding and its own output layer.
 
     Args:
-        space: of what.
-        size: units, of the embeddings as well.
-        scale: parameters start uniform in [-scale, scale].
+        space: Search space of the architectures.
+        size: Number of units, and width of the embeddings, >= 1.
+        scale: Bound of the initial parameters, which are uniform in [-scale, scale], > 0.
+
+    Returns:
+        The policy.
 
     Raises:
-        ValueError: no units, or `scale` is not a number above 0.
+        ValueError: `size` is below 1, or `scale` is not positive.
 
-    Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017); one layer and this
-    size are those of Zoph, Vasudevan, Shlens, Le: Learning transferable architectures (CVPR 2018).
+    Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017). The single layer
+    and the default size are those of Zoph, Vasudevan, Shlens, Le: Learning transferable
+    architectures (CVPR 2018).
     """
     check_space(space)
     check_count(size, least=1, of="units")

@@ -1,15 +1,15 @@
-"""The scheme of the first controllers: K replicas of one, whose parameters are on S servers.
+"""Asynchronous training of a controller: K replicas, and S servers with its parameters.
 
-A replica reads the parameters, draws m children, has them rewarded, and sends a gradient to the
-servers, which apply it as it comes, whatever the others have sent meanwhile:
+A replica reads the parameters, draws m child networks, obtains their rewards, and sends a gradient
+to the servers, which apply it at once, whatever other replicas have sent in the meantime:
 
     theta <- theta - u(g(theta'; m children of theta')),   theta' an earlier theta
 
-Ray runs it. A controller has so few numbers that one server and one replica do (`drive` with
-`on_ray`, as NASNet was found); the scheme is here because it is the article's.
+It runs on Ray. A controller is so small that one server and one replica suffice (`drive` with
+`on_ray`, as in the search for NASNet); this is the scheme of the first paper.
 
-Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), who had S = 20,
-K = 100 and m = 8. Dean et al.: Large scale distributed deep networks (NeurIPS 2012).
+Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), with S = 20, K = 100
+and m = 8. Dean et al.: Large scale distributed deep networks (NeurIPS 2012).
 """
 
 from collections import Counter
@@ -43,17 +43,20 @@ def in_shards(
 ) -> tuple[Policy, optax.GradientTransformation]:
     """The same policy with its parameters in S flat vectors, and an optimiser for each of them.
 
-    Where the optimiser treats each number alone, as SGD and Adam do, they learn what they would
-    learn in one piece; a clip by the norm is by that of the shard.
+    Where the optimiser treats each number separately, as SGD and Adam do, the result is the same as
+    without shards. Clipping by norm uses the norm of a shard.
 
     Args:
-        policy: of any parameters.
-        optimizer: any optax transformation.
-        shards: S.
+        policy: Policy with parameters of any structure.
+        optimizer: Optimiser, an optax transformation.
+        shards: Number of shards S, from 1 to the number of parameters.
+
+    Returns:
+        The policy and the optimiser of the sharded parameters.
 
     Raises:
-        ValueError: `shards` is below 1 or above the number of parameters, the policy is none, or
-            the optimiser is not optax's.
+        ValueError: `shards` is below 1 or above the number of parameters, `policy` is not a
+            `Policy`, or the optimiser is not optax's.
     """
     check_policy(policy)
     check_optimizer(optimizer)
@@ -89,12 +92,12 @@ def in_shards(
 
 
 def _take_no_gpu() -> None:
-    # Not by the environment, which Ray would hand on to the children that a replica asks for.
+    # Not by the environment, which Ray would pass on to the children of a replica.
     jax.config.update("jax_platforms", "cpu")
 
 
 class Server:
-    """The actor that holds one shard, and the state of its optimiser."""
+    """The actor that holds one shard and the state of its optimiser."""
 
     def __init__(self, optimizer: optax.GradientTransformation, part: Any, opt_state: Any) -> None:
         _take_no_gpu()
@@ -108,19 +111,19 @@ class Server:
         self.step = jax.jit(step)
 
     def read(self) -> tuple[Any, Any]:
-        """The shard as it is, and the state of its optimiser."""
+        """The current shard, and the state of its optimiser."""
         (part,), (opt_state,) = jax.device_get(self.state)
         return part, opt_state
 
     def apply(self, batch: int, grad: Any) -> None:
-        """Takes a step; a gradient that a replica sends again after it was restarted, once."""
+        """Applies a gradient; one that a restarted replica sends again is ignored."""
         if batch not in self.applied:
             self.applied.add(batch)
             self.state = self.step(*self.state, grad)
 
 
 class Replica:
-    """The actor that draws children and learns from them; what it knows is with the servers."""
+    """The actor that draws children and computes gradients; it holds no parameters of its own."""
 
     def __init__(
         self, servers: list[Any], shared: list[Any], executor: Callable[[], Executor]
@@ -131,11 +134,14 @@ class Replica:
         self.ask, self.learn = jax.jit(ask), jax.jit(learn)
 
     def batch(self, state: State, key: RandomKey) -> tuple[Any, list[Any]]:
-        """The tokens of m children and what came of them, once their gradient is applied.
+        """Draws m children, computes their rewards, and applies their gradient.
 
         Args:
-            state: of the search, without the parameters.
-            key: of the search.
+            state: State of the search, without the parameters.
+            key: Random key of the search.
+
+        Returns:
+            The tokens of the children, and their outcomes.
         """
         read = self.ray.get([server.read.remote() for server in self.servers])
         params, opt_state = map(tuple, zip(*read, strict=True))
@@ -168,36 +174,39 @@ def replicate(
     patience: int = PATIENCE,
     **resources: Any,
 ) -> tuple[State, History]:
-    """REINFORCE by K replicas that share their parameters; with one, it is `reinforce`.
+    """Runs REINFORCE with K replicas that share their parameters; with one, it is `reinforce`.
 
-    The baseline is one for all, of the rewards as they come. With several replicas a search cannot
-    be repeated: who is first depends on the machines. A replica that dies is begun again, and its
-    gradient is applied once; a server that dies ends the search.
+    All replicas share one baseline, of the rewards in the order in which they come. With several
+    replicas a search is not reproducible, since that order depends on the machines. A replica that
+    dies is restarted, and its gradient is applied once; if a server dies, the search ends.
 
     Args:
-        policy: of `in_shards`, as is the optimiser; there are as many servers as shards.
-        optimizer: see `policy`.
-        reward: of one child.
-        state: before; `reinforce(policy, optimizer).init(key)` is the first.
-        key: of the whole search, the same in every call.
-        children: how many, in whole batches, and at least one.
-        replicas: K.
-        batch: m, children of a replica at once.
-        decay: of the baseline.
-        bonus: of the entropy.
-        retries: how often a child or a batch whose process dies is begun again.
-        keep: called with each child once its batch is learned from.
-        patience: see `drive`.
-        resources: of one child, any of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
+        policy: Policy from `in_shards`; there is one server for each shard.
+        optimizer: Optimiser from `in_shards`.
+        reward: Reward of one child network, `reward(tokens, key)`.
+        state: State before; `reinforce(policy, optimizer).init(key)` is the first.
+        key: Random key of the whole search, the same in every call.
+        children: Number of children, a positive multiple of `batch`.
+        replicas: Number of replicas K.
+        batch: Number of children m that a replica draws at once.
+        decay: Decay of the baseline, as in `reinforce`.
+        bonus: Weight of the entropy, as in `reinforce`.
+        retries: Number of restarts of a child or a batch whose process dies.
+        keep: Function that is called with each `Child` after the gradient of its batch. None: no
+            function.
+        patience: Number of exceptions in a row that end the search, as in `drive`.
+        resources: Resources of one child, options of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
 
     Returns:
-        The state after, which may be that of `reinforce`, and the children by their numbers.
+        The state after, with which `reinforce` can go on, and the children in the order of their
+        numbers.
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: a count is below 1, the batches do not divide the children, the parameters are
-            not in shards, or another argument is not what it should be.
-        RuntimeError: there is no cluster, the patience ended, or a server died.
+        ValueError: a count is below 1, `children` is not a multiple of `batch`, the parameters are
+            not in shards, or an argument is of another kind.
+        RuntimeError: no cluster is running, `patience` children in a row ended with an exception,
+            or a server died.
     """
     check_count(replicas, least=1, of="replicas")
     check_count(children, least=1, of="children")
@@ -224,7 +233,7 @@ def replicate(
     ask = partial(next_children, strategy)
     held = jax.device_get((params, state.learned.opt_state))
     servers = [server(*shard) for shard in zip(*held, strict=True)]
-    # In a list, so that a replica reads them when its JAX has been told to take no GPU.
+    # In a list, so that a replica reads them after its JAX has been restricted to the CPU.
     shared = [ray.put(part) for part in (ask, learn, reward)]
     executor = partial(on_ray, retries=retries, **resources)
     replica = partial(ray.remote(num_cpus=0)(Replica).remote, servers, shared, executor)
@@ -246,7 +255,7 @@ def replicate(
                 tokens, came = ray.get(ended)
             except ray.exceptions.RayActorError as error:
                 deaths[number] += 1
-                # As the error of a task, it is a server that died, and the parameters with it.
+                # A RayTaskError means that a server died, and its parameters are lost.
                 if isinstance(error, ray.exceptions.RayTaskError) or deaths[number] > retries:
                     raise
                 begin(replica(), number)

@@ -1,8 +1,7 @@
-"""A space of architectures: a row of tokens, each with a number of options.
+"""Search spaces: an architecture is a sequence of tokens, each with a number of options.
 
-What an architecture must not be is said as a mask over the options of the next token, given those
-before, so that nothing is drawn and thrown away: an architecture that must not be has probability
-zero, and the others have what is left.
+Constraints are a mask over the options of the next token, given those before it. A forbidden
+architecture then has probability zero, and no architecture is drawn only to be rejected.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,18 +25,18 @@ Carry = TypeVar("Carry")
 
 @dataclass(frozen=True)
 class Space:
-    """Architectures of T tokens; hashable, so it may be a static argument of jit.
+    """A search space of architectures of T tokens, hashable as a static argument of jit.
 
     Attributes:
-        choices: how many options each token has.
-        allowed: `allowed(tokens, position) -> Bool[option]`, which options the token at `position`
-            may have after those before it; the others in `tokens` are zero. After tokens that are
-            allowed, at least one option is; where none is, the token drawn is -1, and the reward
-            of that child is broken. Default: all.
+        choices: Number of options of each token.
+        allowed: `allowed(tokens, position) -> Bool[option]`, the mask of the options of the token
+            at `position` given those before it; later entries of `tokens` are zero. It should allow
+            at least one option after allowed tokens; where it allows none, the token drawn is -1,
+            and the reward of that child is broken. None: all options.
 
     Raises:
-        ValueError: there is no token, or one without an option; `allowed` is no such function, or
-            allows nothing after the first option of every token.
+        ValueError: there is no token, or one without an option; `allowed` is not such a function,
+            or allows no option after the first allowed option of every token.
 
     >>> steps = Space((3, 3), lambda tokens, position: jnp.arange(3) >= tokens[0])  # no way down
     >>> steps.options(jnp.array([1, 0]), jnp.array(1)).tolist()
@@ -81,16 +80,16 @@ class Space:
 
     @property
     def length(self) -> int:
-        """T, the number of tokens."""
+        """The number of tokens, T."""
         return len(self.choices)
 
     @property
     def widest(self) -> int:
-        """The options of the token that has most: the width of every mask."""
+        """The largest number of options of a token, which is the width of every mask."""
         return max(self.choices)
 
     def options(self, tokens: Tokens, position: Position) -> Options:
-        """Which options the token at a position has, after those before it."""
+        """The mask of the options of the token at a position, given those before it."""
         check_row(tokens, self.length)
         exist = jnp.arange(self.widest) < jnp.array(self.choices)[position]
         if self.allowed is None:
@@ -99,7 +98,7 @@ class Space:
         return exist & self.allowed(before, position)
 
     def along(self, tokens: Tokens) -> Bool[Array, "token option"]:
-        """Which options each token of an architecture had."""
+        """The mask of the options of each token of an architecture, given those before it."""
         check_row(tokens, self.length)
         return jax.vmap(self.options, (None, 0))(tokens, jnp.arange(self.length))
 
@@ -110,25 +109,25 @@ class Space:
 
 
 def check_space(space: Any) -> None:
-    """Refuses what is not a `Space`.
+    """Refuses anything but a `Space`.
 
     Raises:
-        ValueError: saying how one is made.
+        ValueError: `space` is not a `Space`.
     """
     if not isinstance(space, Space):
         raise ValueError(f"a space is wanted, such as Space((3, 2)); got {space!r}")
 
 
 def check_row(tokens: Any, length: int, ndim: int = 1) -> None:
-    """Refuses what is not an architecture of so many tokens, whichever they are.
+    """Refuses anything but architectures of `length` integers, whatever their values.
 
     Args:
-        tokens: Any value.
-        length: T.
-        ndim: 2 where a batch of architectures is wanted.
+        tokens: Value to be checked.
+        length: Number of tokens, T.
+        ndim: Number of axes, 1 for one architecture and 2 for a batch of architectures.
 
     Raises:
-        ValueError: the shape is another one, or the tokens are no integers.
+        ValueError: the shape is another one, or the tokens are not integers.
     """
     found = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens)
     whole = jnp.issubdtype(found.dtype, jnp.integer)
@@ -138,7 +137,7 @@ def check_row(tokens: Any, length: int, ndim: int = 1) -> None:
 
 
 def check_tokens(tokens: Any, choices: Sequence[int], ndim: int = 1) -> None:
-    """Refuses tokens that are not one of the options of each; those that are traced may be.
+    """Refuses tokens that are not among their options; traced tokens pass, whatever their values.
 
     Raises:
         ValueError: as `check_row`, or a token is negative or too large.
@@ -152,15 +151,15 @@ def check_tokens(tokens: Any, choices: Sequence[int], ndim: int = 1) -> None:
 
 
 def within(tokens: Tokens, choices: Sequence[int]) -> Bool[Array, ""]:
-    """Whether each of the tokens, which may be traced, is one of so many options."""
+    """Whether each of the tokens, which may be traced, is below its number of options."""
     return ((tokens >= 0) & (tokens < jnp.array(choices))).all()
 
 
 def check_ends(tokens: Int[Array, "*child token"]) -> None:
-    """Refuses architectures that ended where nothing was allowed; those that are traced may have.
+    """Refuses architectures with a token for which no option was allowed; traced ones pass.
 
     Raises:
-        ValueError: saying where.
+        ValueError: a token is -1.
     """
     if isinstance(tokens, Tracer):
         return
@@ -179,17 +178,20 @@ def walk(
     carry: Carry,
     key: RandomKey,
 ) -> Tokens:
-    """An architecture, token after token.
+    """An architecture whose tokens are chosen one after the other.
 
     Args:
-        space: of what.
+        space: Search space of the architectures.
         choose: `choose(carry, tokens, options, position, key) -> (carry, token)`, given the tokens
             before `position`.
-        carry: what the first choice is given.
-        key: split into one key a token.
+        carry: Carry of the first choice.
+        key: Random key, split into one for each token.
+
+    Returns:
+        The tokens, `[token]`.
 
     Raises:
-        ValueError: `space` is no space, or `key` not one key.
+        ValueError: `space` is not a `Space`, or `key` is not one key.
     """
     check_space(space)
     check_key(key)
@@ -207,12 +209,12 @@ def walk(
 
 
 def any_of(options: Options, key: RandomKey) -> Array:
-    """One of the options, each as likely."""
+    """A random one of the options, with equal probabilities."""
     return jax.random.categorical(key, jnp.where(options, 0.0, -jnp.inf))
 
 
 def uniform(space: Space, key: RandomKey) -> Tokens:
-    """An architecture of which every token is any of its options, each as likely."""
+    """A random architecture, in which every option of a token has the same probability."""
 
     def choose(
         carry: None, tokens: Tokens, options: Options, position: Position, key: RandomKey
@@ -223,13 +225,13 @@ def uniform(space: Space, key: RandomKey) -> Tokens:
 
 
 def mutate(space: Space, tokens: Tokens, key: RandomKey) -> Tokens:
-    """The architecture with another option for one token that has one, each as likely.
+    """The architecture with one token changed; tokens and options are drawn uniformly.
 
-    Later tokens that are not allowed any more are drawn anew. Where no token has another option,
-    it stays as it is.
+    Later tokens that are no longer allowed are drawn anew. Where no token has another option, the
+    architecture is unchanged.
 
     Raises:
-        ValueError: `tokens` are not of the space, or `key` is not one key.
+        ValueError: `space` is not a `Space`, `tokens` are not of it, or `key` is not one key.
     """
     check_space(space)
     check_tokens(tokens, space.choices)

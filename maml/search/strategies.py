@@ -1,8 +1,8 @@
-"""Ways to search: which architectures to ask for, and what to learn from their rewards.
+"""Search strategies: which architectures to ask for, and what to learn from their rewards.
 
-All are one `Strategy`, pure functions of a state that is arrays alone: it can be saved, mapped over
-and given back to a loop in another process. A reward is the higher the better; one that is broken,
-see `is_broken`, counts as the worst, and is counted.
+Each is a `Strategy` of pure functions, whose state has arrays only: it can be saved, mapped over
+and used in another process. Higher rewards are better. A broken reward, see `is_broken`, counts as
+the worst, and the broken ones are counted.
 """
 
 from collections.abc import Callable
@@ -29,16 +29,16 @@ from maml.types import RandomKey
 
 Batch = Int[Array, "child token"]
 Rewards = Float[Array, " child"]
-LARGEST = 1e18  # of a reward: with larger ones, sums and squares would not be finite in float32
+LARGEST = 1e18  # reward whose sums and squares are still finite in float32
 
 
 class State(NamedTuple):
-    """All the state there is between two batches of children.
+    """The whole state of a search between two batches of child networks.
 
     Attributes:
-        learned: what the strategy knows.
-        told: how many children it was told the reward of.
-        broken: how many of these were broken.
+        learned: What the strategy has learned, a tree of arrays.
+        told: Number of children whose rewards the strategy was told.
+        broken: Number of those whose reward was broken.
     """
 
     learned: PyTree
@@ -47,13 +47,13 @@ class State(NamedTuple):
 
 
 class Strategy(NamedTuple):
-    """A way to search.
+    """A search strategy.
 
     Attributes:
-        batch: how many children it asks for at once.
+        batch: Number of children that it asks for at once.
         init: `init(key) -> state`.
         ask: `ask(state, key) -> tokens[batch, token]`.
-        tell: `tell(state, tokens, rewards) -> state`, for any number of children, at least one.
+        tell: `tell(state, tokens, rewards) -> state`, for any number of children >= 1.
     """
 
     batch: int
@@ -63,7 +63,7 @@ class Strategy(NamedTuple):
 
 
 def is_broken(rewards: Real[Array, "*child"]) -> Bool[Array, "*child"]:
-    """Which rewards are not finite, or larger than 1e18 on either side of zero.
+    """Whether each reward is not finite, or has an absolute value above 1e18.
 
     >>> is_broken(jnp.array([0.5, -jnp.inf, jnp.nan, 1e38])).tolist()
     [False, True, True, True]
@@ -72,14 +72,14 @@ def is_broken(rewards: Real[Array, "*child"]) -> Bool[Array, "*child"]:
 
 
 def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:
-    """Refuses what is not one real number, for each child; NaN is one, of a child that is broken.
+    """Refuses anything but one real number for each child; NaN, for a broken child, passes.
 
     Args:
-        reward: Any value.
-        children: The shape that is wanted, `(children,)` or that of one.
+        reward: Value to be checked.
+        children: Expected shape, `(children,)` for a batch and `()` for one child.
 
     Raises:
-        ValueError: it is a string, a bool or complex, or of another shape.
+        ValueError: the value is a string, a bool or complex, or has another shape.
     """
     found = reward if isinstance(reward, jax.Array) else np.asarray(reward)
     if found.shape != children:
@@ -90,10 +90,10 @@ def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:
 
 
 def check_own_state(state: Any, init: Callable[[RandomKey], State]) -> None:
-    """Refuses what is not a state as `init(key)` makes it.
+    """Refuses anything but a state with the structure and shapes of `init(key)`.
 
     Raises:
-        ValueError: it is no state, or one of another strategy, space or optimiser.
+        ValueError: `state` is not a `State`, or is of another strategy, space or optimiser.
     """
     if not isinstance(state, State):
         raise ValueError(f"a state is wanted, as strategy.init(key) makes it; got {state!r}")
@@ -115,9 +115,23 @@ def strategy(
     child: Callable[[State, RandomKey], Tokens],
     learn: Callable[[Any, Batch, Rewards, Array], PyTree],
 ) -> Strategy:
-    """From what it draws of one child and what it learns, broken rewards being minus infinity.
+    """A strategy from the functions that draw one child and learn from a batch.
 
-    A child that is not of the space is broken as well, and refused where it can be looked at.
+    A broken reward is minus infinity in `learn`. A child outside the space is refused or, where it
+    is traced, broken.
+
+    Args:
+        space: Search space of the architectures.
+        batch: Number of children asked for at once, >= 1.
+        init: `init(key) -> learned`.
+        child: `child(state, key) -> tokens`.
+        learn: `learn(learned, tokens, rewards, told) -> learned`.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        ValueError: `space` is not a `Space`, or `batch` is below 1.
     """
     check_space(space)
     check_count(batch, least=1, of="children in a batch")
@@ -149,10 +163,10 @@ def strategy(
 
 
 def random(space: Space, *, batch: int = 1) -> Strategy:
-    """Random search: every token any of its options, each as likely. It learns nothing.
+    """Random search: each token is drawn uniformly from its options, and nothing is learned.
 
     Raises:
-        ValueError: `batch` is below 1.
+        ValueError: `space` is not a `Space`, or `batch` is below 1.
     """
 
     def child(state: State, key: RandomKey) -> Tokens:
@@ -162,11 +176,11 @@ def random(space: Space, *, batch: int = 1) -> Strategy:
 
 
 class Population(NamedTuple):
-    """The latest children: the oldest is the next to be overwritten.
+    """The latest P children, of which the oldest is the next to be overwritten.
 
     Attributes:
-        tokens: theirs; child n is in row n modulo P.
-        rewards: theirs, minus infinity where there is none yet.
+        tokens: Tokens of the members, `[member, token]`; child n is in row n modulo P.
+        rewards: Rewards of the members, `[member]`; minus infinity in rows without a child.
     """
 
     tokens: Int[Array, "member token"]
@@ -176,18 +190,21 @@ class Population(NamedTuple):
 def evolution(space: Space, *, population: int = 10, sample: int = 3, batch: int = 1) -> Strategy:
     """Regularised evolution: a mutation of the best of a few of the latest P children.
 
-    The first P children are random. Every other is like the best of S members, drawn with
-    replacement, but for one token, and random where all of them are broken; the oldest member dies,
-    however good it is.
+    The first P children are random. Every later child is a mutation of one token of the best of S
+    members, drawn with replacement, or random where all of them are broken. The oldest member is
+    removed, however good it is.
 
     Args:
-        space: of what.
-        population: P.
-        sample: S.
-        batch: children asked for at once, from the same population.
+        space: Search space of the architectures.
+        population: Number of members P, >= 1.
+        sample: Number of members S that are compared for each child, >= 1.
+        batch: Number of children asked for at once, from the same population, >= 1.
+
+    Returns:
+        The strategy.
 
     Raises:
-        ValueError: one of them is below 1.
+        ValueError: `space` is not a `Space`, or a count is below 1.
 
     Real, Aggarwal, Huang, Le: Regularized evolution for image classifier search (AAAI 2019).
     """

@@ -1,6 +1,6 @@
-"""Ray as an executor: children on the cores and devices of one machine or of many.
+"""Ray as an executor: child networks on the cores and devices of one machine or of many.
 
-Ray is an extra, `pip install 'maml-jax[ray]'`, and imported only when it is asked for.
+Ray is an extra, `pip install 'maml-jax[ray]'`, and is imported only when it is used.
 """
 
 import importlib
@@ -17,8 +17,8 @@ import jax
 from maml._checks import check_count
 from maml.search.executors import Executor, Item, Outcome
 
-# Read by Ray when it is imported and started. What it starts here listens on the loopback alone:
-# Ray has no other switch for that, and replaces a 127.0.0.1 that it is given by the host's address.
+# Ray reads these when it is imported and started. With `HERE` it listens on the loopback only. It
+# has no other switch for that, and replaces an address of 127.0.0.1 by that of the host.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
@@ -27,7 +27,7 @@ def engine() -> Any:
     """The module `ray`.
 
     Raises:
-        ImportError: it is not installed.
+        ImportError: Ray is not installed.
     """
     try:
         return importlib.import_module("ray")
@@ -37,33 +37,36 @@ def engine() -> Any:
 
 @contextmanager
 def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
-    """A Ray to work with, shut down when it is left; usage reports are off.
+    """A context in which Ray runs, without usage reports; it is shut down at the end.
 
     Args:
-        address: of a cluster that runs, "auto" for the one that this machine belongs to. None
-            starts one of this machine's cores and GPUs, which no other machine can reach.
-        options: more of `ray.init`'s.
+        address: Address of a running cluster, or "auto" for the one of this machine. None: a new
+            cluster of this machine's cores and GPUs, which no other machine can reach.
+        options: Further options of `ray.init`.
+
+    Returns:
+        The context manager.
 
     Raises:
-        ValueError: the address is not a string, or empty.
+        ValueError: the address is empty or not a string.
         ImportError: Ray is not installed.
-        RuntimeError: this process has a Ray already, or imported it before.
-        ConnectionError: there is no cluster at the address.
+        RuntimeError: Ray is already running in this process, or was imported before.
+        ConnectionError: no cluster is found at the address.
     """
     if address is not None and not (isinstance(address, str) and address):
         raise ValueError(f"address must be None, 'auto' or HOST:PORT; got {address!r}")
     wanted = QUIET if address else QUIET | HERE
     if "ray" in sys.modules and not os.environ.keys() >= wanted.keys():
         raise RuntimeError(
-            "Ray was imported too early to be kept to this machine, and quiet; import it after"
-            f" `cluster`, or set {' '.join(f'{n}={v}' for n, v in wanted.items())}"
+            "Ray was imported before `cluster` could set its environment; import it afterwards, or"
+            f" set {' '.join(f'{n}={v}' for n, v in wanted.items())}"
         )
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     ray = engine()
     started = {"address": address} if address else {"address": "local", "include_dashboard": False}
     with warnings.catch_warnings():
-        # JAX warns of every fork; a process that is forked to run another program is in no danger.
+        # JAX warns of every fork, but forking a process to run another program is safe.
         warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
         ray.init(**started, **({"logging_level": logging.WARNING} | options))
     try:
@@ -73,34 +76,37 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
 
 
 def running() -> Any:
-    """The module `ray`, which would start another one by itself where there is none.
+    """The module `ray`, checked to be running, since it would start a cluster unasked otherwise.
 
     Raises:
-        ImportError: it is not installed.
-        RuntimeError: it was not started.
+        ImportError: Ray is not installed.
+        RuntimeError: Ray is not running.
     """
     ray = engine()
     if not ray.is_initialized():
-        raise RuntimeError("there is no Ray to work with; use `with maml.search.cluster():`")
+        raise RuntimeError("Ray is not running; use `with maml.search.cluster():`")
     return ray
 
 
 def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
-    """An executor that is a queue of Ray's: every item a task, for whichever worker is free.
+    """An executor in which every item is a task of Ray, run by the next free worker.
 
-    An item whose worker dies is begun again, and its outcome is that of the attempt that ended. A
-    worker loads a function once, and keeps what it has compiled; but of items with a GPU each has a
-    new worker, so that memory is given back, unless Ray is told `max_calls=0`.
+    An item whose worker dies is restarted, and its outcome is that of the last attempt. A worker
+    loads a function once and keeps its compiled code. Each item with a GPU gets a new worker, which
+    frees the memory, unless `max_calls=0` is passed to Ray.
 
     Args:
-        retries: how often an item is begun again; after that its outcome is the exception. One
-            that the function itself raises is its outcome at once.
-        resources: of one item, any of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
+        retries: Number of restarts of an item whose worker dies, >= 0; its outcome is then the
+            exception. An exception of the function itself is the outcome at once.
+        resources: Resources of one item, options of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
+
+    Returns:
+        The executor.
 
     Raises:
-        ValueError: `retries` is negative, or given by Ray's name for it.
-        ImportError: when called, Ray is not installed.
-        RuntimeError: when called, there is no cluster.
+        ValueError: `retries` is negative, or is given as Ray's `max_retries`.
+        ImportError: (when called) Ray is not installed.
+        RuntimeError: (when called) no cluster is running.
 
     Moritz, Nishihara et al.: Ray, a distributed framework for emerging AI applications (OSDI 2018).
     """
@@ -112,7 +118,7 @@ def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterator[Outcome]:
         ray = running()
         if function not in tasks:
-            # A task of its own for each batch would be loaded, and compiled, anew each time.
+            # A new task for each batch would be loaded and compiled anew each time.
             def one(*item: Any) -> Any:
                 return jax.device_get(function(*item))
 
@@ -130,7 +136,7 @@ def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
                     outcome = error
                 yield index, outcome
         finally:
-            for left in waiting:  # by a loop that was broken off
+            for left in waiting:  # where the loop over the outcomes ended early
                 ray.cancel(left, force=True)
 
     return execute

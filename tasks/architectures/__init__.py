@@ -1,1 +1,1 @@
-"""Spaces of architectures, and what their architectures are worth."""
+"""Search spaces of architectures, and the rewards of their architectures."""

@@ -1,4 +1,4 @@
-"""Little data to search on: the smallest alphabets, at low resolution."""
+"""Small data sets for architecture search: the smallest alphabets, at low resolution."""
 
 from collections import Counter
 from typing import Literal, get_args
@@ -15,19 +15,19 @@ Shrink = Literal["largest", "mean"]
 def small(
     characters: Characters, names: list[str], count: int, *, seed: int = 0
 ) -> dict[str, list[int]]:
-    """Indices of the classes of the smallest alphabets, to train on and held out.
+    """Indices of the classes of the smallest alphabets, for training and held out.
 
     Args:
-        characters: all there are.
-        names: of the classes that may be used.
-        count: how many alphabets.
-        seed: of which third of each alphabet's classes is held out.
+        characters: Data set with the classes.
+        names: Names of the classes that may be used.
+        count: Number of alphabets, >= 1.
+        seed: Seed of the choice of the third of each alphabet's classes that is held out.
 
     Returns:
         `{"train": [...], "held_out": [...]}`.
 
     Raises:
-        ValueError: there are not so many alphabets.
+        ValueError: `count` is below 1 or above the number of alphabets.
     """
     sizes = Counter(map(alphabet, names))
     check_count(count, least=1, of="alphabets")
@@ -46,15 +46,18 @@ def small(
 def shrunk(
     images: Images, side: int, *, by: Shrink = "largest"
 ) -> UInt8[np.ndarray, "class drawing side side"]:
-    """The images, in blocks of pixels that become one.
+    """The images at a lower resolution, with one pixel for each block of pixels.
 
     Args:
-        images: drawings by class.
-        side: that they get; it divides the one they have.
-        by: the largest pixel of a block, which keeps thin strokes, or the mean.
+        images: Drawings by class, `[class, drawing, side, side]`.
+        side: New side in pixels, a divisor of the old one.
+        by: Value of a block: its largest pixel, which keeps thin strokes, or its mean.
+
+    Returns:
+        The smaller images, uint8.
 
     Raises:
-        ValueError: the side does not divide, or there is no such way.
+        ValueError: `side` does not divide the old side, or `by` has another value.
 
     >>> shrunk(np.full((1, 1, 28, 28), 8, np.uint8), 14, by="mean").shape
     (1, 1, 14, 14)

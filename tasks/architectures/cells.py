@@ -1,15 +1,15 @@
-"""The space of cells: small graphs that are searched once and stacked as often as one likes.
+"""The search space of cells: small graphs, found once and then stacked in networks of any depth.
 
-A network has a stem, normal cells, and reduction cells which halve the image and double the
+A network has a stem, normal cells, and reduction cells, which halve the image and double the
 channels. A cell reads the outputs of the two cells before it, each through ReLU, a 1 x 1
-convolution and batch normalisation: its states 0 and 1. Each of its blocks makes one more state out
-of two earlier ones: an operation on each, then their sum, or their concatenation, again through
-ReLU, 1 x 1 and normalisation. In a reduction cell, operations on the states 0 and 1 have stride 2.
-The cell puts out, concatenated, the states of blocks that no block reads; whoever reads them
-projects them.
+convolution and batch normalisation: these are its states 0 and 1. Each of its blocks computes one
+more state from two earlier ones: an operation on each, then their sum, or their concatenation,
+again through ReLU, 1 x 1 convolution and normalisation. In a reduction cell, operations on the
+states 0 and 1 have stride 2. The output of a cell is the concatenation of the states of blocks that
+no block reads; the cells after it project them.
 
 Zoph, Vasudevan, Shlens, Le: Learning transferable architectures for scalable image recognition
-(CVPR 2018), whose separable convolutions are plain ones here.
+(CVPR 2018). The separable convolutions of the paper are ordinary convolutions here.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,22 +30,22 @@ from tasks.architectures.masked import check_images, flattened, kernel_mask, sel
 from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
 
 COMBINERS = ("add", "concatenate")
-STRIDES = {"normal": 1, "reduction": 2}  # of a cell, in the order of their tokens
+STRIDES = {"normal": 1, "reduction": 2}  # stride of each kind of cell, in the order of the tokens
 
 
 @dataclass(frozen=True)
 class Cells:
-    """What a network is made of, but for the cells themselves.
+    """The size of a network of cells. All counts are >= 1.
 
     Attributes:
-        blocks: of a cell.
-        features: channels of the stem and of each state, until a reduction doubles them.
-        copies: normal cells in a row.
-        reductions: how often there are so many, and a reduction cell after them.
-        stride: of the stem, a 3 x 3 convolution.
+        blocks: Number of blocks of a cell.
+        features: Number of channels of the stem and of each state, until a reduction doubles them.
+        copies: Number of normal cells of a stage.
+        reductions: Number of stages, each of which ends with a reduction cell.
+        stride: Stride of the stem, a 3 x 3 convolution.
 
     Raises:
-        ValueError: a count is too small.
+        ValueError: a count is below 1.
     """
 
     blocks: int = 2
@@ -60,7 +60,7 @@ class Cells:
 
 
 def space(cells: Cells) -> Space:
-    """The space: per block two earlier states, two operations and a combiner; two cells.
+    """The search space of two cells, with two states, two operations and a combiner per block.
 
     >>> space(Cells(blocks=2)).choices[:10]
     (2, 2, 6, 6, 2, 3, 3, 6, 6, 2)
@@ -71,7 +71,7 @@ def space(cells: Cells) -> Space:
 
 
 def plan(cells: Cells) -> Iterator[tuple[str, int]]:
-    """Name and features of each cell, from the image to the head."""
+    """Name and number of features of each cell, from the image to the head."""
     for stage in range(cells.reductions):
         features = cells.features * 2**stage
         for copy in range(cells.copies):
@@ -80,16 +80,17 @@ def plan(cells: Cells) -> Iterator[tuple[str, int]]:
 
 
 def kind_of(name: str) -> str:
-    """Normal or reduction: the kind of the cell with this name."""
+    """The kind of the cell with a name: "normal" or "reduction"."""
     return name.rstrip("_0123456789")
 
 
 class Output(NamedTuple):
-    """What a cell puts out.
+    """The output of a cell.
 
     Attributes:
-        x: the states of its blocks, side by side.
-        live: the channels of those that no block of the cell reads; the others are zero.
+        x: States of its blocks, concatenated, `[n, height, width, channels]`.
+        live: Mask of the channels of states that no block of the cell reads, `[channels]`; the
+            other channels are zero.
     """
 
     x: Float[Array, "n height width channels"]
@@ -97,12 +98,12 @@ class Output(NamedTuple):
 
 
 class MaskedCell(nn.Module):
-    """Every cell of the space, as masks: each block computes each operation once.
+    """Any cell of the space, by masks: each block computes every operation and selects one.
 
     Attributes:
-        tokens: of each block.
-        features: channels of each state.
-        stride: of the operations on the cell's inputs.
+        tokens: Tokens of each block, `[block, 5]`.
+        features: Number of channels of each state.
+        stride: Stride of the operations on the cell's inputs.
     """
 
     tokens: Int[Array, "block 5"]
@@ -111,7 +112,7 @@ class MaskedCell(nn.Module):
 
     @nn.compact
     def __call__(self, older: Output, newer: Output, **statistics: Any) -> Output:
-        """The cell on the outputs of the two cells before it. `statistics` are `BatchNorm`'s."""
+        """The cell's output, from those of the two cells before it; `statistics` as `BatchNorm`."""
         inputs = [
             self.joined(name, seen.x, seen.live, ratio(seen.x, newer.x), **statistics)
             for name, seen in (("older", older), ("newer", newer))
@@ -136,29 +137,29 @@ class MaskedCell(nn.Module):
         return Output(jnp.concatenate(made, -1) * live, live)
 
     def parts(self, inputs: list[Array], made: list[Array], state: Array) -> tuple[Array, ...]:
-        """The state with this number: as an input of the cell, and as a state of a block.
+        """The state with a number, as an input of the cell and as a state of a block.
 
-        One of the two is zero, whatever the state; where the sizes agree they are one.
+        One of the two is zero, as a state is one or the other; where their sizes agree, the result
+        is their sum alone.
         """
         own = [selected(made, state - len(inputs))] if made else []
         both = [selected(inputs, state), *own]
         return tuple(both) if self.stride > 1 else (jnp.asarray(sum(both)),)
 
     def joined(self, name: str, x: Array, live: Array, stride: int, **statistics: Any) -> Array:
-        """The live channels through ReLU, 1 x 1 and normalisation."""
+        """The live channels through ReLU, a 1 x 1 convolution and normalisation."""
         mask = jnp.broadcast_to(live[:, None], (1, 1, live.size, self.features))
         conv = Conv(self.features, 1, name=name)
         return conv((nn.relu(x), stride), mask=mask, **statistics)
 
 
 class Operation(nn.Module):
-    """Every operation on a state, of which the token lets one through.
+    """The operation on a state that the token selects, out of all operations.
 
     Attributes:
-        features: channels of a state.
-        stride: of operations on the first part.
-        reference: see `BatchNorm`.
-        running: see `BatchNorm`.
+        features: Number of channels of a state.
+        stride: Stride of operations on the first part.
+        reference, running: As in `BatchNorm`.
     """
 
     features: int
@@ -186,12 +187,12 @@ class Operation(nn.Module):
 
 
 def unread(tokens: Int[Array, "block 5"]) -> Bool[Array, " block"]:
-    """Which blocks of a cell no other block reads; the last is one of them."""
+    """Whether no other block of the cell reads each block; the last is never read."""
     return ~(tokens[:, :2].reshape(-1, 1) == jnp.arange(len(tokens)) + 2).any(0)
 
 
 def ratio(seen: Float[Array, "n h w c"], wanted: Float[Array, "n r s d"]) -> int:
-    """By which stride an older, larger image becomes as small as a newer one."""
+    """The stride by which an older, larger image gets the size of a newer one."""
     return -(-seen.shape[1] // wanted.shape[1])
 
 
@@ -205,19 +206,22 @@ def network(
     features: bool,
     **statistics: Any,
 ) -> Float[Array, "n outputs"]:
-    """Stem, cells and head, within a module: the head sees every position, and starts at zero.
+    """Stem, cells and head, within a module; the head reads every position, and starts at zero.
 
     Args:
-        cells: how many of what.
-        ways: classes.
-        cell: the cell of a name, with so many features.
-        stem: the convolution before the cells.
-        x: images.
-        features: give what the head sees instead of the logits.
-        statistics: `BatchNorm`'s `reference` and `running`.
+        cells: Size of the network.
+        ways: Number of classes.
+        cell: `cell(name, features) -> module`, the cell with a name and a number of features.
+        stem: Convolution before the cells.
+        x: Grey images, `[n, height, width, 1]`.
+        features: Whether the inputs of the head are returned instead of the logits.
+        statistics: Options `reference` and `running` of `BatchNorm`.
+
+    Returns:
+        The logits, `[n, ways]`, or the inputs of the head.
 
     Raises:
-        ValueError: `x` are no grey images, or there is no class.
+        ValueError: `x` are not grey images, or `ways` is below 1.
     """
     check_images(x)
     check_count(ways, least=1, of="ways")
@@ -232,16 +236,16 @@ def network(
 
 
 class CellNet(nn.Module):
-    """The network of the cells that the tokens describe, as masks on the largest of the space.
+    """The network of the cells that the tokens describe, by masks on the largest network.
 
     Attributes:
-        cells: how many of what.
-        tokens: the normal cell and the reduction cell; they may be traced, and what comes is NaN
-            where they are none.
-        ways: classes.
+        cells: Size of the network.
+        tokens: Tokens of the normal cell and of the reduction cell. Where they are traced and not
+            of the space, the output is NaN.
+        ways: Number of classes.
 
     Raises:
-        ValueError: the tokens are none of the space, when it is called.
+        ValueError: (when called) the tokens are not of the space.
     """
 
     cells: Cells
@@ -257,7 +261,7 @@ class CellNet(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the head's features. `reference` is `BatchNorm`'s; `running` is refused."""
+        """Logits, or the inputs of the head; `running` must be False."""
         choices = space(self.cells).choices
         check_tokens(self.tokens, choices)
         rows = dict(zip(STRIDES, self.tokens.reshape(2, -1, 5), strict=True))

@@ -1,4 +1,4 @@
-"""NAS-Bench-Graph, the one table of architectures that a package index has: `pip install`, no file.
+"""NAS-Bench-Graph, a table of architectures that a package from PyPI contains.
 
 Its pickles are read without NumPy's reconstructors, without the package's own code, and without
 anything else that a pickle could call.
@@ -19,7 +19,7 @@ WIRINGS, OPERATIONS, LAYERS = 9, 9, 4
 
 
 class _Float64:
-    """Stands for `numpy.dtype("<f8")`, the only one that the tables have."""
+    """Stand-in for `numpy.dtype("<f8")`, the only type of the tables."""
 
     def __init__(self, *description: Any) -> None:
         if description != ("f8", False, True):
@@ -35,17 +35,17 @@ def _number(dtype: _Float64, data: bytes) -> float:
 
 
 class Numbers(pickle.Unpickler):
-    """Reads builtin containers and numbers, NumPy's float64 among them, and nothing else."""
+    """Unpickler of builtin containers and numbers, NumPy's float64 among them, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle may call: two stand-ins.
+        """One of the two stand-ins that a pickle may call.
 
         Raises:
-            UnpicklingError: it asks for something else.
+            UnpicklingError: the pickle asks for something else.
         """
         stands_for = {("numpy.core.multiarray", "scalar"): _number, ("numpy", "dtype"): _Float64}
         if (module, name) not in stands_for:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and may not have it")
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not allowed")
         return stands_for[module, name]
 
 
@@ -53,7 +53,7 @@ def installed() -> Path:
     """The folder of tables of the package `nas-bench-graph`, whose code is not run.
 
     Raises:
-        FileNotFoundError: it is not installed.
+        FileNotFoundError: the package is not installed.
     """
     spec = find_spec("nas_bench_graph")
     if spec is None or spec.origin is None:
@@ -64,19 +64,22 @@ def installed() -> Path:
 
 
 def nasbench_graph(dataset: str = "cora", *, folder: Path | None = None) -> Table:
-    """NAS-Bench-Graph: four layers of a graph network, wired in one of nine ways.
+    """The table of NAS-Bench-Graph: four layers of a graph network, wired in one of nine ways.
 
-    The tokens are the wiring and the operation of each layer. Of architectures that are the same
-    but for the order of their layers the table holds one, and the space has no other: see `only`.
-    The reward is the accuracy on the validation set, the report that on the test set.
+    The tokens are the wiring and the operation of each layer. Of architectures that differ only in
+    the order of their layers, the table and the space have one: see `only`. The reward is the
+    accuracy on the validation set, and the reported number is the accuracy on the test set.
 
     Args:
-        dataset: one of `DATASETS`; "proteins" was trained with five of the operations.
-        folder: of the tables; None is that of the installed package.
+        dataset: Name of a data set, one of `DATASETS`; "proteins" has five of the operations.
+        folder: Folder of the tables. None: that of the installed package.
+
+    Returns:
+        The table, with accuracies as fractions of 1.
 
     Raises:
         FileNotFoundError: the package is not installed, or lacks the file.
-        ValueError: there is no such data set; the file is cut off, or of another version.
+        ValueError: the data set is unknown, or the file is truncated or of another version.
 
     Qin, Zhang, Wang, Zhang, Zhu: NAS-Bench-Graph (NeurIPS 2022).
     """

@@ -1,10 +1,10 @@
-"""The convolutional space of the first architecture search by reinforcement learning.
+"""The convolutional search space of the first architecture search by reinforcement learning.
 
-Each layer chooses which earlier layers it reads, the height and the width of its filters, its
-strides over rows and columns, and how many filters it has. As in the paper, a layer that chooses
-none reads the image, images of different sizes are padded with zeros at the bottom and the right to
-the largest, and the head sees every layer that no other reads. The inputs of a layer are chosen
-before its strides, so that the space knows what the strides shrink.
+The tokens of a layer are the earlier layers that it reads, the height and width of its filters, its
+strides over rows and columns, and its number of filters. As in the paper, a layer that reads no
+earlier layer reads the image; images of different sizes are padded with zeros at the bottom and the
+right to the largest; and the head reads every layer that no other layer reads. The inputs of a
+layer are chosen before its strides, so that the space knows the size that the strides reduce.
 
 Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), section 3.
 """
@@ -35,19 +35,19 @@ from tasks.architectures.masked import (
 
 @dataclass(frozen=True)
 class Macro:
-    """The options of the space.
+    """The options of the search space.
 
     Attributes:
-        layers: of convolution, batch normalisation and ReLU.
-        side: of the images, in pixels.
-        sizes: of the filters' height and width, odd.
-        strides: over rows and over columns.
-        filters: how many a layer may have.
-        least: rows and columns that a stride must leave.
+        layers: Number of layers of convolution, batch normalisation and ReLU.
+        side: Side of the images, in pixels.
+        sizes: Heights and widths that filters may have, odd.
+        strides: Strides that a layer may have over rows and over columns.
+        filters: Numbers of filters that a layer may have.
+        least: Least number of rows and columns that a layer's strides may leave.
 
     Raises:
-        ValueError: there is no layer, a filter of even size, no stride of 1, nothing to choose, or
-            one option twice.
+        ValueError: a count is below 1, a filter size is even, no stride is 1, `least` is above
+            `side`, or the options of a token are missing or not all different.
     """
 
     layers: int = 3
@@ -81,15 +81,15 @@ def _check_options(options: Any, name: str) -> None:
 
 
 class Layer(NamedTuple):
-    """What the tokens say of one layer.
+    """One layer, as the tokens describe it.
 
     Attributes:
-        reads: what it reads: the image, then each earlier layer.
-        filter: height and width.
-        strides: over rows and columns.
-        features: how many filters.
-        seen: rows and columns of what it reads.
-        left: rows and columns of what it puts out,  ceil(seen / strides).
+        reads: Mask of the sources that it reads, the image and each earlier layer, `[source]`.
+        filter: Height and width of its filters.
+        strides: Strides over rows and columns.
+        features: Number of filters.
+        seen: Rows and columns of its input.
+        left: Rows and columns of its output,  ceil(seen / strides).
     """
 
     reads: Bool[Array, " source"]
@@ -105,14 +105,14 @@ def _start(layer: int) -> int:
 
 
 def choices(macro: Macro) -> tuple[int, ...]:
-    """How many options each token has: of each layer, skips, filter, strides, filters."""
+    """The number of options of each token: skips, filter, strides and filters of each layer."""
     sizes, strides = len(macro.sizes), len(macro.strides)
     own = (sizes, sizes, strides, strides, len(macro.filters))
     return tuple(option for layer in range(macro.layers) for option in (2,) * layer + own)
 
 
 def decode(macro: Macro, tokens: Tokens) -> list[Layer]:
-    """The layers that the tokens describe; each depends on its own tokens and earlier ones.
+    """The layers that the tokens describe; each depends on its own and on earlier tokens.
 
     Raises:
         ValueError: the tokens are not of the space.
@@ -137,16 +137,16 @@ def decode(macro: Macro, tokens: Tokens) -> list[Layer]:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What may be sampled: every option of a token, but strides that leave too little.
+    """The mask of allowed options: all but strides that leave too few rows or columns.
 
     Attributes:
-        macro: the options of the space.
+        macro: Options of the space.
     """
 
     macro: Macro
 
     def __call__(self, tokens: Tokens, position: int | Int[Array, ""]) -> Bool[Array, " option"]:
-        """The mask at a position, given the tokens before it."""
+        """The mask of the token at a position, given the tokens before it."""
         options = choices(self.macro)
         table = jnp.arange(max(options)) < jnp.asarray(options)[:, None]
         strides = jnp.asarray(self.macro.strides)
@@ -159,23 +159,25 @@ class Allowed:
 
 
 def space(macro: Macro) -> Space:
-    """The space to be searched."""
+    """The search space with these options."""
     return Space(choices(macro), Allowed(macro))
 
 
 class MacroNet(nn.Module):
-    """The network that the tokens describe, as masks on the largest of the space.
+    """The network that the tokens describe, by masks on the largest network of the space.
 
     Convolutions are centred on every stride-th pixel, from the first on. Kernels start
-    Xavier-uniform, and the head at zero: a child has too few meta-steps to unlearn a random one.
+    Xavier-uniform. The head starts at zero, since a child network has too few meta-steps to unlearn
+    a random head.
 
     Attributes:
-        macro: the options of the space.
-        tokens: the architecture; they may be traced, and what comes is NaN where they are none.
-        ways: classes.
+        macro: Options of the space.
+        tokens: Tokens of the architecture. Where they are traced and not of the space, the output
+            is NaN.
+        ways: Number of classes.
 
     Raises:
-        ValueError: the tokens or the images are not of the space, when it is called.
+        ValueError: (when called) the tokens or the images are not of the space.
     """
 
     macro: Macro
@@ -191,7 +193,7 @@ class MacroNet(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the head's features. `reference` is `BatchNorm`'s; `running` is refused."""
+        """Logits, or the inputs of the head; `running` must be False."""
         check_images(x, self.macro.side)
         check_count(self.ways, least=1, of="ways")
         side, size, most = self.macro.side, max(self.macro.sizes), max(self.macro.filters)

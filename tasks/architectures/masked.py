@@ -1,9 +1,9 @@
-"""The pieces of a network that is every network of a space: the largest one, and masks.
+"""The components of a network that computes any network of a space: the largest one, with masks.
 
-An architecture is an array of integers, so one compiled program serves all of them. What an
-architecture does not use is multiplied by zero: kernels by a mask of their size and channels,
-images by a mask of the positions that a stride leaves, branches by a gate. Whatever is masked is
-exactly zero, forwards and backwards, and never infinite: 0 x inf is no zero.
+An architecture is an array of integers, so that one compiled program serves all architectures.
+Whatever an architecture does not use is multiplied by zero: kernels by a mask of their size and
+channels, images by a mask of the positions that a stride leaves, branches by a gate. Masked numbers
+are exactly zero, forwards and backwards, and never infinite, since 0 x inf is not zero.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from maml.types import RandomKey
 
 
 def check_images(x: Any, side: int | None = None) -> None:
-    """Refuses what are not grey images, of this side if there is one.
+    """Refuses anything but grey images, which have the given side unless it is None.
 
     Raises:
-        ValueError: saying which shape was given.
+        ValueError: the images have another shape.
     """
     size = ("height", "width") if side is None else (side, side)
     if jnp.ndim(x) != 4 or x.shape[3] != 1 or (side is not None and x.shape[1:3] != size):
@@ -33,7 +33,7 @@ def check_images(x: Any, side: int | None = None) -> None:
 
 
 def window(size: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
-    """Which places of a line of `largest` the centred `size` of them are, both odd.
+    """The mask of the `size` central places of a line of `largest`, both odd.
 
     >>> window(jnp.array(3), 5).tolist()
     [False, True, True, True, False]
@@ -42,7 +42,7 @@ def window(size: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
 
 
 def first(count: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
-    """Which places of a line of `largest` the first `count` of them are."""
+    """The mask of the first `count` places of a line of `largest`."""
     return jnp.arange(largest) < count
 
 
@@ -52,16 +52,16 @@ def kernel_mask(
     inputs: Bool[Array, " inputs"],
     outputs: Bool[Array, " outputs"],
 ) -> Bool[Array, "rows columns inputs outputs"]:
-    """The product of the masks of each axis of an HWIO kernel."""
+    """The mask of a kernel `[height, width, input, output]`, from those of its axes."""
     return rows[:, None, None, None] & columns[:, None, None] & inputs[:, None] & outputs
 
 
 def glorot(key: RandomKey, mask: Bool[Array, "rows columns inputs outputs"]) -> Float[Array, "..."]:
-    """A Xavier-uniform start of the kernel that the mask leaves, and zeros around it.
+    """Xavier-uniform initial values of the part of a kernel that the mask leaves, zeros elsewhere.
 
-    The bound is that of the small kernel,  sqrt(6 / (area (inputs + outputs))). With that of the
-    largest, small children would start small, and one inner step would turn them further: a
-    gradient through a normalisation grows as the weights shrink.
+    The bound is that of the masked kernel,  sqrt(6 / (area (inputs + outputs))). With the bound of
+    the largest kernel, small child networks would start with small weights, and one inner step
+    would change them more, since a gradient through a normalisation grows as the weights shrink.
     """
     area = mask.any((2, 3)).sum()
     fans = mask.any((0, 1, 3)).sum() + mask.any((0, 1, 2)).sum()
@@ -76,10 +76,10 @@ def convolved(
 ) -> Float[Array, "n rows columns outputs"]:
     """The convolution centred on the pixels 0, stride, 2 stride, ...; its size is odd.
 
-    (SAME moves the larger windows by a pixel where a stride meets an even side.) Only columns
-    become patches, and each row of the kernel has products of its own, which are shifted by its
-    place and added up. Where filters are wide and channels few, whole patches are much larger than
-    that, and take three to four times as long.
+    (The padding SAME shifts the larger windows by a pixel where a stride meets an even side.)
+    Patches are taken along columns only. The products with each row of the kernel are then shifted
+    and added up. Where filters are wide and channels few, whole patches are much larger and take
+    three to four times as long.
     """
     size, _, _, outputs = kernel.shape
     columns = jnp.concatenate(shifted(x, size, stride, axis=2), axis=-1)
@@ -92,11 +92,14 @@ def shifted(x: Array, size: int, stride: int, axis: int, edge: float = 0.0) -> l
     """The neighbours of every stride-th pixel along an axis, from the first of `size` to the last.
 
     Args:
-        x: images.
-        size: how many neighbours, odd; the pixel is one of them.
-        stride: between pixels.
-        axis: of the images.
-        edge: the value beyond the images.
+        x: Images, `[n, height, width, channels]`.
+        size: Number of neighbours, odd; the pixel is one of them.
+        stride: Distance between pixels.
+        axis: Axis of the images.
+        edge: Value beyond the images.
+
+    Returns:
+        `size` arrays of images, one for each neighbour.
     """
     pads = [(size // 2, size // 2) if a == axis else (0, 0) for a in range(x.ndim)]
     padded, side = jnp.pad(x, pads, constant_values=edge), x.shape[axis]
@@ -106,19 +109,22 @@ def shifted(x: Array, size: int, stride: int, axis: int, edge: float = 0.0) -> l
 def selected(
     maps: Sequence[Float[Array, "*shape"]], which: Int[Array, ""]
 ) -> Float[Array, "*shape"]:
-    """The map with this number; zeros if there is none."""
+    """The map with the given number, or zeros where no map has it."""
     return jnp.asarray(sum((which == number) * x for number, x in enumerate(maps)))
 
 
 def strided(
     x: Float[Array, "n height width channels"], strides: Int[Array, "2"], options: Sequence[int]
 ) -> Float[Array, "n height width channels"]:
-    """Every so many rows and columns, moved together in the corner, and zeros in their place.
+    """Every stride-th row and column, moved together into the first corner and padded with zeros.
 
     Args:
-        x: images.
-        strides: of rows and of columns, each one of the options.
-        options: the strides that there are.
+        x: Images, `[n, height, width, channels]`.
+        strides: Strides of rows and of columns, each one of the options.
+        options: All possible strides.
+
+    Returns:
+        Images of the same shape.
     """
     for axis, stride in zip((1, 2), strides, strict=True):
         x = selected(
@@ -137,22 +143,22 @@ def _every(x: Array, stride: int, axis: int) -> Array:
 def flattened(
     x: Float[Array, "n height width channels"], positions: int | Int[Array, ""]
 ) -> Float[Array, "n features"]:
-    """Every position of images, over the square root of their number, for a linear head.
+    """Every position of images, divided by the square root of their number, for a linear head.
 
-    Where a character's strokes are is what tells it from another, and a mean would forget it. Over
-    the root, images of every size are vectors of one length, which one inner rate fits.
+    Characters differ in the positions of their strokes, which a mean would lose. The division gives
+    images of every size vectors of one length, so that one inner learning rate fits them all.
     """
     return x.reshape(x.shape[0], -1) / jnp.sqrt(positions)
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation in which only what is live counts, and only what is live comes out.
+    """Batch normalisation of the live positions of images; all others count nothing and are zero.
 
-    `tasks.layers.BatchNorm` for images that fill a corner: mean and (biased) variance of each
-    channel are taken over the live positions of the reference rows. There are no running averages.
+    It is `tasks.layers.BatchNorm` for images that fill a corner: mean and (biased) variance of each
+    channel are taken over the live positions of the reference rows. It has no running averages.
 
     Attributes:
-        epsilon: added to the variance; 1e-3 as in MAML's code.
+        epsilon: Number added to the variance; 1e-3 as in MAML's code.
     """
 
     epsilon: float = 1e-3
@@ -169,14 +175,18 @@ class MaskedBatchNorm(nn.Module):
         """Normalises each channel.
 
         Args:
-            x: products with a kernel.
-            live: what exists; a channel lives at the positions where the first one does.
-            reference: How many leading rows give the statistics (default: all), or the weight of
-                each row in them.
-            running: refused.
+            x: Products with a kernel, `[n, height, width, channels]`.
+            live: Mask of the positions and channels in use, `[height, width, channels]`. The live
+                positions are the same in every live channel.
+            reference: Number of leading rows that give the statistics, or the weight of each row in
+                them. None: all rows.
+            running: Whether running averages are used; it must be False.
+
+        Returns:
+            The normalised x plus bias, zero where it is not live.
 
         Raises:
-            ValueError: running averages are asked for, or rows that there are not.
+            ValueError: `running` is True, or there are fewer rows than `reference`.
         """
         if running:
             raise ValueError("masked batch normalisation has no running averages")

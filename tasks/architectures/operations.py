@@ -1,4 +1,4 @@
-"""What a block of a cell may do with a state: a convolution, a pool, or nothing."""
+"""The operations of a block of a cell on a state: convolutions, pools and the identity."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -23,7 +23,7 @@ def identity(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "
 
 
 def average3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
-    """The mean over the 3 x 3 neighbours of every stride-th pixel, less where there are fewer."""
+    """The mean over the 3 x 3 neighbours of every stride-th pixel, as far as they exist."""
     total = _pooled(jnp.add, x, stride, 0.0)
     return total / _pooled(jnp.add, jnp.ones_like(x[:1, ..., :1]), stride, 0.0)
 
@@ -46,10 +46,10 @@ class Conv(nn.Module):
     """A convolution and its batch normalisation, centred on every stride-th pixel.
 
     Attributes:
-        features: channels that it puts out.
-        size: of its filters, odd.
-        track: whether batch normalisation has running averages.
-        dtype: in which it computes; None is that of inputs and parameters.
+        features: Number of output channels.
+        size: Height and width of its filters, odd.
+        track: Whether batch normalisation has running averages.
+        dtype: Type in which it computes. None: that of inputs and parameters.
     """
 
     features: int
@@ -65,13 +65,15 @@ class Conv(nn.Module):
         reference: Reference = None,
         running: bool = False,
     ) -> Float[Array, "n rows columns features"]:
-        """The normalised sum over the parts, images and strides, of their convolutions.
+        """The normalised sum of the convolutions of several parts.
 
         Args:
-            parts: images that are to be the same size after their strides.
-            mask: what there is of the kernel (default: everything).
-            reference: see `BatchNorm`.
-            running: see `BatchNorm`.
+            parts: Pairs of images and stride; all images have the same size after their strides.
+            mask: Mask of the kernel, `[size, size, inputs, features]`. None: the whole kernel.
+            reference, running: As in `BatchNorm`.
+
+        Returns:
+            The normalised images, `[n, rows, columns, features]`.
         """
         shape = (self.size, self.size, parts[0][0].shape[-1], self.features)
         mask = jnp.ones(shape, bool) if mask is None else mask

@@ -1,11 +1,11 @@
-"""What an architecture is worth: its accuracy on new classes, after adaptation.
+"""The reward of an architecture: its accuracy on new classes, after adaptation.
 
     reward(tokens, key) = mean over held-out tasks of the query accuracy of phi_K,
 
 with phi_K from K inner steps on the support set, from parameters that were meta-trained for this
 architecture alone, or for all of the space together, as in ENAS. Either is a pure function that can
 be jitted, mapped over children, and given to a strategy. The held-out tasks are always the same, so
-two rewards of one architecture differ by what training drew, and by nothing else.
+that two rewards of one architecture differ only by the randomness of training.
 
 Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017);
 Pham, Guan, Zoph, Le, Dean: Efficient neural architecture search via parameter sharing (ICML 2018).
@@ -30,30 +30,30 @@ from tasks.architectures.masked import glorot
 from tasks.batch_norm import few_shot_apply, few_shot_loss
 
 Learner = Literal["protonet", "maml", "fomaml"]
-BatchNorm = Literal["transductive", "support"]  # children have no running averages
+BatchNorm = Literal["transductive", "support"]  # child networks have no running averages
 Child = Callable[[Tokens], nn.Module]
 """`child(tokens) -> model`; `partial(MacroNet, macro, ways=20)` is one."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much training and how many held-out tasks a reward is.
+    """The amount of meta-training and of evaluation behind a reward.
 
     Attributes:
-        meta_steps: of the child, or of the shared weights.
-        meta_batch: tasks of a meta-step.
-        learner: prototypes, whose one step is the closed form of the head; or MAML, or FOMAML, of
-            which a short training teaches much less.
-        inner_rate: of gradient descent inside. Batch-norm biases do not adapt.
-        inner_steps: of it, while meta-training and in the evaluation.
-        outer_rate: of Adam outside, falling to zero along a cosine.
-        batch_norm: whose statistics normalise a query set.
-        eval_tasks: how many held-out tasks.
-        chunk: tasks that are mapped at once; it divides meta_batch.
+        meta_steps: Number of meta-steps of the child network, or of the shared weights, >= 0.
+        meta_batch: Number of tasks of a meta-step.
+        learner: Name of the algorithm: "protonet", whose one step is the closed form of the head;
+            or "maml" or "fomaml", which learn much less in a short training.
+        inner_rate: Learning rate of the inner gradient descent. Batch-norm biases do not adapt.
+        inner_steps: Number of inner steps, in meta-training and in evaluation, >= 0.
+        outer_rate: Initial learning rate of the outer Adam, which falls to zero along a cosine.
+        batch_norm: Statistics that normalise a query set, see `maml.batch_norm`.
+        eval_tasks: Number of held-out tasks.
+        chunk: Number of tasks that are mapped at once, a divisor of `meta_batch`.
 
     Raises:
-        ValueError: a count is too small, a rate is negative or not finite, the chunk does not
-            divide `meta_batch`, or there is no such learner or batch normalisation.
+        ValueError: a count is too small, a learning rate is negative or not finite, `chunk` does
+            not divide `meta_batch`, or `learner` or `batch_norm` has another value.
     """
 
     meta_steps: int = 60
@@ -83,7 +83,7 @@ class Budget:
 
 
 def algorithm(model: nn.Module, params: Params, budget: Budget) -> maml.Algorithm:
-    """What the budget says, of a child; `params` are of its structure."""
+    """The budget's algorithm for a child network; `params` have the structure of its parameters."""
     loss = few_shot_loss(model, budget.batch_norm)
     if budget.learner == "protonet":
         features = few_shot_apply(model, budget.batch_norm, features=True)
@@ -94,11 +94,11 @@ def algorithm(model: nn.Module, params: Params, budget: Budget) -> maml.Algorith
 
 
 def optimizer(params: Params, budget: Budget) -> optax.GradientTransformation:
-    """Adam, its rate falling to zero along a cosine, which leaves the head at zero.
+    """Adam, with a learning rate that falls to zero along a cosine; it leaves the head at zero.
 
-    Classes are numbered at random in each task, so there is nothing for the head to learn across
-    tasks, and what a short training writes into it is noise. (Kao, Chiu, Chen: MAML is a noisy
-    contrastive learner in classification, ICLR 2022.)
+    Classes are numbered at random in each task, so the head has nothing to learn across tasks, and
+    a short training would only add noise to it. (Kao, Chiu, Chen: MAML is a noisy contrastive
+    learner in classification, ICLR 2022.)
     """
     adam = optax.adam(optax.cosine_decay_schedule(budget.outer_rate, max(budget.meta_steps, 1)))
     head = maml.mask_by_path(params, "/head/")
@@ -113,9 +113,9 @@ def accuracy(
     tokens: Tokens,
     key: RandomKey,
 ) -> Float[Array, ""]:
-    """Query accuracy of a child after adaptation, the mean over the held-out tasks.
+    """The query accuracy of a child network after adaptation, as a mean over the held-out tasks.
 
-    NaN where a loss is not finite: the largest of logits that are NaN is the first class.
+    It is NaN where a loss is not finite, since NaN logits would count as the first class.
     """
     model = child(tokens)
     learner = algorithm(model, params, budget).learner
@@ -130,21 +130,21 @@ def accuracy(
 def from_scratch(
     child: Child, train: maml.Sampler, held_out: maml.Sampler, budget: Budget
 ) -> Reward:
-    """The reward after meta-training each child from parameters of its own.
+    """The reward after meta-training each child network from its own initial parameters.
 
     Args:
-        child: from tokens to a model.
-        train: a task of the classes to learn from.
-        held_out: a task of other classes.
-        budget: of one child.
+        child: `child(tokens) -> model`.
+        train: Sampler of one task of the classes to learn from.
+        held_out: Sampler of one task of other classes.
+        budget: Budget of one child network.
 
     Returns:
-        `reward(tokens, key)`, a tree with the data sets as its leaves: what is jitted takes it, or
-        a strategy that holds it, as an argument. It is NaN where training or evaluation met a loss
-        that is not finite.
+        `reward(tokens, key)`, a tree with the data sets as its leaves, so that a jitted function
+        can take it as an argument. The reward is NaN where a loss in training or evaluation is not
+        finite.
 
     Raises:
-        ValueError: an argument is not what it should be.
+        ValueError: an argument is of another kind.
     """
     _check(child, budget, train=train, held_out=held_out)
     return jax.tree_util.Partial(Bound(_scratch, child, budget), train, held_out)
@@ -160,14 +160,14 @@ def _check(child: Any, budget: Any, **samplers: Any) -> None:
 
 @dataclass(frozen=True)
 class Bound:
-    """A function with its child and its budget; equal where they are, so that it compiles once.
+    """A function bound to a child and a budget, compared by value so that jit compiles once.
 
-    (A `functools.partial` equals itself alone.)
+    (Two equal `functools.partial` differ.)
 
     Attributes:
         function: `function(child, budget, *others)`.
-        child: from tokens to a model.
-        budget: of one child.
+        child: `child(tokens) -> model`.
+        budget: Budget of one child network.
     """
 
     function: Callable[..., Any]
@@ -175,7 +175,7 @@ class Bound:
     budget: Budget
 
     def __call__(self, *others: Any) -> Any:
-        """The function of these and the others."""
+        """The function's value for the bound and the other arguments."""
         return self.function(self.child, self.budget, *others)
 
 
@@ -194,9 +194,10 @@ def _scratch(
 def trained(
     child: Child, budget: Budget, train: maml.Sampler, tokens: Tokens, key: RandomKey
 ) -> Params:
-    """Parameters of a child's own, meta-trained.
+    """The meta-trained parameters of one child network.
 
-    NaN where a loss on the way was not finite, also of a task that was left out of a meta-step.
+    They are NaN where any loss in training was not finite, even of a task that a meta-step left
+    out.
     """
     init_key, train_key = jax.random.split(key)
     model = child(tokens)
@@ -212,7 +213,7 @@ def trained(
 
 
 def initial(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
-    """Parameters of a model before it has seen anything but the shape of the images."""
+    """The initial parameters of a model, for images of the sampler's shape."""
     images, _ = jax.eval_shape(sample, key).support
     return model.init(key, jnp.zeros(images.shape, images.dtype))
 
@@ -220,17 +221,20 @@ def initial(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
 def shared_weights(
     child: Child, space: Space, train: maml.Sampler, budget: Budget, key: RandomKey
 ) -> Params:
-    """The largest network of a space, meta-trained on an architecture drawn anew at each meta-step.
+    """Weights of the largest network of a space, trained on a random architecture per meta-step.
 
     Args:
-        child: from tokens to a model.
-        space: what is drawn from, uniformly at each position.
-        train: a task of the classes to learn from.
-        budget: of all architectures together.
-        key: of the start, the architectures and the tasks.
+        child: `child(tokens) -> model`.
+        space: Search space, from which architectures are drawn uniformly token by token.
+        train: Sampler of one task of the classes to learn from.
+        budget: Budget of all architectures together.
+        key: Random key, split for the initial weights, the architectures and the tasks.
+
+    Returns:
+        The meta-trained parameters, which every architecture of the space shares.
 
     Raises:
-        ValueError: an argument is not what it should be.
+        ValueError: an argument is of another kind.
     """
     _check(child, budget, train=train)
     check_space(space)
@@ -257,10 +261,11 @@ def shared_weights(
 
 
 def whole(params: Params, key: RandomKey) -> Params:
-    """Parameters in which kernels, of which one architecture has a part, start in whole.
+    """Parameters in which the zeros of each kernel, unused by one architecture, are initialised.
 
-    No architecture uses all: the last options are a pool instead of a filter, or every earlier
-    layer instead of the image. What starts at zero behind a normalisation may stay there.
+    No single architecture uses every weight: the last options are a pool instead of a filter, or
+    every earlier layer instead of the image. Weights that start at zero before a normalisation may
+    stay there.
     """
     leaves, structure = jax.tree.flatten(params)
 
@@ -276,20 +281,20 @@ def whole(params: Params, key: RandomKey) -> Params:
 
 
 def from_shared(child: Child, params: Params, held_out: maml.Sampler, budget: Budget) -> Reward:
-    """The reward of a child that adapts from its part of shared weights.
+    """The reward of a child network that adapts from shared weights, without training of its own.
 
     Args:
-        child: from tokens to a model.
-        params: the shared weights.
-        held_out: a task of classes that they have not seen.
-        budget: its inner steps and held-out tasks.
+        child: `child(tokens) -> model`.
+        params: Shared weights, as `shared_weights` returns them.
+        held_out: Sampler of one task of classes that were not used to train them.
+        budget: Budget, whose inner steps and held-out tasks are used.
 
     Returns:
-        `reward(tokens, key)`, a tree with the weights and the data set as its leaves. It is NaN
-        where a loss is not finite.
+        `reward(tokens, key)`, a tree with the weights and the data set as its leaves. The reward is
+        NaN where a loss is not finite.
 
     Raises:
-        ValueError: an argument is not what it should be.
+        ValueError: an argument is of another kind.
     """
     _check(child, budget, held_out=held_out)
     return jax.tree_util.Partial(Bound(accuracy, child, budget), held_out, params)

@@ -1,8 +1,8 @@
-"""Transfer: cells that were found on little, stacked deeper and wider, without masks.
+"""Transfer of cells, found on a small data set, to deeper and wider networks without masks.
 
 Zoph, Vasudevan, Shlens, Le: Learning transferable architectures for scalable image recognition
-(CVPR 2018), section 3: the cells are kept, their number and their width are free, and each copy
-has weights of its own.
+(CVPR 2018), section 3: the cells are kept, their number and width are free, and each copy has its
+own weights.
 """
 
 from typing import Any
@@ -30,14 +30,14 @@ Row = tuple[int, int, int, int, int]  # the tokens of a block
 
 
 class Cell(nn.Module):
-    """One cell, with the weights that it uses and no others.
+    """One cell, with only the weights that it uses.
 
     Attributes:
-        rows: the tokens of each block.
-        features: channels of each state.
-        stride: of the operations on the cell's inputs.
-        track: whether batch normalisation has running averages.
-        dtype: in which it computes; None is that of inputs and parameters.
+        rows: Tokens of each block.
+        features: Number of channels of each state.
+        stride: Stride of the operations on the cell's inputs.
+        track: Whether batch normalisation has running averages.
+        dtype: Type in which it computes. None: that of inputs and parameters.
     """
 
     rows: tuple[Row, ...]
@@ -48,7 +48,7 @@ class Cell(nn.Module):
 
     @nn.compact
     def __call__(self, older: Output, newer: Output, **statistics: Any) -> Output:
-        """The cell on the outputs of the two cells before it. `statistics` are `BatchNorm`'s."""
+        """The cell's output, from those of the two cells before it; `statistics` as `BatchNorm`."""
 
         def conv(name: str, size: int, x: Array, stride: int) -> Array:
             layer = Conv(self.features, size, self.track, self.dtype, name=name)
@@ -82,15 +82,15 @@ class Stack(nn.Module):
     """A network of copies of a normal and a reduction cell.
 
     Attributes:
-        cells: how many of what.
-        tokens: the normal cell and the reduction cell.
-        ways: classes.
-        track: whether batch normalisation has running averages.
-        dtype: in which the layers below the head compute, such as bfloat16; None is that of inputs
-            and parameters.
+        cells: Size of the network.
+        tokens: Tokens of the normal cell and of the reduction cell.
+        ways: Number of classes.
+        track: Whether batch normalisation has running averages.
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: that of
+            inputs and parameters.
 
     Raises:
-        ValueError: the tokens are none of the space, when it is called.
+        ValueError: (when called) the tokens are not of the space.
     """
 
     cells: Cells
@@ -108,7 +108,7 @@ class Stack(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the head's features. `reference` and `running` are `BatchNorm`'s."""
+        """Logits, or the inputs of the head; `reference` and `running` are as in `BatchNorm`."""
         choices = space(self.cells).choices
         check_tokens(self.tokens, choices)
         half = len(choices) // 2

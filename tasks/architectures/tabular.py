@@ -1,7 +1,8 @@
-"""Tables of architectures that somebody has trained, all of them: a child costs microseconds.
+"""Tables of all architectures of a space, already trained, so that a reward costs microseconds.
 
-A search is rewarded by a short training, or by a single one, and what it has found is reported by
-another, so that its luck is not what is reported. Accuracies are fractions of 1.
+The reward of an architecture comes from a short or single training run, and the number reported for
+the best one comes from another run, so that lucky rewards are not reported. Accuracies are
+fractions of 1.
 """
 
 import json
@@ -21,10 +22,10 @@ from jaxtyping import Array, Float, Scalar
 from maml.search import Space
 from maml.search.space import Options, Position, Tokens, check_row, within
 
-DATASETS = "cifar10", "cifar100", "ImageNet16-120"  # of NAS-Bench-201, in the order of the file
+DATASETS = "cifar10", "cifar100", "ImageNet16-120"  # NAS-Bench-201, in the order of the file
 EDGES, OPERATIONS = 6, 5
-LAYERS, BLOCKS, TRAININGS = 8, 3, 3  # of NAS-Bench-Macro
-# What is raised for an archive in which bytes were changed, or that ends too early.
+LAYERS, BLOCKS, TRAININGS = 8, 3, 3  # NAS-Bench-Macro
+# Exceptions that reading a corrupt or truncated archive may raise.
 DAMAGED = (
     BadZipFile,
     EOFError,
@@ -42,12 +43,12 @@ DAMAGED = (
 
 
 class Table(NamedTuple):
-    """What each architecture of a space is worth, NaN where it is not in the table.
+    """The accuracies of the architectures of a space, NaN for those that the table lacks.
 
     Attributes:
-        space: of those that are in it.
-        rewards: what a search is given, `[*choices]`.
-        reported: what the best that it has found is reported by, `[*choices]`.
+        space: Search space of the architectures in the table.
+        rewards: Rewards of a search, `[*choices]`.
+        reported: Accuracies to report for the best architecture of a search, `[*choices]`.
     """
 
     space: Space
@@ -56,7 +57,7 @@ class Table(NamedTuple):
 
 
 def lookup(values: Float[Array, "*choice"], tokens: Tokens) -> Scalar:
-    """The entry of an architecture, NaN where the table has no place for it.
+    """The entry of an architecture, NaN for tokens outside the table.
 
     >>> lookup(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0])).item()
     3.0
@@ -66,15 +67,18 @@ def lookup(values: Float[Array, "*choice"], tokens: Tokens) -> Scalar:
 
 
 def only(present: np.ndarray) -> Space:
-    """The space of those architectures that a table holds.
+    """The search space of the architectures that a table has.
 
-    A token has an option if the table holds any architecture that goes on from there.
+    An option of a token is allowed if the table has an architecture that starts with these tokens.
 
     Args:
-        present: which those are, `[*choices]`.
+        present: Mask of the architectures in the table, `[*choices]`.
+
+    Returns:
+        The space, whose `allowed` is a lookup.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the table has no architecture.
 
     >>> space = only(np.array([[True, False], [False, True]]))
     >>> space.options(jnp.array([1, 0]), jnp.array(1)).tolist()
@@ -87,7 +91,7 @@ def only(present: np.ndarray) -> Space:
     starts = [present.any(axis=tuple(steps[step + 1 :])) for step in steps]
     rows = [start.reshape(-1, size) for start, size in zip(starts, choices, strict=True)]
     table = np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]))) for row in rows])
-    # The row of a prefix: those of all shorter ones come first, then it counts as a number.
+    # The row of a prefix: after the rows of all shorter prefixes, by its value as a number.
     first = np.cumsum([0, *map(len, rows[:-1])])
     weights = np.array([[prod(choices[i + 1 : t]) if i < t else 0 for i in steps] for t in steps])
 
@@ -108,15 +112,18 @@ def tabulate(
     """A table from entries in any order.
 
     Args:
-        source: where they are from, for the errors.
-        choices: options of each token.
-        codes: the tokens, `[entry, token]`.
-        rewards: fractions of 1, `[entry]`.
-        reported: fractions of 1, `[entry]`.
+        source: Origin of the entries, named in error messages.
+        choices: Number of options of each token.
+        codes: Tokens of each entry, `[entry, token]`.
+        rewards: Rewards, fractions of 1, `[entry]`.
+        reported: Accuracies to report, fractions of 1, `[entry]`.
+
+    Returns:
+        The table, NaN where it has no entry.
 
     Raises:
-        ValueError: there are no entries, or their parts do not agree; a code is no integer, outside
-            the options or there twice; a number is no fraction.
+        ValueError: there are no entries, or the arrays have different lengths; a code is not an
+            integer, is outside the options or occurs twice; an accuracy is outside [0, 1].
     """
     choices = tuple(choices)
     if not len(codes) or codes.shape != (len(codes), len(choices)) or codes.dtype.kind not in "iu":
@@ -142,20 +149,23 @@ def tabulate(
 
 
 def nasbench201(path: Path, dataset: str = "cifar10") -> Table:
-    """NAS-Bench-201: a cell of six edges, each with one of five operations.
+    """The table of NAS-Bench-201: a cell of six edges, each with one of five operations.
 
-    The reward is the accuracy on the validation set after 12 epochs, the report that on the test
-    set after 200.
+    The reward is the accuracy on the validation set after 12 epochs, and the reported number is the
+    accuracy on the test set after 200 epochs.
 
     Args:
-        path: a NumPy archive of the operations `code[15625, 6]`, of the edges 0-1, 0-2, 1-2, 0-3,
-            1-3, 2-3 (0 none, 1 skip, 2 and 3 convolutions 1x1 and 3x3, 4 average pooling), and of
-            the accuracies `val12[3, 15625]` and `test200[3, 15625]`, in percent.
-        dataset: one of `DATASETS`, which are the rows of the accuracies.
+        path: Path of a NumPy archive of the operations `code[15625, 6]` of the edges 0-1, 0-2, 1-2,
+            0-3, 1-3, 2-3 (0 none, 1 skip, 2 and 3 convolutions 1x1 and 3x3, 4 average pooling), and
+            of the accuracies `val12[3, 15625]` and `test200[3, 15625]`, in percent.
+        dataset: Name of a data set, one of `DATASETS`, which are the rows of the accuracies.
+
+    Returns:
+        The table, with accuracies as fractions of 1.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: there is no such data set; the file is cut off, or of another version.
+        FileNotFoundError: the file does not exist.
+        ValueError: the data set is unknown, or the file is truncated or of another version.
 
     Dong, Yang: NAS-Bench-201, extending the scope of reproducible NAS (ICLR 2020).
     """
@@ -173,17 +183,21 @@ def nasbench201(path: Path, dataset: str = "cifar10") -> Table:
 
 
 def nasbench_macro(path: Path) -> Table:
-    """NAS-Bench-Macro: a network of eight layers, each one of three blocks, trained three times.
+    """The table of NAS-Bench-Macro: eight layers, each one of three blocks, trained three times.
 
-    The reward is the accuracy on CIFAR-10's test set of the first training, the report the mean of
-    the other two.
+    The reward is the accuracy on CIFAR-10's test set of the first training run, and the reported
+    number is the mean accuracy of the other two.
 
     Args:
-        path: the benchmark's JSON: by code ("02012100") `test_acc` of each training, in percent.
+        path: Path of the benchmark's JSON: `test_acc` of each run, in percent, by code
+            ("02012100").
+
+    Returns:
+        The table, with accuracies as fractions of 1.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is cut off, or of another version.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is truncated or of another version.
 
     Su, Huang, Li, You, Wang, Qian, Zhang, Xu: Prioritized architecture sampling with Monte-Carlo
     tree search (CVPR 2021).
@@ -207,19 +221,22 @@ def nasbench_macro(path: Path) -> Table:
 
 
 def maml_bench(path: Path) -> Table:
-    """Ours: every convolutional network of two layers, meta-trained on Omniglot's alphabets.
+    """The table of all convolutional networks of two layers, meta-trained on Omniglot's alphabets.
 
-    The reward is the accuracy after adaptation on held-out classes of the first training, the
-    report the mean accuracy on test classes of the others.
+    The reward is the accuracy after adaptation on held-out classes in the first training run, and
+    the reported number is the mean accuracy on test classes in the others.
 
     Args:
-        path: what `benchmarks.maml_bench` makes, a NumPy archive of `code[entry, token]` and
-            `accuracy[entry, training, 2]`, on held-out and on test classes, fractions of 1 in half
-            precision.
+        path: Path of the NumPy archive that `benchmarks.maml_bench` makes, of `code[entry, token]`
+            and `accuracy[entry, training, 2]`, on held-out and on test classes, fractions of 1 in
+            half precision.
+
+    Returns:
+        The table, with accuracies as fractions of 1.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is cut off, or of another version.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is truncated or of another version.
     """
     found = _archive(path, "MAML-Bench", ("code", "accuracy"))
     shapes = {name: array.shape for name, array in found.items()}
@@ -241,7 +258,7 @@ def maml_bench(path: Path) -> Table:
 
 def _archive(path: Path, name: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
     _check_there(path, name)
-    content = BytesIO(path.read_bytes())  # what fails from here on is no fault of the disk
+    content = BytesIO(path.read_bytes())  # so that errors from here on are not those of the disk
     try:
         with np.load(content, allow_pickle=False) as archive:
             names = sorted(archive.files)

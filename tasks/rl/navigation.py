@@ -1,12 +1,13 @@
-"""2D point navigation: each task is a goal to walk to.
+"""2D point navigation, in which each task is a goal to walk to.
 
     position <- position + clip(action, -1, 1) / 10,   reward = -|position - goal|
 
-Positions, goals and distances have the unit of the square that goals are drawn from.
+Positions, goals and distances have the unit of the square from which goals are drawn.
 
-Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.3. Its text has the
-squared distance, and the code behind its figure the distance. The corners are those of Rothfuss,
-Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019), section 7.3.
+Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.3,
+https://arxiv.org/abs/1703.03400. Its text has the squared distance, and the code of its figure has
+the distance. The corners are those of Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019),
+section 7.3.
 """
 
 import jax
@@ -19,19 +20,22 @@ from maml.rl.environment import Environment
 from maml.types import RandomKey
 
 Point = Float[Array, "2"]
-STRIDE = 0.1  # of an action of 1, as MAML's code scales it
-NEAR = 0.01  # in each coordinate: a walk ends there
+STRIDE = 0.1  # length of the step of an action of 1, as in MAML's code
+NEAR = 0.01  # distance from the goal in each coordinate below which an episode ends
 CORNERS = np.array([[-2.0, -2.0], [-2.0, 2.0], [2.0, -2.0], [2.0, 2.0]], np.float32)
 
 
 def navigation(*, squared: bool = False, oracle: bool = False) -> Environment:
-    """Walks from the origin to a goal, which ends them.
-
-    Args:
-        squared: the reward is minus the squared distance, as in the paper's text.
-        oracle: the policy sees the goal as well.
+    """The environment of episodes that start at the origin and end at a goal.
 
     The observation is the position, `[2]`, or with `oracle` position and goal, `[4]`.
+
+    Args:
+        squared: Whether the reward is minus the squared distance, as in the paper's text.
+        oracle: Whether the policy observes the goal as well.
+
+    Returns:
+        The environment, whose task is the goal, `[2]`.
 
     >>> walk, goal, key = navigation(), jnp.array([0.3, 0.4]), jax.random.key(0)
     >>> state, _ = walk.reset(key, goal)
@@ -59,12 +63,12 @@ def navigation(*, squared: bool = False, oracle: bool = False) -> Environment:
 
 
 def draw_goal(key: RandomKey) -> Point:
-    """A goal of the paper's distribution, U[-1/2, 1/2]^2."""
+    """A random goal of MAML's distribution, U[-1/2, 1/2]^2."""
     return jax.random.uniform(key, (2,), minval=-0.5, maxval=0.5)
 
 
 def held_out_goals(count: int = 40) -> Float[Array, "goal 2"]:
-    """The goals of the paper's evaluation, drawn by numpy's generator with seed 1.
+    """The goals of MAML's evaluation, drawn by numpy's generator with seed 1.
 
     Raises:
         ValueError: `count` is below 1.
@@ -78,13 +82,13 @@ def held_out_goals(count: int = 40) -> Float[Array, "goal 2"]:
 
 
 def corners() -> Environment:
-    """Walks from near the origin, with a goal in one of four corners.
+    """The environment of episodes that start near the origin, with a goal in one of four corners.
 
-        reward = how much nearer the goal the step has come, where no corner is nearer than the goal
-                 and |x| + |y| >= 1/2; else 0
+        reward = decrease of the distance to the goal, where no corner is nearer than the goal and
+                 |x| + |y| >= 1/2; else 0
 
-    Only in its own quarter does a goal make itself felt: a policy has to look into all of them
-    before it can adapt. The observation is the position, `[2]`; a walk never ends early.
+    A goal is rewarded only in its own quarter, so a policy has to explore all quarters before it
+    can adapt. The observation is the position, `[2]`; an episode never ends early.
     """
     stride, blind = 0.2, 0.5
 
@@ -105,5 +109,5 @@ def corners() -> Environment:
 
 
 def draw_corner(key: RandomKey) -> Point:
-    """One of the four corners."""
+    """A random one of the four corners."""
     return jax.random.choice(key, jnp.asarray(CORNERS))

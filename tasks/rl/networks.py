@@ -1,4 +1,4 @@
-"""Networks of policies, as flax modules."""
+"""The networks of policies, as flax modules."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from maml.rl.distributions import Gaussian, categorical, gaussian
 from maml.rl.policies import Policy, vector
 from maml.types import Params, RandomKey
 
-SMALLEST = 1e-6  # standard deviation, as in MAML's code
+SMALLEST = 1e-6  # least standard deviation, as in MAML's code
 
 
 def _check_sizes(**sizes: Any) -> None:
@@ -29,12 +29,14 @@ def _check_widths(widths: Any) -> None:
 
 
 class GaussianMLP(nn.Module):
-    """Means by a ReLU network, Xavier-uniform; standard deviations learned, the same everywhere.
+    """A Gaussian policy network: a ReLU network for the means, and learned standard deviations.
+
+    Weights start Xavier-uniform. The standard deviations do not depend on the observation.
 
     Attributes:
-        actions: how many numbers an action is, >= 1.
-        widths: of the hidden layers, each >= 1.
-        std: the standard deviations at the start, > 0.
+        actions: Number of dimensions of an action, >= 1.
+        widths: Widths of the hidden layers, each >= 1.
+        std: Initial standard deviation of each dimension, > 0.
     """
 
     actions: int
@@ -57,11 +59,11 @@ class GaussianMLP(nn.Module):
 
 
 class CategoricalMLP(nn.Module):
-    """Logits by a ReLU network, Xavier-uniform.
+    """A categorical policy network: a ReLU network for the logits. Weights start Xavier-uniform.
 
     Attributes:
-        actions: how many there are to choose from, >= 1.
-        widths: of the hidden layers, each >= 1.
+        actions: Number of actions to choose from, >= 1.
+        widths: Widths of the hidden layers, each >= 1.
     """
 
     actions: int
@@ -74,7 +76,7 @@ class CategoricalMLP(nn.Module):
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Float[Array, " actions"]:
-        """Logits."""
+        """Logits of the actions."""
         return _hidden(observation, self.widths, self.actions)
 
 
@@ -86,11 +88,11 @@ def _hidden(observation: PyTree, widths: Sequence[int], outputs: int) -> Array:
 
 
 class CategoricalGRU(nn.Module):
-    """Logits by a gated recurrent unit, which remembers what came before.
+    """A recurrent categorical policy network: a gated recurrent unit, then linear logits.
 
     Attributes:
-        actions: how many there are to choose from, >= 1.
-        size: of the memory, >= 1.
+        actions: Number of actions to choose from, >= 1.
+        size: Number of units of the memory, >= 1.
     """
 
     actions: int
@@ -102,13 +104,20 @@ class CategoricalGRU(nn.Module):
 
     @nn.compact
     def __call__(self, observation: PyTree, memory: Array) -> tuple[Array, Array]:
-        """Logits, and the memory after."""
+        """Logits of the actions, and the memory after the step."""
         memory, out = nn.GRUCell(self.size)(memory, vector(observation))
         return nn.Dense(self.actions)(out), memory
 
 
 class GaussianGRU(nn.Module):
-    """As `CategoricalGRU`, with a learned standard deviation for each number of the action."""
+    """A recurrent Gaussian policy network: a gated recurrent unit, then linear means.
+
+    The standard deviations are learned, start at 1 and do not depend on the observation.
+
+    Attributes:
+        actions: Number of dimensions of an action, >= 1.
+        size: Number of units of the memory, >= 1.
+    """
 
     actions: int
     size: int = 128
@@ -119,7 +128,7 @@ class GaussianGRU(nn.Module):
 
     @nn.compact
     def __call__(self, observation: PyTree, memory: Array) -> tuple[Gaussian, Array]:
-        """The distribution of the action, and the memory after."""
+        """The distribution of the action, and the memory after the step."""
         memory, out = nn.GRUCell(self.size)(memory, vector(observation))
         log_std = self.param("log_std", nn.initializers.zeros, (self.actions,))
         mean = nn.Dense(self.actions)(out)
@@ -127,7 +136,11 @@ class GaussianGRU(nn.Module):
 
 
 def recurrent_policy(model: CategoricalGRU | GaussianGRU) -> Policy:
-    """The policy of a module with a memory, zeros before the first step."""
+    """The policy of a recurrent network, whose memory is zero before the first step.
+
+    Raises:
+        ValueError: `model` is neither a `CategoricalGRU` nor a `GaussianGRU`.
+    """
     if not isinstance(model, CategoricalGRU | GaussianGRU):
         raise ValueError(f"the model must be a CategoricalGRU or a GaussianGRU; got {model!r}")
     family = categorical if isinstance(model, CategoricalGRU) else gaussian
@@ -138,5 +151,5 @@ def recurrent_policy(model: CategoricalGRU | GaussianGRU) -> Policy:
     def apply(params: Params, x: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]:
         return model.apply(params, x, jnp.asarray(memory))  # pyright: ignore[reportReturnType]
 
-    # With numpy: no device is touched before the first use, where it gets JAX's default precision.
+    # A numpy array uses no device before its first use, where it gets JAX's default precision.
     return Policy(init, apply, family, np.zeros(model.size))

@@ -1,7 +1,7 @@
 """Bernoulli bandits and tabular Markov decision processes, and the exact value of a policy.
 
-Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel: RL^2 (2016), from which
-Mishra, Rohaninejad, Chen, Abbeel: A simple neural attentive meta-learner (ICLR 2018) took them.
+Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel: RL^2 (2016). The same tasks are used by Mishra,
+Rohaninejad, Chen, Abbeel: A simple neural attentive meta-learner (ICLR 2018).
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ class TabularMDP(NamedTuple):
     """One task: a decision process with finitely many states and actions, which starts in state 0.
 
     Attributes:
-        transitions: probability of the next state, `[state, action, next]`.
-        rewards: mean of the reward, `[state, action]`.
+        transitions: Probability of the next state, `[state, action, next]`.
+        rewards: Mean of the reward, `[state, action]`.
     """
 
     transitions: Float[Array, "state action state"]
@@ -33,8 +33,8 @@ class TabularMDP(NamedTuple):
 def bandit(arms: int) -> Environment:
     """A bandit; the task is the probability of a reward of 1 for each arm, `[arm]`.
 
-    There is nothing to see: the observation is 1, `[1]`. An action that is no arm, and an arm whose
-    number is no probability, are refused, or pay NaN where they are traced.
+    The observation is always 1, `[1]`. An action that is not an arm, or a task outside [0, 1], is
+    refused or, where it is traced, gives the reward NaN.
 
     Raises:
         ValueError: `arms` is below 1, or the task has another number of arms.
@@ -63,22 +63,25 @@ def bandit(arms: int) -> Environment:
 
 
 def draw_bandit(key: RandomKey, arms: int) -> Float[Array, " arm"]:
-    """Success probabilities, U[0, 1] each."""
+    """A random task of `bandit`: the probability of each arm, U[0, 1]."""
     check_count(arms, least=1, of="arms")
     return jax.random.uniform(key, (arms,))
 
 
 def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
-    """A tabular process; the task is a `TabularMDP`. The observation is the state, one-hot.
+    """A tabular process; the task is a `TabularMDP`, and the observation the one-hot state.
 
     Args:
-        states: how many, >= 1.
-        actions: how many, >= 1.
-        noise: standard deviation of the rewards around their means, >= 0.
+        states: Number of states, >= 1.
+        actions: Number of actions, >= 1.
+        noise: Standard deviation of the rewards around their means, >= 0.
+
+    Returns:
+        The environment; its episodes never end early.
 
     Raises:
-        ValueError: a count or the noise is below its least, or the task has other shapes or,
-            where it is not traced, negative probabilities.
+        ValueError: a count is below 1, the noise is negative, or the task has other shapes or,
+            where it is not traced, probabilities outside [0, 1].
     """
     check_count(states, least=1, of="states")
     check_count(actions, least=1, of="actions")
@@ -102,7 +105,7 @@ def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
 
 
 def draw_mdp(key: RandomKey, states: int = 10, actions: int = 5) -> TabularMDP:
-    """Transitions of a flat Dirichlet, and mean rewards N(1, 1), as in RL^2."""
+    """A random process as in RL^2: transitions from a flat Dirichlet, mean rewards N(1, 1)."""
     check_count(states, least=1, of="states")
     check_count(actions, least=1, of="actions")
     transition_key, reward_key = jax.random.split(key)
@@ -113,15 +116,18 @@ def draw_mdp(key: RandomKey, states: int = 10, actions: int = 5) -> TabularMDP:
 def values(
     mdp: TabularMDP, policy: Float[Array, "state action"], horizon: int, *, discount: float = 1.0
 ) -> Float[Array, " state"]:
-    """Exact expectation of the discounted return of a policy, from each state.
+    """The exact expectation of the discounted return of a policy, from each state.
 
         V_T = 0,   V_t(s) = sum_a pi(a | s) (r(s, a) + discount sum_s' P(s' | s, a) V_{t+1}(s'))
 
     Args:
-        mdp: the task.
-        policy: probability of each action in each state.
-        horizon: number of steps, >= 0.
-        discount: of a reward, each step, in [0, 1].
+        mdp: Task, a decision process.
+        policy: Probability of each action in each state, `[state, action]`.
+        horizon: Number of steps T, >= 0.
+        discount: Factor of the rewards for each step, in [0, 1].
+
+    Returns:
+        The value V_0 of each state, `[state]`.
 
     Raises:
         ValueError: horizon or discount is out of range, or the policy has another shape than the
@@ -132,7 +138,7 @@ def values(
 
 
 def best_values(mdp: TabularMDP, horizon: int) -> Float[Array, " state"]:
-    """The largest expectation of the return over `horizon` steps that any policy has."""
+    """The largest expected return over `horizon` steps of any policy, from each state."""
     return _back(mdp, lambda gain: jnp.max(gain, axis=1), horizon, 1.0)
 
 
@@ -150,7 +156,7 @@ def _back(
 
 
 def _at(numbers: Float[Array, " action"], action: Array, actions: int) -> Float[Array, ""]:
-    """The number of an action, NaN for one that there is not."""
+    """The number of an action, NaN where there is no such action."""
     check_number(action, "the action", least=0, most=actions - 1)
     return numbers.at[action].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
