@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from benchmarks import omniglot, session, tables, weights
+from benchmarks import folders, omniglot, tables, weights
 from benchmarks.architecture_search import Search
 from benchmarks.bounds import BOUNDS
 from benchmarks.config import configure, launch, parsed
@@ -385,12 +385,12 @@ GONE = {"memory": None}
 def test_recorded_commands_still_mean_what_they_meant(run):
     module, *argv = run["command"].split()[2:]
     script = module.removeprefix("benchmarks.")
-    config = session.plain(parse(script, argv))
+    config = folders.plain(parse(script, argv))
     if script == "weights":  # its options, where they are given, change those of the file
         config = {name: value for name, value in config.items() if value is not None}
     before = {RENAMED.get(name, name): value for name, value in run["config"].items()}
     assert all(before.pop(name, value) == value for name, value in GONE.items())
-    free = {*session.FREE, *DERIVED.get(script, ())}
+    free = {*folders.FREE, *DERIVED.get(script, ())}
     common = (config.keys() & before.keys()) - free
     if script not in ("weights", "ablation"):
         assert before.keys() <= config.keys()

@@ -20,8 +20,8 @@ from orbax.checkpoint import v1 as ocp
 from benchmarks import runner, sinusoid
 from benchmarks.checkpoints import best, checkpoints, load, meta_params, restore
 from benchmarks.checkpoints import started as started_with
-from benchmarks.session import claim, goes_on, lasting
-from benchmarks.session import folder as folder_of
+from benchmarks.folders import claim, goes_on, lasting
+from benchmarks.folders import folder as folder_of
 from benchmarks.stored import DamagedError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
