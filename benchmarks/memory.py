@@ -242,12 +242,12 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 def main(options: Options) -> list[Row]:
     """Measures everything and prints the tables; what is measured is written as it comes."""
+    if options.out:
+        own("memory", options)
     problems = {model: problem(model, options) for model in options.model}
     options_used = asdict(options) | {"inner_rate": options.rate}
     facts = {"device": hardware.device(), "versions": hardware.versions()}
     facts |= {"options": options_used}
-    if options.out:
-        own("memory", options)
     rows: list[Row] = []
     numbers = MofNCompleteColumn(), TimeElapsedColumn()
     columns = "{task.description}", BarColumn(16), *numbers, "{task.fields[done]}"
