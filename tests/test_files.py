@@ -242,7 +242,7 @@ def test_a_report_names_the_file_that_is_not_what_it_must_be(broken, tmp_path):
 @pytest.mark.parametrize(
     ("summary", "says"),
     [
-        ({}, "got null at 'meta_steps'"),
+        ({}, "null at 'meta_steps'"),
         ({"meta_steps": 2, "config": [1]}, "1. at 'config'; wanted"),
     ],
 )
@@ -260,7 +260,7 @@ def test_children_that_are_none_are_refused_with_their_line(tmp_path):
 
 
 def test_a_folder_that_cannot_be_made_is_named():
-    with pytest.raises(OSError, match="/proc/x cannot be made: .*; name another --out"):
+    with pytest.raises(OSError, match=r"/proc/x cannot be made: .*; name another --out"):
         estimators.main(estimators.Estimators(out=Path("/proc/x")))
 
 
