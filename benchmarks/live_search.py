@@ -137,10 +137,10 @@ def kept(config: Any, out: Path) -> list[dict[str, Any]]:
             f"{options} tells of a search whose {KEPT} is missing: put it back, or name another"
             " folder with --out"
         )
-    check_free(out, (KEPT,))
     lines = recovered(log, CHILD)
     if lines and not options.exists():
         raise ValueError(f"{log} holds children, and there is no {options} of theirs: put it back")
+    check_free(out, (KEPT,))
     out.mkdir(parents=True, exist_ok=True)
     log.touch()
     claim(out, wanted, (KEPT,))
