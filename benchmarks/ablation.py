@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import session
+from benchmarks import folders, session
 from benchmarks.bounds import check, check_used
 from benchmarks.config import launch
 from benchmarks.few_shot import experiment
@@ -24,6 +24,7 @@ from benchmarks.omniglot import PAPER
 from benchmarks.published import Summary
 from benchmarks.rl_figures import saved
 from benchmarks.runner import run
+from benchmarks.schemas import FINISHED
 from benchmarks.statistics import over_seeds
 
 ALL = replace(
@@ -62,7 +63,7 @@ class Ablation:
 
     data: Path | None = None
     """Folder of Omniglot, as that of `benchmarks.omniglot`."""
-    out: Path = session.RESULTS / "runs" / "ablation"
+    out: Path = folders.RESULTS / "runs" / "ablation"
     """Where the runs, `summary.json` and `ablation.png` are written."""
     seeds: int = 3
     """How many are trained: 0, 1, ..."""
@@ -91,11 +92,12 @@ def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
     shrunk = {n: getattr(ALL, n) * options.meta_steps // ALL.meta_steps for n in SCHEDULED}
     shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": begun}
     config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
-    found = session.ended(out) if (out / "summary.json").exists() else {"interrupted": True}
+    ended = (out / "summary.json").exists()
+    found = session.ended(out, FINISHED) if ended else {"interrupted": True}
     if found["interrupted"]:
         found = run(experiment(config), config).summary
     else:
-        session.claim(out, session.lasting("omniglot", config))
+        folders.claim(out, folders.lasting("omniglot", config))
     if found["interrupted"]:
         raise SystemExit(f"{out} was interrupted; the same command goes on with it.")
     return found
@@ -103,6 +105,9 @@ def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
 
 def main(options: Ablation) -> Summary:
     """Runs what is missing, prints the table, draws the figure."""
+    wanted = folders.lasting("ablation", options)
+    del wanted["seeds"]  # others may be added
+    folders.claim(options.out, wanted)
     runs = {
         variant: [summary_of(options, variant, seed) for seed in range(options.seeds)]
         for variant in VARIANTS

@@ -10,9 +10,8 @@ they give are compared with those of training from scratch, whose own agreement 
 could be hoped for.
 """
 
-import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -29,9 +28,10 @@ from benchmarks import children, hardware
 from benchmarks.children import Children
 from benchmarks.config import launch
 from benchmarks.files import as_json, write_text
+from benchmarks.folders import own, plain
 from benchmarks.rl_figures import saved
 from benchmarks.search_figures import unbroken
-from benchmarks.session import RESULTS, command
+from benchmarks.session import command
 from maml.search import Reward, uniform
 from tasks.architectures.reward import from_scratch
 
@@ -52,8 +52,8 @@ class Pilot(Children):
     """Meta-steps of the shared weights; 0 is none."""
     seed: int = 0
     """Of the architectures and of all training."""
-    out: Path = RESULTS / "pilot"
-    """Folder of `summary.json` and of the figure."""
+    out: Path | None = None
+    """Folder of `summary.json` and of the figure; None is a new one under results/runs."""
 
     def __post_init__(self) -> None:
         self.judge(self.space, self.dataset)
@@ -173,11 +173,11 @@ def draw(out: Path, found: dict[str, Any], ways: int) -> Figure:
 
 def main(config: Pilot) -> dict[str, Any]:
     """Measures, prints, writes `summary.json` and draws."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    found = measure(config) | {"config": json.loads(json.dumps(asdict(config), default=str))}
+    out = own("architecture_pilot", config)
+    found = measure(config) | {"config": plain(config)}
     about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
-    write_text(config.out / "summary.json", as_json(found | about, indent=2) + "\n")
-    draw(config.out, found, config.ways)
+    write_text(out / "summary.json", as_json(found | about, indent=2) + "\n")
+    draw(out, found, config.ways)
     accuracy, correlation = found["accuracy"], found["intraclass"]
     low, high = correlation["ci95"]
     print(
@@ -190,10 +190,10 @@ def main(config: Pilot) -> dict[str, Any]:
         f" [{low:.2f}, {high:.2f}]"
     )
     for name in {"retrained", "shared"} & set(found):
-        own = found[name]
-        print(f"{name}: Spearman {own['spearman']:.2f}, Kendall {own['kendall']:.2f}")
+        rank = found[name]
+        print(f"{name}: Spearman {rank['spearman']:.2f}, Kendall {rank['kendall']:.2f}")
     print(f"{found['ms_per_child_and_meta_step']:.1f} ms a child and meta-step; {found['seconds']}")
-    print(f"figure: {config.out / 'pilot.png'}")
+    print(f"figure: {out / 'pilot.png'}")
     return found
 
 

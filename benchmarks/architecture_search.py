@@ -16,8 +16,7 @@ number of children.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,9 +37,10 @@ from benchmarks import (
 from benchmarks.bounds import check_size, check_used
 from benchmarks.children import Children
 from benchmarks.config import launch
+from benchmarks.folders import fresh, own
 from benchmarks.live_search import Outcome
 from benchmarks.search_figures import top, unbroken
-from benchmarks.session import RESULTS, write
+from benchmarks.session import write
 from benchmarks.statistics import not_finite
 from maml.search import (
     Space,
@@ -185,9 +185,9 @@ def prepared(config: Search) -> tuple[Callable[[Path], Outcome], str]:
 def main(config: Search) -> dict[str, Any]:
     """Searches, prints the table, draws the figures and writes `summary.json`."""
     searched, dataset = prepared(config)
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    out = config.out or RESULTS / "runs" / f"architecture-search-{config.space}-{dataset}-{stamp}"
-    out.mkdir(parents=True, exist_ok=True)
+    out = config.out or fresh(f"architecture-search-{config.space}-{dataset}")
+    if config.space not in children.SPACES:  # the others claim it for what they go on with
+        own("architecture_search", replace(config, out=out))
     rewards, found = described(config, searched(out))
     about = {name: getattr(config, name) for name in ("space", "children", "policy", "seed")}
     summary = about | {"runs": config.repeats, "dataset": dataset, "unit": "%"} | found

@@ -13,6 +13,7 @@ readings are shown beside it): 67.1, 70.1, 70.3 for 100 pulls of 5, 10, 50 arms;
 10 and 25 episodes. The cells that they left blank as too expensive have presets too.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -52,6 +53,13 @@ class Bandits(MetaRL):
     """Of rl2's memory."""
     eval_tasks: int = 1000
     """Tasks of the evaluation."""
+
+    @property
+    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """As every benchmark's, and those of later rewards where an episode is one pull."""
+        yield from super().unread
+        if self.problem == "bandit" and self.algorithm != "rl2":
+            yield ("discount", "gae_lambda"), "episodes of several steps"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -117,29 +117,35 @@ def check(options: Any, within: str = "") -> None:
             continue
         if field.name == "out" and value is not None:
             _check_folder(name, value)
-        if isinstance(value, tuple) and not value:
-            raise ValueError(f"{name} needs at least one value")
+        if isinstance(value, tuple):
+            _check_several(name, value)
         choices = tuple(_choices(field.type))
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, Path) or (one is None and type(None) in get_args(field.type)):
                 continue
+            if field.type in (bool, str) and type(one) is not field.type:
+                words = "a text" if field.type is str else "true or false"
+                raise ValueError(f"{name} must be {words}; got {one!r}")
             if choices and one not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {one!r}")
             if field.name in BOUNDS:
                 _check_number(name, one, *BOUNDS[field.name])
 
 
-def check_used(options: Any, names: tuple[str, ...], used: bool, by: str) -> None:
+def check_used(
+    options: Any, names: tuple[str, ...], used: bool, by: str, before: Any = None
+) -> None:
     """Refuses options that were changed and that nothing would read.
 
     Args:
-        options: a dataclass whose fields of these names have defaults.
+        options: a dataclass.
         names: of the options.
         used: whether something reads them.
         by: what does, for the message.
+        before: the options that were changed; None is the defaults, which the fields then have.
 
     Raises:
-        ValueError: naming the first that is not as it was, and its default.
+        ValueError: naming the first that is not as it was, and what it was.
     """
     for field in () if used else fields(options):
         if field.name not in names:
@@ -147,6 +153,8 @@ def check_used(options: Any, names: tuple[str, ...], used: bool, by: str) -> Non
         default = field.default
         if field.default_factory is not MISSING:
             default = field.default_factory()
+        if before is not None:
+            default = getattr(before, field.name)
         value = getattr(options, field.name)
         if value != default:
             raise ValueError(
@@ -194,7 +202,21 @@ def _check_number(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"{name} must be <= {high:,}; got {value}")
 
 
+def _check_several(name: str, values: tuple[Any, ...]) -> None:
+    """Refuses none, and any that is there twice; files may be."""
+    if not values:
+        raise ValueError(f"{name} needs at least one value")
+    twice = [one for place, one in enumerate(values) if one in values[:place]]
+    if twice and not isinstance(twice[0], Path):
+        raise ValueError(f"{name} must be different from each other; got {twice[0]!r} twice")
+
+
 def _check_folder(name: str, path: Path) -> None:
-    there = next((part for part in (path, *path.parents) if part.exists()), None)
+    if "\0" in str(path):
+        raise ValueError(f"{name} must be a folder that can be made; got {str(path)!r}")
+    try:
+        there = next((part for part in (path, *path.parents) if part.exists()), None)
+    except OSError as error:
+        raise ValueError(f"{name} must be a folder that can be made: {error.strerror}") from error
     if there is not None and not there.is_dir():
         raise ValueError(f"{name} must be a folder, and {there} is a file; got {path}")

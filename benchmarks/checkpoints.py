@@ -91,8 +91,10 @@ def _in_a_line(folder: Path) -> Iterator[None]:
 def restore(folder: Path, state: State, most: int | None = None) -> State:
     """The latest state in a folder, or the one given if there is none; says which.
 
-    A damaged checkpoint is moved aside, to a name such as `12.damaged`, if an older one is good.
-    Whatever else is wrong is raised, and then nothing in the folder has changed.
+    A damaged checkpoint is moved aside, to a name such as `12.damaged`, if an older one is good;
+    that of step 0, before training, is none. Metrics are no state: where those of the latest are
+    damaged, they are written anew with the worst score. Whatever else is wrong is raised, and then
+    nothing in the folder has changed.
 
     Args:
         folder: that of the checkpoints.
@@ -100,7 +102,7 @@ def restore(folder: Path, state: State, most: int | None = None) -> State:
         most: meta-steps of the run, beyond which it has no checkpoint.
 
     Raises:
-        DamagedError: all of them are.
+        DamagedError: all of them are, or all but that of step 0.
         OSError: files cannot be read now, whatever they hold.
         ValueError: a checkpoint is of another state, of another step than its name, or of a step
             beyond `most`.
@@ -116,11 +118,14 @@ def restore(folder: Path, state: State, most: int | None = None) -> State:
         except DamagedError as error:
             damaged[path] = str(error)
             continue
+        if damaged and path.name == "0":
+            break
         for older in paths[: paths.index(path)]:  # their scores decide which is the best
             try:
                 stored.metrics(older)
             except DamagedError as error:
                 damaged[older] = str(error)
+        _with_metrics(path, loaded)
         for bad, reason in damaged.items():
             aside = _aside(bad).name
             print(f"The checkpoint of step {bad.name} cannot be read, it is now {aside}: {reason}")
@@ -128,8 +133,9 @@ def restore(folder: Path, state: State, most: int | None = None) -> State:
         return loaded
     if damaged:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged.items())
+        untrained = " but that before training" * (paths[0] not in damaged)
         cure = CURE.format("put the files back from a copy")
-        raise DamagedError(f"no checkpoint in {folder} can be read ({reasons}); {cure}")
+        raise DamagedError(f"no checkpoint in {folder}{untrained} can be read ({reasons}); {cure}")
     print("No checkpoint to go on from: starting anew.")
     return state
 
@@ -206,6 +212,15 @@ def best(folder: Path) -> int | None:
     scores = {int(path.name): stored.score(stored.metrics(path)) for path in steps(folder)}
     step = max(scores, key=lambda step: (scores[step], step), default=None)
     return None if step is None or scores[step] == -math.inf else step
+
+
+def _with_metrics(path: Path, state: PyTree) -> None:
+    """Sees to it that a checkpoint whose state is good has metrics; says if they were damaged."""
+    try:
+        stored.metrics(path)
+    except DamagedError as error:
+        stored.mend_metrics(path, by_path(state))
+        print(f"The checkpoint of step {path.name} gets the worst score: {error}")
 
 
 def _aside(path: Path) -> Path:

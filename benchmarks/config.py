@@ -17,7 +17,7 @@ import tyro
 
 import maml
 from benchmarks import hardware, tensorboard
-from benchmarks.bounds import check
+from benchmarks.bounds import check, check_used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,11 @@ class Run:
     def spanning(self) -> str | None:
         """The schedule that spans all meta-steps, so that their number has to stay; if any does."""
         return None
+
+    @property
+    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Options that nothing reads beside these others, and what would; presets set them."""
+        yield from ()
 
     def __post_init__(self) -> None:
         if self.tensorboard:
@@ -191,7 +196,8 @@ def configure(
         argv: the command line; None is the process's own.
 
     Raises:
-        ValueError: there is no such preset, or as `parsed`.
+        ValueError: there is no such preset, an option is changed that nothing reads, or as
+            `parsed`.
         SystemExit: as `parsed`.
     """
     parser = argparse.ArgumentParser(
@@ -202,7 +208,10 @@ def configure(
     if name not in presets:
         raise ValueError(f"no preset {name!r}; there are {', '.join(presets)}")
     words = f"{description}\n\nPresets: {', '.join(presets)}."
-    return parsed(type(presets[name]), words, argv, presets[name])
+    config = parsed(type(presets[name]), words, argv, presets[name])
+    for names, by in getattr(config, "unread", ()):
+        check_used(config, names, False, by, presets[name])
+    return config
 
 
 @contextmanager

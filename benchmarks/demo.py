@@ -16,7 +16,7 @@ from rich.console import Console
 from benchmarks import hardware, navigation, omniglot, sinusoid
 from benchmarks.config import C, in_words
 from benchmarks.files import read_object
-from benchmarks.session import RESULTS
+from benchmarks.folders import RESULTS
 
 PARTS = {"sinusoid": "sinusoid", "glyphs": "omniglot", "navigation": "navigation"}  # benchmarks
 
@@ -65,7 +65,7 @@ def check(out: Path) -> None:
     """
     for part, benchmark in PARTS.items():
         mark = out / part / "config.json"
-        made = mark.exists() and read_object(mark).get("benchmark") == benchmark
+        made = mark.exists() and read_object(mark, {}).get("benchmark") == benchmark
         if (out / part).exists() and not made:
             raise ValueError(
                 f"{out / part} is no run of {benchmark}, so it is not replaced: name another --out"

@@ -26,9 +26,10 @@ from benchmarks import hardware
 from benchmarks.bounds import check
 from benchmarks.config import launch
 from benchmarks.files import as_json, write_text
+from benchmarks.folders import own
 from benchmarks.meta_rl import SURROGATES
 from benchmarks.rl_figures import saved
-from benchmarks.session import RESULTS, command
+from benchmarks.session import command
 from maml.rl.environment import rollout
 from maml.rl.policies import table_policy
 from maml.types import RandomKey
@@ -42,8 +43,8 @@ MEASURES = ("error", "cosine")
 class Estimators:
     """Options of the comparison."""
 
-    out: Path = RESULTS / "estimators"
-    """Folder of the figure and of the numbers."""
+    out: Path | None = None
+    """Folder of the figure and of the numbers; None is a new one under results/runs."""
     largest: int = 14
     """Logarithm, base 2, of the most trajectories; they grow by four from 16."""
     repeats: int = 20
@@ -126,12 +127,12 @@ def draw(out: Path, found: dict[str, Any]) -> Figure:
 
 def main(config: Estimators) -> dict[str, Any]:
     """Measures, writes `estimators.json` and draws."""
-    config.out.mkdir(parents=True, exist_ok=True)
+    out = own("estimators", config)
     found = measure(config)
     about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
-    write_text(config.out / "estimators.json", as_json(found | about, indent=2) + "\n")
-    draw(config.out, found)
-    print(f"figure: {config.out / 'estimators.png'}")
+    write_text(out / "estimators.json", as_json(found | about, indent=2) + "\n")
+    draw(out, found)
+    print(f"figure: {out / 'estimators.png'}")
     return found
 
 

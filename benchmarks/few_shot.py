@@ -1,6 +1,6 @@
 """Few-shot classification: options, algorithms, and how they become an experiment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ MODELS = {
 Apply = Callable[[Params, Any], jax.Array]
 SWITCHES = ("learn_rates", "multi_step", "per_step_norm")  # of maml++
 THROUGH = ("maml", "maml++", "anil", "boil", "meta_sgd")  # the inner steps is the derivative
+CLOSED = ("protonet", "r2d2")  # is the fit of the head
 SIDE = 28  # of the images, in pixels
 
 
@@ -101,9 +102,16 @@ class FewShot(Config):
     regularisation: float = 2.0
     """The pull of imaml towards the meta-parameters, lambda."""
 
+    @property
+    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """As every benchmark's, and those of inner steps where a head is fitted in closed form."""
+        yield from super().unread
+        if self.algorithm in CLOSED:
+            yield ("inner_rate", "inner_steps"), f"algorithms with inner steps, not {CLOSED}"
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        name, closed = self.algorithm, self.algorithm in ("protonet", "r2d2")
+        name, closed = self.algorithm, self.algorithm in CLOSED
         if name == "reptile" and self.batch_norm == "running":
             raise ValueError("reptile never reads a query set, so it records no running averages")
         if name == "reptile" and self.inner_steps < 2:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 import maml
 from benchmarks.rl_figures import read_log, saved
 from benchmarks.runner import Experiment
+from benchmarks.schemas import NUMBER, curve_of
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
 
@@ -25,14 +26,14 @@ def learning_curve(out: Path, metric: str, label: str) -> Figure:
         metric: which one.
         label: of the axis.
     """
-    lines = read_log(out)
+    lines = read_log(out, curve_of(metric) | {metric: (NUMBER, None)})
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    trained = np.array([line[metric] for line in lines], float)  # None is NaN
+    trained = np.array([line.get(metric) for line in lines], float)  # None is NaN
     axes.plot(steps, trained, label="meta-training tasks, adapted")
-    curves = [line["val"][metric] for line in lines if "val" in line]
-    for step in dict.fromkeys(("0", max(curves[0], key=int))) if curves else ():
+    curves = [line["val"][metric] for line in lines if line.get("val")]
+    for step in dict.fromkeys(("0", [*curves[0]][-1])) if curves else ():
         mean, ci95 = (
             np.array([curve[step][name] for curve in curves], float) for name in ("mean", "ci95")
         )

@@ -13,12 +13,13 @@ from jaxtyping import Float, Int
 
 import maml
 from benchmarks import children
-from benchmarks.session import bar, claim, plain, recovered
+from benchmarks.folders import check_free, claim, plain, recovered
+from benchmarks.schemas import CHILD
+from benchmarks.session import bar
 from maml.search import Child, Space, Strategy, drive
 from tasks.architectures import reward
 
 KEPT = "children.jsonl"
-LINE = "run", "strategy", "number", "tokens", "reward", "seconds"
 FREE = "out", "record", "cache", "runs", "strategies", "executor"  # children stay what they are
 RETRAININGS = 3  # of the best child of a search; the mean of their accuracies is reported
 
@@ -136,11 +137,13 @@ def kept(config: Any, out: Path) -> list[dict[str, Any]]:
             f"{options} tells of a search whose {KEPT} is missing: put it back, or name another"
             " folder with --out"
         )
-    lines = recovered(log, LINE)
+    lines = recovered(log, CHILD)
     if lines and not options.exists():
         raise ValueError(f"{log} holds children, and there is no {options} of theirs: put it back")
+    check_free(out, (KEPT,))
+    out.mkdir(parents=True, exist_ok=True)
     log.touch()
-    claim(out, wanted)
+    claim(out, wanted, (KEPT,))
     return [x for x in lines if x["run"] < config.repeats and x["strategy"] in config.strategies]
 
 

@@ -7,6 +7,7 @@ before the first meta-step is a checkpoint too, so a log without one has lost th
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, NamedTuple
@@ -15,14 +16,13 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from benchmarks import session
+from benchmarks import folders, session
 from benchmarks.checkpoints import checkpoints, restore
 from benchmarks.config import Run
 from benchmarks.files import as_json, read_lines
+from benchmarks.schemas import LINE
 from benchmarks.stored import steps
 from benchmarks.tensorboard import scalars
-
-KEYS = "step", "seconds"  # of every line of a log
 
 
 class Observed(NamedTuple):
@@ -76,11 +76,11 @@ def train(
         check(out)
         state = restore(folder, state, config.meta_steps)
     done = int(np.max(state.step))
-    if config.resume:
-        session.goes_on(out, config, done)
     with checkpoints(folder, config.save_seconds) as saved:
         saved.finish(done, state, -np.inf)
-        log = session.recovered(out / "log.jsonl", KEYS, lambda line: line["step"] <= done)
+        log = folders.recovered(out / "log.jsonl", LINE, lambda line: line["step"] <= done)
+        if config.resume:
+            folders.goes_on(out, config, done)
         if done and done not in (line["step"] for line in log):
             print(f"The line of step {done} is missing in {out / 'log.jsonl'}.")
         seconds["train"] = sum(line["seconds"] for line in log)
@@ -121,12 +121,17 @@ def train(
 
 
 def check(out: Path) -> None:
-    """Refuses a run that has lost its log or its checkpoints.
+    """Refuses a run that has lost its log or its checkpoints, or whose log is no log.
 
     Raises:
         ValueError: saying which.
     """
-    log, saved = read_lines(out / "log.jsonl", KEYS), steps(out / "checkpoints")
+    log, saved = read_lines(out / "log.jsonl", LINE), steps(out / "checkpoints")
+    for before, after in pairwise([0, *(line["step"] for line in log)]):
+        if after <= before:
+            raise ValueError(
+                f"{out / 'log.jsonl'}: got step {after} after step {before}; wanted steps that grow"
+            )
     told = [name for name in ("log.jsonl", "summary.json") if (out / name).exists()]
     if not saved and (log or "summary.json" in told):
         raise ValueError(

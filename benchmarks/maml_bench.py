@@ -31,8 +31,9 @@ from benchmarks import children
 from benchmarks.children import Children
 from benchmarks.config import launch
 from benchmarks.files import read_arrays, whole
+from benchmarks.folders import RESULTS, check_free, claim, plain
 from benchmarks.rl_figures import saved
-from benchmarks.session import RESULTS, claim, plain, track, write
+from benchmarks.session import track, write
 from maml.search import Space, over_devices
 from maml.search.space import Tokens
 from maml.types import RandomKey
@@ -117,17 +118,18 @@ def begun(config: Bench, entries: int) -> tuple[Float[np.ndarray, "entry trainin
     wanted = {name: value for name, value in plain(config).items() if name != "out"}
     shape = (entries, config.trainings, 2)
     if not options.exists():
-        config.out.mkdir(parents=True, exist_ok=True)
         if path.exists() or (config.out / "table.npz").exists():
             raise ValueError(f"{config.out} holds a table without {options}: name another --out")
+        check_free(config.out)
+        config.out.mkdir(parents=True, exist_ok=True)
         save(config.out, np.full(shape, np.nan, np.float32), 0.0)
-    claim(config.out, wanted)
+    claim(config.out, wanted, (PARTIAL,))
     if not path.exists():
         raise ValueError(
             f"{options} tells of a table whose {PARTIAL} is missing: put it back, or name another"
             " folder with --out"
         )
-    found = read_arrays(path)
+    found = read_arrays(path, "accuracy", "seconds")
     if found["accuracy"].shape != shape:
         raise ValueError(f"{path} has accuracies {found['accuracy'].shape}; wanted {shape}")
     return found["accuracy"], float(found["seconds"])

@@ -40,6 +40,7 @@ from benchmarks import hardware, omniglot
 from benchmarks.bounds import check, check_used
 from benchmarks.config import launch
 from benchmarks.files import write_text
+from benchmarks.folders import own
 from benchmarks.rl_figures import saved
 from maml.types import LossFn, Params
 from tasks.language import Transformer, next_token, passages, synthetic
@@ -97,8 +98,6 @@ class Options:
             raise ValueError(f"inner_rate must be positive; got {self.rate}")
         if "implicit" in self.modes and self.optimizer == "sgd" and self.rate * STRENGTH >= 2:
             raise ValueError(f"implicit needs inner_rate < {2 / STRENGTH:g}; got {self.rate}")
-        if self.out and (self.out / "memory.json").exists():
-            raise ValueError(f"{self.out} holds a measurement; name another folder with --out")
 
     @property
     def rate(self) -> float:
@@ -243,12 +242,12 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 def main(options: Options) -> list[Row]:
     """Measures everything and prints the tables; what is measured is written as it comes."""
+    if options.out:
+        own("memory", options)
     problems = {model: problem(model, options) for model in options.model}
     options_used = asdict(options) | {"inner_rate": options.rate}
     facts = {"device": hardware.device(), "versions": hardware.versions()}
     facts |= {"options": options_used}
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     numbers = MofNCompleteColumn(), TimeElapsedColumn()
     columns = "{task.description}", BarColumn(16), *numbers, "{task.fields[done]}"

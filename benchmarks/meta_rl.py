@@ -1,6 +1,6 @@
 """From options to a `Study` of meta-reinforcement learning: what every such benchmark shares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -70,6 +70,17 @@ class MetaRL(Run):
     """Of each batch."""
     horizon: int
     """Most steps of an episode."""
+
+    @property
+    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """As every benchmark's, and those of adapting, or of the outer step that is not taken."""
+        yield from super().unread
+        if self.algorithm in NOT_ADAPTED:
+            yield ("surrogate",), f"algorithms that adapt, not {NOT_ADAPTED}"
+        if self.algorithm == "rl2":
+            yield ("inner_rate",), "algorithms that adapt, not rl2"
+        if self.outer != "trpo":
+            yield ("fvp_trajectories",), "outer trpo"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,6 +10,7 @@ were not seen; -2.29 by the oracle. They are means over trajectories that finish
 sampler takes them (`finished_return`); the plain mean return stands beside it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from math import gcd
@@ -61,6 +62,16 @@ class Navigation(MetaRL):
     eval_steps: int = 4
     """Updates of the evaluation; those beyond `inner_steps` at half the rate. For rl2, as many
     episodes come before the last one of a trial."""
+
+    @property
+    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """As every benchmark's, those of inner steps for rl2, and of training for random."""
+        yield from super().unread
+        if self.algorithm == "rl2":
+            yield ("inner_steps",), "algorithms that adapt, not rl2"
+        if self.algorithm == "random":
+            trained = ("meta_steps", "outer", "radius", "cg_steps", "fvp_trajectories")
+            yield (*trained, "trajectories"), "algorithms that are trained, not random"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,6 +35,7 @@ from benchmarks import hardware, omniglot, sinusoid
 from benchmarks.bounds import check
 from benchmarks.config import launch
 from benchmarks.files import as_json, write_text
+from benchmarks.folders import own
 from benchmarks.jax_peers import Arrays, Problem, Side, Workload, apart, doubled, ours
 
 GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # pixels cost no time
@@ -209,6 +210,8 @@ def show(summary: Summary) -> None:
 
 def main(options: Options) -> Summary:
     """Checks and times everything, prints the table, and writes summary.json."""
+    if options.out:
+        own("peers", options)
     matrix = np.ones((SIZE, SIZE), np.float32)
     products: dict[str, Callable[[], object]] = {"numpy": lambda: matrix @ matrix}
     threads = os.cpu_count() or 1
@@ -231,7 +234,6 @@ def main(options: Options) -> Summary:
             say(now="done", completed=1)
             summary = summarise(seconds, failed, spent, threads)
             if options.out:
-                options.out.mkdir(parents=True, exist_ok=True)
                 write_text(options.out / "summary.json", as_json(summary, indent=2) + "\n")
     show(summary)
     return summary

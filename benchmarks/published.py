@@ -67,7 +67,7 @@ MDPS = {
 def task_of(summary: Summary) -> str:
     """What was asked: `omniglot 5-way 1-shot`."""
     config = summary["config"]
-    words = [config.get("dataset", summary["benchmark"])]
+    words = [config.get("dataset") or summary["benchmark"]]
     words += ["corners"] * bool(config.get("corners"))
     words += ["of frequencies"] * bool(config.get("frequencies"))
     words += [f"{config[name]}-{name[:-1]}" for name in ("ways", "shots") if name in config]
@@ -85,5 +85,5 @@ def published(summary: Summary) -> dict[str, str]:
         bandit = config["problem"] == "bandit"
         cells = BANDITS.get((budget, config["arms"])) if bandit else MDPS.get(budget)
         return dict.fromkeys(("total", "at the last rate"), cells[place]) if cells else {}
-    model = config.get("model", "")
+    model = config.get("model") or ""
     return PUBLISHED.get((task_of(summary), summary["algorithm"], model.removesuffix("-pool")), {})

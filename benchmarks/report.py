@@ -20,9 +20,11 @@ from rich.table import Table
 from benchmarks.bounds import check
 from benchmarks.config import launch
 from benchmarks.files import write_text
+from benchmarks.folders import FREE, own
 from benchmarks.published import Summary, published, task_of
 from benchmarks.rl_figures import read_log, saved
-from benchmarks.session import FREE, RESULTS, ended
+from benchmarks.schemas import BANDITS, MEAN, SUMMARY, VALUES, curve_of, fitting
+from benchmarks.session import ended
 from benchmarks.tables import METRICS, cell
 
 
@@ -32,8 +34,8 @@ class Report:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs of one benchmark."""
-    out: Path = RESULTS / "report"
-    """Where the report is written."""
+    out: Path | None = None
+    """Where the report is written; None is a new folder under results/runs."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -45,12 +47,15 @@ def read(runs: tuple[Path, ...]) -> list[Summary]:
     Raises:
         ValueError: a folder is no finished run of a benchmark with a table, or they are of several.
     """
-    summaries = [ended(run) for run in runs]
+    summaries = [ended(run, SUMMARY) for run in runs]
     names = sorted({summary["benchmark"] for summary in summaries})
     if len(names) != 1 or names[0] not in METRICS:
         raise ValueError(
             f"a report is of runs of one of {', '.join(METRICS)}; got {', '.join(names) or 'none'}"
         )
+    own = {METRICS[names[0]][0]: {str: MEAN}, "config": BANDITS if names[0] == "bandits" else {}}
+    for run, summary in zip(runs, summaries, strict=True):
+        fitting(summary, own, run / "summary.json")
     return summaries
 
 
@@ -79,7 +84,9 @@ def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figur
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes, (metric, scale, unit, _) = figure.subplots(), METRICS[summaries[0]["benchmark"]]
     for run, label in zip(runs, labels(summaries), strict=True):
-        lines = read_log(run)
+        lines = read_log(run, curve_of(metric) | dict.fromkeys((metric, "after"), VALUES))
+        if not all({"val", metric, "after"} & line.keys() for line in lines):
+            raise ValueError(f"{run / 'log.jsonl'} has a line without {metric}; wanted it in all")
         points = [scale * _shown(line, metric) for line in lines]
         axes.plot([line["step"] for line in lines], points, label=fill(label, 80))
     axes.set(xlabel="meta-steps", ylabel=unit)
@@ -89,9 +96,9 @@ def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figur
 
 
 def _shown(line: dict[str, Any], metric: str) -> float:
-    if "val" in line:
+    if line.get("val"):
         curve = line["val"][metric]
-        shown = curve[max(curve, key=int)]["mean"]
+        shown = curve[[*curve][-1]]["mean"]
     else:
         shown = line[metric] if metric in line else line["after"]
     return float(np.mean(np.array(shown, float)))  # None is no number
@@ -106,14 +113,15 @@ def main(options: Report) -> list[list[str]]:
     for row in table[1:]:
         shown.add_row(*row)
     Console().print(shown)
-    options.out.mkdir(parents=True, exist_ok=True)
+    out = own("report", options)
     head, *body = [f"| {' | '.join(row)} |" for row in table]
     lines = [f"# {title}", "", head, "| " + "--- | " * len(table[0]), *body, ""]
     named = zip(labels(summaries), summaries, strict=True)
     lines += [f"* {name}: `{summary['command']}`" for name, summary in named]
     text = "\n".join([*lines, "", "![curves](curves.png)", ""])
-    write_text(options.out / "report.md", text)
-    curves(options.runs, summaries, options.out)
+    write_text(out / "report.md", text)
+    curves(options.runs, summaries, out)
+    print(f"report: {out / 'report.md'}")
     return table
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from benchmarks.files import read_lines, whole
+from benchmarks.schemas import COUNT, NUMBER
 
 
 def returns(out: Path, label: str, published: dict[str, float] | None = None) -> Figure:
@@ -18,7 +19,7 @@ def returns(out: Path, label: str, published: dict[str, float] | None = None) ->
         label: of the axis.
         published: levels to compare with, by name.
     """
-    lines = read_log(out)
+    lines = read_log(out, {name: [(NUMBER, None)] for name in ("before", "after")})
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -62,13 +63,17 @@ def paths(
     return saved(figure, out / "paths.png")
 
 
-def read_log(out: Path) -> list[dict[str, Any]]:
+def read_log(out: Path, schema: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of a run's `log.jsonl`.
+
+    Args:
+        out: the folder of the run.
+        schema: what a line must be, beside its step.
 
     Raises:
         ValueError: as `read_lines`.
     """
-    return read_lines(out / "log.jsonl", ("step",))
+    return read_lines(out / "log.jsonl", {"step": COUNT} | schema)
 
 
 def saved(figure: Figure, path: Path) -> Figure:

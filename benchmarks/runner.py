@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 import maml
-from benchmarks import checkpoints, hardware, loop, session
+from benchmarks import checkpoints, folders, hardware, loop, session
 from benchmarks.config import Config
 from benchmarks.statistics import finite, not_finite
 from benchmarks.stored import DamagedError
@@ -82,7 +82,7 @@ def run(experiment: Experiment, config: Config) -> Result:
         FloatingPointError: the meta-gradient was not finite for too long; the log says since when.
     """
     first_state(experiment, config)  # what it refuses, it refuses before there is a folder
-    out = session.folder(experiment.name, config)
+    out = folders.folder(experiment.name, config)
     with precisely(experiment):
         state, done, seconds = train(experiment, config, out)
         start = time.perf_counter()

@@ -31,6 +31,7 @@ from benchmarks import hardware
 from benchmarks.bounds import check
 from benchmarks.config import launch
 from benchmarks.files import as_json, write_text
+from benchmarks.folders import own
 from benchmarks.rl_figures import saved
 from maml.sampling import few_shot
 from maml.types import Params
@@ -190,13 +191,14 @@ def figure(found: dict[str, dict[int, float]]) -> Figure:
 
 def main(options: Options) -> None:
     """Measures, prints, and writes what was found."""
+    if options.out:
+        own("scaling", options)
     rows = layouts(options)
     show(rows, options)
     found = growth(options)
     for name, values in found.items():
         print(name, {value: round(spent, 4) for value, spent in values.items()})
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
         contents = {"layouts": rows, "growth": found, "device": hardware.device()}
         contents |= {"versions": hardware.versions()}
         write_text(options.out / "scaling.json", as_json(contents, indent=2) + "\n")

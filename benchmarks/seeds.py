@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 import maml
-from benchmarks import checkpoints, hardware, loop, session
+from benchmarks import checkpoints, folders, hardware, loop, session
 from benchmarks.config import Run
 from benchmarks.statistics import not_finite, over_seeds
 from maml.types import MetaParams, MetaState, Metrics, RandomKey
@@ -103,7 +103,7 @@ def run(study: Study, config: Run, seeds: int) -> Result:
 
     states, arguments = jax.vmap(trainer.start)(fold(keys, 0)), (fold(keys, 1),)
     states = states._replace(params=checkpoints.started(config, states.params))
-    out = session.folder(study.name, config)
+    out = folders.folder(study.name, config)
     about = f"{seeds} seeds on {hardware.device()}"
     states, done, seconds = loop.train(call, states, arguments, config, out, observe, about=about)
     start = time.perf_counter()

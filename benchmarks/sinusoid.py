@@ -8,6 +8,7 @@ the inner rate of the paper's code, 0.001; with the 0.01 of its text some tasks 
 steps than meta-training took.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -54,6 +55,13 @@ class Sinusoid(Config):
         check_used(self, ("context",), self.algorithm == "cavia", "algorithm cavia")
         points = max(self.drawn * self.train_shots, min(BLOCK, self.eval_tasks) * self.shots)
         check_size(WIDTH * points, "a batch of tasks", "meta_batch, prefetch, train_shots or shots")
+
+    @property
+    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """As every benchmark's, and those of inner steps where the head is fitted."""
+        yield from super().unread
+        if self.algorithm == "r2d2":
+            yield ("inner_rate", "inner_steps"), "algorithms with inner steps, not r2d2"
 
     @property
     def spanning(self) -> str | None:

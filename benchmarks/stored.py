@@ -1,19 +1,22 @@
 """What the files of a checkpoint hold, and whether it is what was written."""
 
-import json
 import math
 import os
 import re
 import zlib
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from benchmarks.files import as_json, read_object, write_text
+from benchmarks.schemas import SCORE
 from maml.tree import by_path
 
+METRICS = Path("metrics") / "metrics"  # of a checkpoint
 CURE = "nothing was changed: {}, or start a new run in another --out"
 # Codes of TensorStore's errors that say nothing about the files themselves.
 PASSING = "ABORTED|CANCELLED|DEADLINE|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENT|UNAVAILABLE"
@@ -44,11 +47,16 @@ def latest(folder: Path) -> Path:
 def leaves(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint by path, with the shapes and types that were written.
 
+    They are compared with their checksum, unless that cannot be read.
+
     Raises:
         DamagedError: its files are not what was written.
         OSError: its files cannot be read now, whatever they hold.
     """
-    said = metrics(path)
+    try:
+        said = metrics(path).get("crc32")
+    except DamagedError:  # they are no state
+        said = None
     try:
         _read_all(path)
         written: Any = ocp.metadata(str(path.absolute())).metadata
@@ -62,7 +70,7 @@ def leaves(path: Path) -> dict[str, np.ndarray]:
         if re.search(PASSING, str(error)):
             raise _unreadable(path, error) from error
         raise DamagedError(_first_line(error)) from error
-    if said.get("crc32") not in (None, checksum(found)):
+    if said not in (None, checksum(found)):
         raise DamagedError("its arrays are not those whose checksum was written with them")
     return found
 
@@ -75,15 +83,19 @@ def metrics(path: Path) -> dict[str, Any]:
         OSError: they cannot be read now.
     """
     try:
-        found = json.loads((path / "metrics" / "metrics").read_text())
-        score(found)
+        return read_object(path / METRICS, SCORE)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedError("its metrics are missing") from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise DamagedError(f"its metrics are no JSON object with a score, {error}") from error
-    return found
+    except ValueError as error:
+        raise DamagedError(f"its metrics are damaged, {error}") from error
+
+
+def mend_metrics(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes metrics anew, with the worst score: they are no state."""
+    (path / METRICS).parent.mkdir(exist_ok=True)
+    write_text(path / METRICS, as_json({"score": None, "crc32": checksum(arrays)}))
 
 
 def score(found: dict[str, Any]) -> float:
@@ -121,4 +133,6 @@ def _unreadable(path: Path, error: BaseException) -> OSError:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What is said, without what TensorStore adds in brackets."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return shorten(line.partition(" [")[0], 300, placeholder=" ...")

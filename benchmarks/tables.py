@@ -18,8 +18,8 @@ from rich.table import Table
 from benchmarks import search_tables
 from benchmarks.config import in_words
 from benchmarks.files import write_text
+from benchmarks.folders import FREE, RESULTS
 from benchmarks.published import PUBLISHED, Summary, published, task_of
-from benchmarks.session import FREE, RESULTS
 from benchmarks.statistics import over_seeds
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

@@ -21,13 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from benchmarks import runner, session, tables
+from benchmarks import folders, runner, session, tables
 from benchmarks.bounds import check, check_used
 from benchmarks.checkpoints import meta_params
 from benchmarks.config import launch
 from benchmarks.few_shot import FewShot, experiment
 from benchmarks.files import read_arrays, whole
 from benchmarks.runner import Experiment
+from benchmarks.schemas import TEXT, TRAINED, fitting, parsed
 from benchmarks.stored import latest
 from maml.tree import by_path
 from maml.types import MetaParams
@@ -66,10 +67,8 @@ def options(path: Path) -> FewShot:
     Raises:
         ValueError: it is no such file.
     """
-    found = read_arrays(path)
-    if OPTIONS not in found:
-        raise ValueError(f"{path} holds no options: it was not written by benchmarks.weights")
-    return _config(json.loads(found[OPTIONS].item()), path)
+    found = read_arrays(path, OPTIONS)[OPTIONS]
+    return _config(parsed(str(found), {}, f"{OPTIONS} of {path}"), path)
 
 
 def trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
@@ -81,11 +80,12 @@ def trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams
 
 def _config(found: dict[str, Any], source: Path) -> FewShot:
     known = {field.name for field in fields(FewShot)}
+    fitting(found, dict.fromkeys(PATHS, (TEXT, None)), source)
     given: dict[str, Any] = {name: value for name, value in found.items() if name in known}
     given |= {name: Path(found[name]) for name in PATHS if found.get(name)}
     try:
         return FewShot(**given)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{source} holds no options of few-shot learning: {error}") from error
 
 
@@ -136,8 +136,7 @@ def main(asked: Weights) -> None:
     chosen, config, learned = trained(file, **changes)
     if others:
         chosen, learned = together(files, config, chosen, learned)
-    out = asked.out or session.RESULTS / "runs" / f"weights-{file.stem}"
-    out.mkdir(parents=True, exist_ok=True)
+    out = folders.own(f"weights-{file.stem}", asked)
     start = time.perf_counter()
     found: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
     found |= {"seeds": len(files)} if others else {}
@@ -176,7 +175,7 @@ def write(file: Path, run: Path) -> None:
         ValueError: the run is not of few-shot learning, has not ended, or its checkpoint is not
             that of its summary; or the file is there and holds something else.
     """
-    summary = session.ended(run)
+    summary = session.ended(run, TRAINED)
     config = _config(summary["config"], run)
     step = int(latest(run / "checkpoints").name)
     if step != summary["meta_steps"]:
@@ -187,7 +186,7 @@ def write(file: Path, run: Path) -> None:
     chosen = experiment(config)
     found = meta_params(run, chosen.algorithm.init(chosen.params))
     free = dict.fromkeys(PATHS) | {"resume": False, "record": False}
-    save(file, found, session.plain(config) | free)
+    save(file, found, folders.plain(config) | free)
     print(f"{file}: {file.stat().st_size / 1024:.0f} KB")
 
 

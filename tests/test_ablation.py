@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import ablation
+from benchmarks import ablation, folders
 from benchmarks.runner import Result
 
 EFFECT = {"learn_rates": 0.3, "multi_step": 0.1, "first_order": -0.1, "per_step_norm": 0.0}
@@ -23,7 +23,7 @@ class Runs:
         interrupted = len(self.configs) == self.interrupted_at
         summary = {"mean": 0.5 - lost + 0.01 * config.seed, "interrupted": interrupted}
         summary |= {"seconds": {"train": 2.0}}
-        config.out.mkdir(parents=True, exist_ok=True)
+        folders.claim(config.out, folders.lasting("omniglot", config))
         (config.out / "log.jsonl").touch()
         (config.out / "summary.json").write_text(json.dumps(summary))
         return Result(config.out, summary, None)

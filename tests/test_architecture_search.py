@@ -45,7 +45,10 @@ def compared(tmp_path_factory):
 
 def test_a_comparison_leaves_its_summary_its_line_and_its_figures(compared):
     out, summary = compared
-    assert {path.name for path in out.iterdir()} == {"summary.json", "rewards.png", "top.png"}
+    assert {path.name for path in out.iterdir()} == {
+        *("config.json", "summary.json"),
+        *("rewards.png", "top.png"),
+    }
     assert json.loads((out / "summary.json").read_text()) == summary
     assert tables.recorded(out.parent) == [summary]
     assert all(set(summary[name]) == set(NAMES) for name in ("best", "top25", "seconds"))

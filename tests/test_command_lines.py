@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from benchmarks import omniglot, session, tables, weights
+from benchmarks import folders, omniglot, tables, weights
 from benchmarks.architecture_search import Search
 from benchmarks.bounds import BOUNDS
 from benchmarks.config import configure, launch, parsed
@@ -85,6 +85,9 @@ REFUSED = {
         "--out=": "--out is given an empty value",
         "--out FILE": "out must be a folder, and FILE is a file; got FILE",
         "--out FILE/run": "out must be a folder, and FILE is a file; got FILE/run",
+        f"--out {'a' * 300}": "out must be a folder that can be made: File name too long",
+        "--out 'a\0b'": r"out must be a folder that can be made; got 'a\x00b'",
+        "--preset best-5-shot --inner-steps 7": "not r2d2; leave it at 1; got 7",
         "--algorithm nonesuch": "invalid choice 'nonesuch'",
         "--precision float16": "invalid choice 'float16'",
     },
@@ -113,6 +116,8 @@ REFUSED = {
         "--tokens 0,1,2": "tokens is an option of model cells",
         "--features 8": "features is an option of model cells; leave it at 16; got 8",
         "--model cells --tokens 0,0,0,0,0,0,0,0,0,0 --copies 0": "copies must be >= 1; got 0",
+        "--algorithm protonet --inner-steps 7": "inner_steps is an option of algorithms with inner",
+        "--algorithm r2d2 --inner-rate 7": "inner_rate is an option of algorithms with inner steps",
         "--algorithm protonet --remat": "remat is an option of algorithms through",
         "--algorithm reptile": "reptile needs inner_steps >= 2; got 1",
         "--meta-batch 100000 --prefetch 500": "episodes of 10 images would take",
@@ -143,6 +148,10 @@ REFUSED = {
         "--algorithm pretrained --exploration-coef 1": "exploration_coef is an option of",
         "--algorithm rl2 --inner-reward square": "inner_reward is an option of",
         "--algorithm rl2 --std 0.5": "std is an option of algorithms other than rl2",
+        "--algorithm rl2 --surrogate dice": "surrogate is an option of algorithms that adapt",
+        "--preset rl2 --inner-steps 2": "inner_steps is an option of algorithms that adapt",
+        "--preset rl2 --inner-rate 2": "inner_rate is an option of algorithms that adapt",
+        "--algorithm random --meta-steps 50": "meta_steps is an option of algorithms that are",
         "--std 0": "std must be >= 1e-06; got 0.0",
         f"--width {10**9}": "width must be <= 4,096; got 1000000000",
         "--corners --squared": "corners are for those who cannot see them",
@@ -156,6 +165,8 @@ REFUSED = {
         "--budget 7": "7 is not divided by 5",
         f"--eval-tasks {10**15}": "eval_tasks must be <= 1,000,000",
         "--preset mdp-10 --eval-tasks 1000000 --arms 100": "the test tasks would take",
+        "--outer adam --fvp-trajectories 4": "fvp_trajectories is an option of outer trpo",
+        "--discount 0.5": "discount is an option of episodes of several steps; leave it at 0.99",
         "--width 64": "width is an option of algorithm rl2; leave it at 128; got 64",
         "--trajectories 7": "here, a batch is 20 by the budget",
         "--horizon 5": "an episode of a bandit is one pull; got horizon 5",
@@ -173,6 +184,7 @@ REFUSED = {
         f"--seed {2**70}": "seed must be <= 2,147,483,647",
         "--strategies random --policy lstm": "policy is an option of strategies reinforce and ppo",
         "--strategies random evolution --batch 20": "batch is an option of strategy ppo",
+        "--strategies random random": "must be different from each other; got 'random' twice",
         "--strategies": "strategies needs at least one value",
         "--space graphs --ways 5": "ways is an option of children that are trained",
         "--space graphs --data FILE": "data is an option of children that are trained",
@@ -303,6 +315,8 @@ def test_what_cannot_be_meant_is_refused_with_status_2_before_any_work(
     [
         ({"meta_batch": True}, "meta_batch must be an integer; got True"),
         ({"meta_batch": 2.0}, "meta_batch must be an integer; got 2.0"),
+        ({"cosine": 1}, "cosine must be true or false; got 1"),
+        ({"tokens": 3}, "tokens must be a text; got 3"),
         ({"seed": None}, "seed must be an integer; got None"),
         ({"outer_rate": "0.1"}, "outer_rate must be a finite number; got '0.1'"),
         ({"algorithm": "mamba"}, "algorithm must be one of maml, .*; got 'mamba'"),
@@ -385,12 +399,12 @@ GONE = {"memory": None}
 def test_recorded_commands_still_mean_what_they_meant(run):
     module, *argv = run["command"].split()[2:]
     script = module.removeprefix("benchmarks.")
-    config = session.plain(parse(script, argv))
+    config = folders.plain(parse(script, argv))
     if script == "weights":  # its options, where they are given, change those of the file
         config = {name: value for name, value in config.items() if value is not None}
     before = {RENAMED.get(name, name): value for name, value in run["config"].items()}
     assert all(before.pop(name, value) == value for name, value in GONE.items())
-    free = {*session.FREE, *DERIVED.get(script, ())}
+    free = {*folders.FREE, *DERIVED.get(script, ())}
     common = (config.keys() & before.keys()) - free
     if script not in ("weights", "ablation"):
         assert before.keys() <= config.keys()

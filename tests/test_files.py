@@ -2,16 +2,44 @@
 
 # pyright: reportFunctionMemberAccess=false, reportAttributeAccessIssue=false
 
+import json
 import runpy
 import sys
+from collections import defaultdict
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import demo, maml_bench, navigation, omniglot, sinusoid, tables, weights
-from benchmarks.files import fitted, read_arrays, whole, write_text
+from benchmarks import (
+    ablation,
+    architecture_pilot,
+    architecture_search,
+    children,
+    demo,
+    estimators,
+    live_search,
+    maml_bench,
+    memory,
+    navigation,
+    omniglot,
+    peers,
+    report,
+    runner,
+    scaling,
+    sinusoid,
+    tables,
+    weights,
+)
+from benchmarks.architecture_pilot import Pilot
+from benchmarks.architecture_search import Search
+from benchmarks.checkpoints import meta_params
+from benchmarks.files import as_json, fitted, read_arrays, read_lines, whole, write_text
 from benchmarks.maml_bench import Bench, begun
+from benchmarks.schemas import CHILD, LINE, OPTIONS, SCORE, SUMMARY, parsed
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -49,6 +77,230 @@ def test_weights_beyond_half_precision_stay_what_they_are(tmp_path):
     assert found["small"].dtype == np.float16
     same = fitted(found, learned, path, cast=True)
     np.testing.assert_array_equal(same["large"], learned["large"])
+
+
+LIKE = {"w": jnp.zeros(2)}
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (np.full(2, np.nan), "got nan; wanted finite numbers of float32"),
+        (np.array([1.0, 1e300]), "got 1e.300; wanted finite numbers of float32"),
+        (np.full(2, 1 + 2j), "got complex128; wanted float32"),
+        (np.array(["a", "b"]), "got <U1; wanted float32"),
+        (np.array([True, False]), "got bool; wanted float32"),
+    ],
+)
+def test_arrays_of_another_kind_or_without_end_are_no_meta_parameters(found, says, tmp_path):
+    np.savez(tmp_path / "weights.npz", w=found)
+    with pytest.raises(ValueError, match=rf"weights\.npz at 'w': {says}"):
+        meta_params(tmp_path / "weights.npz", LIKE)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16])
+def test_floats_of_another_width_are_meta_parameters(dtype):
+    found = fitted({"w": np.array([0.5, -2.0], dtype)}, LIKE, "here", cast=True)["w"]
+    np.testing.assert_array_equal(found, np.array([0.5, -2.0]))
+
+
+DEEP = "[" * 100_000
+JSON = [
+    ("{", {}, "here is no JSON"),
+    (DEEP, {}, "here is nested too deeply; wanted at most 32 levels"),
+    ('{"x": ' + "[" * 40 + "]" * 40 + "}", {}, "here is nested too deeply"),
+    ("[1, 2]", {}, r"here: got \[1, 2\]; wanted an object"),
+    ("null", LINE, "here: got null; wanted an object with step, seconds"),
+    ('{"step": true, "seconds": 1}', LINE, "got true at 'step'; wanted an integer >= 0"),
+    ('{"step": -1, "seconds": 1}', LINE, "got -1 at 'step'; wanted an integer >= 0"),
+    ('{"step": "1", "seconds": 1}', LINE, "got \"1\" at 'step'; wanted an integer >= 0"),
+    ('{"step": 1, "seconds": "x"}', LINE, "got \"x\" at 'seconds'; wanted a finite number"),
+    ('{"step": 1, "seconds": NaN}', LINE, "got NaN at 'seconds'; wanted a finite number"),
+    ('{"step": 1, "seconds": 1' + "0" * 400 + "}", LINE, r"got 10*\.\.\. at 'seconds'; wanted a"),
+    ('{"score": "0.5"}', SCORE, "got \"0.5\" at 'score'; wanted a number or null"),
+    ('{"outer_rate": 1}', OPTIONS, "got null at 'meta_steps'; wanted an integer >= 0"),
+    (
+        '{"meta_steps": 1, "outer_rate": 1, "history": [{"step": null}]}',
+        OPTIONS,
+        "got null at 'history/0/step'; wanted an integer",
+    ),
+    (
+        '{"meta_steps": 1, "outer_rate": 1, "history": 3}',
+        OPTIONS,
+        "got 3 at 'history'; wanted a list or null",
+    ),
+    ('{"run": null}', CHILD, "got null at 'run'; wanted an integer >= 0"),
+    ('{"benchmark": 1}', SUMMARY, "got 1 at 'benchmark'; wanted a text"),
+]
+
+
+@pytest.mark.parametrize(("text", "schema", "says"), JSON)
+def test_json_that_is_not_what_it_must_be_is_refused_with_its_place(text, schema, says):
+    with pytest.raises(ValueError, match=says):
+        parsed(text, schema, "here")
+
+
+def test_json_that_fits_is_itself_and_a_name_that_is_not_there_is_null(tmp_path):
+    assert parsed('{"score": NaN, "x": 1}', SCORE, "here").keys() == {"score", "x"}
+    assert parsed('{"meta_steps": 1, "outer_rate": 1e-3}', OPTIONS, "here")["meta_steps"] == 1
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1, "seconds": 0}\n{"step": 2, "sec')
+    assert [line["step"] for line in read_lines(log, LINE)] == [1]
+    for content, says in (
+        (b'{"step": 1, "seconds": 0}\n{"step": 2}', "line 2 of .*: got null at 'seconds'"),
+        (b"[" * 100 + b"]" * 100, "line 1 of .* is nested too deeply"),
+        (b"\xff\xfe", "is no text"),
+    ):
+        log.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"log\.jsonl.*{says}|{says}"):
+            read_lines(log, LINE)
+
+
+OPTIONS_OF_WEIGHTS = {
+    "[1,2]": r"got \[1, 2\]; wanted an object",
+    "null": "got null; wanted an object",
+    "{": "is no JSON",
+    '{"data": 3}': "got 3 at 'data'; wanted a text or null",
+    '{"ways": "five"}': "holds no options of few-shot learning",
+    "{}": "holds no options of few-shot learning",
+}
+
+
+@pytest.mark.parametrize("text", OPTIONS_OF_WEIGHTS)
+def test_options_of_weights_that_are_none_are_refused_with_the_file(text, tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, options=np.array(text))
+    with pytest.raises(ValueError, match=rf"weights\.npz.*{OPTIONS_OF_WEIGHTS[text]}"):
+        weights.options(path)
+
+
+@pytest.mark.parametrize("options", [3, np.ones(3), np.array([b"{}"])])
+def test_options_of_weights_that_are_no_text_are_refused_with_the_file(options, tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, options=options)
+    with pytest.raises(ValueError, match=r"options of .*weights\.npz"):
+        weights.options(path)
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(ValueError, match=r"weights\.npz is no \.npz file of arrays"):
+        weights.options(path)
+
+
+SCRIPTS = {
+    "ablation": (ablation, ablation.Ablation),
+    "architecture_pilot": (architecture_pilot, partial(Pilot, dataset="glyphs")),
+    "architecture_search": (
+        architecture_search,
+        partial(Search, space="maml-bench", table=maml_bench.TABLE.resolve()),
+    ),
+    "a live search": (architecture_search, partial(Search, space="macro", dataset="glyphs")),
+    "estimators": (estimators, estimators.Estimators),
+    "maml_bench": (maml_bench, partial(Bench, dataset="glyphs")),
+    "memory": (memory, memory.Options),
+    "peers": (peers, peers.Options),
+    "report": (report, report.Report),
+    "scaling": (scaling, scaling.Options),
+    "sinusoid": (sinusoid, partial(replace, sinusoid.PAPER)),
+    "weights": (weights, weights.Weights),
+}
+RUN = {
+    "summary.json": as_json(
+        {
+            "benchmark": "sinusoid",
+            "algorithm": "maml",
+            "command": "here",
+            "config": {"shots": 5},
+            "mse": {"1": {"mean": 0.5, "ci95": None}},
+        }
+    ),
+    "log.jsonl": '{"step": 1, "mse": 0.5}\n',
+}
+BROKEN = {
+    "no benchmark": ("summary.json", {"benchmark": None}, "got null at 'benchmark'; wanted a text"),
+    "no mse": ("summary.json", {"mse": None}, "got null at 'mse'; wanted an object that is not"),
+    "a list as mse": ("summary.json", {"mse": [1]}, r"got \[1\] at 'mse'; wanted an object"),
+    "a list of options": ("summary.json", {"config": [1]}, r"got \[1\] at 'config'; wanted an obj"),
+    "no mse in the log": ("log.jsonl", {"mse": ...}, "log.jsonl has a line without mse"),
+    "a text as mse": ("log.jsonl", {"mse": "0.5"}, "got \"0.5\" at 'mse'; wanted a finite number"),
+    "a number as val": ("log.jsonl", {"val": 1}, "got 1 at 'val'; wanted an object with mse or nu"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_report_names_the_file_that_is_not_what_it_must_be(broken, tmp_path):
+    file, change, says = BROKEN[broken]
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, content in RUN.items():
+        found = json.loads(content) | (change if name == file else {})
+        kept = {key: value for key, value in found.items() if value is not ...}
+        (run / name).write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=says):
+        report.main(report.Report(runs=(run,), out=tmp_path / "report"))
+
+
+@pytest.mark.parametrize(
+    ("summary", "says"),
+    [
+        ({}, "null at 'meta_steps'"),
+        ({"meta_steps": 2, "config": [1]}, "1. at 'config'; wanted"),
+    ],
+)
+def test_a_run_whose_summary_is_none_of_training_gives_no_weights(summary, says, tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=rf"summary\.json: got .*{says}"):
+        weights.write(tmp_path / "weights.npz", tmp_path)
+
+
+def test_children_that_are_none_are_refused_with_their_line(tmp_path):
+    (tmp_path / live_search.KEPT).write_text('{"run": null}\n')
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"line 1 of .*children\.jsonl: got null at 'run'"):
+        live_search.kept(Search(space="macro", dataset="glyphs"), tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named():
+    with pytest.raises(OSError, match=r"/proc/x cannot be made: .*; name another --out"):
+        estimators.main(estimators.Estimators(out=Path("/proc/x")))
+
+
+OTHERS = {
+    "results of its own": {"config.json": '{"benchmark": "other"}', "summary.json": "mine"},
+    "a report": {"report.md": "mine"},
+    "a figure": {"top.png": "mine"},
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_script_writes_over_results_of_others(script, tmp_path, monkeypatch):
+    """Nor into the working directory, however it is spelt."""
+    module, options = SCRIPTS[script]
+    if script == "report":
+        (tmp_path / "run").mkdir()
+        options = partial(options, runs=(tmp_path / "run",))
+        for name, content in RUN.items():
+            (tmp_path / "run" / name).write_text(content)
+    if script == "weights":
+        monkeypatch.setattr(weights, "trained", lambda *_, **__: (None, None, None))
+        options = partial(options, files=(tmp_path / "a.npz",))
+    monkeypatch.setattr(runner, "train", pytest.fail)
+    monkeypatch.setattr(children, "samplers", lambda *_: (defaultdict(list), "here"))
+    monkeypatch.setattr(maml_bench, "everything", lambda space: np.zeros((4, 2), int))
+    for others, content in OTHERS.items():
+        out = tmp_path / others
+        out.mkdir()
+        for name, text in content.items():
+            (out / name).write_text(text)
+        with pytest.raises(ValueError, match=r"holds|tells of a search whose"):
+            module.main(options(out=out))
+        assert {path.name: path.read_text() for path in out.iterdir()} == content
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for spelt in (".", "../here", here, ".."):
+        with pytest.raises(ValueError, match="results need a folder of their own"):
+            module.main(options(out=Path(spelt)))
+    assert not [*here.iterdir()]
 
 
 def test_leaves_that_differ_are_named_with_both_shapes():

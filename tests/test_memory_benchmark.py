@@ -52,9 +52,9 @@ def test_a_run_leaves_its_rows_and_a_figure(run):
     report = json.loads((out / "memory.json").read_text())
     assert report["rows"] == list(rows.values())
     assert report["options"]["inner_rate"] == 0.05 and "jax" in report["versions"]
-    assert {path.name for path in out.iterdir()} == {"memory.json", "memory.png"}
-    with pytest.raises(ValueError, match="holds a measurement"):
-        Options(out=out)
+    assert {path.name for path in out.iterdir()} == {"config.json", "memory.json", "memory.png"}
+    with pytest.raises(ValueError, match="holds a run of other options: model"):
+        memory.main(Options(out=out))
 
 
 def test_what_does_not_fit_is_compiled_not_run(monkeypatch, capsys):

@@ -20,8 +20,8 @@ from orbax.checkpoint import v1 as ocp
 from benchmarks import runner, sinusoid
 from benchmarks.checkpoints import best, checkpoints, load, meta_params, restore
 from benchmarks.checkpoints import started as started_with
-from benchmarks.session import claim, goes_on, lasting
-from benchmarks.session import folder as folder_of
+from benchmarks.folders import claim, goes_on, lasting
+from benchmarks.folders import folder as folder_of
 from benchmarks.stored import DamagedError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -164,6 +164,10 @@ def folder(two, tmp_path):
     return shutil.copytree(two, tmp_path / "checkpoints")
 
 
+def gone(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def halved(path):
     for file in path.rglob("*"):
         if file.is_file():
@@ -181,7 +185,6 @@ def flipped(path):
 DAMAGES = {
     "halved": halved,
     "flipped": flipped,
-    "without its metrics": lambda path: shutil.rmtree(path / "metrics"),
     "without its arrays": lambda path: shutil.rmtree(path / "state" / "ocdbt.process_0"),
     "without its structure": lambda path: (path / "state" / "_METADATA").unlink(),
     "emptied": lambda path: [shutil.rmtree(path), path.mkdir()],
@@ -197,6 +200,54 @@ def test_a_damaged_checkpoint_is_moved_aside_if_an_older_one_is_good(damage, fol
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged"]
     assert [*files(folder / "2.damaged").values()] == [*before.values()]
     assert "step 2 cannot be read, it is now 2.damaged" in capsys.readouterr().out
+
+
+def written(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        gone,
+        lambda path: gone(path.parent),
+        lambda path: written(path, "[" * 100_000),
+        lambda path: written(path, '{"score": "0.5"}'),
+        lambda path: written(
+            path, '{"score": 0.5, "crc32": null, "x": ' + "[" * 99 + "]" * 99 + "}"
+        ),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+    ],
+)
+def test_metrics_are_no_state_and_get_the_worst_score_where_they_are_damaged(
+    damage, folder, capsys
+):
+    damage(folder / "2" / "metrics" / "metrics")
+    state = STATE | {"step": jnp.int32(0)}
+    same(restore(folder, state), STATE | {"step": jnp.int32(2)})
+    shown = capsys.readouterr().out
+    assert "step 2 gets the worst score: its metrics are" in shown and len(shown) < 600
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"] and best(folder) == 1
+    with checkpoints(folder, 0) as saved:  # orbax reads them too
+        saved.save(3, state | {"step": jnp.int32(3)}, -1.0)
+    flipped(folder / "3" / "state")
+    same(restore(folder, state), STATE | {"step": jnp.int32(2)})  # and they have a checksum again
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_state_before_training_is_no_older_checkpoint_that_is_good(damage, folder):
+    shutil.rmtree(folder)
+    with checkpoints(folder, 0) as saved:
+        for step in (0, 2):
+            saved.save(step, STATE | {"step": jnp.int32(step)}, 0.0)
+    DAMAGES[damage](folder / "2")
+    before = files(folder)
+    with pytest.raises(DamagedError, match=r"but that before training can be read \(2: ") as caught:
+        restore(folder, STATE | {"step": jnp.int32(0)})
+    said = str(caught.value)
+    assert "nothing was changed: put the files back" in said and len(said) < 700
+    assert "tensorstore_spec" not in said and "\n" not in said and files(folder) == before
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -273,8 +324,8 @@ def test_only_unfinished_checkpoints_of_orbax_are_deleted(folder):
     assert not (folder / "3.orbax-checkpoint-tmp").exists()
 
 
-def gone(path):
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+def edited(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 LOSSES = {
@@ -287,11 +338,11 @@ LOSSES = {
     ),
     "a number in the log": (
         lambda run: (run / "log.jsonl").write_text('{"step": 2, "seconds": 0}\n12\n'),
-        r"line 2 of .*log.jsonl must be an object with step, seconds; got 12",
+        r"line 2 of .*log.jsonl: got 12; wanted an object with step, seconds",
     ),
     "a line without a step": (
         lambda run: (run / "log.jsonl").write_text('{"loss": 2}\n{"step": 4, "seconds": 0}\n'),
-        "line 1 of .*log.jsonl must be an object",
+        "line 1 of .*log.jsonl: got null at 'step'; wanted an integer >= 0",
     ),
     "a broken line among others": (
         lambda run: (run / "log.jsonl").write_text('{"st\n{"step": 4, "seconds": 0}\n'),
@@ -299,7 +350,7 @@ LOSSES = {
     ),
     "options that are a list": (
         lambda run: (run / "config.json").write_text("[]"),
-        "config.json must hold a JSON object; got list",
+        r"config.json: got \[\]; wanted an object",
     ),
     "options of something else": (
         lambda run: (run / "config.json").write_text('{"name": 1}'),
@@ -308,6 +359,17 @@ LOSSES = {
     "options that are no JSON": (
         lambda run: (run / "config.json").write_text("{"),
         "config.json is no JSON",
+    ),
+    "a line that is there twice, and other options": (
+        lambda run: [
+            (run / "log.jsonl").write_text('{"step": 2, "seconds": 0}\n' * 2),
+            edited(run / "config.json", meta_steps=4),
+        ],
+        "log.jsonl: got step 2 after step 2; wanted steps that grow",
+    ),
+    "a history of numbers": (
+        lambda run: edited(run / "config.json", history=[1]),
+        "config.json: got 1 at 'history/0'; wanted an object with step",
     ),
     "a foreign checkpoint": (
         lambda run: (run / "checkpoints" / "99999").mkdir(),
@@ -426,8 +488,6 @@ def test_a_new_run_writes_over_no_file_of_others(there, config):
     with pytest.raises(ValueError, match="holds"):
         run(config)
     assert (config.out / there).read_text() == '{"mine": 1}'
-    with pytest.raises(ValueError, match="got the working directory as --out"):
-        run(replace(config, out=type(config.out)("")))
 
 
 def test_sigterm_ends_a_run_after_a_checkpoint(config, monkeypatch):
