@@ -1,6 +1,7 @@
 """What an outer optimiser is given where a task is broken; what is skipped, clipped, left out."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,8 @@ def test_an_optimiser_that_asks_for_the_loss_is_given_that_of_the_phase(name):
 def test_a_step_with_a_value_or_an_update_that_is_not_finite_is_skipped_and_counted(
     optimizer, extra, gradient
 ):
-    safe, w = maml.skip_nonfinite(optimizer), jnp.ones(2)
+    safe: Any = maml.skip_nonfinite(optimizer)
+    w = jnp.ones(2)
     before = safe.init(w)
     updates, after = safe.update(jnp.full(2, gradient), before, w, **extra)
     assert updates.tolist() == [0, 0] and maml.skipped(after)[:2] == (1, 1)
@@ -99,7 +101,7 @@ def test_a_step_with_a_value_or_an_update_that_is_not_finite_is_skipped_and_coun
 )
 def test_the_norm_of_a_clip_neither_overflows_nor_vanishes(g, norm, wanted):
     clip = maml.clip_by_global_norm(norm)
-    got = clip.update(g, clip.init(g))[0]
+    got: Any = clip.update(g, clip.init(g))[0]
     assert got.dtype == g.dtype
     np.testing.assert_allclose(got, jnp.array(wanted, g.dtype), rtol=1e-3, atol=0)
 
@@ -178,6 +180,9 @@ def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others():
     np.testing.assert_allclose(jnp.square(after - 1).mean(), 0.01, rtol=0.3)
 
 
+ONES = jnp.ones(3)
+
+
 @pytest.mark.parametrize(
     "apply",
     [
@@ -185,8 +190,8 @@ def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others():
         lambda w, weights: weights * w,
         lambda w, x, *weights: x * w,
         lambda w, x, **weights: x * w,
-        lambda w, x, weights=None: x * w + 0 * weights[:, None],
-        lambda *args, weights=None: args[0] * args[1] + 0 * weights[:, None],
+        lambda w, x, weights=ONES: x * w + 0 * weights[:, None],
+        lambda *args, weights=ONES: args[0] * args[1] + 0 * weights[:, None],
     ],
 )
 def test_a_model_may_call_its_own_parameters_weights(apply):
