@@ -57,4 +57,4 @@ results: .venv/installed
 peers:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[tasks]' torch==2.13.0 higher==0.2.1 torchopt==0.7.3
-	.venv-peers/bin/python -m benchmarks.peers --out results/peers
+	.venv-peers/bin/python -m benchmarks.peers --out results/runs/peers

@@ -1,6 +1,6 @@
 """What each remedy of MAML++ is worth: all of them, all but one, and none; 20-way 1-shot Omniglot.
 
-    python -m benchmarks.ablation --data FOLDER --out results/ablation     # half an hour a seed
+    python -m benchmarks.ablation --data FOLDER     # half an hour a seed
 
 Three inner steps and two tasks a meta-step, so that two cores can train it often enough; numbers
 are to be compared with each other, and not with the tables of papers. Runs that are there already

@@ -1,6 +1,6 @@
 """Does the reward tell architectures apart? A pilot, before anyone searches.
 
-    python -m benchmarks.architecture_pilot --data data/omniglot --out results/pilot
+    python -m benchmarks.architecture_pilot --data data/omniglot
     python -m benchmarks.architecture_pilot --dataset glyphs        # no data, no network
 
 Some architectures are drawn uniformly and each is meta-trained several times. The intraclass

@@ -1,6 +1,6 @@
 """Do sampled meta-gradients converge, and to the right one? Each surrogate on a decision process.
 
-    python -m benchmarks.estimators --out results/estimators       # a minute on two cores
+    python -m benchmarks.estimators       # a minute on two cores
 
 The meta-gradient  d V(theta + rate grad V(theta)) / d theta  of a table of logits is known exactly.
 Its estimate takes the second derivative from a surrogate of N trajectories, and everything else

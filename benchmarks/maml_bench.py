@@ -1,6 +1,6 @@
 """MAML-Bench: every architecture of a small space, meta-trained, in a table that costs nothing.
 
-    python -m benchmarks.maml_bench --data FOLDER --out results/maml-bench     # half an hour
+    python -m benchmarks.maml_bench --data FOLDER     # half an hour
     python -m benchmarks.architecture_search --space maml-bench
 
 Networks of two convolutions, each with a height, a width and a number of filters, the second with

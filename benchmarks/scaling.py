@@ -1,6 +1,6 @@
 """Which layout of the tasks is fastest, and how the cost of a meta-gradient grows.
 
-    python -m benchmarks.scaling --out results/scaling     # ten minutes on two cores
+    python -m benchmarks.scaling     # ten minutes on two cores
     python -m benchmarks.scaling --tasks 1 4 16 64 256 1024 4096 --devices 1    # one GPU
 
 First a table, tasks/s of each model by devices and chunk; then the seconds of Conv4's meta-gradient
