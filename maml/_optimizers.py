@@ -97,7 +97,7 @@ def check_differentiable(
 
     def slope(steps: Callable[[Any, Any], Any], ones: Any) -> Any:
         try:
-            by_grads, _ = jax.vjp(steps, jax.tree.map(np.zeros_like, ones), ones)[1](ones)
+            by_grads, _ = jax.vjp(steps, jax.tree.map(lambda leaf: 0 * leaf, ones), ones)[1](ones)
         except ValueError as error:
             if "Reverse-mode" not in str(error):
                 raise
