@@ -164,7 +164,7 @@ def check_params(params: Params) -> None:
     """
     leaves = jax.tree.leaves_with_path(params)
     for path, leaf in leaves:
-        if not is_array(leaf) or getattr(leaf, "dtype", np.dtype(float)).kind == "O":
+        if not is_array(leaf) or getattr(leaf, "dtype", None) == np.dtype(object):
             raise ValueError(f"parameters are arrays of numbers; got {leaf!r} at {_name(path)}")
     if not any(is_inexact(leaf) for _, leaf in leaves):
         raise ValueError(f"parameters need a floating-point leaf to learn; got {params!r}")
