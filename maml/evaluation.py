@@ -84,7 +84,10 @@ def mean_ci95(
     >>> f"{mean:.2f} +- {ci95:.2f}"
     '0.50 +- 0.57'
     """
-    if not isinstance(values, np.ndarray | jax.Array) or getattr(values.dtype, "kind", "O") in "OSUT":
+    if (
+        not isinstance(values, np.ndarray | jax.Array)
+        or getattr(values.dtype, "kind", "O") in "OSUT"
+    ):
         raise ValueError(f"a mean over tasks is of an array of numbers; got {values!r}")
     if not jnp.shape(values)[:1] > (0,):
         raise ValueError(f"a mean over tasks needs at least one; got {list(jnp.shape(values))}")
