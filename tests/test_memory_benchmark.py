@@ -38,12 +38,12 @@ def test_there_is_a_row_for_every_mode_and_the_exact_ones_agree(run):
     for mode, row in rows.items():
         assert row["temp_bytes"] > 0 and row["seconds"] > 0 and row["compile_seconds"] > 0
         assert row["error"] is None if mode not in EXACT else row["error"] < 1e-5
-    assert rows["store"]["memory_ratio"] == rows["store"]["time_ratio"] == 1
+    assert rows["reverse"]["memory_ratio"] == rows["reverse"]["time_ratio"] == 1
 
 
 def test_what_recomputes_or_takes_no_second_derivative_needs_less_memory(run):
     rows, _ = run
-    for mode in ("recompute", "forward-recompute", "first-order", "implicit"):
+    for mode in ("reverse-remat", "forward-remat", "first-order", "implicit"):
         assert rows[mode]["memory_ratio"] < 0.7
 
 
@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_compiled_not_run(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"modes": ("forwards",)}, "modes must be one of store, .*; got 'forwards'"),
+        ({"modes": ("forwards",)}, "modes must be one of reverse, .*; got 'forwards'"),
         ({"model": ()}, "model needs at least one value"),
         ({"steps": (5, 0)}, "steps must be >= 1; got 0"),
         ({"steps": ()}, "steps needs at least one value"),

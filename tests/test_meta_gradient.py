@@ -63,7 +63,7 @@ def cases():
                 yield pytest.param(name, optimizer, batch_norm, marks=marks)
 
 
-@pytest.mark.parametrize(("name", "optimizer", "batch_norm"), cases())
+@pytest.mark.parametrize(("name", "optimizer", "batch_norm"), [*cases()])
 def test_meta_gradient_is_the_finite_difference(name, optimizer, batch_norm):
     found = errors(name, optimizer, batch_norm)
     assert max(found.values()) <= TOLERANCE, found

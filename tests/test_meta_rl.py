@@ -161,7 +161,7 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
     keys = jax.random.split(key, 4)
     episodes = quick(jax.vmap(episode, (None, 0, 0)))(state.params, GOALS, keys)
 
-    judge = quick(jax.vmap(derivative.objective, (None, 0, None)))
+    judge = quick(jax.vmap(partial(derivative.objective, step=0), (None, 0, None)))
 
     def value(params):
         values, metrics = judge(params, episodes, KEY)

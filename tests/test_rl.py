@@ -169,20 +169,20 @@ def test_what_never_changes_leaves_the_baseline_alone_in_float32():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("gae_lambda", [1.0, 0.7, 0.0])
-def test_advantages_are_sums_of_surprises_until_the_end(smoothing):
+def test_advantages_are_sums_of_surprises_until_the_end(gae_lambda):
     seen, discount = random_trajectories(), 0.9
     returns = discounted_sums(seen.reward, discount)
     baseline = np.asarray(linear_baseline(seen.observation, returns, seen.alive))
-    got = advantages(seen, discount=discount, gae_lambda=smoothing, normalise=False)
+    got = advantages(seen, discount=discount, gae_lambda=gae_lambda, normalise=False)
     for n, end in enumerate((5, 3, 7)):
         expected = [*baseline[n, :end], 0.0]
         surprise = [
             float(seen.reward[n, t]) + discount * expected[t + 1] - expected[t] for t in range(end)
         ]
         for t in range(7):
-            decayed = [(discount * smoothing) ** (s - t) * surprise[s] for s in range(t, end)]
+            decayed = [(discount * gae_lambda) ** (s - t) * surprise[s] for s in range(t, end)]
             assert float(got[n, t]) == pytest.approx(sum(decayed), abs=1e-12)
-    if smoothing == 1:
+    if gae_lambda == 1:
         np.testing.assert_allclose(got, (returns - baseline) * seen.alive, atol=1e-12)
 
 
