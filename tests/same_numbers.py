@@ -27,7 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 # Old name -> new name: of keys, of words that are values, and of files.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"store": "reverse", "forward-recompute": "forward-remat"}
 # Keys and files that are not compared: times, speeds, and what was asked for, paths among it.
 FREE = {
     *("seconds", "seconds_per_seed", "compile_seconds", "time_ratio", "growth"),
@@ -46,20 +46,20 @@ BUDGET = "--budget.meta-steps=2 --budget.meta-batch=2 --budget.eval-tasks=20"
 CHILD = f"--dataset=glyphs --side=7 --ways=2 --filters 2 {BUDGET}"
 LAYER = f"{CHILD} --layers=1 --sizes 1 3 --strides 1"
 SEARCH = "architecture_search --children=30 --runs=2 --space"
-SMALL = "--layers=1 --width=4 --heads=1 --length=4 --sequences=1 --modes store forward-recompute"
+SMALL = "--layers=1 --width=4 --heads=1 --length=4 --sequences=1 --modes reverse forward-remat"
 # The runs by name: what follows `python -m benchmarks.`; where it is empty, `special` runs them.
 # {runs} is the folder of all runs, {out} that of this run; where it is not named, --out is added.
 RUNS: dict[str, str] = {
     "sinusoid": f"sinusoid {FEW}=2",
-    "sinusoid maml++": f"sinusoid {FEW}=0 --algorithm=maml++ --inner-steps=2 --memory=recompute",
-    "sinusoid meta_sgd": f"sinusoid {FEW}=0 --preset=meta-sgd-paper-5-shot --draw=2",
+    "sinusoid maml++": f"sinusoid {FEW}=0 --algorithm=maml++ --inner-steps=2 --remat",
+    "sinusoid meta_sgd": f"sinusoid {FEW}=0 --preset=meta-sgd-paper-5-shot --prefetch=2",
     "sinusoid cavia": f"sinusoid {FEW}=0 --preset=cavia-paper",
     "sinusoid r2d2": f"sinusoid {FEW}=0 --preset=best-5-shot --seed=1",
     "sinusoid oracle": f"sinusoid {FEW}=0 --algorithm=oracle",
     "sinusoid started": f"sinusoid {FEW}=2 --algorithm=pretrained --start-from={{runs}}/sinusoid",
     "images": f"{IMAGES}=2",
     "images maml++": f"{DENSE}=maml++ --learn-rates --multi-step=2 --first-order=1 --per-step-norm",
-    "images running": f"{DENSE}=maml --batch-norm=running --memory=store --seed=1",
+    "images running": f"{DENSE}=maml --batch-norm=running --hvp=reverse --seed=1",
     "images support": f"{DENSE}=fomaml --batch-norm=support --shots=2 --queries=3",
     "images protonet": f"{DENSE}=protonet --train-ways=3 --precision=bfloat16",
     **{f"images {name}": f"{DENSE}={name} --inner-steps=2" for name in ("anil", "boil", "reptile")},
@@ -67,7 +67,7 @@ RUNS: dict[str, str] = {
     "images imaml": f"{DENSE}=imaml --inner-rate=0.1",
     "images cells": f"{CELLS} --algorithm=protonet",
     "walk": f"{WALK}=1 --preset=best",
-    "walk promp": f"{WALK}=2 --algorithm=meta_sgd --outer=promp --credit=0.1",
+    "walk promp": f"{WALK}=2 --algorithm=meta_sgd --outer=promp --exploration-coef=0.1",
     "walk corners": f"{WALK}=1 --preset=corners --algorithm=fomaml --outer=adam --surrogate=taypo2",
     "walk oracle": f"{WALK}=1 --algorithm=oracle --outer=adam",
     "walk rl2": f"{WALK}=1 --preset=rl2",
@@ -130,7 +130,7 @@ def results(out: Path) -> dict[str, Any]:
     for path in sorted(out.rglob("*")):
         name, arrays = str(path.relative_to(out)), []
         if path.name == "checkpoints":
-            ocp = import_module("orbax.checkpoint.v1")
+            ocp: Any = import_module("orbax.checkpoint").v1
             last = str(max(path.iterdir(), key=lambda step: int(step.name)))
             like = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), ocp.metadata(last).metadata)
             arrays = jax.tree.leaves(ocp.load(last, like)["params"])

@@ -1,6 +1,7 @@
 """Trajectories that are collected once give the meta-gradient of those drawn on the way."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -155,13 +156,13 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
     after, _ = step(state, GOALS, KEY)
     assert int(after.step) == 1
     derivative = maml.maml(loss, optax.sgd(0.5), 2).grad
-    assert derivative.objective is not None
+    objective: Any = derivative.objective
     episode = collected(ALGORITHMS["maml"], loss, 2)
     key = jax.random.split(KEY)[0]
     keys = jax.random.split(key, 4)
     episodes = quick(jax.vmap(episode, (None, 0, 0)))(state.params, GOALS, keys)
 
-    judge = quick(jax.vmap(partial(derivative.objective, step=0), (None, 0, None)))
+    judge = quick(jax.vmap(lambda *task: objective(*task, 0), (None, 0, None)))
 
     def value(params):
         values, metrics = judge(params, episodes, KEY)
