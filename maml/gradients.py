@@ -1,5 +1,6 @@
 """The meta-gradient of one task."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -36,19 +37,31 @@ def task_gradient(
         ValueError: `grad` is no `MetaGradient`, or (when traced) what it computes is none.
     """
     check_gradient(grad)
-    early, late = phases(grad)
-    if early is None:
-        _, metrics, grads = value_and_gradient(late, step, meta_params, episode, key)
-    else:
-        branches = [partial(value_and_gradient, part, step) for part in (early, late)]
-        is_early = jnp.asarray(step) < grad.early_steps
-        _, metrics, grads = jax.lax.cond(is_early, *branches, meta_params, episode, key)
+
+    def run(part: MetaGradient, *task: Any) -> tuple[Array, Metrics, PyTree]:
+        return value_and_gradient(part, step, *task)
+
+    _, metrics, grads = of_phase(grad, step, run, meta_params, episode, key)
     return grads, metrics
 
 
-def phases(grad: MetaGradient) -> tuple[MetaGradient | None, MetaGradient]:
-    """The meta-gradient of the first meta-steps, if it has one of its own, and that of the rest."""
-    return grad.early, grad._replace(early=None, early_steps=0)
+def of_phase(grad: MetaGradient, step: Step, run: Callable[..., Any], *args: Any) -> Any:
+    """The result of `run(part, *args)` for the part of a meta-gradient that a meta-step uses.
+
+    Args:
+        grad: Meta-gradient, which may have another one for the first meta-steps.
+        step: Number of meta-steps taken before.
+        run: Function of a meta-gradient without `early`; only the one that is used is computed.
+        args: Arrays that `run` is given.
+
+    Returns:
+        What `run` returns.
+    """
+    late = grad._replace(early=None, early_steps=0)
+    if grad.early is None:
+        return run(late, *args)
+    branches = [partial(run, part) for part in (grad.early, late)]
+    return jax.lax.cond(jnp.asarray(step) < grad.early_steps, *branches, *args)
 
 
 def value_and_gradient(

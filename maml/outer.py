@@ -29,7 +29,7 @@ from maml._optimizers import (
     update,
 )
 from maml.first_order import check_keeping
-from maml.gradients import phases
+from maml.gradients import of_phase
 from maml.mapping import TASK, across, check_tasks, count_tasks, tasks_at_once
 from maml.total import Tasks, Total, like, mean_value, total_gradient
 from maml.types import (
@@ -188,39 +188,35 @@ def _kept_gradient(
     check_gradient(grad)
     if not isinstance(episodes, Episode):
         raise ValueError(f"an Episode of arrays is wanted; got {type(episodes).__name__}")
-    if grad.early is not None:
-        options: dict[str, Any] = {"step": step, "chunk": chunk, "mesh": mesh}
-        branches = [partial(_kept_gradient, part, **options) for part in phases(grad)]
-        is_early = jnp.asarray(step) < grad.early_steps
-        return jax.lax.cond(is_early, *branches, meta_params, episodes, key)
     check_tasks(episodes)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 
-    def share(meta_params: MetaParams, tasks: Tasks) -> tuple[Total, Array]:
-        total, kept = total_gradient(grad, step, meta_params, tasks, chunk)
-        return total if mesh is None else jax.lax.psum(total, TASK), kept
+    def run(part: MetaGradient, meta_params: MetaParams, tasks: Tasks) -> tuple[Any, Any, Array]:
+        def share(meta_params: MetaParams, tasks: Tasks) -> tuple[Total, Array]:
+            total, kept = total_gradient(part, step, meta_params, tasks, chunk)
+            return total if mesh is None else jax.lax.psum(total, TASK), kept
 
-    tasks = (episodes, jax.random.split(key, num_tasks))
-    total, kept = across(mesh, share, summed=(True, False))(meta_params, tasks)
-    mean = total.mean()
-    left_out = 1 - mean.number / num_tasks
-    return like(meta_params, mean.grads), mean.metrics | {"left_out": left_out}, kept
+        total, kept = across(mesh, share, summed=(True, False))(meta_params, tasks)
+        mean = total.mean()
+        left_out = 1 - mean.number / num_tasks
+        return like(meta_params, mean.grads), mean.metrics | {"left_out": left_out}, kept
+
+    tasks = episodes, jax.random.split(key, num_tasks)
+    return of_phase(grad, step, run, meta_params, tasks)
 
 
 def _value(
     grad: MetaGradient, step: Step, meta_params: MetaParams, data: Any, options: dict[str, Any]
 ) -> Scalar:
     """The mean objective of the tasks that are kept, for an outer optimiser that asks for it."""
-    objectives = [part.objective for part in phases(grad) if part is not None]
-    if None in objectives:
-        raise ValueError("the outer optimiser asks for a loss, and this gradient is of none")
-    of_phase = [
-        partial(mean_value, objective, step, data=data, **options) for objective in objectives
-    ]
-    if grad.early is None:
-        return of_phase[0](meta_params)
-    return jax.lax.cond(jnp.asarray(step) < grad.early_steps, *of_phase, meta_params)
+
+    def run(part: MetaGradient, meta_params: MetaParams) -> Scalar:
+        if part.objective is None:
+            raise ValueError("the outer optimiser asks for a loss, and this gradient is of none")
+        return mean_value(part.objective, step, meta_params, data, **options)
+
+    return of_phase(grad, step, run, meta_params)
 
 
 def meta_step(
