@@ -180,35 +180,34 @@ def with_tables(page: str, tables: str) -> str:
     return f"{head}{BEGIN}\n{tables}\n{END}{tail}"
 
 
-# The rows of the README: the script, its options, and the number of inner steps.
+# The rows of the README: the command as in the table of all results, and the inner steps.
+HALF_HOUR = (
+    "omniglot --preset half-hour-5-way-1-shot --data data/omniglot --val-tasks 200"
+    " --steps-per-call 500 --eval-tasks 10000 --eval-steps 5"
+)
+CORES = "omniglot --preset two-cores-{} --data data/omniglot --devices 1"
 HEADLINES = (
-    ("omniglot", "half-hour-5-way-1-shot", "3"),
-    ("omniglot", "two-cores-5-way-5-shot", "3"),
-    ("omniglot", "prototypes-20-way-1-shot --data data/omniglot --val-tasks 200", "1"),
-    ("sinusoid", "maml-paper-5-shot --val-tasks 0", "1"),
-    ("sinusoid", "maml-paper-5-shot --val-tasks 0", "5"),
-    ("sinusoid", "meta-sgd-paper-5-shot --val-tasks 0", "1"),
-    ("navigation", "--surrogate likelihood_ratio", "1"),
-    ("navigation", "--surrogate likelihood_ratio", "3"),
+    (HALF_HOUR, "3"),
+    (CORES.format("5-way-5-shot"), "3"),
+    (CORES.format("20-way-1-shot"), "5"),
+    ("omniglot --preset prototypes-20-way-1-shot --data data/omniglot --val-tasks 200", "1"),
+    ("sinusoid --preset maml-paper-5-shot --val-tasks 0", "1"),
+    ("sinusoid --preset meta-sgd-paper-5-shot --val-tasks 0", "1"),
+    ("navigation --surrogate likelihood_ratio", "1"),
+    ("navigation --surrogate likelihood_ratio", "3"),
 )
 
 
 def headlines(summaries: Iterable[Summary]) -> str:
     """The rows of `HEADLINES`, without their commands."""
-    rows = [(runs[0], row) for runs in grouped(summaries) for row in _rows(runs)]
+    rows = {(row[-1], row[3]): row for runs in grouped(summaries) for row in _rows(runs)}
     head = ["task", "algorithm", "inner steps", "ours", "published", "unit", "seeds", "minutes"]
     lines = [head, ["---"] * len(head)]
-    for benchmark, options, step in HEADLINES:
-        (row,) = [
-            row
-            for run, row in rows
-            if row[3] == step and f"-m benchmarks.{benchmark} " in row[-1]
-            if row[-1]
-            .removeprefix(f"`python -m benchmarks.{benchmark} ")
-            .startswith((f"{options}`", f"--preset {options}`", f"--preset {options} --"))
-        ]
+    for command, step in HEADLINES:
+        row = rows[f"`python -m benchmarks.{command}`", step]
         task, algorithm, _, _, ours, _, theirs, seeds, _, minutes, _ = row
-        lines.append([task, algorithm, step, ours, theirs, METRICS[benchmark][2], seeds, minutes])
+        unit = METRICS[command.split()[0]][2]
+        lines.append([task, algorithm, step, ours, theirs, unit, seeds, minutes])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
