@@ -1,7 +1,7 @@
 """Checks of single arguments: counts, numbers, flags, functions and keys.
 
-A check looks at Python values, shapes and types alone: it runs while a program is traced, and costs
-nothing when the program runs. A value that is traced cannot be looked at, and passes.
+A check reads only Python values, shapes and types. It runs while a program is traced, and costs
+nothing when the program runs. The values of traced arrays are unknown, so they pass every check.
 """
 
 import inspect
@@ -38,7 +38,7 @@ def check_flags(**flags: bool) -> None:
     """Refuses an option that is not True or False, such as None or 1, by its name.
 
     Raises:
-        ValueError: saying which one.
+        ValueError: an option is not a bool; the error names it.
     """
     for name, flag in flags.items():
         if not isinstance(flag, bool):
@@ -58,7 +58,7 @@ def check_number(
 
     Args:
         value: A Python or numpy number, or an array of no dimensions; a traced one passes.
-        name: What the error calls it.
+        name: Name of the value in the error.
         above: Exclusive lower bound.
         least: Inclusive lower bound.
         below: Exclusive upper bound.
@@ -78,8 +78,8 @@ def check_number(
         return
     bounds = {">": above, ">=": least, "<": below, "<=": most}
     given = [f"{sign} {bound}" for sign, bound in bounds.items() if abs(bound) < math.inf]
-    wanted = " and ".join(given)
-    raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f"; got {value!r}")
+    limits = " and ".join(given)
+    raise ValueError(f"{name} must be a finite number {limits}".rstrip() + f"; got {value!r}")
 
 
 def _is_real(value: Any) -> bool:
@@ -89,15 +89,15 @@ def _is_real(value: Any) -> bool:
 
 
 def check_callable(function: Any, name: str, arguments: str) -> None:
-    """Refuses what cannot be called with as many arguments as are named.
+    """Refuses a value that cannot be called with these positional arguments.
 
     Args:
-        function: Any value.
-        name: What the error calls it.
-        arguments: The positional arguments it is called with, such as `"params, batch, key"`.
+        function: Value to check.
+        name: Name of the value in the error.
+        arguments: Names of the positional arguments, such as `"params, batch, key"`.
 
     Raises:
-        ValueError: it is no function, or one of other arguments.
+        ValueError: the value is not a function, or takes other arguments.
     """
     if not callable(function):
         raise ValueError(f"{name} must be a function of ({arguments}); got {function!r}")
@@ -114,10 +114,10 @@ def check_callable(function: Any, name: str, arguments: str) -> None:
 
 
 def check_key(key: Any, name: str = "key") -> None:
-    """Refuses what is not one random key, as `jax.random.key` makes it.
+    """Refuses a value that is not a single random key made by `jax.random.key`.
 
     Raises:
-        ValueError: it is a seed, a key of the old kind, or a batch of keys.
+        ValueError: the value is a seed, a key made by `jax.random.PRNGKey`, or a batch of keys.
     """
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):

@@ -1,6 +1,6 @@
-"""Checks of what is passed between the parts of the library: losses, learners, states and trees.
+"""Checks of losses, learners, states and trees, the values that parts of the library exchange.
 
-As in `maml._checks`, only Python values, shapes and types are looked at.
+As in `maml._checks`, a check reads only Python values, shapes and types.
 """
 
 from typing import Any
@@ -29,17 +29,17 @@ def check_loss(loss: LossFn, name: str = "loss") -> None:
     """Refuses a loss that cannot be called as `loss(params, batch, key)`.
 
     Raises:
-        ValueError: it is no function, or one of other arguments.
+        ValueError: the loss is not a function, or takes other arguments.
     """
     check_callable(loss, name, "params, batch, key")
 
 
 def checked(loss: LossFn) -> LossFn:
-    """The same loss, refused while it is traced unless it returns `(scalar, metrics)`.
+    """The same loss, which checks while it is traced that it returns `(scalar, metrics)`.
 
     Raises:
-        ValueError: the loss returns something else: a vector of losses, an integer or complex
-            value, or metrics that are no arrays.
+        ValueError: (when traced) the loss returns a vector, an integer, a complex number, metrics
+            that are not numbers, or no pair.
     """
 
     def checked_loss(params: Params, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
@@ -66,6 +66,7 @@ def checked(loss: LossFn) -> LossFn:
 
 
 def is_array(leaf: Any) -> bool:
+    """Whether a leaf is a Python number, a numpy array or a JAX array."""
     return isinstance(leaf, bool | int | float | complex | np.generic | np.ndarray | jax.Array)
 
 
@@ -78,37 +79,39 @@ def check_learner(learner: Any) -> None:
     """Refuses a learner that cannot be called as `learner(meta_params)`.
 
     Raises:
-        ValueError: it is no function, or one of other arguments.
+        ValueError: the learner is not a function, or takes other arguments.
     """
     check_callable(learner, "learner", "meta_params")
 
 
 def check_inner(inner: Any) -> None:
-    """Refuses what is not an `Inner`, as a learner returns it.
+    """Refuses a result of a learner that is not an `Inner`.
 
     Raises:
-        ValueError: saying what a learner has to return.
+        ValueError: the value is not an `Inner`.
     """
     if not isinstance(inner, Inner):
         raise ValueError(
-            "a learner returns an Inner, as maml.gradient_descent makes it; got"
+            "a learner returns an Inner, such as that of maml.gradient_descent; got"
             f" {type(inner).__name__}"
         )
 
 
 def check_gradient(grad: Any) -> None:
-    """Refuses what is not a `MetaGradient` with either an objective or a gradient.
+    """Refuses a value that is not a `MetaGradient` with either an objective or a gradient.
 
     Raises:
-        ValueError: saying how one is made.
+        ValueError: the value is not a `MetaGradient`, or its functions are refused.
     """
     if not isinstance(grad, MetaGradient):
         raise ValueError(
-            "a MetaGradient is wanted, as maml.unrolled makes it or maml.MetaGradient(gradient=f);"
-            f" got {grad!r}"
+            "the meta-gradient must be a MetaGradient, such as the result of maml.unrolled or"
+            f" maml.MetaGradient(gradient=f); got {grad!r}"
         )
     if (grad.objective is None) == (grad.gradient is None):
-        raise ValueError(f"a MetaGradient has an objective or a gradient, one of them; got {grad}")
+        raise ValueError(
+            f"a MetaGradient must have exactly one of objective and gradient; got {grad}"
+        )
     if grad.gradient is not None:
         check_callable(grad.gradient, "the gradient", "meta_params, episode, key")
     if grad.objective is not None:
@@ -118,49 +121,51 @@ def check_gradient(grad: Any) -> None:
 
 
 def check_meta_params(meta_params: Any) -> None:
-    """Refuses a `MetaState` in the place of its parameters.
+    """Refuses a `MetaState` where its parameters are expected.
 
     Raises:
-        ValueError: saying which field is wanted.
+        ValueError: the value is a `MetaState`.
     """
     if isinstance(meta_params, MetaState):
-        raise ValueError("meta-parameters are wanted; got a MetaState: pass its .params")
+        raise ValueError("the meta-parameters are a tree of arrays; got a MetaState: pass .params")
 
 
 def check_algorithm(algorithm: Any) -> None:
-    """Refuses what is not an `Algorithm`.
+    """Refuses a value that is not an `Algorithm`.
 
     Raises:
-        ValueError: saying how one is made.
+        ValueError: the value is not an `Algorithm`, or its meta-gradient is refused.
     """
     if not isinstance(algorithm, Algorithm):
         raise ValueError(
-            f"an Algorithm is wanted, as maml.maml makes it; got {type(algorithm).__name__}"
+            "the algorithm must be an Algorithm, such as the result of maml.maml; got"
+            f" {type(algorithm).__name__}"
         )
     check_gradient(algorithm.grad)
 
 
 def check_state(state: Any) -> None:
-    """Refuses what is not a `MetaState`, or has a step that is no count.
+    """Refuses a value that is not a `MetaState`, or whose step is not a count.
 
     Raises:
-        ValueError: saying how one is made, or what its step is.
+        ValueError: the value is not a `MetaState`, or its step is not an integer >= 0.
     """
     if not isinstance(state, MetaState):
         raise ValueError(
-            f"a MetaState is wanted, as maml.init makes it; got {type(state).__name__}"
+            "the state must be a MetaState, such as the result of maml.init; got"
+            f" {type(state).__name__}"
         )
     step = state.step
-    whole = jnp.shape(step) == () and jnp.issubdtype(jnp.result_type(step), jnp.integer)
-    if not whole or not (isinstance(step, Tracer) or step >= 0):
+    is_integer = jnp.shape(step) == () and jnp.issubdtype(jnp.result_type(step), jnp.integer)
+    if not is_integer or not (isinstance(step, Tracer) or step >= 0):
         raise ValueError(f"the step of a MetaState must be an integer >= 0; got {step!r}")
 
 
 def check_params(params: Params) -> None:
-    """Refuses parameters of which nothing can be learned.
+    """Refuses parameters without a leaf that can be learned.
 
     Raises:
-        ValueError: no leaf is floating-point, or a leaf is no array.
+        ValueError: no leaf is floating-point, or a leaf is not an array of numbers.
     """
     leaves = jax.tree.leaves_with_path(params)
     for path, leaf in leaves:
@@ -176,22 +181,24 @@ def check_mask(
     """Refuses a mask that is not a tree of bools like the parameters.
 
     Args:
-        mask: True where a leaf is chosen.
-        params: The tree that it is a mask of; None leaves the structure unchecked.
-        name: What the error calls it.
-        some: Whether it has to choose at least one leaf.
+        mask: Tree of bools, True at the selected leaves.
+        params: Tree whose structure the mask must have; None leaves the structure unchecked.
+        name: Name of the mask in the error.
+        some: Whether at least one leaf must be True.
 
     Raises:
-        ValueError: the structure is another one, a leaf is not True or False, or none is True.
+        ValueError: the structures differ, a leaf is not True or False, or every leaf is False.
     """
-    got, wanted = jax.tree.structure(mask), jax.tree.structure(params)
-    if params is not None and got != wanted:
-        raise ValueError(f"the {name} has the structure {got}; the parameters have {wanted}")
+    structure, expected = jax.tree.structure(mask), jax.tree.structure(params)
+    if params is not None and structure != expected:
+        raise ValueError(
+            f"the {name} has the structure {structure}; the parameters have {expected}"
+        )
     for path, leaf in jax.tree.leaves_with_path(mask):
         if not isinstance(leaf, bool | np.bool_):
             raise ValueError(f"the {name} must be True or False at {_name(path)}; got {leaf!r}")
     if some and not any(jax.tree.leaves(mask)):
-        raise ValueError(f"the {name} is False everywhere, so that nothing is chosen; got {mask!r}")
+        raise ValueError(f"the {name} is False everywhere and selects no leaf; got {mask!r}")
 
 
 def check_shapes(tree: PyTree, params: Params, name: str) -> None:
@@ -200,9 +207,11 @@ def check_shapes(tree: PyTree, params: Params, name: str) -> None:
     Raises:
         ValueError: the structure is another one, or a shape, with the name of the leaf and both.
     """
-    got, wanted = jax.tree.structure(tree), jax.tree.structure(params)
-    if got != wanted:
-        raise ValueError(f"the {name} has the structure {got}; the parameters have {wanted}")
+    structure, expected = jax.tree.structure(tree), jax.tree.structure(params)
+    if structure != expected:
+        raise ValueError(
+            f"the {name} has the structure {structure}; the parameters have {expected}"
+        )
     leaves = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True)
     for (path, leaf), param in leaves:
         if jnp.shape(leaf) != jnp.shape(param):
@@ -213,15 +222,15 @@ def check_shapes(tree: PyTree, params: Params, name: str) -> None:
 
 
 def check_floating(params: Params, mask: PyTree[bool], name: str = "mask") -> None:
-    """Refuses an integer, a key or another leaf that has no derivative where the mask is True.
+    """Refuses a mask that is True at a leaf without a derivative, such as an integer or a key.
 
     Raises:
-        ValueError: naming the leaf, its type, and the way out.
+        ValueError: such a leaf is selected; the error names the leaf and its type.
     """
-    for (path, leaf), chosen in zip(
+    for (path, leaf), selected in zip(
         jax.tree.leaves_with_path(params), jax.tree.leaves(mask), strict=True
     ):
-        if chosen and not is_inexact(leaf):
+        if selected and not is_inexact(leaf):
             raise ValueError(
                 f"only floating-point leaves can adapt; got {jnp.asarray(leaf).dtype} at"
                 f" {_name(path)}: let the {name} be False there"

@@ -1,8 +1,8 @@
-"""What is asked of an optax transformation, and what it is given.
+"""Checks of optax transformations, and the calls of their updates.
 
-Whether an optimiser can be trusted shows in its first updates of a small matrix, which are computed
-once, when an algorithm is built. One that is for a tree with names shows it when the parameters are
-known.
+An optimiser is checked by its first updates of a small matrix, which are computed once, when an
+algorithm is built. An optimiser for a particular tree, such as one that reads the names of leaves,
+is checked when the parameters are known.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ MATRIX = np.ones((2, 2), np.float32)
 
 
 def check_optimizer(optimizer: optax.GradientTransformation, params: PyTree = MATRIX) -> None:
-    """Refuses what is not an optax transformation of a tree of parameters, or has a rate of NaN.
+    """Refuses a value that is not an optax transformation, or whose updates are not finite.
 
     Args:
-        optimizer: Any value.
-        params: Ones of small shapes, which it is tried on.
+        optimizer: Value to check.
+        params: Small arrays of ones, for which updates are computed.
 
     Raises:
         ValueError: `optimizer` has no `init` and `update`, is `optax.MultiSteps` itself or
@@ -35,16 +35,19 @@ def check_optimizer(optimizer: optax.GradientTransformation, params: PyTree = MA
     check_transformation(optimizer)
     if _has_lookahead(optimizer, params):
         raise ValueError(
-            "optax.lookahead keeps a second set of parameters, for which neither loop has a place;"
-            " maml.reptile moves slow parameters towards fast ones"
+            "optax.lookahead keeps a second set of parameters, which neither loop supports;"
+            " maml.reptile also moves slow parameters towards fast ones and would work"
         )
     step = _probe(optimizer, lambda steps, ones: steps(ones, ones), params)
     if step is not None and not np.isfinite(step).all():
-        raise ValueError(f"the optimiser makes {_not_finite(step)} of gradients of 1; see its rate")
+        raise ValueError(
+            f"the optimiser turns gradients of 1 into updates of {_first_not_finite(step)}; check"
+            " its learning rate"
+        )
 
 
 def check_transformation(optimizer: Any) -> None:
-    """Refuses what is not an optax transformation, without a look at its updates.
+    """Refuses a value that is not an optax transformation, without computing updates.
 
     Raises:
         ValueError: `optimizer` has no `init` and `update`, or is `optax.MultiSteps` itself.
@@ -64,35 +67,37 @@ def check_opt_state(
     """Refuses the state of another optimiser, or of other parameters.
 
     Raises:
-        ValueError: it is not what `optimizer.init(params)` gives, in structure and shapes.
+        ValueError: the state differs from `optimizer.init(params)` in structure or shapes.
     """
-    wanted = jax.eval_shape(optimizer.init, params)
-    trees = opt_state, wanted
-    if jax.tree.structure(opt_state) != jax.tree.structure(wanted) or any(
-        jnp.shape(leaf) != was.shape for leaf, was in zip(*map(jax.tree.leaves, trees), strict=True)
+    expected = jax.eval_shape(optimizer.init, params)
+    trees = opt_state, expected
+    if jax.tree.structure(opt_state) != jax.tree.structure(expected) or any(
+        jnp.shape(leaf) != other.shape
+        for leaf, other in zip(*map(jax.tree.leaves, trees), strict=True)
     ):
         raise ValueError(
-            "this state is of another optimiser or of other parameters, maml.init makes one; got"
-            f" {jax.tree.map(jnp.shape, opt_state)} for {jax.tree.map(jnp.shape, wanted)}"
+            "this state is of another optimiser or of other parameters; got the shapes"
+            f" {jax.tree.map(jnp.shape, opt_state)} where maml.init would give"
+            f" {jax.tree.map(jnp.shape, expected)}"
         )
 
 
 def check_differentiable(
     optimizer: optax.GradientTransformation, params: PyTree = MATRIX, *, first_order: bool = False
 ) -> None:
-    """Refuses an inner optimiser through which no meta-gradient can be taken.
+    """Refuses an inner optimiser whose update has no usable derivative.
 
-    Behind a ReLU that is off a gradient is exactly zero. There the derivatives of Adam, of its
-    relatives without `eps_root`, and of clipping by `optax.clip_by_global_norm` are NaN.
+    The gradient behind an inactive ReLU is exactly zero. At zero the derivatives of Adam and its
+    variants without `eps_root`, and of clipping by `optax.clip_by_global_norm`, are NaN.
 
     Args:
         optimizer: Inner optimiser.
-        params: Ones of small shapes, which it is tried on.
-        first_order: Whether the gradients that it is given are constants.
+        params: Small arrays of ones, for which updates are computed.
+        first_order: Whether the gradients passed to the optimiser are constants.
 
     Raises:
-        ValueError: the derivative of the update is not finite at gradients of zero, or there is no
-            derivative in reverse mode.
+        ValueError: the derivative of the update is not finite at gradients of zero, or does not
+            exist in reverse mode.
     """
 
     def slope(steps: Callable[[Any, Any], Any], ones: Any) -> Any:
@@ -108,20 +113,20 @@ def check_differentiable(
         derivative = _probe(optimizer, slope, params)
     except _NoDerivativeError as error:
         raise ValueError(
-            "the inner optimiser searches along a line, a loop that has no derivative in reverse"
-            " mode; use it with maml.reptile or maml.imaml, or outside"
+            "the inner optimiser has a line search, a loop that has no derivative in reverse mode;"
+            " it would work with maml.reptile or maml.imaml, or as the outer optimiser"
         ) from error
     if derivative is not None and not first_order and not np.isfinite(derivative).all():
         raise ValueError(
-            f"the derivative of the inner optimiser's update is {_not_finite(derivative)} where a"
-            " gradient is zero, as it is behind a ReLU that is off, and so would be the"
-            " meta-gradient: give Adam and its relatives eps_root=1e-8, and clip by"
-            " maml.clip_by_global_norm"
+            "the derivative of the inner optimiser's update is"
+            f" {_first_not_finite(derivative)} where a gradient is zero, as behind an inactive"
+            " ReLU, and so the meta-gradient would not be finite; Adam and its variants with"
+            " eps_root=1e-8, and clipping by maml.clip_by_global_norm, would work"
         )
 
 
 class _NoDerivativeError(Exception):
-    pass
+    """Raised where the update of an optimiser has no derivative in reverse mode."""
 
 
 def check_for(
@@ -129,50 +134,50 @@ def check_for(
     params: PyTree,
     check: Callable[..., None] = check_optimizer,
 ) -> None:
-    """Checks an optimiser of which a matrix has shown nothing on parameters like the real ones.
+    """Checks an optimiser that cannot update a matrix, on small arrays like the parameters.
 
     Args:
         optimizer: Optimiser that has been checked without parameters.
-        params: Parameters that it is for.
-        check: Check that is made besides `check_optimizer`, such as `check_differentiable`.
+        params: Parameters that the optimiser updates.
+        check: Check made in addition to `check_optimizer`, such as `check_differentiable`.
 
     Raises:
-        ValueError: as the checks.
+        ValueError: as `check_optimizer` and `check`.
     """
     try:
         jax.eval_shape(partial(_steps, optimizer, 1), MATRIX, MATRIX)
     except Exception:
-        small = jax.tree.map(
+        small_params = jax.tree.map(
             lambda leaf: np.ones([min(size, 2) for size in jnp.shape(leaf)], np.float32), params
         )
-        for each in (check_optimizer, check):
-            each(optimizer, small)
+        for run_check in (check_optimizer, check):
+            run_check(optimizer, small_params)
 
 
 def _has_lookahead(optimizer: optax.GradientTransformation, params: PyTree) -> bool:
-    twice = optax.LookaheadParams(params, params)
+    pair = optax.LookaheadParams(params, params)
     try:
-        state = jax.eval_shape(optimizer.init, twice)
-    except Exception:  # it needs other parameters
+        state = jax.eval_shape(optimizer.init, pair)
+    except Exception:  # the optimiser needs parameters of another structure
         return False
     leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, optax.LookaheadState))
     return any(isinstance(leaf, optax.LookaheadState) for leaf in leaves)
 
 
-def _not_finite(seen: Any) -> Any:
-    return seen[~np.isfinite(seen)][0]
+def _first_not_finite(values: Any) -> Any:
+    return values[~np.isfinite(values)][0]
 
 
 def _steps(
     optimizer: optax.GradientTransformation, count: int, grads: PyTree, params: PyTree
 ) -> PyTree:
-    """The parameters after some updates by the same gradients."""
+    """The parameters after `count` updates by the same gradients."""
     opt_state = optimizer.init(params)
 
     def loss(params: PyTree) -> Any:
         return 1 + sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, params)))
 
-    for _ in range(count):  # some begin in another way than they go on
+    for _ in range(count):  # the first update of some optimisers differs from later ones
         updates, opt_state = update(optimizer, grads, opt_state, params, loss)
         params = jax.tree.map(jnp.add, params, updates)
     return params
@@ -181,10 +186,10 @@ def _steps(
 def _probe(
     optimizer: optax.GradientTransformation, look: Callable[[Callable, Any], Any], ones: PyTree
 ) -> Any:
-    """What `look(steps, ones)` sees of three updates of ones, in one vector, or None.
+    """The result of `look(steps, ones)`, with `steps` three updates, as one vector or None.
 
-    An optimiser of another tree, or with a traced rate, shows nothing. One that searches along a
-    line takes seconds to show its numbers, so that it is only traced.
+    The result is None for an optimiser that needs parameters of another structure, has a traced
+    learning rate, or has a line search. The latter is only traced, since running it takes seconds.
     """
     steps = partial(partial, _steps, optimizer)
     with jax.ensure_compile_time_eval():
@@ -192,12 +197,12 @@ def _probe(
             if "while[" in str(jax.make_jaxpr(steps(1))(ones, ones)):
                 jax.eval_shape(partial(look, steps(1)), ones)
                 return None
-            seen = look(steps(3), ones)
+            result = look(steps(3), ones)
         except _NoDerivativeError:
             raise
-        except Exception:  # it needs other parameters
+        except Exception:  # the optimiser needs parameters of another structure
             return None
-        leaves = jax.tree.leaves(seen)
+        leaves = jax.tree.leaves(result)
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return None
         return np.concatenate([np.ravel(leaf) for leaf in leaves])
@@ -210,42 +215,45 @@ def update(
     params: PyTree,
     value_fn: Callable[[PyTree], Scalar],
 ) -> tuple[PyTree, PyTree]:
-    """The updates and the state after, with the loss for an optimiser that asks for it.
+    """The updates and the next state; the loss is computed for an optimiser that needs it.
 
     Args:
-        optimizer: any optax transformation.
-        grads: of the parameters.
-        opt_state: the state before.
-        params: the parameters before.
-        value_fn: the loss of parameters; it is traced only where it is asked for.
+        optimizer: Optax transformation.
+        grads: Gradients of the parameters.
+        opt_state: State of the optimiser before the update.
+        params: Parameters before the update.
+        value_fn: Loss as a function of the parameters, traced only if the optimiser needs it.
+
+    Returns:
+        The updates, to be added to the parameters, and the state after the update.
 
     Raises:
-        ValueError: the optimiser asks for something else.
+        ValueError: the optimiser needs another argument than `value`, `grad` and `value_fn`.
     """
     try:
         return optimizer.update(grads, opt_state, params)
-    except TypeError as error:  # how an optimiser asks for it
+    except TypeError as error:  # the call of an optimiser that needs further arguments fails so
         if "required keyword-only argument" not in str(error):
             raise
-    known = {"value": value_fn(params), "grad": grads, "value_fn": value_fn}
+    extra = {"value": value_fn(params), "grad": grads, "value_fn": value_fn}
     try:
-        return optimizer.update(grads, opt_state, params, **known)
+        return optimizer.update(grads, opt_state, params, **extra)
     except TypeError as error:
         raise ValueError(
-            f"an optimiser can be given {', '.join(known)}; this one asks for more: {error}"
+            f"an optimiser can use the arguments {', '.join(extra)}; this one needs others: {error}"
         ) from error
 
 
 def with_noise_from(key: RandomKey, opt_state: PyTree) -> PyTree:
-    """The state of an optimiser, its random keys replaced by ones that are folded from `key`.
+    """The state of an optimiser, with random keys folded from `key` in place of its own.
 
-    An optimiser's keys start the same in every task, and so would its noise be.
+    Otherwise every task would start with the same random key and draw the same noise.
     """
 
-    def folded(number: int, leaf: Any) -> Any:
+    def replace_key(number: int, leaf: Any) -> Any:
         if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
             return jax.random.fold_in(key, number)
         return leaf
 
     leaves, structure = jax.tree.flatten(opt_state)
-    return structure.unflatten([folded(*leaf) for leaf in enumerate(leaves)])
+    return structure.unflatten([replace_key(*leaf) for leaf in enumerate(leaves)])

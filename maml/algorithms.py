@@ -1,7 +1,8 @@
-"""The algorithms, each a learner times an estimator: an equation, a paper, a composition.
+"""The algorithms, each composed of a learner and an estimator, with its equation and paper.
 
-Everywhere theta are the meta-parameters, phi_k the parameters after k inner steps on the support
-set, phi_0 = theta, and u the update of the inner optimiser. The outer loss is L_query(phi_K).
+In all of them theta are the meta-parameters, phi_k the parameters after k inner steps on the
+support set, phi_0 = theta, and u the update of the inner optimiser. The outer loss is
+L_query(phi_K).
 """
 
 from collections.abc import Callable
@@ -29,11 +30,11 @@ def checked_params(
     mask: PyTree[bool] | None = None,
     check: Callable[..., None] = check_differentiable,
 ) -> Params:
-    """The parameters, if they, the mask and the inner optimiser can be used together.
+    """The parameters, after a check that mask and inner optimiser fit them.
 
     Raises:
-        ValueError: nothing can be learned of them, the mask does not fit, or the check refuses the
-            optimiser for what adapts.
+        ValueError: no leaf can be learned, the mask does not fit the parameters, or the check
+            refuses the optimiser for the leaves that adapt.
     """
     check_params(params)
     mask = tree.floating(params) if mask is None else mask
@@ -56,7 +57,7 @@ def descent(
     """The learner that starts gradient descent from the meta-parameters.
 
     Raises:
-        ValueError: as `gradient_descent`, as far as it does not depend on the parameters.
+        ValueError: as `gradient_descent`, for arguments that can be checked without parameters.
     """
     check_hvp(hvp, remat)
     check_optimizer(optimizer)
@@ -80,22 +81,22 @@ def maml(
 
     Args:
         loss: Inner and outer loss, `(params, batch, key) -> (scalar, metrics)`.
-        optimizer: Inner optimiser, an optax transformation that has a derivative: Adam and its
-            relatives need `eps_root`, and clipping is `maml.clip_by_global_norm`.
+        optimizer: Inner optimiser, an optax transformation that has a derivative. Adam and its
+            variants need `eps_root`; for clipping there is `maml.clip_by_global_norm`.
         inner_steps: Number of inner steps K >= 0; K = 0 is joint training, with adaptation only
             in the evaluation.
-        mask: Tree of bools, True where a leaf adapts. None: every floating-point leaf.
+        mask: Tree of bools, True where a leaf adapts. None: every floating-point leaf adapts.
         hvp: Mode in which second derivatives are computed, `maml.Hvp`; "forward" is usually faster.
-        remat: Whether inner steps are computed again for the meta-gradient, which needs the memory
-            of about 2 sqrt(K) steps instead of K.
+        remat: Whether inner steps are recomputed for the meta-gradient, which needs the memory of
+            about 2 sqrt(K) steps instead of K.
 
     Returns:
         The algorithm, whose meta-parameters are the parameters of the model.
 
     Raises:
         ValueError: K is negative; the optimiser is not optax's, or has no derivative at a gradient
-            of zero; the mask lets nothing adapt or (from `init`) has another structure; `hvp` or
-            `remat` has another value.
+            of zero; the mask is False everywhere or (from `init`) has another structure than the
+            parameters; `hvp` or `remat` has another value.
 
     Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), https://arxiv.org/abs/1703.03400
 
@@ -169,7 +170,7 @@ def boil(
     """
     check_mask(head, name="head")
     if all(jax.tree.leaves(head)):
-        raise ValueError(f"the head is True everywhere, so that nothing adapts; got {head!r}")
+        raise ValueError(f"the head is True everywhere, so that no leaf adapts; got {head!r}")
     return maml(loss, optimizer, inner_steps, mask=tree.complement(head), hvp=hvp, remat=remat)
 
 
@@ -178,7 +179,7 @@ class MetaSGD(NamedTuple):
 
     Attributes:
         params: Initial parameters of the model.
-        rates: Learning rate of each number in `params`; None for leaves without a derivative.
+        rates: Learning rates, arrays like `params`; None for leaves without a derivative.
     """
 
     params: Params
@@ -197,11 +198,11 @@ def meta_sgd(
 ) -> Algorithm:
     """Meta-SGD:  phi_{k+1} = phi_k + rates * u(grad L_support(phi_k)),  learning theta and rates.
 
-    With `optax.sgd(1.0)` the rates are the paper's alpha, a learned learning rate for each number.
+    With `optax.sgd(1.0)` the rates are alpha in the paper, a learning rate for each entry of theta.
 
     Args:
         loss, optimizer, inner_steps, mask, hvp, remat: As in `maml`.
-        rate: Initial value of every rate, > 0.
+        rate: Initial value of every learning rate, > 0.
 
     Returns:
         The algorithm, with meta-parameters `MetaSGD`.
@@ -240,7 +241,7 @@ def imaml(
     regularisation: float,
     cg_steps: int,
 ) -> Algorithm:
-    """Implicit MAML:  phi = argmin L_support(phi) + lambda/2 ||phi - theta||^2,  differentiated.
+    """Implicit MAML: the derivative of  phi = argmin L_support(phi) + lambda/2 ||phi - theta||^2.
 
     Args:
         loss, optimizer, inner_steps: As in `maml`; inner steps descend on the regularised loss.
@@ -277,11 +278,11 @@ def cavia(
     hvp: Hvp = "reverse",
     remat: bool = False,
 ) -> Algorithm:
-    """CAVIA: MAML in which only context parameters adapt, from zero in every task.
+    """CAVIA: MAML in which only context parameters adapt, starting at zero in every task.
 
     Args:
         loss, optimizer, inner_steps, hvp, remat: As in `maml`.
-        context: Tree of bools, True at the leaves that are context: learned inputs of the model.
+        context: Tree of bools, True at the context parameters, which are inputs of the model.
 
     Returns:
         The algorithm, whose meta-parameters are the parameters of the model.
@@ -298,8 +299,8 @@ def cavia(
     check_mask(context, name="context")
 
     def learner(theta: Params) -> Inner:
-        part, network = tree.partition(theta, context)
-        zeros = tree.combine(jax.tree.map(jnp.zeros_like, part), network)
+        context_params, network = tree.partition(theta, context)
+        zeros = tree.combine(jax.tree.map(jnp.zeros_like, context_params), network)
         return gradient_descent(loss, optimizer, zeros, mask=context, hvp=hvp, remat=remat)
 
     return Algorithm(

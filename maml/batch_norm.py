@@ -1,12 +1,12 @@
-"""Which rows give the statistics that normalise a query set, for any model.
+"""Batch normalisation of few-shot episodes, for any model.
 
-Results of few-shot learning depend on it. The support set is always normalised by its own
-statistics. The query set is normalised by
+Results of few-shot learning depend on the rows whose statistics normalise the query set. The
+support set is always normalised by its own statistics, and the query set by those of
 
-* `transductive`: its own, as in MAML's code; the answer for one image then depends on the others,
-* `support`: the support set's, taken at the same parameters (inductive).
+* `transductive`: the query set, as in MAML's code; predictions then depend on the other queries,
+* `support`: the support set, at the same parameters (inductive).
 
-A third mode, running averages, needs a model that has them; see `tasks.batch_norm`.
+A third mode, running averages, needs a model that stores them; see `tasks.batch_norm`.
 """
 
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
@@ -23,12 +23,12 @@ from maml.types import Params
 
 Mode = Literal["transductive", "support"]
 Reference = int | Float[Array, " n"] | None
-"""The rows that give statistics: a number of leading ones, all (None), or a weight for each."""
+"""Rows whose statistics are used: a number of leading rows, all rows (None), or weights `[n]`."""
 
 
 @runtime_checkable
 class Normalised(Protocol):
-    """A model whose batch normalisation is told which rows give the statistics."""
+    """A model whose batch normalisation takes its statistics from given rows."""
 
     def __call__(self, params: Params, inputs: Array, /, *, reference: Reference = None) -> Any:
         """Outputs of the model, `[n, ...]`."""
@@ -36,22 +36,23 @@ class Normalised(Protocol):
 
 
 def few_shot_apply(apply: Normalised, mode: Mode = "transductive") -> Apply:
-    """A model that reads support sets and a `Query`, normalised as the mode says.
+    """A model that takes support sets and a `Query`, normalised according to the mode.
 
     Args:
-        apply: `apply(params, inputs, reference=None) -> outputs`, which passes `reference` to its
-            batch normalisations, see `normalised`.
-        mode: Whose statistics normalise a query set.
+        apply: Model `apply(params, inputs, reference=None) -> outputs`, which passes `reference`
+            to its batch normalisations, see `normalised`.
+        mode: Set whose statistics normalise a query set, "transductive" or "support".
 
     Returns:
-        `apply(params, inputs or Query, weights=None) -> outputs`, for `maml.classification`.
+        The model `apply(params, inputs or Query, weights=None) -> outputs`, for
+        `maml.classification`.
 
     Raises:
-        ValueError: there is no such mode.
+        ValueError: `mode` has another value.
     """
     check_callable(apply, "apply", "params, inputs")
     if mode not in get_args(Mode):
-        raise ValueError(f"batch norm is one of {', '.join(get_args(Mode))}; got {mode!r}")
+        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}; got {mode!r}")
 
     def run(params: Params, inputs: Array, **reference: Any) -> Array:
         return jnp.asarray(apply(params, inputs, **reference))
@@ -64,16 +65,16 @@ def few_shot_apply(apply: Normalised, mode: Mode = "transductive") -> Apply:
             return run(params, query, **reference_rows(weights))
         rows = len(inputs.support)
         support_weights = of_rows(inputs.support_weights, rows)
-        both = jnp.concatenate([replaced(inputs.support, support_weights), query])
+        joined = jnp.concatenate([replaced(inputs.support, support_weights), query])
         if support_weights is None:
-            return run(params, both, reference=rows)[rows:]
-        return run(params, both, reference=jnp.pad(support_weights, (0, len(query))))[rows:]
+            return run(params, joined, reference=rows)[rows:]
+        return run(params, joined, reference=jnp.pad(support_weights, (0, len(query))))[rows:]
 
     return few_shot
 
 
 def reference_rows(weights: Weights) -> dict[str, Any]:
-    """The keyword argument that tells a model of the weights of its rows, if there are any."""
+    """The keyword argument `reference` of a model for rows with weights; empty without weights."""
     return {} if weights is None else {"reference": weights}
 
 
@@ -85,16 +86,16 @@ def normalised(
     Mean and (biased) variance of each channel are computed in float32 at least.
 
     Args:
-        x: Activations; channels are the last axis.
-        reference: The rows that give the statistics: the number of leading rows, a weight for each
+        x: Activations `[n, ..., channels]`.
+        reference: Rows whose statistics are used: the number of leading rows, a weight for each
             row, or None for all rows.
-        epsilon: Constant added to the variance; 1e-3 as in MAML's code.
+        epsilon: Constant added to the variance; the default is that of MAML's code.
 
     Returns:
         The normalised activations, in the type of `x`.
 
     Raises:
-        ValueError: there are fewer rows than the reference, or not one weight for each.
+        ValueError: there are fewer rows than reference rows, or not one weight for each row.
 
     Ioffe, Szegedy: Batch normalization (ICML 2015), https://arxiv.org/abs/1502.03167
 
@@ -110,12 +111,16 @@ def normalised(
 def moments(
     x: Float[Array, "n *rest channels"], weights: Weights, *, covariance: bool
 ) -> tuple[Float[Array, " channels"], Float[Array, "*_"]]:
-    """Mean and (biased) variance of each channel, over the rows and all they hold.
+    """Mean and (biased) variance of each channel, over all axes but the last.
 
     Args:
-        x: Rows of numbers; what is in rows of weight 0 does not matter.
-        weights: Weight of each row; None is 1.
-        covariance: Whether the channels' covariance is given instead of the variances.
+        x: Rows of numbers, `[n, ..., channels]`; rows of weight 0 may contain any values.
+        weights: Weight of each row, `[n]`; None is 1 for every row.
+        covariance: Whether the covariance of the channels is computed instead of their variances.
+
+    Returns:
+        The means, `[channels]`, and the variances, `[channels]`, or the covariance,
+        `[channels, channels]`.
     """
     axes, channels = tuple(range(x.ndim - 1)), x.shape[-1]
     if weights is None:
@@ -135,10 +140,10 @@ def moments(
 
 
 def split(reference: Reference, rows: int) -> tuple[int | None, Weights]:
-    """The number of leading rows, or the weights, that a reference is.
+    """The number of leading rows and the weights of a reference, of which one or both are None.
 
     Raises:
-        ValueError: there are no rows, fewer than the reference, or not one weight for each.
+        ValueError: there are no rows, fewer rows than reference rows, or not one weight for each.
     """
     check_count(rows, least=1, of="rows")
     if isinstance(reference, jax.Array | np.ndarray):

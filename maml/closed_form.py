@@ -1,11 +1,11 @@
 """Learners whose single step is the closed form of a linear head on learned features.
 
-    phi_1 = theta with the head  argmin_{W, b} L_support(W, b; features(theta, x)),
+    phi_1 = theta with the head  argmin_{W, b} L_support(W, b; features(theta, x)).
 
-solved for directly instead of by gradient descent; further steps give the same head. The derivative
-of L_query(phi_1) goes through the closed form, so theta learns features for which the head
-generalises. As with ANIL, the head is a part of the model: a matrix `[features, outputs]` and a
-bias `[outputs]`, whose initial values are not meta-learned.
+The head is computed directly instead of by gradient descent; further steps give the same head. The
+derivative of L_query(phi_1) goes through the closed form, so theta learns features with which the
+head generalises. As with ANIL, the head is a part of the model: a matrix `[features, outputs]` and
+a bias `[outputs]`, whose initial values are not meta-learned.
 """
 
 from collections.abc import Callable
@@ -42,11 +42,11 @@ def prototypes(
     without a row of positive weight has probability zero.
     """
     features = rows.masked(rows.wide(features), weights)
-    chosen = _one_hot(labels, ways, weights).T.astype(features.dtype)
-    chosen = chosen if weights is None else chosen * weights.astype(features.dtype)
-    counts = chosen.sum(axis=1)
-    mean = chosen.sum(axis=0) @ features / rows.nonzero(counts.sum())
-    centers = chosen @ (features - mean) / rows.nonzero(counts)[:, None]
+    members = _one_hot(labels, ways, weights).T.astype(features.dtype)
+    members = members if weights is None else members * weights.astype(features.dtype)
+    counts = members.sum(axis=1)
+    mean = members.sum(axis=0) @ features / rows.nonzero(counts.sum())
+    centers = members @ (features - mean) / rows.nonzero(counts)[:, None]
     bias = -jnp.sum(jnp.square(centers), axis=1) - 2 * centers @ mean
     return 2 * centers.T, _if_any(counts, bias)
 
@@ -69,9 +69,9 @@ def ridge(
     regularisation: Scalar,
     weights: Weights = None,
 ) -> Float[Array, "features outputs"]:
-    """The solution  argmin_W sum_i w_i ||f_i W - y_i||^2 + regularisation ||W||^2.
+    """The matrix  argmin_W sum_i w_i ||f_i W - y_i||^2 + regularisation ||W||^2.
 
-    It is computed from the smaller of the two normal equations, in float32 at least.
+    It is computed from the smaller of the two systems of normal equations, in float32 at least.
     """
     features, targets = (rows.masked(rows.wide(x), weights) for x in (features, targets))
     if weights is not None:
@@ -85,33 +85,33 @@ def ridge(
     return solve(covariance, features.T @ targets)
 
 
-def _fitted(params: Params, features: Features, head: PyTree[bool], fit: Fit) -> Inner:
+def _fit_head(params: Params, features: Features, head: PyTree[bool], fit: Fit) -> Inner:
     """The inner problem whose step replaces the head by the fitted matrix and bias.
 
     The head is kept in float32 at least, so that the fit is not rounded.
     """
-    part, body = tree.partition(_checked(params, head), head)
+    part, body = tree.partition(_check_head(params, head), head)
     part = jax.tree.map(rows.wide, part)
     size, outputs = next(leaf.shape for leaf in jax.tree.leaves(part) if leaf.ndim == 2)
 
     def step(params: Params, batch: Batch, key: RandomKey) -> tuple[Params, dict]:
         inputs, targets, weights = rows.unpack(batch)
-        seen = rows.outputs(features, params, inputs, weights)
-        if seen.shape != (len(targets), size):
+        head_inputs = rows.outputs(features, params, inputs, weights)
+        if head_inputs.shape != (len(targets), size):
             raise ValueError(
                 f"the head is a matrix {(size, outputs)}, for features {(len(targets), size)} of"
-                f" {len(targets)} rows; got features {seen.shape}"
+                f" {len(targets)} rows; got features {head_inputs.shape}"
             )
-        matrix, bias = fit(seen, targets, outputs, weights)
-        placed = jax.tree.map(
+        matrix, bias = fit(head_inputs, targets, outputs, weights)
+        fitted_head = jax.tree.map(
             lambda leaf: (matrix if leaf.ndim == 2 else bias).astype(leaf.dtype), part
         )
-        return tree.combine(placed, tree.partition(params, head)[1]), {}
+        return tree.combine(fitted_head, tree.partition(params, head)[1]), {}
 
     return Inner(tree.combine(part, body), step, lambda params: params)
 
 
-def _checked(params: Params, head: PyTree[bool]) -> Params:
+def _check_head(params: Params, head: PyTree[bool]) -> Params:
     """The parameters, if the head is a matrix `[features, outputs]` and a bias `[outputs]`.
 
     Raises:
@@ -130,11 +130,11 @@ def protonet(loss: LossFn, features: Features, *, head: PyTree[bool]) -> Algorit
     """Prototypical networks: the head classifies by the nearest of the classes' mean features.
 
     Args:
-        loss: Loss of the whole model, on `(inputs, labels)`, or with weights as a third member;
+        loss: Loss of the whole model on `(inputs, labels)` or `(inputs, labels, weights)`, such as
             `maml.classification(apply)`.
-        features: `features(params, inputs) -> [n, features]`, the inputs of the model's head. It
-            gets rows of weight 0 as copies of a row of positive weight, unless it has a parameter
-            `weights`.
+        features: Function `features(params, inputs) -> [n, features]` that returns the inputs of
+            the model's head. It gets rows of weight 0 as copies of a row of positive weight, unless
+            it has a parameter `weights`.
         head: Tree of bools, True at the matrix and the bias of the head.
 
     Returns:
@@ -162,9 +162,9 @@ def protonet(loss: LossFn, features: Features, *, head: PyTree[bool]) -> Algorit
     check_callable(features, "features", "params, inputs")
 
     def learner(theta: Params) -> Inner:
-        return _fitted(theta, features, head, prototypes)
+        return _fit_head(theta, features, head, prototypes)
 
-    return Algorithm(lambda params: _checked(params, head), learner, unrolled(learner, loss, 1))
+    return Algorithm(lambda params: _check_head(params, head), learner, unrolled(learner, loss, 1))
 
 
 class R2D2(NamedTuple):
@@ -172,9 +172,9 @@ class R2D2(NamedTuple):
 
     Attributes:
         params: Parameters of the model.
-        log_regularisation: Logarithm of the regularisation of the ridge regression.
-        log_scale: Logarithm of the factor of all outputs.
-        shift: Number added to all outputs.
+        log_regularisation: Logarithm of the regularisation of the ridge regression, a scalar.
+        log_scale: Logarithm of the factor of all outputs, a scalar.
+        shift: Number added to all outputs, a scalar.
     """
 
     params: Params
@@ -191,13 +191,13 @@ def r2d2(
     regularisation: float = 1.0,
     scale: float = 1.0,
 ) -> Algorithm:
-    """Ridge regression as the head:  F W scale + shift,  with learned regularisation, scale, shift.
+    """R2-D2, ridge regression as the head:  F W scale + shift,  with learned hyperparameters.
 
         W = argmin sum_i w_i ||f_i W - y_i||^2 + regularisation ||W||^2
 
     The y_i are rows of the targets `[n, outputs]`, or one-hot labels where the targets are integers
     `[n]`; a class without a row of positive weight has probability zero. The w_i are the weights of
-    the batch, or 1.
+    the batch, or 1. Regularisation, scale and shift are learned.
 
     Args:
         loss, features, head: As in `protonet`; the loss may be `maml.regression(apply)` as well.
@@ -220,28 +220,30 @@ def r2d2(
     check_number(scale, "scale", above=0)
 
     def init(params: Params) -> R2D2:
-        leaves = jax.tree.leaves(tree.partition(_checked(params, head), head)[0])
+        leaves = jax.tree.leaves(tree.partition(_check_head(params, head), head)[0])
         dtype = jnp.result_type(*map(rows.wide, leaves))
         starts = jnp.log(jnp.array([regularisation, scale], dtype))
         return R2D2(params, starts[0], starts[1], jnp.zeros_like(starts[0]))
 
     def learner(meta: R2D2) -> Inner:
-        def fit(seen: Array, targets: Array, outputs: int, weights: Weights) -> tuple[Array, Array]:
+        def fit(
+            inputs: Array, targets: Array, outputs: int, weights: Weights
+        ) -> tuple[Array, Array]:
             bias = jnp.broadcast_to(meta.shift, outputs)
             if jnp.issubdtype(targets.dtype, jnp.floating):
-                if targets.shape != (len(seen), outputs):
+                if targets.shape != (len(inputs), outputs):
                     raise ValueError(
-                        f"targets must be {[len(seen), outputs]}, or labels, integers"
-                        f" {[len(seen)]}; got {targets.dtype}{list(targets.shape)}"
+                        f"targets must be {[len(inputs), outputs]}, or labels, integers"
+                        f" {[len(inputs)]}; got {targets.dtype}{list(targets.shape)}"
                     )
             else:
                 targets = _one_hot(targets, outputs, weights)
                 counts = targets if weights is None else targets * weights[:, None]
                 bias = _if_any(counts.sum(axis=0), bias)
             regularisation = jnp.exp(meta.log_regularisation)
-            matrix = jnp.exp(meta.log_scale) * ridge(seen, targets, regularisation, weights)
+            matrix = jnp.exp(meta.log_scale) * ridge(inputs, targets, regularisation, weights)
             return matrix, bias
 
-        return _fitted(meta.params, features, head, fit)
+        return _fit_head(meta.params, features, head, fit)
 
     return Algorithm(init, learner, unrolled(learner, loss, 1))

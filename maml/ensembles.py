@@ -1,4 +1,4 @@
-"""Ensembles of trained models: each member adapts separately, and probabilities are averaged.
+"""Ensembles of trained models, whose members adapt separately and whose probabilities are averaged.
 
 Members are meta-parameters of the same structure, stacked along a new first axis of each leaf.
 """
@@ -16,7 +16,7 @@ from maml.types import Batch, Inner, Learner, MetaParams, Metrics, Params, Rando
 
 
 def ensemble(learner: Learner) -> Learner:
-    """The learner of stacked meta-parameters, whose parameters are those of the members, stacked.
+    """The learner of an ensemble, from stacked meta-parameters to stacked adapted parameters.
 
     Args:
         learner: Learner of each member.
@@ -25,49 +25,51 @@ def ensemble(learner: Learner) -> Learner:
         The learner of all members.
 
     Raises:
-        ValueError: `learner` is not a function of meta-parameters, or (from the learner) there is
-            no member, or the members are not stacked.
+        ValueError: `learner` is not a function of meta-parameters, or (when called) there is no
+            member, or the members are not stacked.
 
     >>> import optax
     >>> from maml import adapt, gradient_descent, regression
     >>> loss = regression(lambda params, x: params * x)
-    >>> both = ensemble(lambda theta: gradient_descent(loss, optax.sgd(0.5), theta))
+    >>> pair = ensemble(lambda theta: gradient_descent(loss, optax.sgd(0.5), theta))
     >>> points = jnp.ones(1), jnp.ones(1)
-    >>> adapt(both(jnp.array([0.0, 3.0])), points, jax.random.key(0), 1)[0].tolist()
+    >>> adapt(pair(jnp.array([0.0, 3.0])), points, jax.random.key(0), 1)[0].tolist()
     [1.0, 1.0]
     """
     check_callable(learner, "learner", "meta_params")
 
-    def together(members: MetaParams) -> Inner:
+    def ensemble_learner(members: MetaParams) -> Inner:
         _check_members(members)
 
         def step(states: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
-            def one(member: MetaParams, state: PyTree) -> tuple[PyTree, Metrics]:
+            def member_step(member: MetaParams, state: PyTree) -> tuple[PyTree, Metrics]:
                 return learner(member).step(state, batch, key)
 
-            return jax.vmap(one)(members, states)
+            return jax.vmap(member_step)(members, states)
 
         def params(states: PyTree) -> Params:
             return jax.vmap(lambda member, state: learner(member).params(state))(members, states)
 
         return Inner(jax.vmap(lambda member: learner(member).state)(members), step, params)
 
-    return together
+    return ensemble_learner
 
 
 def mixture(apply: Apply) -> Callable[..., Float[Array, "n ways"]]:
-    """The function of stacked parameters whose logits are the log of the mean probabilities.
+    """The model of an ensemble, whose logits are the logarithms of the mean probabilities.
 
         log 1/M sum_m softmax(apply(params_m, inputs))
 
-    `maml.classification` takes these logits like those of one model. They are in float32 at least.
-    Where every member gives a class the probability zero, they are -inf, without a derivative.
+    `maml.classification` takes these logits as those of a single model. They are in float32 at
+    least. If every member gives a class the probability zero, its logit is -inf and has no
+    derivative.
 
     Args:
-        apply: `apply(params, inputs) -> logits`, `[n, ways]`, of one member.
+        apply: Model of one member, `apply(params, inputs) -> logits`, `[n, ways]`.
 
     Returns:
-        `apply(stacked, inputs, weights=None) -> logits`.
+        The model `apply(stacked, inputs, weights=None) -> logits`, `[n, ways]`, of stacked
+        parameters.
 
     Raises:
         ValueError: `apply` is not a function of `(params, inputs)`, or (when called) there is no
@@ -76,24 +78,26 @@ def mixture(apply: Apply) -> Callable[..., Float[Array, "n ways"]]:
     """
     check_callable(apply, "apply", "params, inputs")
 
-    def mixed(params: Params, inputs: PyTree, weights: Weights = None) -> Float[Array, "n ways"]:
+    def mixture_logits(
+        params: Params, inputs: PyTree, weights: Weights = None
+    ) -> Float[Array, "n ways"]:
         _check_members(params)
         logits = jax.vmap(lambda params: rows.outputs(apply, params, inputs, weights))(params)
         if logits.ndim < 3 or logits.shape[-1] < 2:
             raise ValueError(
-                "a mixture is one of probabilities, and needs logits [n, ways], at least 2 a row;"
+                "a mixture of probabilities needs logits [n, ways], at least 2 a row;"
                 f" got {list(logits.shape[1:])}"
             )
         log_probs = jax.nn.log_softmax(rows.wide(logits))
-        never = jnp.isneginf(log_probs).all(axis=0)
-        total = jax.nn.logsumexp(jnp.where(never, 0, log_probs), axis=0)
-        return jnp.where(never, -jnp.inf, total - jnp.log(len(logits)))
+        impossible = jnp.isneginf(log_probs).all(axis=0)
+        total = jax.nn.logsumexp(jnp.where(impossible, 0, log_probs), axis=0)
+        return jnp.where(impossible, -jnp.inf, total - jnp.log(len(logits)))
 
-    return mixed
+    return mixture_logits
 
 
 def _check_members(members: PyTree) -> None:
-    """Refuses parameters that are not those of at least one member.
+    """Refuses parameters that are not stacked, or have no member.
 
     Raises:
         ValueError: the leaves have no common first axis of size >= 1.

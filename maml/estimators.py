@@ -1,7 +1,7 @@
-"""Three estimators of the meta-gradient: through the adaptation, around it, from its end point.
+"""Three estimators of the meta-gradient: unrolled, implicit, and the displacement by adaptation.
 
-Each builds the `MetaGradient` of ONE task. Its metrics are `loss`, the outer loss, `query`, the
-metrics of the outer loss, and `support`, those of the inner steps, `[K, ...]`.
+Each returns the `MetaGradient` of ONE task. Its metrics are `loss`, the outer loss, `query`, the
+metrics of the outer loss, and `support`, the metrics of the inner steps, `[K, ...]`.
 """
 
 from collections.abc import Callable
@@ -43,17 +43,17 @@ def unrolled(
 ) -> MetaGradient:
     """The derivative through the adaptation:  d/dtheta L_query(phi_K(theta)).
 
-    Exact for whatever the learner does, second derivatives and optimiser states included. With
-    weights it is the derivative of  sum_k w_k L_query(phi_k),  k = 1 .. K.
+    It is exact for any learner, including second derivatives and optimiser states. With weights it
+    is the derivative of  sum_k w_k L_query(phi_k),  k = 1 .. K.
 
     Args:
         learner: Function from meta-parameters to the inner problem.
         loss: Outer loss, of the adapted parameters on the query set.
         inner_steps: Number of inner steps K >= 0; K = 0 is joint training, the gradient of
             L_query(theta).
-        weights: Function from the number of meta-steps taken to the weights of the losses after
-            1 .. K inner steps. None: only the loss after the last step counts. The metrics are
-            those after the last step.
+        weights: Function from the number of meta-steps taken to the weights `[K]` of the losses
+            after 1 .. K inner steps. None: only the loss after the last step counts. In both cases
+            the metrics are those after the last step.
 
     Returns:
         The meta-gradient, with an objective.
@@ -79,28 +79,28 @@ def unrolled(
         support_key, query_key = jax.random.split(key)
         inner = learner(meta_params)
 
-        def judge(params: Params) -> tuple[Scalar, Metrics]:
+        def evaluate(params: Params) -> tuple[Scalar, Metrics]:
             return checked(loss)(params, episode.query, query_key)
 
-        def judged(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
+        def step_and_evaluate(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
             state, metrics = inner.step(state, batch, key)
-            return state, (metrics, judge(inner.params(state)))
+            return state, (metrics, evaluate(inner.params(state)))
 
         if weights is None:
             params, trace = adapt(inner, episode.support, support_key, inner_steps)
-            value, metrics = judge(params)
+            value, metrics = evaluate(params)
         else:
-            inner_and_outer = inner._replace(step=judged)
-            _, seen = adapt(inner_and_outer, episode.support, support_key, inner_steps)
-            trace, (values, metrics) = seen
-            each = jnp.asarray(weights(step))
-            if jnp.shape(each) != (inner_steps,):
+            inner_and_outer = inner._replace(step=step_and_evaluate)
+            _, traces = adapt(inner_and_outer, episode.support, support_key, inner_steps)
+            trace, (values, metrics) = traces
+            step_weights = jnp.asarray(weights(step))
+            if jnp.shape(step_weights) != (inner_steps,):
                 raise ValueError(
                     f"there must be one weight for each of {inner_steps} inner steps; got the shape"
-                    f" {jnp.shape(each)}"
+                    f" {jnp.shape(step_weights)}"
                 )
-            _check_weights(each)
-            value, metrics = each @ values, jax.tree.map(lambda leaf: leaf[-1], metrics)
+            _check_weights(step_weights)
+            value, metrics = step_weights @ values, jax.tree.map(lambda leaf: leaf[-1], metrics)
         return value, {"loss": value, "query": metrics, "support": trace}
 
     return MetaGradient(objective)
@@ -109,16 +109,16 @@ def unrolled(
 def implicit(
     learner: Learner, loss: LossFn, inner_steps: int, *, regularisation: float, cg_steps: int
 ) -> MetaGradient:
-    """The derivative around the adaptation:  (I + H / lambda)^-1 grad L_query(phi).
+    """The implicit derivative of the adaptation:  (I + H / lambda)^-1 grad L_query(phi).
 
-    phi is taken for the minimiser of  L_support(phi) + lambda/2 ||phi - theta||^2,  and H is the
-    Hessian of L_support at phi; with a batch for each step, L_support is the mean over them. Memory
-    does not grow with the number of inner steps; the error is that of phi not being the minimiser,
-    and of the conjugate gradients.
+    phi is assumed to be the minimiser of  L_support(phi) + lambda/2 ||phi - theta||^2,  and H is
+    the Hessian of L_support at phi; with a batch for each step, L_support is the mean over the
+    batches. Memory does not grow with the number of inner steps. The errors are the distance of phi
+    from the minimiser and the residual of the conjugate gradients.
 
     Args:
         learner: Function from meta-parameters, which are the model's parameters, to an inner
-            problem with that minimiser.
+            problem with this minimiser.
         loss: Loss of both the support and the query set.
         inner_steps: Number of inner steps K >= 1 towards the minimiser.
         regularisation: Regularisation towards theta, lambda > 0.
@@ -129,7 +129,7 @@ def implicit(
 
     Raises:
         ValueError: `inner_steps` or `cg_steps` is below 1, `regularisation` is not positive, or
-            (when traced) the meta-parameters are not the model's.
+            (when traced) the meta-parameters are not the model's parameters.
 
     Rajeswaran, Finn, Kakade, Levine: Meta-learning with implicit gradients (NeurIPS 2019),
     equation 6, https://arxiv.org/abs/1909.04630
@@ -146,18 +146,20 @@ def implicit(
         support_key, query_key, curvature_key = jax.random.split(key, 3)
         phi, trace = adapt(learner(meta_params), episode.support, support_key, inner_steps)
         _check_same(meta_params, phi)
-        narrow, rest = tree.partition(phi, tree.floating(phi))
-        learned = jax.tree.map(rows.wide, narrow)
+        floating_leaves, rest = tree.partition(phi, tree.floating(phi))
+        learned = jax.tree.map(rows.wide, floating_leaves)
 
-        def as_they_are(learned: Params) -> Params:
+        def restore_types(learned: Params) -> Params:
             return jax.tree.map(
-                lambda leaf, was: leaf.astype(jnp.result_type(was)), learned, narrow
+                lambda leaf, original: leaf.astype(jnp.result_type(original)),
+                learned,
+                floating_leaves,
             )
 
-        def judge(learned: Params, batch: Batch, key: RandomKey) -> tuple[Scalar, Metrics]:
-            return checked(loss)(tree.combine(as_they_are(learned), rest), batch, key)
+        def evaluate(learned: Params, batch: Batch, key: RandomKey) -> tuple[Scalar, Metrics]:
+            return checked(loss)(tree.combine(restore_types(learned), rest), batch, key)
 
-        (value, metrics), gradient = jax.value_and_grad(judge, has_aux=True)(
+        (value, metrics), gradient = jax.value_and_grad(evaluate, has_aux=True)(
             learned, episode.query, query_key
         )
 
@@ -165,21 +167,22 @@ def implicit(
 
         def support_loss(learned: Params) -> Scalar:
             if not isinstance(episode.support, PerStep):
-                return judge(learned, episode.support, curvature_key)[0]
-            each = jax.vmap(judge, (None, 0, None))
-            return each(learned, episode.support.batches, curvature_key)[0].mean()
+                return evaluate(learned, episode.support, curvature_key)[0]
+            batch_losses = jax.vmap(evaluate, (None, 0, None))
+            return batch_losses(learned, episode.support.batches, curvature_key)[0].mean()
 
-        def curved(v: jax.Array) -> jax.Array:
+        def curvature_product(v: jax.Array) -> jax.Array:
             # The gradient of a complex parameter is the conjugate of the direction of ascent.
             hessian_v = jax.jvp(jax.grad(support_loss), (learned,), (unravel(v.conj()),))[1]
             return v + ravel_pytree(hessian_v)[0] / regularisation
 
-        solved = cg(curved, flat, tol=0.0, maxiter=cg_steps)[0]
-        # Of NaN they make zero. A query set of which nothing counts has metrics of NaN.
+        solved = cg(curvature_product, flat, tol=0.0, maxiter=cg_steps)[0]
+        # Conjugate gradients turn NaN into zero. Metrics of NaN mark a query set without a row of
+        # positive weight.
         nan = [jnp.isnan(rows.wide(leaf)).any() for leaf in jax.tree.leaves(metrics)]
-        broken = jnp.stack([~jnp.isfinite(flat).all(), *nan]).any()
-        meta_grads = unravel(jnp.where(broken, jnp.nan, solved))
-        return as_they_are(meta_grads), {"loss": value, "query": metrics, "support": trace}
+        not_finite = jnp.stack([~jnp.isfinite(flat).all(), *nan]).any()
+        meta_grads = unravel(jnp.where(not_finite, jnp.nan, solved))
+        return restore_types(meta_grads), {"loss": value, "query": metrics, "support": trace}
 
     return MetaGradient(gradient=gradient_of)
 
@@ -191,24 +194,24 @@ def displacement(
     *,
     end: Callable[[Inner, PyTree], MetaParams] = lambda inner, state: inner.params(state),
 ) -> MetaGradient:
-    """The displacement by the adaptation:  theta - phi_K.
+    """The displacement of the parameters by the adaptation:  theta - phi_K.
 
-    The query set is not learned from; its loss is only reported.
+    The query set does not affect the meta-gradient; its loss is only reported.
 
     Args:
         learner: Function from meta-parameters, which are the model's parameters, to the inner
             problem.
         loss: Loss that is reported for the adapted parameters on the query set.
         inner_steps: Number of inner steps K >= 1.
-        end: Point that the meta-parameters move towards, `end(inner, state)` of the last state of
-            the inner problem; by default the adapted parameters.
+        end: Point towards which the meta-parameters move, as a function `end(inner, state)` of the
+            last state of the inner problem; by default the adapted parameters.
 
     Returns:
         The meta-gradient, without an objective.
 
     Raises:
         ValueError: `inner_steps` is below 1, or (when traced) the meta-parameters are not the
-            model's.
+            model's parameters.
 
     Nichol, Achiam, Schulman: On first-order meta-learning algorithms (2018), algorithm 2,
     https://arxiv.org/abs/1803.02999
@@ -223,8 +226,8 @@ def displacement(
     ) -> tuple[PyTree, Metrics]:
         support_key, query_key = jax.random.split(key)
         inner = learner(meta_params)
-        whole = inner._replace(params=lambda state: state)
-        state, trace = adapt(whole, episode.support, support_key, inner_steps)
+        with_state = inner._replace(params=lambda state: state)
+        state, trace = adapt(with_state, episode.support, support_key, inner_steps)
         value, metrics = checked(loss)(inner.params(state), episode.query, query_key)
         target = end(inner, state)
         _check_same(meta_params, target)
@@ -236,17 +239,19 @@ def displacement(
     return MetaGradient(gradient=gradient_of)
 
 
-def _check_weights(each: Any) -> None:
-    """Refuses weights that are not real or, where they are not traced, not finite."""
-    real = any(jnp.issubdtype(each.dtype, kind) for kind in (jnp.integer, jnp.floating))
-    if not real or not (isinstance(each, Tracer) or jnp.isfinite(each).all()):
-        raise ValueError(f"the weights of the inner steps must be finite real numbers; got {each}")
+def _check_weights(weights: Any) -> None:
+    """Refuses weights that are not real numbers or, if they are not traced, not finite."""
+    real = any(jnp.issubdtype(weights.dtype, kind) for kind in (jnp.integer, jnp.floating))
+    if not real or not (isinstance(weights, Tracer) or jnp.isfinite(weights).all()):
+        raise ValueError(
+            f"the weights of the inner steps must be finite real numbers; got {weights}"
+        )
 
 
 def _check_same(meta_params: MetaParams, params: Params) -> None:
-    got, wanted = jax.tree.structure(meta_params), jax.tree.structure(params)
-    if got != wanted:
+    structure, expected = jax.tree.structure(meta_params), jax.tree.structure(params)
+    if structure != expected:
         raise ValueError(
-            "this estimator is for meta-parameters that are the parameters of the model; got"
-            f" {got} for {wanted}"
+            "this estimator needs meta-parameters that are the parameters of the model,"
+            f" {expected}; got {structure}"
         )

@@ -1,4 +1,4 @@
-"""What is reported: a metric of the query set after 0 .. K inner steps, task by task."""
+"""Evaluation: a metric of the query set after 0 .. K inner steps, for each task."""
 
 from collections.abc import Callable
 
@@ -31,8 +31,8 @@ def evaluate(
 
     Args:
         learner: Learner of an algorithm, `algorithm.learner`.
-        metric: Metric, `(params, query, key) -> tree of numbers`; a LossFn serves as it is. A task
-            uses the same random key after all its inner steps.
+        metric: Metric, `(params, query, key) -> tree of numbers`; a `LossFn` is one. Within a
+            task, the random key is the same after every inner step.
         meta_params: Meta-parameters of the algorithm.
         episodes: Tasks, `Episode[task, ...]`.
         key: Random key, split into one for each task.
@@ -46,14 +46,14 @@ def evaluate(
 
     Raises:
         ValueError: `inner_steps` is negative or `chunk` below 1; the mesh does not divide the
-            tasks, or has another axis than "task"; the metric returns nothing; an argument is of
-            another kind.
+            tasks, or has another axis than "task"; the metric does not return numbers; an argument
+            has the wrong type.
     """
     check_learner(learner)
     check_callable(metric, "metric", "params, query, key")
     check_count(inner_steps, least=0, of="inner steps")
 
-    def one(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree[Array]:
+    def evaluate_task(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree[Array]:
         support_key, query_key = jax.random.split(key)
 
         def probe(params: Params) -> PyTree:
@@ -66,7 +66,7 @@ def evaluate(
         inner = learner(meta_params)
         return adapt(inner, episode.support, support_key, inner_steps, probe=probe)[1]
 
-    return each_task(one, meta_params, episodes, key, chunk=chunk, mesh=mesh)
+    return each_task(evaluate_task, meta_params, episodes, key, chunk=chunk, mesh=mesh)
 
 
 def mean_ci95(
@@ -74,11 +74,11 @@ def mean_ci95(
 ) -> tuple[Float[Array, "*rest"], Float[Array, "*rest"]]:
     """The mean over tasks and the half-width of its 95% confidence interval, 1.96 s / sqrt(n).
 
-    s is the sample standard deviation (n - 1 in the denominator); NaN for a single task. Both are
-    computed in float32 at least.
+    s is the sample standard deviation, with n - 1 in the denominator; for a single task the
+    half-width is NaN. Both results are computed in float32 at least.
 
     Raises:
-        ValueError: there is no task, or the values are no array of numbers.
+        ValueError: there is no task, or the values are not an array of numbers.
 
     >>> mean, ci95 = mean_ci95(jnp.array([0.0, 1.0, 0.0, 1.0]))
     >>> f"{mean:.2f} +- {ci95:.2f}"
@@ -88,9 +88,11 @@ def mean_ci95(
         not isinstance(values, np.ndarray | jax.Array)
         or getattr(values.dtype, "kind", "O") in "OSUT"
     ):
-        raise ValueError(f"a mean over tasks is of an array of numbers; got {values!r}")
+        raise ValueError(f"a mean over tasks needs an array of numbers; got {values!r}")
     if not jnp.shape(values)[:1] > (0,):
-        raise ValueError(f"a mean over tasks needs at least one; got {list(jnp.shape(values))}")
+        raise ValueError(
+            f"a mean over tasks needs at least one task; got the shape {list(jnp.shape(values))}"
+        )
     values = wide(values)
     deviation = jnp.std(values, axis=0, ddof=1)
     return jnp.mean(values, axis=0), 1.96 * deviation / jnp.sqrt(values.shape[0])

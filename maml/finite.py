@@ -1,6 +1,6 @@
-"""Optimisers that stay finite: a clip with a derivative everywhere, and steps left out and counted.
+"""Optimisers whose updates are finite: differentiable clipping, and skipping of steps.
 
-A meta-step whose gradient is not finite changes nothing, and is counted leaf by leaf.
+A meta-step whose gradient is not finite is skipped, and counted for each leaf.
 """
 
 from functools import partial
@@ -17,19 +17,22 @@ from maml.rows import wide
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """Clips as `optax.clip_by_global_norm`, with a derivative where the gradient is zero.
+    """Clipping as by `optax.clip_by_global_norm`, with a derivative where the gradient is zero.
 
         u = g   where ||g|| < c,   else   g c / ||g||
 
-    The derivative of the norm is not defined at zero, where optax's clip makes NaN of a
-    meta-gradient that goes through it. The norm is taken in units of the largest entry, in float32
-    at least, and so does not overflow.
+    The norm has no derivative at zero, where a meta-gradient through optax's clipping is NaN. The
+    norm is computed in units of the largest entry, in float32 at least, so that it does not
+    overflow.
 
     Args:
-        max_norm: c > 0.
+        max_norm: Largest norm c > 0 of the updates.
+
+    Returns:
+        The transformation, which has no state.
 
     Raises:
-        ValueError: it is not positive.
+        ValueError: `max_norm` is not positive.
 
     >>> clip = clip_by_global_norm(1.0)
     >>> jax.grad(lambda g: clip.update(g, clip.init(g))[0].sum())(jnp.zeros(2)).tolist()
@@ -37,41 +40,47 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """
     check_number(max_norm, "max_norm", above=0)
 
-    def clipped(updates: Any, params: Any) -> Any:
+    def clip(updates: Any, params: Any) -> Any:
         sizes = [jnp.abs(wide(leaf)) for leaf in jax.tree.leaves(updates)]
         largest = jnp.stack([jnp.zeros(()), *(size.max(initial=0) for size in sizes)]).max()
-        largest = jax.lax.stop_gradient(largest)  # it cancels
-        tiny = jnp.finfo(largest.dtype).tiny  # whose inverse is finite
+        largest = jax.lax.stop_gradient(largest)  # the unit cancels, and so does its derivative
+        tiny = jnp.finfo(largest.dtype).tiny  # the smallest number with a finite inverse
         unit = jnp.where(largest < tiny, 1, jnp.minimum(largest, 0.25 / tiny))
         square = jnp.asarray(sum(jnp.sum(jnp.square(size / unit)) for size in sizes))
-        root = jnp.sqrt(jnp.where(square > 0, square, 1))  # never the root of zero
-        long = (square > 0) & (unit * root >= max_norm)
+        root = jnp.sqrt(jnp.where(square > 0, square, 1))  # sqrt has no derivative at zero
+        exceeds = (square > 0) & (unit * root >= max_norm)
 
-        def scaled(leaf: Array) -> Array:
-            short = wide(leaf) / unit / root * max_norm
-            return jnp.where(long, short, leaf).astype(jnp.result_type(leaf))
+        def clip_leaf(leaf: Array) -> Array:
+            clipped = wide(leaf) / unit / root * max_norm
+            return jnp.where(exceeds, clipped, leaf).astype(jnp.result_type(leaf))
 
-        return jax.tree.map(scaled, updates)
+        return jax.tree.map(clip_leaf, updates)
 
-    return optax.stateless(clipped)
+    return optax.stateless(clip)
 
 
 class Broken(NamedTuple):
-    """State of the counting half of `skip_nonfinite`.
+    """The counts of `skip_nonfinite`, a part of its state.
 
     Attributes:
-        leaves: in how many meta-steps each leaf of the gradient was not finite.
+        leaves: Number of meta-steps in which each leaf of the gradient was not finite.
     """
 
     leaves: PyTree[Int[Array, ""]]
 
 
 def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimiser, which leaves a step out that has an entry which is not finite.
+    """The optimiser, changed so that it skips a step with an entry that is not finite.
 
-    Gradient, update and, where the optimiser asks for it, the loss have to be finite. Else the
-    parameters and the optimiser's own state stay as they were, and the step is counted in its
-    state, see `skipped`. Tasks whose gradient is not finite are left out of the mean before.
+    Gradient, update and, if the optimiser uses it, the loss must be finite. Otherwise the
+    parameters and the state of the optimiser do not change, and the step is counted, see
+    `skipped`. A mean over tasks already leaves out tasks whose gradient is not finite.
+
+    Args:
+        optimizer: Outer optimiser, an optax transformation.
+
+    Returns:
+        The optimiser, whose state also has the counts.
 
     Raises:
         ValueError: the optimiser is not optax's.
@@ -85,11 +94,11 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
     """
     check_optimizer(optimizer)
     inner = optax.with_extra_args_support(optimizer)
-    none = jnp.zeros((), jnp.int32)
+    zero = jnp.zeros((), jnp.int32)
 
     def init(params: PyTree) -> tuple[Broken, optax.ApplyIfFiniteState]:
-        leaves = jax.tree.map(lambda _: none, params)
-        state = optax.ApplyIfFiniteState(none, jnp.asarray(True), none, inner.init(params))
+        leaves = jax.tree.map(lambda _: zero, params)
+        state = optax.ApplyIfFiniteState(zero, jnp.asarray(True), zero, inner.init(params))
         return Broken(leaves), state
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
@@ -119,20 +128,27 @@ def is_finite(values: PyTree) -> Bool[Array, ""]:
 
 
 def where(chosen: Bool[Array, ""], one: PyTree, other: PyTree) -> PyTree:
-    """One tree, or the other where the flag is False; both have the same leaves."""
+    """The first tree if the flag is True, else the second; both have the same structure."""
     return jax.tree.map(partial(jnp.where, chosen), one, other)
 
 
 def skipped(opt_state: PyTree) -> tuple[int, int, list[str]]:
-    """(steps left out, those since the last good one, names of the leaves) by `skip_nonfinite`.
+    """Number of skipped steps, number of them since the last finite one, and names of the leaves.
+
+    Args:
+        opt_state: State of an optimiser made by `skip_nonfinite`.
+
+    Returns:
+        The number of steps that were skipped, how many of them follow the last step with a finite
+        gradient, and the names of the leaves that were not finite.
 
     Raises:
-        ValueError: it is not the state of such an optimiser.
+        ValueError: the state is that of another optimiser.
     """
     if not (isinstance(opt_state, tuple) and opt_state and isinstance(opt_state[0], Broken)):
         raise ValueError(
-            "the state of an optimiser made by maml.skip_nonfinite is wanted, MetaState.opt_state;"
-            f" got {type(opt_state).__name__}"
+            "skipped needs the state of an optimiser made by maml.skip_nonfinite, such as"
+            f" MetaState.opt_state; got {type(opt_state).__name__}"
         )
     broken, rest = opt_state
     paths = jax.tree.leaves_with_path(broken.leaves)

@@ -1,6 +1,6 @@
-"""First-order algorithms: no second derivatives of the loss are computed.
+"""First-order algorithms, which compute no second derivatives of the loss.
 
-Symbols are those of `maml.algorithms`.
+The notation is that of `maml.algorithms`.
 """
 
 from functools import partial
@@ -30,7 +30,8 @@ def fomaml(
 ) -> Algorithm:
     """First-order MAML: MAML in which every grad L_support(phi_k) is treated as a constant.
 
-    With SGD, momentum, Adam, RMSProp or clipping inside, the meta-gradient is grad L_query(phi_K).
+    If the inner optimiser is SGD, momentum, Adam, RMSProp or clipping, the meta-gradient is
+    grad L_query(phi_K).
 
     Args:
         loss, optimizer, inner_steps, mask: As in `maml`.
@@ -75,63 +76,66 @@ def reptile(
 ) -> Algorithm:
     """Reptile:  the meta-gradient is theta - phi_K.
 
-    With `optax.sgd(epsilon)` outside, theta moves the fraction epsilon of the way to the mean of
-    the adapted parameters. Every leaf adapts, since a leaf that does not adapt would not be learned
-    either. One inner step is joint training; use K >= 2.
+    With `optax.sgd(epsilon)` as the outer optimiser, theta moves the fraction epsilon of the way to
+    the mean of the adapted parameters. Every leaf adapts, since a leaf that does not adapt would
+    not be learned either. With K = 1 this is joint training; use K >= 2.
 
     Args:
         loss, optimizer, inner_steps: As in `maml`, with K >= 1.
         keep_state: Whether the inner optimiser continues from its state after the last meta-batch,
-            as the paper's Adam does, instead of starting anew in every task. That state is then
-            part of the meta-parameters, and the outer optimiser must be `keeping(optimizer)`.
+            as Adam does in the paper, instead of starting from a new state in every task. The state
+            is then part of the meta-parameters, and the outer optimiser must be
+            `keeping(optimizer)`.
 
     Returns:
         The algorithm, whose meta-parameters are those of the model, or `Reptile` with `keep_state`.
 
     Raises:
         ValueError: as `maml`, or K is 0; (from `init`) the state to keep has a random key, or a
-            number that is not finite, as that of `optax.lbfgs`.
+            number that is not finite, as the state of `optax.lbfgs` has.
 
     Nichol, Achiam, Schulman: On first-order meta-learning algorithms (2018),
     https://arxiv.org/abs/1803.02999
     """
     check_flags(keep_state=keep_state)
-    checked = partial(checked_params, optimizer=optimizer, check=check_optimizer)
+    check_params = partial(checked_params, optimizer=optimizer, check=check_optimizer)
     if not keep_state:
-        from_new = descent(loss, optimizer)
-        return Algorithm(checked, from_new, displacement(from_new, loss, inner_steps))
+        stateless = descent(loss, optimizer)
+        return Algorithm(check_params, stateless, displacement(stateless, loss, inner_steps))
     check_optimizer(optimizer)
 
     def start(params: Params) -> PyTree:
         return optimizer.init(tree.partition(params, tree.floating(params))[0])
 
     def init(params: Params) -> Reptile:
-        return Reptile(checked(params), _as_floats(_with_a_mean(start(params))))
+        return Reptile(check_params(params), _to_floats(_check_averageable(start(params))))
 
     def learner(meta: Reptile) -> Inner:
-        like = jax.eval_shape(start, meta.params)
-        state = jax.tree.map(lambda leaf, was: leaf.astype(was.dtype), meta.opt_state, like)
+        initial = jax.eval_shape(start, meta.params)
+        state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), meta.opt_state, initial)
         return gradient_descent(loss, optimizer, meta.params, opt_state=state)
 
     def end(inner: Inner, state: PyTree) -> Reptile:
-        return Reptile(inner.params(state), _as_floats(state[1]))
+        return Reptile(inner.params(state), _to_floats(state[1]))
 
     return Algorithm(init, learner, displacement(learner, loss, inner_steps, end=end))
 
 
-def _with_a_mean(opt_state: PyTree) -> PyTree:
-    """The state of an inner optimiser, refused where it has no mean over tasks."""
+def _check_averageable(opt_state: PyTree) -> PyTree:
+    """The state of an inner optimiser, after a check that it has a mean over tasks."""
     for leaf in jax.tree.leaves(opt_state):
         is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
         if is_key or not (isinstance(leaf, Tracer) or jnp.isfinite(leaf).all()):
             raise ValueError(
-                "the state of the inner optimiser is kept as its mean over the tasks, and"
-                f" {'a random key' if is_key else leaf} has none: keep_state=False would work"
+                "the state of the inner optimiser is kept as its mean over tasks; got"
+                f" {'a random key' if is_key else leaf}, which has none: keep_state=False would"
+                " work"
             )
     return opt_state
 
 
-def _as_floats(opt_state: PyTree) -> PyTree:
+def _to_floats(opt_state: PyTree) -> PyTree:
+    """The state with integers converted to floating point, so that it can be averaged."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, float)), opt_state)
 
 
@@ -145,7 +149,7 @@ def keeping(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
         optimizer: Outer optimiser of the model's parameters.
 
     Returns:
-        The optimiser of the whole `Reptile`.
+        The optimiser of all meta-parameters, a `Reptile`.
 
     Raises:
         ValueError: the optimiser is not optax's.
@@ -176,6 +180,6 @@ def check_keeping(meta_params: Any, opt_state: PyTree) -> None:
     parts = jax.tree.leaves(opt_state, is_leaf=keeps)
     if isinstance(meta_params, Reptile) and not any(map(keeps, parts)):
         raise ValueError(
-            "reptile with keep_state has the inner optimiser's state among its meta-parameters;"
+            "the meta-parameters of reptile with keep_state include the inner optimiser's state;"
             " got an outer optimiser that would learn it: maml.keeping(optimizer) would work"
         )

@@ -25,16 +25,18 @@ def task_gradient(
 
     Args:
         grad: Meta-gradient of an algorithm, `algorithm.grad`.
-        meta_params: Meta-parameters at which it is taken.
+        meta_params: Meta-parameters at which the meta-gradient is taken.
         episode: The task.
         key: Random key of the task.
-        step: Number of meta-steps taken before; some meta-gradients depend on it.
+        step: Number of meta-steps taken before, on which some meta-gradients depend.
 
     Returns:
-        The meta-gradient, like the meta-parameters with None where a leaf has none, and metrics.
+        The meta-gradient, a tree like the meta-parameters with None where a leaf has no
+        derivative, and the metrics.
 
     Raises:
-        ValueError: `grad` is no `MetaGradient`, or (when traced) what it computes is none.
+        ValueError: `grad` is not a `MetaGradient`, or (when traced) its result has other shapes
+            than the meta-parameters.
     """
     check_gradient(grad)
 
@@ -46,16 +48,16 @@ def task_gradient(
 
 
 def of_phase(grad: MetaGradient, step: Step, run: Callable[..., Any], *args: Any) -> Any:
-    """The result of `run(part, *args)` for the part of a meta-gradient that a meta-step uses.
+    """The result of `run(part, *args)`, with the part of a meta-gradient used in a meta-step.
 
     Args:
-        grad: Meta-gradient, which may have another one for the first meta-steps.
+        grad: Meta-gradient, whose `early` part is used in the first meta-steps.
         step: Number of meta-steps taken before.
-        run: Function of a meta-gradient without `early`; only the one that is used is computed.
-        args: Arrays that `run` is given.
+        run: Function of a meta-gradient without `early`; it is evaluated for one part only.
+        args: Further arguments of `run`, trees of arrays.
 
     Returns:
-        What `run` returns.
+        The result of `run`.
     """
     late = grad._replace(early=None, early_steps=0)
     if grad.early is None:
@@ -70,16 +72,17 @@ def value_and_gradient(
     """Value, metrics and meta-gradient of one task; the value is 0 where there is no objective.
 
     Raises:
-        ValueError: the gradient has other shapes than the meta-parameters, or no metrics by name.
+        ValueError: the gradient has other shapes than the meta-parameters, or its metrics are not
+            a dictionary.
     """
     learned, constants = tree.partition(meta_params, tree.floating(meta_params))
     if grad.objective is not None:
         objective = grad.objective
 
-        def of_learned(learned: PyTree) -> tuple[Array, Metrics]:
+        def learned_objective(learned: PyTree) -> tuple[Array, Metrics]:
             return objective(tree.combine(learned, constants), episode, key, step)
 
-        (value, metrics), grads = jax.value_and_grad(of_learned, has_aux=True)(learned)
+        (value, metrics), grads = jax.value_and_grad(learned_objective, has_aux=True)(learned)
         return value, metrics, grads
     out: Any = grad.gradient(meta_params, episode, key) if grad.gradient else None
     grads, metrics = out if isinstance(out, tuple) and len(out) == 2 else (out, None)

@@ -1,4 +1,4 @@
-"""How the second derivatives of the inner steps are computed: Hessian-vector products.
+"""Hessian-vector products, which give the second derivatives of the inner steps.
 
 Reverse mode through reverse mode, as `jax.grad` of `jax.grad`, transposes the backward pass. A
 Hessian is symmetric, so forward mode through reverse mode gives the same vector: it pushes the
@@ -19,11 +19,11 @@ from jaxtyping import PyTree
 from maml._checks import check_flags
 
 Hvp = Literal["reverse", "forward"]
-"""Mode of the Hessian-vector products; the result is the same to rounding."""
+"""Mode of the Hessian-vector products; both modes agree up to rounding."""
 
 
 def check_hvp(hvp: str, remat: bool, *, first_order: bool = False) -> None:
-    """Refuses a mode that does not exist, or that first-order steps have no use for.
+    """Refuses an unknown mode, and options that first-order steps do not use.
 
     Raises:
         ValueError: `hvp` or `remat` has another value, or is changed for first-order steps.
@@ -39,17 +39,17 @@ def check_hvp(hvp: str, remat: bool, *, first_order: bool = False) -> None:
 
 
 def grad(objective: Callable[..., tuple[Any, PyTree]], hvp: Hvp) -> Callable[..., tuple]:
-    """`jax.grad(objective, has_aux=True)`, itself differentiated in the given mode.
+    """The gradient `jax.grad(objective, has_aux=True)`, which is differentiated in the given mode.
 
-    Forward-over-reverse takes the gradient for that of a function: an objective whose own
-    derivative has been redefined as something else must be derived in reverse. The auxiliary
-    output is a constant of it.
+    The mode "forward" assumes that the Hessian is symmetric. An objective with a custom derivative
+    that is not the derivative of a function needs the mode "reverse". The auxiliary output is
+    treated as a constant in the mode "forward".
     """
     if hvp == "reverse":
         return jax.grad(objective, has_aux=True)
 
     def gradient(params: PyTree, *args: Any) -> tuple[PyTree, PyTree]:
-        # What the objective closes over may depend on the meta-parameters as well.
+        # Values that the objective closes over may also depend on the meta-parameters.
         closed, hoisted = jax.closure_convert(objective, params, *args)
         return _symmetric(closed, params, (*args, *hoisted))
 
@@ -67,12 +67,12 @@ def _forward(objective: Callable, params: PyTree, others: tuple) -> tuple[Any, C
     values = dict(enumerate(leaf.value for leaf in leaves))
     perturbed = {n: values[n] for n, leaf in enumerate(leaves) if leaf.perturbed}
 
-    def whole(perturbed: dict) -> tuple:
+    def with_perturbed(perturbed: dict) -> tuple:
         return structure.unflatten((values | perturbed).values())
 
     def gradients(params: PyTree) -> tuple[Any, PyTree]:
         def value(params: PyTree, perturbed: dict) -> tuple[Any, PyTree]:
-            return objective(params, *whole(perturbed))
+            return objective(params, *with_perturbed(perturbed))
 
         (grads, rest), aux = jax.grad(value, (0, 1), has_aux=True)(params, perturbed)
         return (grads, structure.unflatten([rest.get(n) for n in values])), aux
@@ -82,9 +82,9 @@ def _forward(objective: Callable, params: PyTree, others: tuple) -> tuple[Any, C
     return (grads, aux), push
 
 
-def _backward(objective: Callable, push: Callable, cotangents: Any) -> tuple[PyTree, tuple]:
-    """H v, and the mixed second derivatives times v: the derivative of <v, gradient>."""
-    return push(jax.tree.map(_dense, cotangents[0], is_leaf=_is_zero))
+def _backward(objective: Callable, push_tangent: Callable, cotangents: Any) -> tuple[PyTree, tuple]:
+    """The derivative of <v, gradient>: H v, and the mixed second derivatives times v."""
+    return push_tangent(jax.tree.map(_dense, cotangents[0], is_leaf=_is_zero))
 
 
 def _is_zero(leaf: Any) -> bool:

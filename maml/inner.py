@@ -1,9 +1,9 @@
-"""The inner loop: the only one in the library.
+"""The inner loop, the only one in the library.
 
     phi_0 = theta,   phi_{k+1} = phi_k + u(grad L_support(phi_k)),   k = 0 .. K-1
 
-with u the update of an optax transformation. If that has a derivative, so has phi_K: the derivative
-by theta, through every step and every optimiser state, is JAX's.
+with u the update of an optax transformation. If u has a derivative, so has phi_K: JAX computes the
+derivative by theta, through every step and every optimiser state.
 """
 
 import math
@@ -53,35 +53,36 @@ def gradient_descent(
     remat: bool = False,
     opt_state: PyTree | None = None,
 ) -> Inner:
-    """Gradient descent on a loss, from `params`, by an optax transformation.
+    """The inner problem of gradient descent on a loss, from `params`, by an optax transformation.
 
     Args:
         loss: Inner loss, `(params, batch, key) -> (scalar, metrics)`.
-        optimizer: Inner optimiser, an optax transformation. One that asks for `value`, `grad` and
-            `value_fn` is given those of the support set; one that draws noise draws it with the
-            random key of the inner step.
+        optimizer: Inner optimiser, an optax transformation. If it takes `value`, `grad` and
+            `value_fn`, they are those of the support set; if it draws noise, it uses the random
+            key of the inner step.
         params: Parameters at which the descent starts. Leaves without a derivative, such as
-            counters and random keys, may be among them.
+            counters and random keys, are allowed.
         mask: Tree of bools like `params`, True where a leaf adapts; the other leaves are constants
             of the task. None: every floating-point leaf adapts.
-        per_step: Tree of bools, True where a leaf is `[K + 1, ...]`, with one value for the model
-            after each number of inner steps; beyond K the last is used. None of them may adapt.
+        per_step: Tree of bools, True where a leaf is `[K + 1, ...]` and has one value for the
+            model after each number of inner steps; beyond K the last value is used. These leaves
+            must not adapt.
         first_order: Whether the gradients of the inner steps are treated as constants, so that
             every second derivative of the loss is dropped (Finn et al. 2017, section 5.2).
         hvp: Mode in which second derivatives are computed, `maml.Hvp`.
-        remat: Whether only about 2 sqrt(K) of the K inner states are kept for the meta-gradient,
-            and the steps between them are computed again; needs less memory and more time.
-        opt_state: State that the optimiser starts from. None: a new one in every task.
+        remat: Whether only about 2 sqrt(K) of the K inner states are stored for the meta-gradient
+            and the steps between them are recomputed, which takes less memory and more time.
+        opt_state: Initial state of the optimiser. None: a new one in every task.
 
     Returns:
         The inner problem, whose state is `(adapted leaves, opt_state, steps taken)`. The metrics of
         its steps are reported, not differentiated.
 
     Raises:
-        ValueError: the optimiser is not optax's; a mask has another structure than `params`, or
-            lets nothing adapt, or a leaf without a derivative; a leaf of `per_step` adapts; `hvp`
-            or `remat` has another value, or is changed for first-order steps; or (when the step is
-            traced) the loss returns something else than `(scalar, metrics)`.
+        ValueError: the optimiser is not optax's; a mask differs from `params` in structure, is
+            False everywhere, or is True at a leaf without a derivative; a leaf of `per_step`
+            adapts; `hvp` or `remat` has another value, or is changed for first-order steps; or
+            (when the step is traced) the loss does not return `(scalar, metrics)`.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
@@ -100,15 +101,15 @@ def gradient_descent(
     check_per_step(per_step, mask, params)
     adapted, _ = tree.partition(params, mask)
 
-    def whole(adapted: Params, count: Any) -> Params:
-        def of_step(leaf: Any, several: bool) -> Any:
-            return leaf[jnp.minimum(count, leaf.shape[0] - 1)] if several else leaf
+    def assemble(adapted: Params, count: Any) -> Params:
+        def value_of_step(leaf: Any, varies: bool) -> Any:
+            return leaf[jnp.minimum(count, leaf.shape[0] - 1)] if varies else leaf
 
-        chosen = jax.tree.map(of_step, params, per_step)
-        return tree.combine(adapted, tree.partition(chosen, mask)[1])
+        current = jax.tree.map(value_of_step, params, per_step)
+        return tree.combine(adapted, tree.partition(current, mask)[1])
 
     def objective(adapted: Params, count: Any, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
-        return checked(loss)(whole(adapted, count), batch, key)
+        return checked(loss)(assemble(adapted, count), batch, key)
 
     def step(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
         adapted, opt_state, count = state
@@ -126,25 +127,25 @@ def gradient_descent(
 
     step = jax.checkpoint(step, prevent_cse=False) if remat else step
     start = adapted, optimizer.init(adapted) if opt_state is None else opt_state, 0
-    return Inner(start, step, lambda state: whole(state[0], state[2]), remat)
+    return Inner(start, step, lambda state: assemble(state[0], state[2]), remat)
 
 
 def check_per_step(per_step: PyTree[bool], mask: PyTree[bool], params: Params) -> None:
-    """Refuses leaves that are others at each step where they adapt.
+    """Refuses leaves that both adapt and have a value for each inner step.
 
     Args:
         per_step: Tree of bools, True where a leaf has a value for each inner step.
         mask: Tree of bools like `params`, True where a leaf adapts.
-        params: Parameters that both are masks of.
+        params: Parameters of the model.
 
     Raises:
-        ValueError: `per_step` is no mask of the parameters, or both are True at a leaf.
+        ValueError: `per_step` is not a mask of the parameters, or both masks are True at a leaf.
     """
     check_mask(per_step, params, "per_step mask", some=False)
     for path, both in tree.by_path(jax.tree.map(lambda a, b: a and b, mask, per_step)).items():
         if both:
             raise ValueError(
-                f"what adapts cannot be another leaf at each step; mask and per_step meet at {path}"
+                f"a leaf that adapts has no value for each step; mask and per_step meet at {path}"
             )
 
 
@@ -156,7 +157,7 @@ def adapt(
     *,
     probe: Callable[[Params], PyTree] | None = None,
 ) -> tuple[Params, PyTree]:
-    """Adapts to a support set by `inner_steps` inner steps, each with a random key of its own.
+    """Adapts parameters to a support set by `inner_steps` inner steps.
 
     Args:
         inner: Inner problem.
@@ -170,8 +171,8 @@ def adapt(
         probe the metrics of the inner steps, `[K, ...]`.
 
     Raises:
-        ValueError: `inner_steps` is negative, the number of batches is another, or `inner` or `key`
-            is of another kind.
+        ValueError: `inner_steps` is negative or differs from the number of batches, `inner` is not
+            an `Inner`, or `key` is not a key.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)
@@ -187,31 +188,33 @@ def adapt(
 
     if isinstance(batch, PerStep) and isinstance(batch.batches, PerStep):
         raise ValueError("a PerStep has a batch for each step; got a PerStep of a PerStep")
-    own = batch.batches if isinstance(batch, PerStep) else None
-    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(own)}
+    batches = batch.batches if isinstance(batch, PerStep) else None
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if counts - {(inner_steps,)}:
-        raise ValueError(f"{inner_steps} steps need as many batches; got {sorted(counts)}")
+        raise ValueError(
+            f"{inner_steps} inner steps need as many batches; got leading sizes {sorted(counts)}"
+        )
 
     def body(state: PyTree, step: tuple[RandomKey, Batch]) -> tuple[PyTree, PyTree]:
-        step_key, own = step
-        state, metrics = inner.step(state, batch if own is None else own, step_key)
+        step_key, step_batch = step
+        state, metrics = inner.step(state, batch if step_batch is None else step_batch, step_key)
         return state, metrics if probe is None else probe(inner.params(state))
 
     def run(state: PyTree, steps: tuple[RandomKeys, Batch]) -> tuple[PyTree, PyTree]:
         if inner.remat or not 0 < inner_steps <= UNROLLED:
             return jax.lax.scan(body, state, steps)
-        # Few steps are faster one by one: a loop copies what it keeps, and mapped over tasks, its
-        # first step would work with a copy of theta for each.
+        # Few steps are faster without a scan, which copies the values it stores; mapped over
+        # tasks, its first step would need a copy of theta for each task.
         traces = []
         for number in range(inner_steps):
             state, trace = body(state, jax.tree.map(lambda leaf, n=number: leaf[n], steps))
             traces.append(trace)
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *traces)
 
-    steps = jax.random.split(key, inner_steps), own
+    steps = jax.random.split(key, inner_steps), batches
     if inner.remat and inner_steps:
-        # Blocks of about sqrt(K) steps, and one of the rest: the first states of all are kept, and
-        # while one is derived, its own.
+        # Blocks of about sqrt(K) steps, and a block of the remaining ones: the first state of each
+        # block is stored, and all states of a block only while it is differentiated.
         size = math.isqrt(inner_steps)
         count, block = inner_steps // size, jax.checkpoint(run, prevent_cse=False)
         blocks = jax.tree.map(

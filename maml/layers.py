@@ -1,4 +1,4 @@
-"""A convolution as patches times a matrix, which stays fast when every task has its own kernel.
+"""Convolution as patches times a matrix, which is fast even if every task has its own kernel.
 
 `jax.vmap` over tasks turns `lax.conv` into a grouped convolution, which XLA runs tens of times
 slower on a CPU than a batched matrix product.
@@ -15,15 +15,15 @@ def convolution(
     *,
     stride: int = 1,
 ) -> Float[Array, "n out_height out_width features"]:
-    """The SAME convolution of images with a square kernel in the order HWIO.
+    """Convolution of images with a square kernel and SAME padding.
 
     Args:
-        x: Images.
-        kernel: Weights of each neighbourhood.
+        x: Images, `[n, height, width, channels]`.
+        kernel: Kernel in the order HWIO, `[size, size, channels, features]`.
         stride: Distance between neighbourhoods, in pixels.
 
     Returns:
-        The convolved images.
+        The convolved images, `[n, out_height, out_width, features]`.
 
     >>> convolution(jnp.ones((2, 28, 28, 1)), jnp.ones((3, 3, 1, 8)), stride=2).shape
     (2, 14, 14, 8)
@@ -34,18 +34,19 @@ def convolution(
 def patches(
     x: Float[Array, "n height width channels"], size: int, stride: int
 ) -> Float[Array, "n out_height out_width patch"]:
-    """The `size` x `size` neighbourhoods that a SAME convolution with this stride looks at.
+    """The `size` x `size` neighbourhoods that a SAME convolution with this stride reads.
 
-    With an HWIO kernel, `patches(x, size, stride) @ kernel.reshape(-1, features)` is that
-    convolution.
+    With a kernel in the order HWIO, the convolution is
+    `patches(x, size, stride) @ kernel.reshape(-1, features)`.
 
     Args:
-        x: Images.
+        x: Images, `[n, height, width, channels]`.
         size: Side of a neighbourhood, in pixels.
         stride: Distance between neighbourhoods, in pixels.
 
     Returns:
-        Each neighbourhood as a vector of size * size * channels numbers, in the order HWI.
+        The neighbourhoods, `[n, out_height, out_width, size * size * channels]`, each as a vector
+        in the order HWI.
 
     >>> patches(jnp.ones((2, 28, 28, 1)), 3, 2).shape
     (2, 14, 14, 9)
@@ -75,7 +76,7 @@ def patches(
 def max_pool(
     x: Float[Array, "n height width channels"],
 ) -> Float[Array, "n half_h half_w channels"]:
-    """Maximum over 2 x 2 windows, VALID: an odd last row or column is dropped.
+    """Maximum over 2 x 2 windows with VALID padding, which drops an odd last row or column.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
@@ -87,9 +88,9 @@ def max_pool(
 
 
 def larger(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """The maximum, whose gradient always goes to one of the two.
+    """The elementwise maximum, whose gradient always goes to exactly one argument.
 
-    That of `jnp.maximum`, and of `max` over axes, goes to whoever equals the maximum, and that may
-    be nobody where XLA computes them twice and rounds differently.
+    The gradient of `jnp.maximum`, and of `max` over axes, goes to the arguments that equal the
+    maximum. If XLA computes an argument twice with different rounding, there may be none.
     """
     return jnp.where(a > b, a, b)

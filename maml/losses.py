@@ -1,4 +1,4 @@
-"""From a model to a LossFn of one task. `apply(params, inputs)` may come from any library."""
+"""Losses of one task made from a model `apply(params, inputs)`, which may come from any library."""
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +15,22 @@ from maml.types import Batch, LossFn, Params, RandomKey
 def regression(apply: Apply) -> LossFn:
     """Mean squared error:  1/n sum_i ||f(x_i) - y_i||^2,  the mean over every number in y.
 
-    With weights it is  sum_i w_i ||f(x_i) - y_i||^2 / sum_i w_i.  Where all weights are zero the
-    loss is 0, with a derivative of zero, and the metric NaN. Differences are taken in float32 at
-    least.
+    With weights it is  sum_i w_i ||f(x_i) - y_i||^2 / sum_i w_i.  If all weights are zero, the loss
+    and its derivative are 0 and the metric is NaN. Differences are computed in float32 at least.
 
     Args:
-        apply: `apply(params, inputs) -> predictions`, like the targets in shape. Rows of weight 0
-            are shown to it as copies of a row that counts, unless it has a parameter `weights`.
+        apply: Model `apply(params, inputs) -> predictions`, with predictions in the shape of the
+            targets. It gets rows of weight 0 as copies of a row of positive weight, unless it has a
+            parameter `weights`.
 
     Returns:
         A loss of the batch `(inputs, targets)` or `(inputs, targets, weights)`, weights `[n]`, with
         the metric `mse`.
 
     Raises:
-        ValueError: `apply` is no function of `(params, inputs)`, or (when traced) predictions and
-            targets differ in shape, predictions are not floating-point, or the batch is another.
+        ValueError: `apply` is not a function of `(params, inputs)`, or (when traced) predictions
+            and targets differ in shape, predictions are not floating-point, or the batch has
+            another structure.
 
     >>> loss = regression(lambda w, x: w * x)
     >>> value, metrics = loss(2.0, (jnp.ones(3), jnp.zeros(3)), jax.random.key(0))
@@ -42,7 +43,10 @@ def regression(apply: Apply) -> LossFn:
         inputs, targets, weights = rows.unpack(batch)
         predictions = rows.outputs(apply, params, inputs, weights)
         if predictions.shape != targets.shape:
-            raise ValueError(f"predictions {predictions.shape} for targets {targets.shape}")
+            raise ValueError(
+                f"predictions must have the shape of the targets, {targets.shape}; got"
+                f" {predictions.shape}"
+            )
         if not is_inexact(predictions):
             raise ValueError(f"predictions must be floating-point; got {predictions.dtype}")
         if jnp.iscomplexobj(targets) and not jnp.iscomplexobj(predictions):
@@ -57,15 +61,15 @@ def regression(apply: Apply) -> LossFn:
 def classification(apply: Apply) -> LossFn:
     """Mean cross-entropy:  -1/n sum_i log softmax(f(x_i))[y_i].
 
-    With weights it is  -sum_i w_i log softmax(f(x_i))[y_i] / sum_i w_i,  and so is the accuracy.
-    Where all weights are zero the loss is 0, with a derivative of zero, and the metrics are NaN.
-    Both are computed in float32 at least. A label that is out of range is no class: it is refused
-    or, where it is traced, makes loss and derivative NaN. A row whose logits are NaN is a wrong
-    answer.
+    With weights it is  -sum_i w_i log softmax(f(x_i))[y_i] / sum_i w_i,  and the accuracy is a
+    weighted mean as well. If all weights are zero, the loss and its derivative are 0 and the
+    metrics are NaN. Loss and accuracy are computed in float32 at least. A label out of range is
+    refused or, if it is traced, makes the loss and its derivative NaN. A row with logits of NaN
+    counts as a wrong answer.
 
     Args:
-        apply: `apply(params, inputs) -> logits`, `[n, ways]`. Rows of weight 0 are shown to it as
-            copies of a row that counts, unless it has a parameter `weights`.
+        apply: Model `apply(params, inputs) -> logits`, `[n, ways]`. It gets rows of weight 0 as
+            copies of a row of positive weight, unless it has a parameter `weights`.
 
     Returns:
         A loss of the batch `(inputs, labels)` or `(inputs, labels, weights)`, labels `[n]` in
@@ -73,9 +77,9 @@ def classification(apply: Apply) -> LossFn:
         fraction).
 
     Raises:
-        ValueError: `apply` is no function of `(params, inputs)`, or (when traced) the labels are
-            not one integer a row, or out of range, there are fewer than two logits a row, or the
-            batch is another.
+        ValueError: `apply` is not a function of `(params, inputs)`, or (when traced) the labels are
+            out of range or not one integer a row, there are fewer than two logits a row, or the
+            batch has another structure.
 
     >>> loss = classification(lambda params, x: x)
     >>> logits = jnp.array([[0.0, 0.0], [9.0, 0.0]])
@@ -92,12 +96,12 @@ def classification(apply: Apply) -> LossFn:
         if not jnp.issubdtype(logits.dtype, jnp.floating):
             raise ValueError(f"logits must be floating-point; got {logits.dtype}")
         logits = rows.masked(rows.wide(logits), weights)
-        surprise = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-        right = (jnp.argmax(logits, axis=-1) == labels) & ~jnp.isnan(surprise)
+        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        correct = (jnp.argmax(logits, axis=-1) == labels) & ~jnp.isnan(cross_entropy)
         nan = jnp.float32(jnp.nan)
-        # A factor makes NaN of the derivative too.
-        value = rows.mean(surprise * jnp.where(valid, 1, nan), weights)
-        accuracy = rows.mean(jnp.where(valid, right, nan), weights)
+        # A factor of NaN makes the derivative NaN as well.
+        value = rows.mean(cross_entropy * jnp.where(valid, 1, nan), weights)
+        accuracy = rows.mean(jnp.where(valid, correct, nan), weights)
         metrics = {"cross_entropy": value, "accuracy": accuracy}
         return value, {name: rows.metric(mean, weights) for name, mean in metrics.items()}
 
@@ -105,21 +109,21 @@ def classification(apply: Apply) -> LossFn:
 
 
 def proximal(loss: LossFn, center: Params, regularisation: float) -> LossFn:
-    """A loss with a pull:  L(phi) + regularisation/2 ||phi - center||^2.
+    """A loss with a proximal term:  L(phi) + regularisation/2 ||phi - center||^2.
 
-    The pull is summed in float32 at least, with |.|^2 of complex numbers; counters and other leaves
-    that are not floating-point are not pulled.
+    The term is summed in float32 at least, with |.|^2 of complex numbers; counters and other leaves
+    that are not floating-point are left out.
 
     Args:
-        loss: `(params, batch, key) -> (scalar, metrics)`.
-        center: Parameters that the loss pulls towards.
+        loss: Loss L, `(params, batch, key) -> (scalar, metrics)`.
+        center: Centre of the proximal term, a tree like the parameters.
         regularisation: Factor of half the squared distance, finite and >= 0.
 
     Returns:
-        The loss with the pull added, and its metrics.
+        The loss with the proximal term added; its metrics are those of `loss`.
 
     Raises:
-        ValueError: the regularisation is negative, `loss` is no loss, or (when traced) the
+        ValueError: the regularisation is negative, `loss` is not a loss, or (when traced) the
             parameters have other shapes than the centre.
 
     >>> loss = proximal(lambda w, batch, key: (0.0 * w, {}), center=1.0, regularisation=3.0)
@@ -129,17 +133,17 @@ def proximal(loss: LossFn, center: Params, regularisation: float) -> LossFn:
     check_loss(loss)
     check_number(regularisation, "regularisation", least=0)
 
-    def pulled(params: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
+    def proximal_loss(params: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
         check_shapes(center, params, "centre")
         value, metrics = checked(loss)(params, batch, key)
-        pull = [
+        distances = [
             jnp.sum(_squared(rows.wide(p) - rows.wide(c)))
             for p, c in zip(jax.tree.leaves(params), jax.tree.leaves(center), strict=True)
             if is_inexact(p)
         ]
-        return value + 0.5 * regularisation * sum(pull), metrics
+        return value + 0.5 * regularisation * sum(distances), metrics
 
-    return pulled
+    return proximal_loss
 
 
 def _squared(x: Array) -> Array:

@@ -26,9 +26,9 @@ TASK = "task"  # name of the mesh axis along which tasks are divided
 def task_mesh(num_devices: int | None = None) -> Mesh:
     """A mesh of devices in a row, which share the tasks of a meta-batch.
 
-    The devices are taken from all processes, equally many from each. On a CPU, create devices with
+    Each process contributes the same number of devices. On a CPU, create devices with
     `jax.config.update("jax_num_cpu_devices", n)` before the first array is made; with one device
-    for each core, every core works on another task.
+    for each core, each core works on its own tasks.
 
     Args:
         num_devices: Number of devices, a multiple of the number of processes. None: all devices.
@@ -37,8 +37,8 @@ def task_mesh(num_devices: int | None = None) -> Mesh:
         The mesh, whose only axis is "task".
 
     Raises:
-        ValueError: there are fewer devices, or their number is not a multiple of that of the
-            processes.
+        ValueError: there are fewer devices than `num_devices`, or `num_devices` is not a multiple
+            of the number of processes.
 
     >>> dict(task_mesh(1).shape)
     {'task': 1}
@@ -59,15 +59,15 @@ def task_mesh(num_devices: int | None = None) -> Mesh:
 
 
 def count_tasks(episodes: Episode | PyTree) -> int:
-    """The size of the leading axis that all leaves share.
+    """The number of tasks, which is the size of the leading axis of every leaf.
 
     Raises:
-        ValueError: a leaf has no axis, or leaves disagree about its size.
+        ValueError: a leaf has no axis, or leaves differ in the size of the leading axis.
     """
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
     if len(sizes) != 1 or sizes == {()}:
         raise ValueError(
-            "episodes need one leading task axis, as maml.batched makes it; got leading sizes"
+            "episodes need one leading task axis, as those of maml.batched have; got leading sizes"
             f" {sorted(sizes)}"
         )
     return sizes.pop()[0]
@@ -97,10 +97,10 @@ def share_of(num_tasks: int, mesh: Mesh | None) -> int:
     if mesh is None:
         return num_tasks
     if not isinstance(mesh, Mesh | AbstractMesh):
-        raise ValueError(f"a mesh is made by maml.task_mesh(); got {mesh!r}")
+        raise ValueError(f"a mesh must be made by maml.task_mesh(); got {mesh!r}")
     if mesh.axis_names != (TASK,):
         raise ValueError(
-            f"a mesh needs one axis, named {TASK!r}, as maml.task_mesh() makes it; got"
+            f"a mesh needs one axis, named {TASK!r}, as that of maml.task_mesh() has; got"
             f" {mesh.axis_names}"
         )
     if num_tasks % mesh.size:
@@ -131,14 +131,14 @@ def tasks_at_once(num_tasks: int, chunk: int | None, mesh: Mesh | None) -> int:
 def across(
     mesh: Mesh | None, share: Callable[..., Any], *, summed: bool | tuple[bool, ...]
 ) -> Callable[..., Any]:
-    """The function of all tasks on a mesh, from the function of one device's share of them.
+    """Turns a function of the tasks of one device into a function of all tasks on a mesh.
 
     Args:
         mesh: Devices that share the tasks. None: one device.
-        share: `share(meta_params, tasks)` of one device, with all meta-parameters and its own
-            tasks.
-        summed: Whether `share` returns sums over all devices instead of results `[task, ...]`; of a
-            tuple, for each of its members.
+        share: `share(meta_params, tasks)` of one device, with all meta-parameters and the tasks of
+            the device.
+        summed: Whether `share` returns sums over all devices instead of results `[task, ...]`; a
+            tuple has one bool for each member of the result.
 
     Returns:
         `function(meta_params, tasks)` of all tasks; without a mesh it is `share`.
@@ -182,8 +182,8 @@ def each_task(
         meta_params: Meta-parameters, the same for all tasks.
         tasks: Tasks, a tree of arrays `[task, ...]`.
         key: Random key, split into one for each task.
-        chunk: Number of tasks that a device maps at once, which need not divide their number. None:
-            all at once.
+        chunk: Number of tasks that a device maps at once; it need not divide the number of tasks.
+            None: all at once.
         mesh: Devices that share the tasks, see `task_mesh`. None: one device.
 
     Returns:
@@ -191,7 +191,7 @@ def each_task(
 
     Raises:
         ValueError: `chunk` is below 1, the mesh does not divide the tasks or has another axis than
-            "task", or an argument is of another kind.
+            "task", or an argument has the wrong type.
     """
     check_meta_params(meta_params)
     check_key(key)
@@ -210,19 +210,20 @@ def each_task(
 def in_chunks(function: Callable[[Any], PyTree], tasks: Any, chunk: int) -> PyTree[Array]:
     """The results of `function(task)` for each task, in chunks; the last may be smaller.
 
-    `jax.lax.map` with a batch size cannot return arrays of size zero, as zero inner steps give.
+    It replaces `jax.lax.map` with a batch size, which cannot return arrays of size zero, such as
+    the metrics of zero inner steps.
     """
-    many = jax.vmap(function)
+    map_chunk = jax.vmap(function)
     count = count_tasks(tasks) // chunk
     first = jax.tree.map(lambda leaf: leaf[: count * chunk], tasks)
     rest = jax.tree.map(lambda leaf: leaf[count * chunk :], tasks)
     folded = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), first)
     out = jax.tree.map(
-        lambda leaf: leaf.reshape(count * chunk, *leaf.shape[2:]), jax.lax.map(many, folded)
+        lambda leaf: leaf.reshape(count * chunk, *leaf.shape[2:]), jax.lax.map(map_chunk, folded)
     )
     if not count_tasks(rest):
         return out
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), out, many(rest))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), out, map_chunk(rest))
 
 
 def _divisors(number: int) -> str:

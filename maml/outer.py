@@ -45,7 +45,7 @@ from maml.types import (
     Step,
 )
 
-MOST_STEPS = 2**31 - 1  # what the counter of meta-steps holds
+MOST_STEPS = 2**31 - 1  # largest value of the counter of meta-steps
 
 
 def init(
@@ -53,17 +53,17 @@ def init(
 ) -> MetaState:
     """The state before the first meta-step.
 
-    The outer optimiser sees the floating-point leaves alone: counters, random keys and masks among
-    the parameters stay as they are. `optax.selective_transform(optimizer, freeze_mask=mask)` keeps
-    any other leaf as it is.
+    The outer optimiser updates only the floating-point leaves; counters, random keys and masks
+    among the parameters do not change. `optax.selective_transform(optimizer, freeze_mask=mask)`
+    excludes further leaves.
 
     Args:
-        algorithm: Algorithm that will be trained.
+        algorithm: Algorithm to train.
         optimizer: Outer optimiser, an optax transformation.
         params: Initial parameters of the model.
 
     Returns:
-        The state, with the algorithm's meta-parameters.
+        The state, with the initial meta-parameters of the algorithm.
 
     Raises:
         ValueError: the outer optimiser is not optax's, or the algorithm refuses the parameters.
@@ -83,15 +83,16 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
     """A sampler of meta-batches, `Episode[task, ...]`, from a sampler of one task.
 
     Args:
-        sample: Sampler of one task; the arrays of a `Partial` remain arguments of jit.
+        sample: Sampler of one task. If it is a `Partial`, its arrays remain arguments of jit.
         num_tasks: Number of tasks of a meta-batch, >= 1.
 
     Returns:
-        A `Partial`; those of one sampler and one size are the same function to jit.
+        The sampler, a `Partial`. Samplers made from one sampler with one size are the same
+        function to jit.
 
     Raises:
-        ValueError: `num_tasks` is below 1, or the sampler is no function of a key or gives
-            meta-batches already.
+        ValueError: `num_tasks` is below 1, or the sampler is not a function of a key or already
+            returns meta-batches.
 
     >>> from maml import Episode
     >>> sample = batched(lambda key: Episode(*jax.random.normal(key, (2, 5))), 3)
@@ -101,28 +102,31 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
     check_count(num_tasks, least=1, of="tasks")
     check_callable(sample, "sample", "key")
     if _is_batched(sample):
-        raise ValueError("this sampler gives meta-batches already: pass the sampler of one task")
+        raise ValueError("this sampler returns meta-batches already: pass the sampler of one task")
     partial_type = jax.tree_util.Partial
     sample = sample if isinstance(sample, partial_type) else partial_type(sample)
     return partial_type(_Batch(num_tasks), sample)
 
 
 class _Batch(NamedTuple):
-    """Compared by value, where two equal `functools.partial` differ: jit compiles once."""
+    """A batched sampler, compared by value so that jit compiles equal ones once.
+
+    Two equal `functools.partial` would differ.
+    """
 
     num_tasks: int
 
     def __call__(self, sample: Sampler, key: RandomKey) -> Episode:
         check_key(key)
 
-        def checked(key: RandomKey) -> Episode:
+        def checked_sample(key: RandomKey) -> Episode:
             episode = sample(key)
             for leaf in jax.tree.leaves(episode):
                 if not is_array(leaf):
                     raise ValueError(f"a sampler returns arrays; got {leaf!r}")
             return episode
 
-        return jax.vmap(checked)(jax.random.split(key, self.num_tasks))
+        return jax.vmap(checked_sample)(jax.random.split(key, self.num_tasks))
 
 
 def _is_batched(sample: Any) -> bool:
@@ -141,38 +145,39 @@ def meta_gradient(
 ) -> tuple[MetaParams, Metrics]:
     """The mean over tasks of the meta-gradient and of the metrics.
 
-    However the tasks are mapped, each has the same key, and the mean is the same to rounding: it is
-    taken in float32 at least. Tasks whose gradient is not finite are left out of both means, and so
-    are those that are learned from and have a metric of NaN that is not of the support set, such
-    as a task whose query set has weights of zero alone. If all are left out, the means are NaN. A
-    metric that is NaN in some of the tasks that are left in is the mean over the others.
+    Random keys, and the mean up to rounding, do not depend on `chunk` and `mesh`. Means are taken
+    in float32 at least. Tasks whose gradient is not finite are left out of both means. If the
+    meta-gradient has an objective, so are tasks with a metric of NaN, apart from metrics of the
+    support set; an example is a task whose query set has only weights of zero. If all tasks are
+    left out, the means are NaN. A metric that is NaN in some of the remaining tasks is averaged
+    over the others.
 
     Args:
         grad: Meta-gradient of one task, `algorithm.grad`.
-        meta_params: Meta-parameters at which the gradient is taken. Leaves without a derivative may
-            be among them; their gradient is None.
+        meta_params: Meta-parameters at which the gradient is taken. The gradient of leaves without
+            a derivative is None.
         episodes: Tasks, `Episode[task, ...]`.
         key: Random key, split into one for each task.
-        step: Number of meta-steps taken before; some meta-gradients depend on it.
+        step: Number of meta-steps taken before, on which some meta-gradients depend.
         chunk: Number of tasks that a device maps at once. Chunks run one after the other and their
-            gradients are added up, so the memory needed is that of one chunk. None: all at once.
+            gradients are summed, so the memory needed is that of one chunk. None: all at once.
         mesh: Devices that share the tasks, see `task_mesh`. None: one device.
 
     Returns:
-        The mean gradient, and the mean metrics with `left_out`, the share of tasks left out.
+        The mean gradient, and the mean metrics with `left_out`, the fraction of tasks left out.
 
     Raises:
-        ValueError: leaves disagree about the number of tasks, the mesh does not divide it, or the
-            chunk a device's share of it; the mesh has another axis than "task"; an argument is of
-            another kind.
+        ValueError: leaves differ in the number of tasks; the mesh does not divide that number, or
+            the chunk does not divide the number of tasks of a device; the mesh has another axis
+            than "task"; an argument has the wrong type.
     """
-    grads, metrics, _ = _kept_gradient(
+    grads, metrics, _ = _gradient_and_mask(
         grad, meta_params, episodes, key, step=step, chunk=chunk, mesh=mesh
     )
     return grads, metrics
 
 
-def _kept_gradient(
+def _gradient_and_mask(
     grad: MetaGradient,
     meta_params: MetaParams,
     episodes: Episode,
@@ -182,12 +187,14 @@ def _kept_gradient(
     chunk: int | None,
     mesh: Mesh | None,
 ) -> tuple[MetaParams, Metrics, Bool[Array, " task"]]:
-    """As `meta_gradient`, and which tasks are in the means."""
+    """The results of `meta_gradient`, and a mask of the tasks that are in the means."""
     check_meta_params(meta_params)
     check_key(key)
     check_gradient(grad)
     if not isinstance(episodes, Episode):
-        raise ValueError(f"an Episode of arrays is wanted; got {type(episodes).__name__}")
+        raise ValueError(
+            f"the episodes must be an Episode of arrays; got {type(episodes).__name__}"
+        )
     check_tasks(episodes)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
@@ -209,11 +216,11 @@ def _kept_gradient(
 def _value(
     grad: MetaGradient, step: Step, meta_params: MetaParams, data: Any, options: dict[str, Any]
 ) -> Scalar:
-    """The mean objective of the tasks that are kept, for an outer optimiser that asks for it."""
+    """The mean objective of the tasks in the means, for an outer optimiser that needs its value."""
 
     def run(part: MetaGradient, meta_params: MetaParams) -> Scalar:
         if part.objective is None:
-            raise ValueError("the outer optimiser asks for a loss, and this gradient is of none")
+            raise ValueError("the outer optimiser needs a loss; this meta-gradient has none")
         return mean_value(part.objective, step, meta_params, data, **options)
 
     return of_phase(grad, step, run, meta_params)
@@ -232,7 +239,7 @@ def meta_step(
     """One meta-step:  theta <- theta + u(mean over tasks of the meta-gradient).
 
     Args:
-        algorithm: Algorithm, which gives the meta-gradient.
+        algorithm: Algorithm whose meta-gradient is used.
         optimizer: Outer optimiser, an optax transformation.
         state: State before the step.
         episodes: Tasks of the meta-batch, `Episode[task, ...]`.
@@ -243,8 +250,8 @@ def meta_step(
         The state after the step, and the metrics of `meta_gradient`.
 
     Raises:
-        ValueError: as `meta_gradient`, or an argument is of another kind, or the optimiser's state
-            of another optimiser.
+        ValueError: as `meta_gradient`, an argument has the wrong type, or the state belongs to
+            another optimiser.
     """
     check_algorithm(algorithm)
     check_transformation(optimizer)
@@ -253,12 +260,14 @@ def meta_step(
     check_opt_state(optimizer, state.opt_state, learned)
     options: dict[str, Any] = {"chunk": chunk, "mesh": mesh}
     grad, step = algorithm.grad, state.step
-    grads, metrics, kept = _kept_gradient(grad, state.params, episodes, key, step=step, **options)
+    grads, metrics, kept = _gradient_and_mask(
+        grad, state.params, episodes, key, step=step, **options
+    )
 
     def value(learned: Params) -> Scalar:
         tasks = episodes, jax.random.split(key, kept.size)
-        at_once = {"chunk": tasks_at_once(kept.size, chunk, mesh), "mesh": mesh}
-        return _value(grad, step, tree.combine(learned, constants), (tasks, kept), at_once)
+        mapping = {"chunk": tasks_at_once(kept.size, chunk, mesh), "mesh": mesh}
+        return _value(grad, step, tree.combine(learned, constants), (tasks, kept), mapping)
 
     updates, opt_state = update(optimizer, grads, state.opt_state, learned, value)
     params = tree.combine(optax.apply_updates(learned, updates), constants)
@@ -277,30 +286,30 @@ def train(
     mesh: Mesh | None = None,
     prefetch: int = 1,
 ) -> tuple[MetaState, Metrics]:
-    """Meta-trains for `meta_steps` meta-steps in one scan, sampling included; to be jitted.
+    """Meta-trains for `meta_steps` meta-steps in one scan that includes sampling; wrap it in jit.
 
     Args:
-        algorithm: Algorithm, which gives the meta-gradient.
+        algorithm: Algorithm whose meta-gradient is used.
         optimizer: Outer optimiser, an optax transformation.
-        sample: Sampler of meta-batches, as `batched` makes it.
-        state: State before. Meta-step t uses `fold_in(key, t)`, so two calls of n meta-steps are
-            one call of 2 n.
+        sample: Sampler of meta-batches, the result of `batched`.
+        state: State before the first of these meta-steps. Meta-step t uses `fold_in(key, t)`, so
+            that two calls of n meta-steps equal one call of 2 n.
         key: Random key of the whole run, the same in every call.
         meta_steps: Number of meta-steps, >= 0.
         chunk, mesh: As in `meta_gradient`.
-        prefetch: Number of meta-steps whose episodes are drawn at once. The episodes are the same;
-            one large draw takes less time than many small ones, and more memory.
+        prefetch: Number of meta-steps whose episodes are drawn at once. It does not change the
+            episodes; one large draw takes less time and more memory than many small ones.
 
     Returns:
-        The state after, and the metrics of every meta-step, `[meta_steps]`.
+        The state after the last meta-step, and the metrics of every meta-step, `[meta_steps]`.
 
     Raises:
-        ValueError: `meta_steps` is negative, or `prefetch` does not divide it; the sampler is of
-            one task, whose points would be taken for tasks; chunk or mesh as in `meta_gradient`.
+        ValueError: `meta_steps` is negative, or `prefetch` does not divide it; the sampler is one
+            of single tasks; otherwise as `meta_gradient`.
     """
     if not _is_batched(sample):
         raise ValueError(
-            "train wants a sampler of meta-batches, maml.batched(sample, num_tasks); got"
+            "train needs a sampler of meta-batches, maml.batched(sample, num_tasks); got"
             f" {sample!r}"
         )
     step = partial(meta_step, algorithm, optimizer, chunk=chunk, mesh=mesh)
@@ -316,19 +325,19 @@ def iterate(
     *,
     prefetch: int = 1,
 ) -> tuple[MetaState, Metrics]:
-    """As `train`, with any outer step.
+    """Meta-trains as `train`, with any outer step.
 
     Args:
         step: Outer step, `step(state, sample(key), key) -> (state, metrics)`.
-        sample: Sampler of what the outer step takes.
+        sample: Sampler of the second argument of the outer step.
         state, key, meta_steps, prefetch: As in `train`.
 
     Returns:
-        The state after, and the metrics of every meta-step, `[meta_steps]`.
+        The state after the last meta-step, and the metrics of every meta-step, `[meta_steps]`.
 
     Raises:
         ValueError: `meta_steps` is negative, `prefetch` does not divide it, the number of
-            meta-steps would not fit into an int32, or an argument is of another kind.
+            meta-steps would not fit into an int32, or an argument has the wrong type.
     """
     check_callable(step, "step", "state, episodes, key")
     check_callable(sample, "sample", "key")
@@ -339,7 +348,9 @@ def iterate(
     if meta_steps % prefetch:
         raise ValueError(f"prefetch must divide the {meta_steps} meta-steps; got {prefetch}")
     if not isinstance(state.step, Tracer) and int(state.step) + meta_steps > MOST_STEPS:
-        raise ValueError(f"at most {MOST_STEPS} meta-steps can be counted; {state.step} are taken")
+        raise ValueError(
+            f"at most {MOST_STEPS} meta-steps can be counted; got {meta_steps} after {state.step}"
+        )
 
     def body(state: MetaState, drawn: tuple[Any, RandomKey]) -> tuple[MetaState, Metrics]:
         out = step(state, *drawn)

@@ -1,9 +1,9 @@
-"""MAML++: six changes that stabilise the training of MAML, each of them a switch.
+"""MAML++: six changes that stabilise the training of MAML, each with its own option.
 
 | change | option |
 |---|---|
-| multi-step loss: first all inner steps count, in the end only the last | `multi_step=` |
-| derivative-order annealing: first-order meta-gradients at first | `first_order=` |
+| multi-step loss: the losses after all inner steps count at first, later the last | `multi_step=` |
+| derivative-order annealing: meta-gradients are of first order at first | `first_order=` |
 | learned learning rates for each layer and inner step | `learn_rates=` |
 | batch-norm statistics for each inner step | `per_step=` of running averages |
 | batch-norm weights and biases for each inner step | `per_step=` of these leaves |
@@ -34,7 +34,7 @@ class PlusPlus(NamedTuple):
 
     Attributes:
         params: Parameters of the model; leaves with a value for each inner step are `[K + 1, ...]`.
-        rates: Rates `[K]` of each leaf that adapts, or () if they are not learned.
+        rates: Learning rates `[K]` of each leaf that adapts, or () if they are not learned.
     """
 
     params: Params
@@ -42,12 +42,12 @@ class PlusPlus(NamedTuple):
 
 
 def multi_step_weights(step: Step, inner_steps: int, until: int) -> Float[Array, " inner_steps"]:
-    """Weights of the losses after 1 .. K inner steps, which fade to the last one alone.
+    """Weights of the losses after 1 .. K inner steps, of which finally only the last is not zero.
 
     All are 1 / K before the first meta-step; they change linearly over `until` meta-steps.
 
     Args:
-        step: Number of meta-steps taken.
+        step: Number of meta-steps taken before.
         inner_steps: Number of inner steps K.
         until: Number of meta-steps after which only the last loss counts.
 
@@ -58,21 +58,21 @@ def multi_step_weights(step: Step, inner_steps: int, until: int) -> Float[Array,
     [0.25, 0.75]
     """
     last = jnp.zeros(inner_steps).at[-1].set(1.0)
-    done = jnp.minimum(step / until, 1.0)
-    return done * last + (1 - done) / inner_steps
+    progress = jnp.minimum(step / until, 1.0)
+    return progress * last + (1 - progress) / inner_steps
 
 
-def _at_rates(rates: PyTree) -> optax.GradientTransformation:
-    """Scales each leaf's k-th update by its k-th rate, and later ones by the last."""
+def _scale_by_rates(rates: PyTree) -> optax.GradientTransformation:
+    """Scales the k-th update of each leaf by its k-th rate, and later updates by its last rate."""
 
     def init(params: Any) -> Any:
         return jnp.zeros((), jnp.int32)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        def scaled(rate: Array, update: Array) -> Array:
+        def scale_leaf(rate: Array, update: Array) -> Array:
             return rate[jnp.minimum(state, rate.shape[0] - 1)] * update
 
-        return jax.tree.map(scaled, rates, updates), state + 1
+        return jax.tree.map(scale_leaf, rates, updates), state + 1
 
     return optax.GradientTransformation(init, update)
 
@@ -93,18 +93,18 @@ def maml_plus_plus(
 ) -> Algorithm:
     """MAML++:  phi_{k+1} = phi_k + rates_k * u(grad L_support(phi_k)),  learning theta and rates.
 
-    With all switches off it is MAML with the inner optimiser `chain(optimizer, scale(rate))`.
+    With all options off it is MAML with the inner optimiser `chain(optimizer, scale(rate))`.
 
     Args:
         loss, inner_steps, mask, hvp, remat: As in `maml`, with K >= 1.
         optimizer: Inner optimiser; with `optax.sgd(1.0)` the rates are learning rates.
-        rate: Initial value of every rate, > 0.
-        learn_rates: Whether a rate is learned for each leaf and inner step; otherwise all keep
-            their initial value.
-        multi_step: Number of meta-steps over which the multi-step loss fades, see
+        rate: Initial value of every learning rate, > 0.
+        learn_rates: Whether a learning rate is learned for each leaf and inner step; otherwise all
+            keep their initial value.
+        multi_step: Number of meta-steps over which the multi-step loss is annealed, see
             `multi_step_weights`; with 0 only the loss after the last inner step counts.
-        first_order: Number of first meta-steps whose meta-gradient is of first order, which is
-            cheaper; those after them are of second order.
+        first_order: Number of meta-steps at the start whose meta-gradient is of first order, which
+            is cheaper; later ones are of second order.
         per_step: Tree of bools, True at the leaves that have a value for each inner step; none of
             them may adapt.
 
@@ -134,8 +134,8 @@ def maml_plus_plus(
             check_per_step(per_step, adapts, params)
         rates = jax.tree.map(lambda leaf: jnp.full(inner_steps, rate, leaf.dtype), adapted)
         if per_step is not None:
-            chosen, others = tree.partition(params, per_step)
-            copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * (inner_steps + 1)), chosen)
+            varying, others = tree.partition(params, per_step)
+            copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * (inner_steps + 1)), varying)
             params = tree.combine(copies, others)
         return PlusPlus(params, rates if learn_rates else ())
 
@@ -144,7 +144,7 @@ def maml_plus_plus(
         options |= {"first_order": True} if first_order else {"hvp": hvp, "remat": remat}
 
         def learner(meta: PlusPlus) -> Inner:
-            scale = _at_rates(meta.rates) if learn_rates else optax.scale(rate)
+            scale = _scale_by_rates(meta.rates) if learn_rates else optax.scale(rate)
             return gradient_descent(loss, optax.chain(optimizer, scale), meta.params, **options)
 
         return learner

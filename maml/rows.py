@@ -1,11 +1,12 @@
 """The rows of a batch and their weights.
 
-A batch is `(inputs, targets)` or `(inputs, targets, weights)`, with weights `[n]`, bools or numbers
->= 0. A row of weight 2 counts as two rows. A row of weight 0 affects no value and no derivative,
-whatever it contains. Episodes of unequal size are padded to one shape with rows of weight 0.
+A batch is `(inputs, targets)` or `(inputs, targets, weights)`, with weights `[n]` that are bools or
+numbers >= 0. A row of weight 2 counts as two rows. A row of weight 0 affects no value and no
+derivative, whatever it contains. Episodes of unequal size are padded to one shape with rows of
+weight 0.
 
-Masking a result is not enough for that, since 0 x NaN is NaN in the derivative: the inputs of rows
-of weight 0 are replaced.
+To mask the result is not enough, since 0 x NaN is NaN in the derivative; therefore the inputs of
+rows of weight 0 are replaced.
 """
 
 import inspect
@@ -27,11 +28,10 @@ Weights = Float[Array, " n"] | None
 
 
 def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
-    """Inputs, targets and weights of a batch; None is a weight of 1 for every row.
+    """Inputs, targets and weights of a batch; weights of None are 1 for every row.
 
     Raises:
-        ValueError: the batch is of another form, has no rows, or has weights that `of_rows`
-            refuses.
+        ValueError: the batch has another structure, no rows, or weights that `of_rows` refuses.
     """
     if not (isinstance(batch, tuple | list) and len(batch) in (2, 3)):
         got = f"{len(batch)} members" if isinstance(batch, tuple | list) else type(batch).__name__
@@ -43,8 +43,8 @@ def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
     if targets.ndim == 0:
         raise ValueError(
             "targets must have a row for each point; got one number. Where a batch of tasks,"
-            " [task, point, ...], is wanted and an episode of ONE task is given, its points pass"
-            " for tasks: give the episode a task axis, or draw it with maml.batched"
+            " [task, point, ...], is expected, the points of an episode of ONE task are mistaken"
+            " for tasks; an episode with a task axis, or drawn by maml.batched, would work"
         )
     if targets.shape[0] == 0:
         raise ValueError(f"a batch needs at least one row; got targets of {list(targets.shape)}")
@@ -88,9 +88,18 @@ def wide(x: Any) -> Array:
 def outputs(apply: Apply, params: Params, inputs: PyTree, weights: Weights) -> Array:
     """The outputs of a model, on which rows of weight 0 have no effect.
 
-    A model with a parameter `weights`, which is not one of its first two, gets the weights and the
-    inputs as they are. Any other model gets inputs in which rows of weight 0 are replaced by a row
-    of positive weight.
+    A model with a parameter `weights` that is not one of its first two gets the weights and the
+    unchanged inputs. Any other model gets inputs in which rows of weight 0 are replaced by a row of
+    positive weight.
+
+    Args:
+        apply: Model, `apply(params, inputs)` or `apply(params, inputs, weights=None)`.
+        params: Parameters of the model.
+        inputs: Inputs, a tree of arrays `[n, ...]`.
+        weights: Weights `[n]`; None is 1 for every row.
+
+    Returns:
+        The outputs, `[n, ...]`.
     """
     if weights is None:
         return jnp.asarray(apply(params, inputs))
@@ -100,11 +109,14 @@ def outputs(apply: Apply, params: Params, inputs: PyTree, weights: Weights) -> A
 
 
 def _takes_weights(apply: Apply) -> bool:
-    """Whether `weights` is a parameter that can be named; a model's own weights come first."""
+    """Whether `weights` is a keyword parameter, and not one of the first two parameters.
+
+    A model may call its parameters, the first argument, `weights`.
+    """
     try:
         parameter = inspect.signature(apply).parameters.get("weights")
         first = [*inspect.signature(apply).parameters][:2]
-    except (TypeError, ValueError):  # some built-in functions have none
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return False
     if parameter is None or parameter.kind is parameter.KEYWORD_ONLY:
         return parameter is not None
@@ -115,21 +127,21 @@ def replaced(inputs: PyTree, weights: Weights) -> PyTree:
     """The inputs, with each row of weight 0 replaced by a row of positive weight.
 
     Only leaves `[n, ...]` are changed. Zeros would suffice for most models, but not for those that
-    divide by the norm of their input. Where all weights are 0, all rows are ones.
+    divide by the norm of their input. If all weights are 0, all rows become ones.
 
     >>> replaced(jnp.array([1.0, jnp.nan, 3.0]), jnp.array([0.0, 0.0, 1.0])).tolist()
     [3.0, 3.0, 3.0]
     """
     if weights is None:
         return inputs
-    counts = weights != 0
+    positive = weights != 0
 
     def replace(leaf: Any) -> Any:
-        if jnp.shape(leaf)[:1] != counts.shape or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        if jnp.shape(leaf)[:1] != positive.shape or jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             return leaf
         leaf = jnp.asarray(leaf)
-        shown = jnp.where(counts.any(), leaf[jnp.argmax(counts)], 1)
-        return jnp.where(_column(counts, leaf), leaf, shown)
+        substitute = jnp.where(positive.any(), leaf[jnp.argmax(positive)], 1)
+        return jnp.where(_column(positive, leaf), leaf, substitute)
 
     return jax.tree.map(replace, inputs)
 
@@ -165,9 +177,9 @@ def nonzero(divisor: Array) -> Array:
 def classes(
     labels: Array, shape: tuple[int, ...], weights: Weights
 ) -> tuple[Integer[Array, "*rows"], Bool[Array, "*rows"]]:
-    """The labels, with 0 in rows of weight 0, and whether each is a class.
+    """The labels, with 0 in rows of weight 0, and a mask of the labels in range.
 
-    A traced label out of range cannot be refused; the caller should turn its value and derivative
+    A traced label out of range cannot be refused. The caller should turn its value and derivative
     into NaN, so that it does not count as another class.
 
     Args:
@@ -180,19 +192,21 @@ def classes(
 
     Raises:
         ValueError: there are fewer than two ways, the labels are not one integer for each row, or
-            a label that is not traced is out of range in a row of positive weight.
+            a label of a row of positive weight is out of range and not traced.
     """
-    *wanted, ways = shape
+    *expected, ways = shape
     got = f"{labels.dtype}{list(labels.shape)}"
-    if not wanted or ways < 2:
+    if not expected or ways < 2:
         raise ValueError(
-            f"labels are of 2 classes at least, with as many outputs a row; got {got} for outputs"
+            f"labels need at least 2 classes, with one output for each; got {got} for outputs"
             f" {list(shape)} (targets of a regression must be floating-point)"
         )
     if labels.shape == shape:
-        raise ValueError(f"labels must be {wanted}; got {got}: take their jnp.argmax over the last")
+        raise ValueError(
+            f"labels must be {expected}; got {got}: their jnp.argmax over the last axis would work"
+        )
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != shape[:-1]:
-        raise ValueError(f"labels must be integers {wanted}, in 0 .. {ways - 1}; got {got}")
+        raise ValueError(f"labels must be integers {expected}, in 0 .. {ways - 1}; got {got}")
     if labels.dtype.itemsize < 4:  # uint8 cannot be compared with 300 ways
         labels = labels.astype(jnp.int32)
     labels = masked(labels, weights)

@@ -1,4 +1,4 @@
-"""Few-shot episodes drawn inside jit from arrays that lie on the device."""
+"""Sampling of few-shot episodes inside jit, from arrays in the memory of the device."""
 
 from functools import partial
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from maml.types import Episode, RandomKey, Sampler
 
 
 class Query(NamedTuple):
-    """The inputs of a query set, with those of the support set for models that normalise by them.
+    """The inputs of a query set, with the support inputs for batch normalisation.
 
     Attributes:
         inputs: Query inputs, `[ways * queries, *example]`.
@@ -36,28 +36,29 @@ def few_shot(
 ) -> Sampler:
     """A sampler of N-way K-shot episodes from an array of classes.
 
-    An episode has distinct classes, and of each class distinct examples; support and query are
-    disjoint. Labels are 0 .. N - 1 in the order of the classes drawn.
+    An episode has distinct classes with distinct examples; support and query set are disjoint.
+    Labels are 0 .. N - 1 in the order in which the classes are drawn.
 
     Args:
         examples: Examples of the classes of one split, `[class, example, ...]`. Arrays of uint8 are
             images: their pixels are divided by 255, and images without a channel axis,
-            `[class, example, side, side]`, get one. All others are converted to float32.
+            `[class, example, side, side]`, get one. Arrays of other types are converted to float32.
         ways: Number of classes of an episode, N.
         shots: Number of support examples of each class, K.
         queries: Number of query examples of each class.
         rotate: Whether each class of an episode is rotated by 0, 90, 180 or 270 degrees, as is
-            usual for Omniglot; it needs square images.
+            usual for Omniglot; this needs square images.
 
     Returns:
-        `sample(key) -> Episode(support=(inputs, labels), query=(Query, labels))`, with rows ordered
-        by class. A model without batch normalisation reads the `.inputs` of the `Query`;
-        `maml.few_shot_apply` handles both. The array is an argument of jit, not a constant.
+        The sampler `sample(key) -> Episode(support=(inputs, labels), query=(Query, labels))`, with
+        rows ordered by class. A model without batch normalisation reads `Query.inputs`;
+        `maml.few_shot_apply` adapts one with batch normalisation. The array is an argument of jit,
+        not a constant.
 
     Raises:
         ValueError: there are more ways than classes, or more shots and queries than examples of a
-            class; a count is no integer >= 1; the array has no examples or fewer than three axes;
-            images to rotate are not square; or (when sampling) the key is not one key.
+            class; a count is not an integer >= 1; the array has no examples or fewer than three
+            axes; images to rotate are not square; or (when sampling) the key is not one key.
 
     >>> sample = few_shot(np.zeros((9, 20, 28, 28), np.uint8), ways=5, shots=1, queries=3)
     >>> episode = sample(jax.random.key(0))
@@ -75,13 +76,13 @@ def few_shot(
     if rotate and (len(shape) < 4 or shape[2] != shape[3]):
         raise ValueError(
             f"only square images, [class, example, side, side, ...], can be rotated; got"
-            f" {list(shape)}: pass rotate=False"
+            f" {list(shape)}: rotate=False would work"
         )
     if ways > shape[0]:
-        raise ValueError(f"{ways} ways need as many classes; the split has {shape[0]}")
+        raise ValueError(f"{ways} ways need as many classes; got a split of {shape[0]} classes")
     if shots + queries > shape[1]:
         raise ValueError(
-            f"{shots} shots + {queries} queries need as many examples; a class has {shape[1]}"
+            f"{shots} shots + {queries} queries need as many examples of each class; got {shape[1]}"
         )
     if dtype == np.uint8 and len(shape) == 4:
         examples = examples[..., None]
@@ -99,22 +100,22 @@ def _draw(
     rotate: bool,
 ) -> Episode:
     check_key(key)
-    class_key, example_key, turn_key = jax.random.split(key, 3)
+    class_key, example_key, rotation_key = jax.random.split(key, 3)
     classes = _distinct(class_key, examples.shape[0], ways)
-    each = jax.vmap(lambda key: _distinct(key, examples.shape[1], shots + queries))(
+    chosen_examples = jax.vmap(lambda key: _distinct(key, examples.shape[1], shots + queries))(
         jax.random.split(example_key, ways)
     )
-    drawn = examples[classes[:, None], each].astype(jnp.float32)
+    images = examples[classes[:, None], chosen_examples].astype(jnp.float32)
     if examples.dtype == jnp.uint8:
-        drawn = drawn / 255
+        images = images / 255
     if rotate:
-        drawn = jax.vmap(_turn)(drawn, jax.random.randint(turn_key, (ways,), 0, 4))
+        images = jax.vmap(_rotate)(images, jax.random.randint(rotation_key, (ways,), 0, 4))
 
     def flat(part: Array) -> tuple[Array, Integer[Array, " n"]]:
         return part.reshape(-1, *part.shape[2:]), jnp.repeat(jnp.arange(ways), part.shape[1])
 
-    support, support_labels = flat(drawn[:, :shots])
-    query, query_labels = flat(drawn[:, shots:])
+    support, support_labels = flat(images[:, :shots])
+    query, query_labels = flat(images[:, shots:])
     return Episode((support, support_labels), (Query(query, support), query_labels))
 
 
@@ -122,8 +123,8 @@ def _distinct(key: RandomKey, population: int, count: int) -> Integer[Array, " c
     return jax.random.choice(key, population, (count,), replace=False)
 
 
-def _turn(
+def _rotate(
     images: Float[Array, "n side side *channels"], quarters: Integer[Array, ""]
 ) -> Float[Array, "n side side *channels"]:
-    turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
-    return jax.lax.select_n(quarters, *turned)
+    rotated = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
+    return jax.lax.select_n(quarters, *rotated)

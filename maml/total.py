@@ -1,10 +1,11 @@
 """The meta-gradients of many tasks, summed in float32 at least.
 
-The derivative is that of the sum of the tasks' objectives, so that what they share, such as
-products with theta, is computed once for all. Tasks whose gradient is not finite are left out, and
-so are those whose objective has a metric of NaN, apart from those of the support set: a query set
-of which nothing counts has a gradient of zero, which is no gradient. A sum does not say which task
-is to be left out: then, and only then, the gradient of the chunk is taken again, task by task.
+The sum of the objectives is differentiated, so that computations shared by the tasks, such as
+products with theta, are done once. Tasks whose gradient is not finite are left out, and so are
+tasks whose objective has a metric of NaN, apart from metrics of the support set: a query set
+without a row of positive weight has a gradient of zero that must not enter the mean. The sum does
+not show which task is to be left out. If one is, the gradients of its chunk are computed again,
+task by task.
 """
 
 from functools import partial
@@ -41,7 +42,7 @@ class Total(NamedTuple):
         number: Number of these tasks.
         value: Sum of the objective; 0 for a meta-gradient without objective.
         metrics: Sums of the metrics, each over the tasks in which it is not NaN.
-        counted: Numbers of the tasks in these sums.
+        counted: Number of tasks in each of these sums.
         grads: Sum of the meta-gradients, like the meta-parameters; None where a leaf has none.
     """
 
@@ -52,7 +53,7 @@ class Total(NamedTuple):
     grads: PyTree
 
     def mean(self) -> "Total":
-        """The means in the place of the sums; NaN where no task is finite."""
+        """The means instead of the sums; NaN if no task is finite."""
         mean = jax.tree.map(lambda leaf: leaf / self.number, self)
         metrics = jax.tree.map(jnp.divide, self.metrics, self.counted)
         return mean._replace(number=self.number, metrics=metrics, counted=self.counted)
@@ -61,7 +62,7 @@ class Total(NamedTuple):
 def total_gradient(
     grad: MetaGradient, step: Step, meta_params: MetaParams, tasks: Tasks, chunk: int
 ) -> tuple[Total, Bool[Array, " task"]]:
-    """Sums over the tasks, one chunk after the other, and which tasks are in them.
+    """Sums over the tasks, one chunk after the other, and a mask of the tasks in the sums.
 
     Args:
         grad: Meta-gradient of one task, without `early`.
@@ -71,17 +72,17 @@ def total_gradient(
         chunk: Number of tasks mapped at once; it divides the number of tasks.
 
     Returns:
-        The sums, and a mask `[task]` of the tasks that are in them.
+        The sums, and a mask `[task]` of the tasks in them.
 
     Raises:
-        ValueError: (when traced) the gradient is no tree like the meta-parameters, or the metrics
-            are not by name.
+        ValueError: (when traced) the gradient is not a tree like the meta-parameters, or the
+            metrics are not a dictionary.
     """
     count = count_tasks(tasks[0]) // chunk
     chunks = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), tasks)
 
     def add_chunk(grads: PyTree, tasks: Tasks) -> tuple[PyTree, tuple[Total, Array]]:
-        total, kept = _of_chunk(grad, step, meta_params, tasks)
+        total, kept = _chunk_gradient(grad, step, meta_params, tasks)
         return jax.tree.map(jnp.add, grads, total.grads), (total._replace(grads=()), kept)
 
     start = jax.tree.map(lambda leaf: jnp.zeros_like(wide(leaf)), _learned(meta_params))
@@ -97,37 +98,37 @@ def like(meta_params: MetaParams, grads: PyTree) -> PyTree:
 
 
 def only(kept: Bool[Array, " task"], tasks: Tasks) -> Tasks:
-    """The tasks, with one that is kept in the place of each that is not."""
+    """The tasks, with each task that is not kept replaced by one that is."""
     index = jnp.where(kept, jnp.arange(kept.size), jnp.argmax(kept))
     return jax.tree.map(lambda leaf: leaf[index], tasks)
 
 
-def _of_chunk(
+def _chunk_gradient(
     grad: MetaGradient, step: Step, meta_params: MetaParams, tasks: Tasks
 ) -> tuple[Total, Bool[Array, " task"]]:
-    def judged(metrics: Metrics) -> Bool[Array, ""]:
-        return jnp.asarray(grad.objective is None) | _known(metrics)
+    def is_learned(metrics: Metrics) -> Bool[Array, ""]:
+        return jnp.asarray(grad.objective is None) | _has_no_nan(metrics)
 
-    def apart(tasks: Tasks) -> tuple[Total, Bool[Array, " task"]]:
+    def task_by_task(tasks: Tasks) -> tuple[Total, Bool[Array, " task"]]:
         values, metrics, grads = jax.vmap(partial(value_and_gradient, grad, step, meta_params))(
             *tasks
         )
-        kept = jax.vmap(is_finite)((values, grads)) & jax.vmap(judged)(metrics)
+        kept = jax.vmap(is_finite)((values, grads)) & jax.vmap(is_learned)(metrics)
         return _total(kept, values, metrics, sum_over(kept, grads)), kept
 
     if grad.objective is None:
-        return apart(tasks)
+        return task_by_task(tasks)
     values, metrics, grads = together(grad.objective, step, meta_params, tasks)
-    finite = is_finite((values, grads)) & judged(metrics)
+    finite = is_finite((values, grads)) & is_learned(metrics)
     kept = jnp.broadcast_to(finite, values.shape)
 
-    def whole(tasks: Tasks) -> tuple[Total, Bool[Array, " task"]]:
-        some = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), grads)
-        return _total(kept, values, metrics, some), kept
+    def of_sum(tasks: Tasks) -> tuple[Total, Bool[Array, " task"]]:
+        finite_grads = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), grads)
+        return _total(kept, values, metrics, finite_grads), kept
 
     if len(values) == 1:
-        return whole(tasks)
-    return jax.lax.cond(_anywhere(~finite), apart, whole, tasks)
+        return of_sum(tasks)
+    return jax.lax.cond(_any_mapped(~finite), task_by_task, of_sum, tasks)
 
 
 def together(
@@ -137,24 +138,27 @@ def together(
     learned, constants = tree.partition(meta_params, tree.floating(meta_params))
     leaves, structure = jax.tree.flatten(learned)
     types = [jnp.result_type(leaf) for leaf in leaves]
-    # Each task has a copy of what is narrow, or the sum would be taken in that precision.
+    # Each task has a copy of the narrow leaves; otherwise their gradients would be summed in that
+    # precision.
     axes = [0 if wide(leaf).dtype != jnp.result_type(leaf) else None for leaf in leaves]
 
-    def one(leaves: list[Array], episode: Episode, key: RandomKey) -> tuple[Array, Metrics]:
+    def task_objective(
+        leaves: list[Array], episode: Episode, key: RandomKey
+    ) -> tuple[Array, Metrics]:
         meta_params = tree.combine(structure.unflatten(leaves), constants)
         return objective(meta_params, episode, key, step)
 
-    def summed(leaves: list[Array]) -> tuple[Array, tuple[Array, Metrics]]:
+    def sum_objectives(leaves: list[Array]) -> tuple[Array, tuple[Array, Metrics]]:
         copies = [
             leaf
             if axis is None
             else jnp.broadcast_to(leaf, (count_tasks(tasks), *leaf.shape)).astype(dtype)
             for leaf, dtype, axis in zip(leaves, types, axes, strict=True)
         ]
-        values, metrics = jax.vmap(one, (axes, 0, 0))(copies, *tasks)
+        values, metrics = jax.vmap(task_objective, (axes, 0, 0))(copies, *tasks)
         return wide(values).sum(), (values, metrics)
 
-    (_, (values, metrics)), grads = jax.value_and_grad(summed, has_aux=True)(
+    (_, (values, metrics)), grads = jax.value_and_grad(sum_objectives, has_aux=True)(
         [wide(leaf) for leaf in leaves]
     )
     return values, metrics, structure.unflatten(grads)
@@ -162,8 +166,8 @@ def together(
 
 def _total(kept: Array, values: Array, metrics: Metrics, grads: PyTree) -> Total:
     known = jax.tree.map(lambda leaf: ~jnp.isnan(wide(leaf)), metrics)
-    some = jax.tree.map(lambda leaf, known: jnp.where(known, leaf, 0), metrics, known)
-    value, metrics, counted = sum_over(kept, (values, some, known))
+    finite_metrics = jax.tree.map(lambda leaf, known: jnp.where(known, leaf, 0), metrics, known)
+    value, metrics, counted = sum_over(kept, (values, finite_metrics, known))
     return Total(kept.sum(dtype=jnp.float32), value, metrics, counted, grads)
 
 
@@ -184,19 +188,31 @@ def mean_value(
     chunk: int,
     mesh: Mesh | None,
 ) -> Scalar:
-    """The mean of an objective over the tasks that are kept, for an optimiser that asks for it."""
+    """The mean of an objective over the tasks that are kept, for an optimiser that needs it.
+
+    Args:
+        objective: Objective of one task.
+        step: Number of meta-steps taken before.
+        meta_params: Meta-parameters at which the objective is evaluated.
+        data: Tasks `[task, ...]`, and a mask `[task]` of the tasks in the mean.
+        chunk: Number of tasks that a device maps at once.
+        mesh: Devices that share the tasks. None: one device.
+
+    Returns:
+        The mean, a scalar.
+    """
 
     def share(meta_params: MetaParams, data: tuple[Tasks, Array]) -> tuple[Array, Array]:
         tasks, kept = data
 
         def total() -> Array:
-            def one(task: Any) -> Scalar:
+            def task_value(task: Any) -> Scalar:
                 episode, key = task
                 return objective(meta_params, episode, key, step)[0]
 
-            return sum_over(kept, in_chunks(one, only(kept, tasks), chunk))
+            return sum_over(kept, in_chunks(task_value, only(kept, tasks), chunk))
 
-        # A device none of whose tasks is kept has no part in the derivative either.
+        # A device whose tasks are all left out must not contribute to the derivative either.
         shape = jax.eval_shape(total)
         value = jax.lax.cond(kept.any(), total, lambda: jnp.zeros(shape.shape, shape.dtype))
         sums = value, kept.sum(dtype=jnp.float32)
@@ -210,19 +226,19 @@ def _learned(meta_params: MetaParams) -> PyTree:
     return tree.partition(meta_params, tree.floating(meta_params))[0]
 
 
-def _known(metrics: Metrics) -> Bool[Array, ""]:
+def _has_no_nan(metrics: Metrics) -> Bool[Array, ""]:
     """Whether no metric is NaN, apart from those of the support set."""
     outer = {**metrics, "support": ()} if isinstance(metrics, dict) else metrics
-    each = [~jnp.isnan(wide(leaf)).any() for leaf in jax.tree.leaves(outer)]
-    return jnp.stack([jnp.asarray(True), *each]).all()
+    flags = [~jnp.isnan(wide(leaf)).any() for leaf in jax.tree.leaves(outer)]
+    return jnp.stack([jnp.asarray(True), *flags]).all()
 
 
 @jax.custom_batching.custom_vmap
-def _anywhere(flag: Bool[Array, ""]) -> Bool[Array, ""]:
-    """The flag; mapped over, one for all, so that a branch on it stays a branch."""
+def _any_mapped(flag: Bool[Array, ""]) -> Bool[Array, ""]:
+    """The flag; under vmap, whether any flag is True, so that a `cond` on it stays a branch."""
     return flag
 
 
-@_anywhere.def_vmap
-def _anywhere_mapped(axis_size: int, in_batched: Any, flag: Array) -> tuple[Array, bool]:
-    return _anywhere(flag.any()), False
+@_any_mapped.def_vmap
+def _any_mapped_rule(axis_size: int, in_batched: Any, flag: Array) -> tuple[Array, bool]:
+    return _any_mapped(flag.any()), False

@@ -1,4 +1,4 @@
-"""Masks of trees of parameters, and their division into two parts: adapting leaves and the rest."""
+"""Masks of trees of parameters, and the partition of a tree into adapting and other leaves."""
 
 import re
 from typing import Any
@@ -10,7 +10,7 @@ from maml._contracts import check_mask, is_inexact
 
 
 def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
-    """A tree of bools like `params`: True where the path matches the regular expression.
+    """A tree of bools like `params`, True where the path matches the regular expression.
 
     Args:
         params: Tree of parameters.
@@ -20,36 +20,38 @@ def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
         The mask, a tree of bools.
 
     Raises:
-        ValueError: no path matches, as for a misspelt pattern, or the pattern is empty or no
-            regular expression.
+        ValueError: no path matches, or the pattern is empty or not a regular expression.
 
     >>> mask_by_path({"body": {"w": 1.0}, "head": {"w": 2.0, "b": 3.0}}, "^head/")
     {'body': {'w': False}, 'head': {'b': True, 'w': True}}
     """
     if not isinstance(pattern, str) or not pattern:
         raise ValueError(
-            f"the pattern must be a string that is not empty; got {pattern!r}: {_paths(params)}"
+            "the pattern must be a string that is not empty; got"
+            f" {pattern!r} for {_list_paths(params)}"
         )
     try:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(
-            f"{pattern!r} is no regular expression, {error}: {_paths(params)}"
+            f"the pattern must be a regular expression; got {pattern!r} for {_list_paths(params)}:"
+            f" {error}"
         ) from error
     mask = jax.tree.map_with_path(
         lambda path, _: re.search(pattern, _name(path)) is not None, params
     )
     if not any(jax.tree.leaves(mask)):
-        raise ValueError(f"{pattern!r} matches none of {_paths(params)}")
+        raise ValueError(f"{pattern!r} matches none of {_list_paths(params)}")
     return mask
 
 
-def _paths(params: PyTree) -> str:
+def _list_paths(params: PyTree) -> str:
+    """The paths of all leaves, for an error."""
     return f"the paths {', '.join(by_path(params))}"
 
 
 def by_path(params: PyTree) -> dict[str, Any]:
-    """The leaves of a tree, by paths such as `layers/0/kernel`.
+    """A dictionary from paths such as `layers/0/kernel` to the leaves of a tree.
 
     >>> by_path({"body": {"w": 1.0}, "head": [2.0]})
     {'body/w': 1.0, 'head/0': 2.0}
@@ -68,11 +70,11 @@ def complement(mask: PyTree[bool]) -> PyTree[bool]:
     {'body': True, 'head': False}
     """
     check_mask(mask, some=False)
-    return jax.tree.map(lambda chosen: not chosen, mask)
+    return jax.tree.map(lambda selected: not selected, mask)
 
 
 def floating(params: PyTree) -> PyTree[bool]:
-    """The mask of leaves with a derivative, False at counters, random keys and masks.
+    """The mask of leaves with a derivative, which is False at counters, random keys and masks.
 
     >>> floating({"w": 1.0, "count": 3})
     {'count': False, 'w': True}
@@ -81,9 +83,16 @@ def floating(params: PyTree) -> PyTree[bool]:
 
 
 def partition(params: PyTree, mask: PyTree[bool]) -> tuple[PyTree, PyTree]:
-    """The leaves where the mask is True, and the others, with None in the place of absent leaves.
+    """The leaves where the mask is True, and the other leaves; absent leaves are None.
 
-    None in the parameters is not a leaf, as everywhere in JAX, and is None in both results.
+    A None in the parameters is not a leaf, as always in JAX, and is None in both results.
+
+    Args:
+        params: Tree to divide.
+        mask: Tree of bools like `params`.
+
+    Returns:
+        Two trees with the structure of `params`, with None in place of absent leaves.
 
     Raises:
         ValueError: the mask is not a tree of bools with the structure of the parameters.
@@ -92,26 +101,36 @@ def partition(params: PyTree, mask: PyTree[bool]) -> tuple[PyTree, PyTree]:
     ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None})
     """
     check_mask(mask, params, some=False)
-    chosen = jax.tree.map(lambda keep, leaf: leaf if keep else None, mask, params)
+    selected = jax.tree.map(lambda keep, leaf: leaf if keep else None, mask, params)
     others = jax.tree.map(lambda keep, leaf: None if keep else leaf, mask, params)
-    return chosen, others
+    return selected, others
 
 
 def combine(chosen: PyTree, others: PyTree) -> PyTree:
-    """The inverse of `partition`.
+    """The tree of the leaves of both arguments, the inverse of `partition`.
+
+    Args:
+        chosen: First part, with None in place of leaves of the second.
+        others: Second part, with None in place of leaves of the first.
+
+    Returns:
+        The tree with all leaves.
 
     Raises:
-        ValueError: the structures of the two trees differ.
+        ValueError: the structures of the two trees differ, or both have the same leaf.
 
     >>> combine({"body": None, "head": 2.0}, {"body": 1.0, "head": None})
     {'body': 1.0, 'head': 2.0}
     """
     structures = [jax.tree.structure(part, is_leaf=_is_none) for part in (chosen, others)]
     if structures[0] != structures[1]:
-        raise ValueError(f"two parts of one tree are wanted; got {structures[0]}, {structures[1]}")
+        raise ValueError(
+            "combine needs two parts of one tree; got the structures"
+            f" {structures[0]} and {structures[1]}"
+        )
     first, second = map(by_path, (chosen, others))
-    if both := first.keys() & second.keys():
-        raise ValueError(f"two parts of one tree are wanted; got {sorted(both)} in both")
+    if shared := first.keys() & second.keys():
+        raise ValueError(f"combine needs two parts of one tree; got {sorted(shared)} in both")
     return jax.tree.map(lambda a, b: b if a is None else a, chosen, others, is_leaf=_is_none)
 
 

@@ -1,12 +1,12 @@
-"""A trust-region step along the natural gradient, as long as the divergence allows.
+"""Trust-region steps: the natural gradient with a line search under a limit on the divergence.
 
-    theta' = theta - s F^-1 g,   s = sqrt(2 radius / g' F^-1 g),   s shortened until it is accepted
+    theta' = theta - s F^-1 g,   s = sqrt(2 radius / g' F^-1 g),   s reduced until it is accepted
 
-with g the meta-gradient and F = mean over tasks of J' M J, where J is the derivative of the adapted
-model's outputs with respect to the meta-parameters, through the adaptation, and M is the second
-derivative of the divergence with respect to the outputs. At the old outputs the first derivative of
-the divergence is zero, so F is its exact second derivative with respect to the meta-parameters, and
-J needs no third derivatives of the loss.
+Here g is the meta-gradient, and F the mean over tasks of J' M J, where J is the derivative of the
+adapted model's outputs with respect to the meta-parameters, through the adaptation, and M the
+second derivative of the divergence with respect to the outputs. At the old outputs the first
+derivative of the divergence is zero, so F is its exact second derivative with respect to the
+meta-parameters, and no third derivatives of the loss are needed.
 
 Schulman, Levine, Moritz, Jordan, Abbeel: Trust region policy optimization (ICML 2015).
 """
@@ -35,11 +35,12 @@ class Region(NamedTuple):
     """The objective of a trust-region step, and the divergence that limits it.
 
     Attributes:
-        objective: `objective(meta_params, episode, key) -> (scalar, metrics)` of ONE task.
-        outputs: `outputs(meta_params, episode, key)` of the adapted model, of ONE task.
-        divergence: `divergence(old outputs, outputs, episode) -> scalar` of ONE task.
-        measured: `measured(metrics) -> scalar`, the divergence that must stay within the radius,
-            from the mean metrics of the objective.
+        objective: Objective `objective(meta_params, episode, key) -> (scalar, metrics)` of ONE
+            task.
+        outputs: Outputs `outputs(meta_params, episode, key)` of the adapted model in ONE task.
+        divergence: Divergence `divergence(old outputs, outputs, episode) -> scalar` in ONE task.
+        measured: Function `measured(metrics) -> scalar` from the mean metrics of the objective to
+            the divergence that must not exceed the radius.
     """
 
     objective: LossFn
@@ -52,7 +53,7 @@ def check_region(**options: Any) -> None:
     """Refuses options that `trust_region_step` does not have, or that are out of range.
 
     Raises:
-        ValueError: with the name of the option.
+        ValueError: an option is unknown or out of range; the error names it.
     """
     known = inspect.signature(trust_region_step).parameters
     names = [name for name in known if known[name].kind is inspect.Parameter.KEYWORD_ONLY]
@@ -83,7 +84,7 @@ def trust_region_step(
 ) -> tuple[MetaParams, Metrics]:
     """One step inside the trust region, on one meta-batch.
 
-    Tasks whose gradient is not finite, or which have a metric of NaN, are left out of all means. A
+    Tasks whose gradient is not finite, and tasks with a metric of NaN, are left out of all means. A
     step length at which objective or divergence is not finite is not accepted.
 
     Args:
@@ -91,19 +92,19 @@ def trust_region_step(
         meta_params: Meta-parameters before the step.
         episodes: Tasks of the meta-batch, `Episode[task, ...]`.
         key: Random key, split into one for each task.
-        radius: Largest divergence, > 0.
+        radius: Largest divergence that is accepted, > 0.
         cg_steps: Number of conjugate-gradient steps for F^-1 g, >= 1.
         damping: Number added to the diagonal of F, > 0.
-        backtracks: Largest number of step lengths that are tried, >= 1.
+        backtracks: Maximum number of step lengths to try, >= 1.
         shrink: Ratio of one step length to the one before, in (0, 1).
         chunk: Number of tasks that a device maps at once. None: all at once.
         mesh: Devices that share the tasks, see `task_mesh`. None: one device.
 
     Returns:
         The meta-parameters after the step, and the metrics of the objective before it, with
-        `left_out`, the share of tasks left out, and `region`: the accepted step length as a
-        fraction of s (0 if none is accepted and the meta-parameters are unchanged), the divergence
-        there, and the decrease of the objective.
+        `left_out`, the fraction of tasks left out, and `region`: the accepted step length as a
+        `fraction` of s (0 if none is accepted and the meta-parameters are unchanged), the
+        `divergence` there, and the `gain`, the decrease of the objective.
 
     Raises:
         ValueError: radius or damping is not positive, shrink is outside (0, 1), or a count is below
@@ -130,11 +131,11 @@ def trust_region_step(
             return tree.combine(like(meta_params, unravel(flat)), constants)
 
         def mapped(function: Callable) -> Callable[[Array], PyTree]:
-            def each(flat: Array) -> PyTree:
-                one = partial(function, theta(flat))
-                return in_chunks(lambda task: one(*task), tasks, chunk)
+            def map_tasks(flat: Array) -> PyTree:
+                task_function = partial(function, theta(flat))
+                return in_chunks(lambda task: task_function(*task), tasks, chunk)
 
-            return each
+            return map_tasks
 
         def measure(flat: Array) -> tuple[Scalar, Metrics]:
             totals = across_devices(sum_over(kept, mapped(region.objective)(flat)))
@@ -142,17 +143,17 @@ def trust_region_step(
 
         fisher = _fisher(region, mapped(region.outputs), start, tasks[0], kept)
 
-        def curved(v: Array) -> Array:
+        def fisher_product(v: Array) -> Array:
             return across_devices(fisher(v)) / count + damping * v
 
-        direction = cg(curved, gradient, tol=0.0, maxiter=cg_steps)[0]
-        furthest = jnp.sqrt(2 * radius / jnp.vdot(direction, curved(direction)))
+        direction = cg(fisher_product, gradient, tol=0.0, maxiter=cg_steps)[0]
+        largest_step = jnp.sqrt(2 * radius / jnp.vdot(direction, fisher_product(direction)))
 
         def attempt(count: Array) -> tuple[Array, Scalar, Scalar, Array]:
             fraction = shrink**count
-            now, seen = measure(start - fraction * furthest * direction)
-            divergence = region.measured(seen)
-            return fraction, now, divergence, (now < value) & (divergence <= radius)
+            reached, measured_metrics = measure(start - fraction * largest_step * direction)
+            divergence = region.measured(measured_metrics)
+            return fraction, reached, divergence, (reached < value) & (divergence <= radius)
 
         def search(state: tuple) -> tuple:
             count, *_ = state
@@ -162,19 +163,19 @@ def trust_region_step(
             count, *_, accepted = state
             return ~accepted & (count < backtracks)
 
-        nothing = jnp.zeros_like(value)
-        state = jnp.zeros((), jnp.int32), nothing, value, nothing, jnp.asarray(False)
-        _, fraction, now, divergence, accepted = jax.lax.while_loop(unfinished, search, state)
+        zero = jnp.zeros_like(value)
+        state = jnp.zeros((), jnp.int32), zero, value, zero, jnp.asarray(False)
+        _, fraction, reached, divergence, accepted = jax.lax.while_loop(unfinished, search, state)
         fraction = jnp.where(accepted, fraction, 0)
-        # Where no length is accepted, 0 * furthest * direction may be NaN, hence the `where`.
-        after = jnp.where(accepted, start - fraction * furthest * direction, start)
-        went = {
+        # If no length is accepted, 0 * largest_step * direction may be NaN, hence the `where`.
+        params = jnp.where(accepted, start - fraction * largest_step * direction, start)
+        report = {
             "fraction": fraction,
             "divergence": jnp.where(accepted, divergence, 0),
-            "gain": jnp.where(accepted, value - now, 0),
+            "gain": jnp.where(accepted, value - reached, 0),
         }
         left_out = 1 - count / num_tasks
-        return theta(after), metrics | {"left_out": left_out, "region": went}
+        return theta(params), metrics | {"left_out": left_out, "region": report}
 
     def across_devices(local: PyTree) -> PyTree:
         return local if mesh is None else jax.lax.psum(local, TASK)
@@ -191,11 +192,11 @@ def _fisher(
     kept: Bool[Array, " task"],
 ) -> Callable[[Array], Array]:
     """The function v -> sum over the kept tasks of J' M J v, linearised once."""
-    old, push = jax.linearize(outputs, start)
+    old_outputs, push = jax.linearize(outputs, start)
     pull = jax.linear_transpose(push, start)
 
     def divergence(new: PyTree) -> Scalar:
-        return sum_over(kept, jax.vmap(region.divergence)(old, new, episodes))
+        return sum_over(kept, jax.vmap(region.divergence)(old_outputs, new, episodes))
 
-    bend = jax.linearize(jax.grad(divergence), old)[1]
-    return lambda v: pull(bend(push(v)))[0]
+    curvature = jax.linearize(jax.grad(divergence), old_outputs)[1]
+    return lambda v: pull(curvature(push(v)))[0]

@@ -1,4 +1,4 @@
-"""The vocabulary: types in which every function of the library is written."""
+"""The types that the functions of the library take and return."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,18 +6,18 @@ from typing import NamedTuple
 from jaxtyping import Array, Int, Key, PyTree, Scalar
 
 Params = PyTree  # parameters of a model: any tree with floating-point arrays
-MetaParams = PyTree  # what is learned across tasks: model parameters, learning rates and the like
+MetaParams = PyTree  # values learned across tasks, such as model parameters and learning rates
 Batch = PyTree  # argument of a loss: (inputs, targets), or the parameters of an environment
 Metrics = PyTree  # scalars by name
 RandomKey = Key[Array, ""]
 RandomKeys = Key[Array, " n"]
 
 LossFn = Callable[[Params, Batch, RandomKey], tuple[Scalar, Metrics]]
-"""`loss(params, batch, key) -> (scalar, metrics)` of ONE task: all that a problem provides."""
+"""`loss(params, batch, key) -> (scalar, metrics)` of ONE task, the one function of a problem."""
 
 
 class Episode(NamedTuple):
-    """One task: the data to adapt to, and the data on which the adapted parameters are judged.
+    """One task: data to adapt to, and data on which the adapted parameters are evaluated.
 
     Attributes:
         support: Batch of the inner loss.
@@ -45,8 +45,8 @@ class Inner(NamedTuple):
         state: State before the first inner step.
         step: One inner step, `step(state, batch, key) -> (state, metrics)`.
         params: Parameters of the model in a state, `params(state) -> params`.
-        remat: Whether only about 2 sqrt(K) of the K states are kept for the meta-gradient and the
-            steps between them are computed again.
+        remat: Whether only about 2 sqrt(K) of the K states are stored for the meta-gradient and
+            the steps between them are recomputed.
     """
 
     state: PyTree
@@ -56,7 +56,7 @@ class Inner(NamedTuple):
 
 
 Learner = Callable[[MetaParams], Inner]
-"""`learner(meta_params) -> Inner`: says what adapts, and how."""
+"""`learner(meta_params) -> Inner`: the inner problem of one task, given the meta-parameters."""
 
 Step = Int[Array, ""] | int  # the number of meta-steps taken before
 Objective = Callable[[MetaParams, Episode, RandomKey, Step], tuple[Scalar, Metrics]]
@@ -69,14 +69,14 @@ Gradient = Callable[[MetaParams, Episode, RandomKey], tuple[MetaParams, Metrics]
 
 
 class MetaGradient(NamedTuple):
-    """The meta-gradient of ONE task: the derivative of an objective, or a gradient as it is.
+    """The meta-gradient of ONE task: the derivative of an objective, or a function of its own.
 
     Attributes:
         objective: Objective whose derivative by the meta-parameters is the meta-gradient.
-        gradient: Function that returns a meta-gradient which is no derivative of an objective;
-            exactly one of the two is given.
-        early: Meta-gradient that takes its place in the first meta-steps, with metrics of the same
-            structure; None if there is none.
+        gradient: Function that computes the meta-gradient where that is not the derivative of an
+            objective. Exactly one of `objective` and `gradient` is given.
+        early: Meta-gradient that replaces this one in the first meta-steps, with metrics of the
+            same structure; None if there is none.
         early_steps: Number of meta-steps in which `early` is used.
     """
 
@@ -87,7 +87,7 @@ class MetaGradient(NamedTuple):
 
 
 Sampler = Callable[[RandomKey], Episode]
-"""`sample(key) -> Episode`, a pure function; its arrays ride in a `jax.tree_util.Partial`."""
+"""`sample(key) -> Episode`, a pure function; a `jax.tree_util.Partial` holds arrays it reads."""
 
 
 class Algorithm(NamedTuple):
@@ -95,7 +95,8 @@ class Algorithm(NamedTuple):
 
     Attributes:
         init: Meta-parameters from the parameters of the model, `init(params) -> meta_params`.
-        learner: What adapts, and how; `maml.evaluate` needs nothing else.
+        learner: Inner problem as a function of the meta-parameters; `maml.evaluate` uses no other
+            field.
         grad: Meta-gradient of one task.
     """
 
@@ -105,12 +106,12 @@ class Algorithm(NamedTuple):
 
 
 class MetaState(NamedTuple):
-    """All the state there is between two meta-steps.
+    """The complete state between two meta-steps.
 
     Attributes:
         params: Meta-parameters.
         opt_state: State of the outer optimiser.
-        step: Number of meta-steps taken, from which every random key is folded.
+        step: Number of meta-steps taken, which is folded into the random key of each meta-step.
     """
 
     params: MetaParams

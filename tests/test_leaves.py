@@ -117,7 +117,7 @@ def test_what_optimisers_cannot_be_given_is_said():
     with pytest.raises(ValueError, match=r"optax\.lookahead keeps a second set of parameters"):
         maml.maml(flat_loss, optax.lookahead(optax.sgd(0.1), 2, 0.5), 2)
     plain = maml.reptile(flat_loss, optax.sgd(0.1), 2)
-    with pytest.raises(ValueError, match="asks for a loss, and this gradient is of none"):
+    with pytest.raises(ValueError, match="needs a loss; this meta-gradient has none"):
         maml.meta_step(plain, optax.lbfgs(), maml.init(plain, optax.lbfgs(), W), EPISODES, KEY)
 
 

@@ -176,7 +176,7 @@ def test_what_is_no_batch_is_refused(build, unhooked):
     for batch, error in (
         ((X, y, WEIGHTS, WEIGHTS), "or .inputs, targets, weights.; got 4 members"),
         (X, "got ndarray"),
-        ((X, y[0] if y.ndim == 1 else y[0, 0]), "its points pass for tasks"),
+        ((X, y[0] if y.ndim == 1 else y[0, 0]), "are mistaken for tasks"),
         ((X[:0], y[:0]), "at least one row"),
         ((X, [0, 1]), "targets must be an array; got list"),
         ((X, y, WEIGHTS[:4]), r"weights must be \[6\], one a row; got \[4\]"),
@@ -200,10 +200,10 @@ def test_what_is_no_label_is_refused():
     for w, labels, error in (
         (W, LABELS.astype(float), r"labels must be integers \[6\], in 0 .. 3; got float64\[6\]"),
         (W, LABELS * NAN, "must be integers"),
-        (W, np.eye(4)[LABELS], r"must be \[6\]; got float64\[6, 4\]: take their jnp.argmax"),
+        (W, np.eye(4)[LABELS], r"must be \[6\]; got float64\[6, 4\]: their jnp.argmax"),
         (W, LABELS[:, None], r"integers \[6\].*got int64\[6, 1\]"),
-        (W[:, :1], LABELS * 0, r"2 classes at least.*for outputs \[6, 1\]"),
-        (W[:, 0], LABELS * 0, "2 classes at least"),
+        (W[:, :1], LABELS * 0, r"at least 2 classes.*for outputs \[6, 1\]"),
+        (W[:, 0], LABELS * 0, "at least 2 classes"),
     ):
         with pytest.raises(ValueError, match=error):
             loss(w, (X, labels), KEY)

@@ -164,5 +164,7 @@ def test_every_step_may_have_a_batch_of_its_own(memory, inner_steps):
 
 def test_there_are_as_many_batches_as_steps():
     inner = maml.gradient_descent(lambda w, x, key: (w, {}), optax.sgd(0.1), 1.0)
-    with pytest.raises(ValueError, match=r"2 steps need as many batches; got \[\(3,\)\]"):
+    with pytest.raises(
+        ValueError, match=r"2 inner steps need as many batches; got leading sizes \[\(3,\)\]"
+    ):
         maml.adapt(inner, maml.PerStep(jnp.ones(3)), KEY, 2)

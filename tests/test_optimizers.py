@@ -84,7 +84,7 @@ def test_inside_maml_it_is_refused_or_taken_as_the_page_says(name):
     if TABLE[name][0]:
         maml.maml(loss, make(name), STEPS)
         return
-    with pytest.raises(ValueError, match=r"where a gradient is zero|searches along a line"):
+    with pytest.raises(ValueError, match=r"where a gradient is zero|has a line search"):
         maml.maml(loss, make(name), STEPS)
 
 
@@ -122,7 +122,7 @@ def test_through_it_the_meta_gradient_is_the_central_difference(name, x64):
 @pytest.mark.parametrize("build", [maml.fomaml, maml.reptile])
 def test_without_second_derivatives_its_meta_gradient_is_finite(name, build, x64):
     if build is maml.fomaml and name == "lbfgs":
-        with pytest.raises(ValueError, match="searches along a line"):
+        with pytest.raises(ValueError, match="has a line search"):
             build(loss, make(name), STEPS)
         return
     algorithm = build(loss, make(name), STEPS)

@@ -94,11 +94,11 @@ CALLS = {
         for n, c in COUNTS.items()
     },
     "tasks True": (lambda: maml.batched(sample_task, True), "tasks must be an integer >= 1"),
-    "sampler of one task": (lambda: train(sample=sample_task), "wants a sampler of meta-batches"),
-    "batched twice": (lambda: maml.batched(SAMPLE, 4), "gives meta-batches already"),
+    "sampler of one task": (lambda: train(sample=sample_task), "needs a sampler of meta-batches"),
+    "batched twice": (lambda: maml.batched(SAMPLE, 4), "returns meta-batches already"),
     "sampler an episode": (lambda: maml.batched(TASK, 4), r"sample must be a function of \(key\)"),
     "sampler of no key": (lambda: maml.batched(lambda: TASK, 4), r"must be a function of \(key\)"),
-    "sampler None": (lambda: train(sample=None), "wants a sampler of meta-batches"),
+    "sampler None": (lambda: train(sample=None), "needs a sampler of meta-batches"),
     "episodes a tuple": (lambda: gradient(episodes=tuple(EPISODES)), "an Episode of arrays"),
     "query None": (lambda: gradient(episodes=EPISODES._replace(query=None)), "need a query set"),
     "empty support": (lambda: gradient(episodes=empty("support")), "must not be empty"),
@@ -116,11 +116,11 @@ CALLS = {
     ),
     "grad None": (
         lambda: maml.meta_gradient(None, PARAMS, EPISODES, KEY),
-        "a MetaGradient is wanted",
+        "must be a MetaGradient",
     ),
     "grad of nothing": (
         lambda: maml.meta_gradient(maml.MetaGradient(), PARAMS, EPISODES, KEY),
-        "has an objective or a gradient, one of them",
+        "must have exactly one of objective and gradient",
     ),
     "grad of other arguments": (
         lambda: computed(lambda params: params),
@@ -134,11 +134,11 @@ CALLS = {
         lambda: computed(lambda p, *_: p),
         r"returns \(gradients, metrics by name\)",
     ),
-    "params a MetaState": (lambda: evaluate(STATE), "got a MetaState: pass its .params"),
+    "params a MetaState": (lambda: evaluate(STATE), "got a MetaState: pass .params"),
     "gradient at a MetaState": (lambda: gradient(params=STATE), "got a MetaState"),
-    "state the params": (lambda: train(state=PARAMS), "a MetaState is wanted"),
-    "algorithm the learner": (lambda: train(ALGORITHM.learner), "an Algorithm is wanted"),
-    "init no algorithm": (lambda: maml.init(loss, SGD, PARAMS), "an Algorithm is wanted"),
+    "state the params": (lambda: train(state=PARAMS), "must be a MetaState"),
+    "algorithm the learner": (lambda: train(ALGORITHM.learner), "must be an Algorithm"),
+    "init no algorithm": (lambda: maml.init(loss, SGD, PARAMS), "must be an Algorithm"),
     "params of ints": (lambda: maml.init(ALGORITHM, SGD, {"w": 1}), "need a floating-point leaf"),
     "params empty": (lambda: maml.init(ALGORITHM, SGD, {}), "need a floating-point leaf"),
     "params None": (lambda: maml.init(ALGORITHM, SGD, None), "need a floating-point leaf"),
@@ -204,8 +204,11 @@ CALLS = {
     ),
     "complement of strings": (lambda: maml.complement({"w": "True"}), "must be True or False"),
     "a pattern of nothing": (lambda: maml.mask_by_path(PARAMS, ""), "string that is not empty"),
-    "a pattern of bytes": (lambda: maml.mask_by_path(PARAMS, b"w"), "got b'w': the paths b, w"),
-    "a broken pattern": (lambda: maml.mask_by_path(PARAMS, "("), "no regular exp.*the paths b, w"),
+    "a pattern of bytes": (lambda: maml.mask_by_path(PARAMS, b"w"), "got b'w' for the paths b, w"),
+    "a broken pattern": (
+        lambda: maml.mask_by_path(PARAMS, "("),
+        "regular expr.*for the paths b, w",
+    ),
     "combine what overlaps": (lambda: maml.combine(PARAMS, PARAMS), r"got \['b', 'w'\] in both"),
     "params of objects": (
         lambda: maml.init(ALGORITHM, SGD, {"w": np.array([1.0, None])}),
@@ -253,7 +256,7 @@ CALLS = {
         for value in ("a", KEY)
     },
     **{
-        f"mean of {value}": (lambda v=value: maml.mean_ci95(v), "is of an array of numbers")
+        f"mean of {value}": (lambda v=value: maml.mean_ci95(v), "needs an array of numbers")
         for value in ([1.0, 2.0], "ab", np.array(["a"]))
     },
     "complex targets": (
@@ -287,7 +290,7 @@ CALLS = {
     },
     "a mesh that is a number": (
         lambda: maml.meta_gradient(ALGORITHM.grad, PARAMS, EPISODES, KEY, mesh=2),
-        "a mesh is made by maml.task_mesh.*; got 2",
+        "a mesh must be made by maml.task_mesh.*; got 2",
     ),
     "a mesh of two axes": (
         lambda: maml.meta_gradient(

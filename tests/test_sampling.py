@@ -126,8 +126,8 @@ def test_a_program_that_samples_does_not_hold_the_data_set(num_tasks):
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
-        ((8, 1, 1), "8 ways .* has 7"),
-        ((5, 4, 3), r"4 shots \+ 3 queries .* has 6"),
+        ((8, 1, 1), "8 ways .* got a split of 7"),
+        ((5, 4, 3), r"4 shots \+ 3 queries .* got 6"),
         ((0, 1, 1), "number of ways must .* >= 1; got 0"),
         ((5, 0, 1), "number of shots must .* >= 1; got 0"),
         ((5, 1, -2), "number of queries must .* >= 1; got -2"),
@@ -144,7 +144,7 @@ def test_impossible_counts_are_refused_with_the_numbers(counts, message):
         (
             IMAGES[..., :3],
             {"rotate": True},
-            r"square images.* got \[7, 6, 4, 3\]: pass rotate=False",
+            r"square images.* got \[7, 6, 4, 3\]: rotate=False would",
         ),
         (IMAGES[0], {"rotate": True}, r"square images.* got \[6, 4, 4\]"),
         (IMAGES[0, 0], {}, r"\[class, example, ...\]; got uint8 \[4, 4\]"),

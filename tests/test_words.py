@@ -12,8 +12,7 @@ PATHS = [path for package in ("maml", "tasks") for path in (ROOT / package).rglo
 FILES = {path.relative_to(ROOT).as_posix() for path in PATHS}
 # Files whose docstrings are still to be rewritten.
 TODO = {
-    *("maml/_contracts.py", "maml/_optimizers.py", "maml/batch_norm.py", "maml/finite.py"),
-    *("maml/outer.py", "maml/search/controllers.py"),
+    "maml/search/controllers.py",
     *(f"maml/rl/{name}.py" for name in ("baselines", "distributions", "environment", "gymnax")),
     *(f"maml/rl/{name}.py" for name in ("losses", "outer_steps", "policies", "rl2")),
 }
