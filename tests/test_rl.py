@@ -239,17 +239,21 @@ def changing(**leaves):
     [
         (WALK, {"horizon": 0}, "steps of a trajectory must be an integer >= 1; got 0"),
         (WALK, {"trajectories": 0}, "number of trajectories must be an integer >= 1; got 0"),
-        (WALK._replace(actions=(3,)), {}, r"has actions \(3,\); the policy \(2,\)"),
-        (tabular.bandit(5)._replace(reset=WALK.reset), {}, r"has actions 5; the policy \(2,\)"),
-        (changing(state=jnp.zeros(3)), {}, r"keep state as float32\[2\]; it gives float32\[3\]"),
+        (WALK._replace(actions=(3,)), {}, r"got \(2,\) for the policy and \(3,\) for the"),
+        (
+            tabular.bandit(5)._replace(reset=WALK.reset),
+            {},
+            r"got \(2,\) for the policy and 5 for the",
+        ),
+        (changing(state=jnp.zeros(3)), {}, r"keep state as float32\[2\]; got float32\[3\]"),
         (
             changing(observation=jnp.zeros(2, int)),
             {},
-            r"observation as float32\[2\]; it gives int32",
+            r"observation as float32\[2\]; got int32",
         ),
-        (changing(reward=jnp.zeros(1)), {}, r"reward as float32\[\]; it gives float32\[1\]"),
-        (changing(done=jnp.zeros(())), {}, r"done as bool\[\]; it gives float32\[\]"),
-        (changing(state={"x": jnp.zeros(2)}), {}, "changes the structure of the state"),
+        (changing(reward=jnp.zeros(1)), {}, r"reward as float32\[\]; got float32\[1\]"),
+        (changing(done=jnp.zeros(())), {}, r"done as bool\[\]; got float32\[\]"),
+        (changing(state={"x": jnp.zeros(2)}), {}, "keep the structure of the state"),
     ],
 )
 def test_what_cannot_be_walked_in_is_refused(environment, options, message):

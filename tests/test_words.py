@@ -13,8 +13,6 @@ FILES = {path.relative_to(ROOT).as_posix() for path in PATHS}
 # Files whose docstrings are still to be rewritten.
 TODO = {
     "maml/search/controllers.py",
-    *(f"maml/rl/{name}.py" for name in ("baselines", "distributions", "environment", "gymnax")),
-    *(f"maml/rl/{name}.py" for name in ("losses", "outer_steps", "policies", "rl2")),
 }
 
 BANNED = re.compile(r"\b(of what|so many|other ones|what was got|is said)\b")

@@ -1,6 +1,7 @@
-"""How much better an action turned out than expected: discounted sums, baselines, GAE.
+"""Advantages of actions: discounted sums, the linear baseline, and GAE.
 
-Steps after the end reach no value and no derivative, and sums are taken in float32 at least.
+Steps after the end of a trajectory affect no value and no derivative. Sums are taken in float32 at
+least.
 """
 
 import jax
@@ -13,12 +14,19 @@ from maml.rl.environment import Trajectories, filled
 from maml.rows import wide
 
 PerStep = Float[Array, "trajectory time"]
-RIDGE = 1e-5  # in units of the variance of a feature
-LARGE = 1e9  # rewards beyond it are taken in units of the largest
+RIDGE = 1e-5  # regularisation, in units of the variance of a feature
+LARGE = 1e9  # larger rewards are computed in units of the largest reward
 
 
 def discounted_sums(x: Num[Array, "*n time"], discount: float) -> Float[Array, "*n time"]:
-    """sum_{s >= t} discount^(s - t) x_s  for every t.
+    """The discounted sums  sum_{s >= t} discount^(s - t) x_s  for every t.
+
+    Args:
+        x: Terms of the sums, `[..., time]`.
+        discount: Discount of each step, in [0, 1].
+
+    Returns:
+        The sums, `[..., time]`.
 
     Raises:
         ValueError: the discount is outside [0, 1].
@@ -30,25 +38,28 @@ def discounted_sums(x: Num[Array, "*n time"], discount: float) -> Float[Array, "
     steps = jnp.moveaxis(wide(x), -1, 0)
     gamma = jnp.asarray(discount, steps.dtype)
 
-    def back(later: Array, now: Array) -> tuple[Array, Array]:
+    def add_step(later: Array, now: Array) -> tuple[Array, Array]:
         total = now + gamma * later
         return total, total
 
-    sums = jax.lax.scan(back, jnp.zeros_like(steps[0]), steps, reverse=True)[1]
+    sums = jax.lax.scan(add_step, jnp.zeros_like(steps[0]), steps, reverse=True)[1]
     return jnp.moveaxis(sums, 0, -1)
 
 
 def linear_baseline(observation: PyTree, returns: PerStep, alive: Bool[Array, "..."]) -> PerStep:
-    """The returns as ridge regression on  [o, o^2, t, t^2, t^3],  standardised, and a constant.
+    """The fit of the returns by ridge regression on  [o, o^2, t, t^2, t^3]  and a constant.
 
-    Fitted to the steps that count of the very trajectories it is evaluated on, and 0 at others. o
-    is all that is observed, in one vector. Standardised, since goals or places that never change
-    would leave float32 no digits.
+    Here o is the observation as a vector. The regression is fitted to the steps before the end of
+    the same trajectories at which it is evaluated, and is 0 at other steps. Features are
+    standardised, since observations that vary little would lose all digits in float32.
 
     Args:
-        observation: each leaf `[trajectory, time, ...]`.
-        returns: what is fitted.
-        alive: which steps count.
+        observation: Observations, a tree of arrays `[trajectory, time, ...]`.
+        returns: Returns to fit, `[trajectory, time]`.
+        alive: Mask of the steps before the end, `[trajectory, time]`.
+
+    Returns:
+        The fitted returns, `[trajectory, time]`.
 
     Duan, Chen, Houthooft, Schulman, Abbeel: Benchmarking deep reinforcement learning for continuous
     control (ICML 2016).
@@ -61,14 +72,14 @@ def linear_baseline(observation: PyTree, returns: PerStep, alive: Bool[Array, ".
     time = jnp.broadcast_to(time, (*size, 1))
     features = jnp.concatenate([o, o**2, time, time**2, time**3], axis=-1)
     center, spread = _moments(features, counts)
-    # What never changes is left as small as its rounding error, and not blown up to a feature.
+    # A constant observation stays as small as its rounding error instead of being scaled up.
     features = (features - center) / (spread + 1e-3 * jnp.abs(center) + 1e-8)
     mean, _ = _moments(returns[..., None], counts)
     rows = jnp.where(counts, features, 0).reshape(-1, features.shape[-1])
     targets = jnp.where(alive, returns - mean, 0).ravel()
     number = jnp.maximum(alive.sum(), 1)
-    with jax.default_matmul_precision("highest"):  # or an accelerator rounds the ridge away
-        if rows.shape[0] < rows.shape[1]:  # pictures: the same weights, from the smaller system
+    with jax.default_matmul_precision("highest"):  # lower precision would round the ridge away
+        if rows.shape[0] < rows.shape[1]:  # images: the same weights from the smaller system
             gram = rows @ rows.T / number + RIDGE * jnp.eye(rows.shape[0], dtype=rows.dtype)
             weights = rows.T @ solve(gram, targets / number)
         else:
@@ -84,18 +95,20 @@ def advantages(
 
         A_t = sum_{s >= t} (discount gae_lambda)^(s-t) (r_s + discount b_{s+1} - b_s)
 
-    with b = 0 after the last step. With gae_lambda 1 that is the discounted return minus b_t.
+    with b = 0 after the last step. With gae_lambda 1 this is the discounted return minus b_t.
+    Rewards may be as large as their type allows.
 
     Args:
-        seen: trajectories of one task.
-        discount: of a reward, each step, in [0, 1].
-        gae_lambda: lambda in [0, 1]; less trusts the baseline more.
-        normalise: shift and scale to mean 0 and deviation 1 over the steps that count. What varies
-            by no more than the rounding errors of the returns becomes 0.
+        seen: Trajectories of one task.
+        discount: Discount of rewards in each step, in [0, 1].
+        gae_lambda: Parameter lambda of GAE, in [0, 1]; a smaller value relies more on the baseline.
+        normalise: Whether advantages are shifted and scaled to mean 0 and deviation 1 over the
+            steps before the end. Advantages that vary by no more than the rounding errors of the
+            returns become 0.
 
     Returns:
-        0 for steps after the end; NaN for all where a reward that counts is not finite. Rewards may
-        be as large as their type holds.
+        The advantages, `[trajectory, time]`: 0 for steps after the end, and NaN for all steps if a
+        reward before the end is not finite.
 
     Raises:
         ValueError: discount or gae_lambda is outside [0, 1].
@@ -105,17 +118,17 @@ def advantages(
     """
     check_number(gae_lambda, "gae_lambda", least=0, most=1)
     if not isinstance(seen, Trajectories):
-        raise ValueError(f"Trajectories are wanted, as rollout makes them; got {seen!r}")
+        raise ValueError(f"trajectories must be Trajectories, as rollout returns; got {seen!r}")
     seen, alive = filled(seen), seen.alive
-    # Squares of what is larger would overflow; a reward that is not finite stays so.
+    # Squares of larger rewards would overflow; rewards that are not finite do not change.
     largest = jnp.abs(seen.reward).max(initial=0)
     unit = jnp.where(largest > LARGE, largest, 1)
     seen = seen._replace(reward=seen.reward / jax.lax.stop_gradient(unit))
     returns = discounted_sums(seen.reward, discount)
     baseline = linear_baseline(seen.observation, returns, alive)
-    after = jnp.pad(baseline[:, 1:], ((0, 0), (0, 1)))
-    surprise = seen.reward + discount * after - baseline
-    advantage = discounted_sums(jnp.where(alive, surprise, 0), discount * gae_lambda)
+    next_baseline = jnp.pad(baseline[:, 1:], ((0, 0), (0, 1)))
+    residual = seen.reward + discount * next_baseline - baseline
+    advantage = discounted_sums(jnp.where(alive, residual, 0), discount * gae_lambda)
     if normalise:
         mean, deviation = _moments(advantage[..., None], alive[..., None])
         rounding = 100 * jnp.finfo(returns.dtype).eps * jnp.abs(returns).max()
@@ -129,10 +142,10 @@ def advantages(
 def _moments(
     x: Float[Array, "trajectory time size"], counts: Bool[Array, "trajectory time 1"]
 ) -> tuple[Float[Array, " size"], Float[Array, " size"]]:
-    """(Mean, standard deviation) over the steps that count, both 0 where none does."""
+    """Mean and standard deviation over the steps that count, both 0 if no step counts."""
     number = jnp.maximum(counts.sum(), 1)
     mean = jnp.sum(x, (0, 1), where=counts) / number
     variance = jnp.sum(jnp.square(x - mean), (0, 1), where=counts) / number
     positive = variance > 0
-    # The square root has no derivative at 0, where nothing varies.
+    # The square root has no derivative at 0, the variance of a constant.
     return mean, jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), variance)

@@ -1,7 +1,7 @@
-"""Distributions of an action, of two families: normal numbers, and a choice among actions.
+"""Gaussian and categorical distributions of an action.
 
-Logits of -infinity forbid an action. Probabilities and divergences are computed in float32 at
-least.
+An action with a logit of -infinity is forbidden. Probabilities and divergences are computed in
+float32 at least.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from maml.types import RandomKey
 
 
 class Family(NamedTuple):
-    """Distributions of one action.
+    """A family of distributions of one action.
 
     Attributes:
-        sample: `sample(distribution, key) -> action`.
-        log_prob: `log_prob(distribution, action)`, in nats; -infinity for a forbidden action, NaN
-            for one that is none of the actions.
-        kl: `kl(p, q)`, the Kullback-Leibler divergence of q from p, in nats. Where p is 0 it is 0,
-            and so is its derivative; where q alone is 0 it is infinite.
-        actions: how many actions there are to choose from, or the shape of one; it refuses the
-            distribution of another family with a `ValueError`.
+        sample: Function `sample(distribution, key) -> action`.
+        log_prob: Function `log_prob(distribution, action)`, in nats: -infinity for a forbidden
+            action, NaN for an action that does not exist.
+        kl: Function `kl(p, q)`, the Kullback-Leibler divergence of q from p, in nats. Where p is 0,
+            its terms and their derivatives are 0; where only q is 0, it is infinite.
+        actions: Function from a distribution to the number of actions, or to the shape of an
+            action; it refuses the distribution of another family with a `ValueError`.
     """
 
     sample: Callable[[PyTree, RandomKey], Array]
@@ -35,11 +35,11 @@ class Family(NamedTuple):
 
 
 class Gaussian(NamedTuple):
-    """Independent normal numbers.
+    """Independent normal distributions.
 
     Attributes:
-        mean: of each.
-        log_std: logarithm of the standard deviation of each.
+        mean: Means, `[size]`.
+        log_std: Logarithms of the standard deviations, `[size]`.
     """
 
     mean: Float[Array, " size"]
@@ -48,25 +48,25 @@ class Gaussian(NamedTuple):
 
 def _gaussian_actions(p: Any) -> tuple[int, ...]:
     if not isinstance(p, Gaussian):
-        raise ValueError(f"a Gaussian policy gives a Gaussian(mean, log_std); got {p}")
+        raise ValueError(f"a Gaussian policy must return a Gaussian(mean, log_std); got {p}")
     return p.mean.shape
 
 
-def _with_inverse(p: Gaussian) -> Gaussian:
-    """Deviations so small that the square of their inverse overflows are the smallest others."""
+def _clamp_deviations(p: Gaussian) -> Gaussian:
+    """The distribution, with deviations clamped so that the square of their inverse is finite."""
     log_std = wide(p.log_std)
     smallest = jnp.log(jnp.finfo(log_std.dtype).tiny) / 2
     return Gaussian(wide(p.mean), jnp.maximum(log_std, smallest))
 
 
 def _gaussian_log_prob(p: Gaussian, action: Array) -> Scalar:
-    p = _with_inverse(p)
+    p = _clamp_deviations(p)
     z = (action - p.mean) * jnp.exp(-p.log_std)
     return -jnp.sum(0.5 * jnp.square(z) + p.log_std + 0.5 * jnp.log(2 * jnp.pi))
 
 
 def _gaussian_kl(p: Gaussian, q: Gaussian) -> Scalar:
-    p, q = _with_inverse(p), _with_inverse(q)
+    p, q = _clamp_deviations(p), _clamp_deviations(q)
     ratio = jnp.exp(2 * (p.log_std - q.log_std))
     distance = jnp.square(p.mean - q.mean) * jnp.exp(-2 * q.log_std)
     return jnp.sum(q.log_std - p.log_std + 0.5 * (ratio + distance - 1))
@@ -74,7 +74,7 @@ def _gaussian_kl(p: Gaussian, q: Gaussian) -> Scalar:
 
 def _categorical_actions(logits: Any) -> int:
     if isinstance(logits, tuple) or logits.ndim != 1:
-        raise ValueError(f"a categorical policy gives logits, [actions]; got {logits}")
+        raise ValueError(f"a categorical policy must return logits, [actions]; got {logits}")
     return logits.shape[0]
 
 

@@ -1,4 +1,4 @@
-"""Environments as two pure functions of one task, and trajectories drawn from them."""
+"""Environments, each two pure functions of one task, and trajectories drawn from them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,14 +15,14 @@ from maml.types import Params, RandomKey
 
 
 class Environment(NamedTuple):
-    """A Markov decision process; the task is an argument, so that a map over tasks is any map.
+    """A Markov decision process whose task is an argument, so that `jax.vmap` can map over tasks.
 
     Attributes:
-        reset: `reset(key, task) -> (state, observation)`, both any tree of arrays.
-        step: `step(key, state, action, task) -> (state, observation, reward, done)`; state and
-            observation as those of `reset` in shape, and cast to their types; the reward is a real
-            number, also a Python one, and `done` says that no step follows.
-        actions: the number of actions to choose from, or the shape of a vector of numbers.
+        reset: Function `reset(key, task) -> (state, observation)`; both are any trees of arrays.
+        step: Function `step(key, state, action, task) -> (state, observation, reward, done)`. State
+            and observation have the shapes of those of `reset`, and are cast to their types. The
+            reward is a real number, and `done` is True if no step follows.
+        actions: Number of discrete actions, or the shape of a continuous action.
     """
 
     reset: Callable[[RandomKey, PyTree], tuple[PyTree, PyTree]]
@@ -31,15 +31,16 @@ class Environment(NamedTuple):
 
 
 class Trajectories(NamedTuple):
-    """What happened, step by step; steps after the end are there, and do not count.
+    """Trajectories of equal length, whose steps after the end of an episode do not count.
 
     Attributes:
-        observation: what the policy saw, each leaf `[trajectory, time, ...]`.
-        action: what it did.
-        distribution: of its actions, as the policy's family describes it.
-        log_prob: of the action, in nats.
-        reward: for the action; 0 after the end.
-        alive: whether the step counts: no earlier one was the last.
+        observation: Observations of the policy, each leaf `[trajectory, time, ...]`.
+        action: Actions, `[trajectory, time, ...]`.
+        distribution: Distributions of the actions, in the form of the policy's family.
+        log_prob: Log-probabilities of the actions, in nats, `[trajectory, time]`.
+        reward: Rewards of the actions, 0 after the end, `[trajectory, time]`.
+        alive: Mask of the steps that count, those up to the end of the episode,
+            `[trajectory, time]`.
     """
 
     observation: PyTree
@@ -60,24 +61,27 @@ def rollout(
     horizon: int,
     trajectories: int,
 ) -> Trajectories:
-    """Trajectories of a policy in one task, side by side.
+    """Draws trajectories of a policy in one task.
 
-    An action of a policy that is broken, with a distribution that is NaN, earns NaN.
+    If the distribution of an action is NaN, its reward is NaN.
 
     Args:
-        environment: where.
-        policy: what acts.
-        params: of the policy; constants here.
-        task: which of the environment's tasks.
-        key: split into one key a trajectory.
-        horizon: the most steps of a trajectory, >= 1.
-        trajectories: how many, >= 1.
+        environment: Environment.
+        policy: Policy that acts.
+        params: Parameters of the policy, which are treated as constants.
+        task: Task of the environment.
+        key: Random key, split into one for each trajectory.
+        horizon: Maximum number of steps of a trajectory, >= 1.
+        trajectories: Number of trajectories, >= 1.
+
+    Returns:
+        The trajectories, `[trajectory, time, ...]`.
 
     Raises:
-        ValueError: a count is below 1; it is no environment, policy or key; the policy cannot be
-            applied to the observation; its actions are not the environment's; a step changes the
-            shape or kind of a leaf of the state, the observation or the memory, or gives a reward
-            that is no number.
+        ValueError: a count is below 1; `environment`, `policy` or `key` has the wrong type; the
+            policy cannot be applied to the observation; its actions are not those of the
+            environment; a step changes the shape or kind of a leaf of the state, the observation or
+            the memory, or returns a reward that is not a number.
     """
     check_count(horizon, least=1, of="steps of a trajectory")
     check_count(trajectories, least=1, of="trajectories")
@@ -86,15 +90,15 @@ def rollout(
     check_policy(policy)
     _check_actions(environment, policy, params, task, key)
 
-    def one(key: RandomKey) -> Trajectories:
-        reset_key, walk_key = jax.random.split(key)
+    def run_trajectory(key: RandomKey) -> Trajectories:
+        reset_key, steps_key = jax.random.split(key)
         state, observation = environment.reset(reset_key, task)
 
         def step(carry: Any, key: RandomKey) -> tuple[Any, Trajectories]:
             state, observation, memory, alive = carry
             act_key, step_key = jax.random.split(key)
             distribution, after = policy.apply(params, observation, memory)
-            memory = _alike("memory", memory, after)
+            memory = _cast_like("memory", memory, after)
             action = policy.family.sample(distribution, act_key)
             log_prob = policy.family.log_prob(distribution, action)
             state, after, reward, done = advance(
@@ -102,13 +106,13 @@ def rollout(
             )
             reward = jnp.where(jnp.isnan(log_prob), jnp.nan, reward)
             reward = jnp.where(alive, reward, 0)
-            seen = Trajectories(observation, action, distribution, log_prob, reward, alive)
-            return (state, after, memory, alive & ~done), seen
+            recorded = Trajectories(observation, action, distribution, log_prob, reward, alive)
+            return (state, after, memory, alive & ~done), recorded
 
         start = state, observation, policy.memory, jnp.asarray(True)
-        return jax.lax.scan(step, start, jax.random.split(walk_key, horizon))[1]
+        return jax.lax.scan(step, start, jax.random.split(steps_key, horizon))[1]
 
-    drawn = jax.vmap(one)(jax.random.split(key, trajectories))
+    drawn = jax.vmap(run_trajectory)(jax.random.split(key, trajectories))
     return jax.lax.stop_gradient(drawn)
 
 
@@ -120,29 +124,40 @@ def advance(
     task: PyTree,
     key: RandomKey,
 ) -> tuple[PyTree, PyTree, Array, Array]:
-    """A step of an environment, of which state and observation keep their types.
+    """One step of an environment, with state and observation cast to their types before.
+
+    Args:
+        environment: Environment.
+        state: State before the step.
+        observation: Observation before the step.
+        action: Action.
+        task: Task of the environment.
+        key: Random key of the step.
+
+    Returns:
+        The state, observation, reward and `done` after the step.
 
     Raises:
-        ValueError: (when traced) it returns something else than a step does.
+        ValueError: (when traced) the step does not return these four, or changes their shapes.
     """
     out = environment.step(key, state, action, task)
     if not (isinstance(out, tuple | list) and len(out) == 4):
-        raise ValueError(f"a step gives (state, observation, reward, done); got {out}")
-    after, seen, reward, done = out
+        raise ValueError(f"a step must return (state, observation, reward, done); got {out}")
+    next_state, next_observation, reward, done = out
     return (
-        _alike("state", state, after),
-        _alike("observation", observation, seen),
-        _alike("reward", jnp.zeros(()), jax.tree.map(wide, reward)),
-        _alike("done", jnp.asarray(False), done),
+        _cast_like("state", state, next_state),
+        _cast_like("observation", observation, next_observation),
+        _cast_like("reward", jnp.zeros(()), jax.tree.map(wide, reward)),
+        _cast_like("done", jnp.asarray(False), done),
     )
 
 
 def filled(seen: Trajectories) -> Trajectories:
-    """The trajectories, with their first step in the place of each that does not count.
+    """The trajectories, with each step after the end replaced by their first step.
 
-    There the environment may have shown anything; what comes out of a policy that saw a NaN gets
-    into derivatives, even where it is multiplied by zero. Zeros stand where the first step does not
-    count either. The reward of a step that does not count is 0.
+    Observations after the end are arbitrary. If one is NaN, so are the policy's outputs, and the
+    derivative even of their product with zero. If the first step does not count either, the step is
+    replaced by zeros. The reward of a step that does not count is 0.
     """
 
     def fill(leaf: Array) -> Array:
@@ -155,21 +170,21 @@ def filled(seen: Trajectories) -> Trajectories:
 
 
 def undiscounted(seen: Trajectories) -> Float[Array, " trajectory"]:
-    """The sum of the rewards of each trajectory, NaN where it has no step that counts."""
-    total = jnp.sum(wide(seen.reward), axis=1, where=seen.alive)
-    return jnp.where(seen.alive.any(axis=1), total, jnp.nan)
+    """The undiscounted return of each trajectory, NaN for one without a step that counts."""
+    returns = jnp.sum(wide(seen.reward), axis=1, where=seen.alive)
+    return jnp.where(seen.alive.any(axis=1), returns, jnp.nan)
 
 
 def check_environment(environment: Any) -> None:
-    """Refuses what is not an `Environment`, or has functions of other arguments.
+    """Refuses a value that is not an `Environment`, or has functions of other arguments.
 
     Raises:
-        ValueError: saying what is wanted.
+        ValueError: the value is not an `Environment`, or `reset` or `step` takes other arguments.
     """
     if not isinstance(environment, Environment):
         raise ValueError(
-            "an Environment(reset, step, actions) is wanted, as from_gymnax makes it; got"
-            f" {type(environment).__name__}"
+            "the environment must be an Environment(reset, step, actions); got"
+            f" {type(environment).__name__}: from_gymnax would work for one of gymnax"
         )
     check_callable(environment.reset, "reset", "key, task")
     check_callable(environment.step, "step", "key, state, action, task")
@@ -180,10 +195,12 @@ def _check_actions(
 ) -> None:
     out = jax.eval_shape(environment.reset, key, task)
     if not (isinstance(out, tuple | list) and len(out) == 2):
-        raise ValueError(f"reset gives (state, observation); got {out}")
+        raise ValueError(f"reset must return (state, observation); got {out}")
     observation = out[1]
     if not jax.tree.leaves(observation):
-        raise ValueError("there is nothing to observe: jnp.ones(1) will do")
+        raise ValueError(
+            f"an observation must have an array; got {observation!r}: jnp.ones(1) would work"
+        )
     try:
         distribution, _ = jax.eval_shape(policy.apply, params, observation, policy.memory)
     except Exception as error:
@@ -193,24 +210,30 @@ def _check_actions(
         ) from error
     actions = policy.family.actions(distribution)
     if actions != environment.actions:
-        raise ValueError(f"the environment has actions {environment.actions}; the policy {actions}")
+        raise ValueError(
+            f"policy and environment must have the same actions; got {actions} for the policy and"
+            f" {environment.actions} for the environment"
+        )
 
 
-def _alike(name: str, was: PyTree, now: PyTree) -> PyTree:
-    """What came out of a step, in the types of what went in."""
-    if jax.tree.structure(was) != jax.tree.structure(now):
-        raise ValueError(f"a step changes the structure of the {name}")
+def _cast_like(name: str, before: PyTree, after: PyTree) -> PyTree:
+    """The results of a step, cast to the types of the values before it."""
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise ValueError(
+            f"a step must keep the structure of the {name}, {jax.tree.structure(before)}; got"
+            f" {jax.tree.structure(after)}"
+        )
 
-    def same(path: tuple, old: Array, new: Array) -> Array:
+    def cast_leaf(path: tuple, old: Array, new: Array) -> Array:
         old, new = jnp.asarray(old), jnp.asarray(new)
         if (new.shape, _kind(new.dtype)) != (old.shape, _kind(old.dtype)):
             raise ValueError(
                 f"a step must keep {name}{jax.tree_util.keystr(path)} as"
-                f" {old.dtype}{list(old.shape)}; it gives {new.dtype}{list(new.shape)}"
+                f" {old.dtype}{list(old.shape)}; got {new.dtype}{list(new.shape)}"
             )
         return new if new.dtype == old.dtype else new.astype(old.dtype)
 
-    return jax.tree.map_with_path(same, was, now)
+    return jax.tree.map_with_path(cast_leaf, before, after)
 
 
 def _kind(dtype: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Environments of gymnax as environments of `maml.rl`; the package itself is not imported."""
+"""Conversion of gymnax environments; the package gymnax itself is not imported."""
 
 from typing import Any
 
@@ -11,28 +11,33 @@ from maml.types import RandomKey
 
 
 def from_gymnax(environment: Any, params: PyTree) -> Environment:
-    """An environment of gymnax, 0.0.6 to 1.0, or with its methods; its parameters are the task.
+    """An environment of gymnax (0.0.6 to 1.0), whose parameters are the task.
 
-    Episodes end where it says so, its limit on time included. Actions have the type of its space.
+    Episodes end where the environment ends them, including its time limit. Actions have the type
+    of its action space.
 
     Args:
-        environment: with `reset_env(key, params)`, `step_env(key, state, action, params)`,
-            `action_space(params)` and, where the limit on time is no part of a step,
-            `is_truncated(state, params)`.
-        params: of any task, for the space of actions; every task needs the same one.
+        environment: Environment with `reset_env(key, params)`,
+            `step_env(key, state, action, params)`, `action_space(params)` and, if steps do not
+            apply the time limit, `is_truncated(state, params)`.
+        params: Parameters of any task, which give the action space; it must be the same in every
+            task.
+
+    Returns:
+        The environment for `maml.rl`.
 
     Raises:
-        ValueError: a method is missing, an action is neither a choice nor an array of numbers, or
-            (when traced) a step gives something else.
+        ValueError: a method is missing, the action space is neither Discrete nor Box, or (when
+            traced) a step returns something else.
     """
     for method in ("reset_env", "step_env", "action_space"):
         if not callable(getattr(environment, method, None)):
-            raise ValueError(f"an environment of gymnax has {method}; {environment!r} has not")
+            raise ValueError(f"an environment of gymnax must have {method}; got {environment!r}")
     space = environment.action_space(params)
-    choices, shape = getattr(space, "n", None), getattr(space, "shape", None)
-    if choices is None and (shape is None or hasattr(space, "spaces")):
-        raise ValueError(f"an action must be of one Discrete or Box space; got {space!r}")
-    dtype = jax.dtypes.canonicalize_dtype(space.dtype)  # int64 in older ones, whatever the mode
+    num_actions, shape = getattr(space, "n", None), getattr(space, "shape", None)
+    if num_actions is None and (shape is None or hasattr(space, "spaces")):
+        raise ValueError(f"the action space must be one Discrete or Box; got {space!r}")
+    dtype = jax.dtypes.canonicalize_dtype(space.dtype)  # always int64 in older versions
     truncated = getattr(environment, "is_truncated", None)
 
     def reset(key: RandomKey, task: PyTree) -> tuple[PyTree, PyTree]:
@@ -45,7 +50,7 @@ def from_gymnax(environment: Any, params: PyTree) -> Environment:
         out = environment.step_env(key, state, action.astype(dtype), task)
         if len(out) != 5:
             raise ValueError(
-                "step_env gives (observation, state, reward, done, info); got"
+                "step_env must return (observation, state, reward, done, info); got"
                 f" {len(out)} values of {environment!r}"
             )
         observation, state, reward, done, _ = out
@@ -53,4 +58,6 @@ def from_gymnax(environment: Any, params: PyTree) -> Environment:
             done |= truncated(state, task)
         return state, observation, jnp.asarray(reward, float), jnp.asarray(done)
 
-    return Environment(reset, step, int(choices) if choices is not None else tuple(shape or ()))
+    return Environment(
+        reset, step, int(num_actions) if num_actions is not None else tuple(shape or ())
+    )

@@ -1,4 +1,4 @@
-"""Policy gradients as losses: on trajectories that are there, or drawn by the very policy."""
+"""Policy gradients as losses, on given trajectories or on those of the current policy."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,14 +23,19 @@ from maml.types import LossFn, Metrics, Params, RandomKey
 
 
 class Experience(NamedTuple):
-    """Trajectories, and how much better each action turned out than expected."""
+    """Trajectories and their advantages.
+
+    Attributes:
+        seen: Trajectories of one task.
+        advantage: Advantages of the actions, `[trajectory, time]`.
+    """
 
     seen: Trajectories
     advantage: Float[Array, "trajectory time"]
 
 
 Collect = Callable[[Params, PyTree, RandomKey], Experience]
-"""`collect(params, task, key)`: what a policy experiences in one task."""
+"""`collect(params, task, key) -> Experience` of a policy in one task."""
 
 
 def collector(
@@ -44,18 +49,21 @@ def collector(
     normalise: bool = True,
     inner_reward: Callable[[Array], Array] = lambda reward: reward,
 ) -> Collect:
-    """Collects experience.
+    """A function that draws trajectories of a policy and computes their advantages.
 
     Args:
-        environment, policy, horizon, trajectories: as in `rollout`.
-        discount, gae_lambda, normalise: as in `advantages`.
-        inner_reward: Function of the rewards whose values the advantages are computed from; by
-            default the rewards themselves.
+        environment, policy, horizon, trajectories: As in `rollout`.
+        discount, gae_lambda, normalise: As in `advantages`.
+        inner_reward: Function of the rewards from whose values the advantages are computed; by
+            default the identity.
+
+    Returns:
+        The function `collect(params, task, key) -> Experience`.
 
     Raises:
-        ValueError: it is no environment or policy; a count is below 1; discount or gae_lambda is
-            outside [0, 1]; `inner_reward` is no function, or (when traced) does not return a number
-            for each reward.
+        ValueError: `environment` or `policy` has the wrong type; a count is below 1; discount or
+            gae_lambda is outside [0, 1]; `inner_reward` is not a function, or (when traced) does
+            not return a number for each reward.
     """
     check_environment(environment)
     check_policy(policy)
@@ -68,38 +76,39 @@ def collector(
 
     def collect(params: Params, task: PyTree, key: RandomKey) -> Experience:
         counts = {"horizon": horizon, "trajectories": trajectories}
-        seen = rollout(environment, policy, params, task, key, **counts)
-        learned = jnp.asarray(inner_reward(seen.reward))
-        if learned.shape != seen.reward.shape:
+        drawn = rollout(environment, policy, params, task, key, **counts)
+        inner_rewards = jnp.asarray(inner_reward(drawn.reward))
+        if inner_rewards.shape != drawn.reward.shape:
             raise ValueError(
-                "inner_reward returns a number for each reward, of shape"
-                f" {seen.reward.shape}; got the shape {learned.shape}"
+                "inner_reward must return a number for each reward, of shape"
+                f" {drawn.reward.shape}; got the shape {inner_rewards.shape}"
             )
-        judged = seen._replace(reward=jnp.where(seen.alive, learned, 0))
+        with_inner_rewards = drawn._replace(reward=jnp.where(drawn.alive, inner_rewards, 0))
         options = {"discount": discount, "gae_lambda": gae_lambda, "normalise": normalise}
-        advantage = advantages(judged, **options)
-        return Experience(seen, jax.lax.stop_gradient(advantage))
+        advantage = advantages(with_inner_rewards, **options)
+        return Experience(drawn, jax.lax.stop_gradient(advantage))
 
     return collect
 
 
 def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> LossFn:
-    """Minus a surrogate of the value, a step:  L(theta) = - sum surrogate(l, A) / number of steps.
+    """The negative surrogate per step:  L(theta) = - sum surrogate(l, A) / number of steps.
 
-    Steps after the end count neither in values nor in derivatives, whatever was observed there. An
-    action that was taken and that the policy has come to forbid has the probability ratio 0.
+    Steps after the end contribute to no value and no derivative, whatever their observations. An
+    action that the policy now forbids has the probability ratio 0.
 
     Args:
-        policy: what the parameters are of.
-        surrogate: of one trajectory, see `maml.surrogates`.
+        policy: Policy whose parameters are trained.
+        surrogate: Surrogate of one trajectory, see `maml.surrogates`.
 
     Returns:
         A loss of an `Experience`. Its metrics are `return`, the mean undiscounted return of the
         trajectories, and `kl`, the mean divergence of the policy from the one that acted, in nats.
-        Where no step counts, loss and kl are 0, and the return is NaN.
+        If no step counts, loss and kl are 0, and the return is NaN.
 
     Raises:
-        ValueError: it is no policy or no surrogate, or (when traced) the batch is no `Experience`.
+        ValueError: `policy` is not a policy, `surrogate` is not a surrogate, or (when traced) the
+            batch is not an `Experience`.
     """
     check_policy(policy)
     check_callable(surrogate, "surrogate", "log_ratio, advantage")
@@ -107,21 +116,21 @@ def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> L
     def loss(params: Params, batch: Experience, key: RandomKey) -> tuple[Scalar, Metrics]:
         if not isinstance(batch, Experience):
             raise ValueError(
-                "the batch must be an Experience, as maml.rl.losses.collector makes it; got"
+                "the batch must be an Experience, as a function of maml.rl.collector returns; got"
                 f" {type(batch).__name__}"
             )
-        seen, alive = filled(batch.seen), batch.seen.alive
-        distribution = jax.vmap(policy.along, (None, 0))(params, seen.observation)
-        log_prob = twice(policy.family.log_prob)(distribution, seen.action)
-        log_ratio = jnp.where(alive, log_prob - seen.log_prob, 0)
-        gains = jax.vmap(surrogate)(log_ratio, jnp.where(alive, batch.advantage, 0))
-        kl = twice(policy.family.kl)(seen.distribution, distribution)
-        returns = undiscounted(seen)
+        drawn, alive = filled(batch.seen), batch.seen.alive
+        distribution = jax.vmap(policy.along, (None, 0))(params, drawn.observation)
+        log_prob = twice(policy.family.log_prob)(distribution, drawn.action)
+        log_ratio = jnp.where(alive, log_prob - drawn.log_prob, 0)
+        values = jax.vmap(surrogate)(log_ratio, jnp.where(alive, batch.advantage, 0))
+        kl = twice(policy.family.kl)(drawn.distribution, distribution)
+        returns = undiscounted(drawn)
         metrics = {
             "return": returns.mean(where=alive.any(axis=1)),
             "kl": jnp.sum(kl, where=alive) / steps(alive),
         }
-        return -gains.sum() / steps(alive), metrics
+        return -values.sum() / steps(alive), metrics
 
     return loss
 
@@ -129,18 +138,18 @@ def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> L
 def policy_gradient(
     collect: Collect, policy: Policy, surrogate: Surrogate = likelihood_ratio
 ) -> LossFn:
-    """The loss of a task, on trajectories that the policy itself draws, with the key of the call.
+    """The loss of a task, on trajectories that the policy draws with the random key of the call.
 
     Args:
-        collect: draws them, see `collector`.
-        policy: what the parameters are of.
-        surrogate: of one trajectory.
+        collect: Function that draws the trajectories, see `collector`.
+        policy: Policy whose parameters are trained.
+        surrogate: Surrogate of one trajectory, see `maml.surrogates`.
 
     Returns:
         A loss whose batch is a task of the environment.
 
     Raises:
-        ValueError: `collect` is no function of `(params, task, key)`; otherwise as
+        ValueError: `collect` is not a function of `(params, task, key)`; otherwise as
             `surrogate_loss`.
     """
     check_callable(collect, "collect", "params, task, key")
@@ -153,10 +162,10 @@ def policy_gradient(
 
 
 def twice(function: Callable) -> Callable[..., Array]:
-    """Mapped over trajectories and their steps."""
+    """The function, mapped over trajectories and their steps."""
     return jax.vmap(jax.vmap(function))
 
 
 def steps(alive: Bool[Array, "trajectory time"]) -> Int[Array, ""]:
-    """How many steps count, or 1 where none does, to divide a sum of zeros by."""
+    """Number of steps that count, or 1 if none does, as the divisor of a sum over them."""
     return jnp.maximum(alive.sum(), 1)

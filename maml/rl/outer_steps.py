@@ -1,8 +1,9 @@
-"""Outer steps that look at the same trajectories several times.
+"""Outer steps that use the same trajectories several times.
 
-Trajectories are drawn once, into `Episode(support, query)`: for each inner step those of the policy
-it starts from, and those of the adapted policy. Every algorithm's objective is then a function of
-the meta-parameters on data that stays, with the ratios of its policies to those that acted:
+Trajectories are drawn once and stored as `Episode(support, query)`: for each inner step those of
+the policy before the step, and finally those of the adapted policy. The objective of an algorithm
+is then a function of the meta-parameters on fixed data, through the ratios of its policies to those
+that acted:
 
     collect -> Episode -> trust_region | proximal | meta_step of any optimiser
 """
@@ -45,14 +46,22 @@ from maml.types import (
 
 NO_OBJECTIVE = "the algorithm needs a meta-gradient with an objective, as maml.unrolled makes it"
 Improve = Callable[[MetaState, Episode, RandomKey], tuple[MetaState, Metrics]]
-"""One outer step on episodes that are there, `Episode[task, ...]`."""
+"""`improve(state, episodes, key) -> (state, metrics)`: one outer step on given episodes."""
 
 
 def recording(collect: Collect, policy: Policy, loss: LossFn) -> LossFn:
-    """The loss on trajectories that the policy itself draws; they are its metrics.
+    """The loss of a task on trajectories that the policy draws, with these as its metrics.
+
+    Args:
+        collect: Function that draws the trajectories, see `maml.rl.collector`.
+        policy: Policy whose parameters are trained.
+        loss: Loss of an `Experience`, such as that of `surrogate_loss`.
+
+    Returns:
+        A loss whose batch is a task, and whose metrics are the `Experience`.
 
     Raises:
-        ValueError: a function takes other arguments.
+        ValueError: `collect` or `loss` takes other arguments.
     """
     check_callable(collect, "collect", "params, task, key")
     check_loss(loss)
@@ -67,12 +76,15 @@ def recording(collect: Collect, policy: Policy, loss: LossFn) -> LossFn:
 def collect_episode(
     learner: Learner, collect: Collect, inner_steps: int
 ) -> Callable[[MetaParams, PyTree, RandomKey], Episode]:
-    """What is experienced in one task while adapting to it, and by who has adapted.
+    """A function that adapts to a task and returns the trajectories of all its policies.
 
     Args:
-        learner: whose loss is `recording`.
-        collect: what the adapted policy does.
-        inner_steps: K inner steps; with none, support and query are the same.
+        learner: Learner with a loss made by `recording`.
+        collect: Function that draws trajectories of the adapted policy.
+        inner_steps: Number of inner steps K >= 0; with 0, support and query set are the same.
+
+    Returns:
+        The function `episode(meta_params, task, key) -> Episode`.
 
     Raises:
         ValueError: `inner_steps` is below 0, or a function takes other arguments.
@@ -98,12 +110,15 @@ def outer_step(
     chunk: int | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Metrics]]:
-    """Collects in every task, then improves: a step for `maml.iterate`.
+    """An outer step for `maml.iterate` that collects an episode in each task and then improves.
 
     Args:
-        episode: of one task.
-        improve: the outer step on all of them.
-        chunk, mesh: see `maml.evaluate`.
+        episode: Function that collects the episode of one task, see `collect_episode`.
+        improve: Outer step on the episodes of all tasks.
+        chunk, mesh: As in `maml.evaluate`, for the collection of episodes.
+
+    Returns:
+        The step `step(state, tasks, key) -> (state, metrics)`.
 
     Raises:
         ValueError: a function takes other arguments.
@@ -127,21 +142,24 @@ def trust_region(
     fvp_trajectories: int | None = None,
     **options: Any,
 ) -> Improve:
-    """TRPO: the divergence is the mean KL of the adapted policies from those that acted.
+    """The outer step of TRPO, with the mean KL of adapted policies from those that acted.
 
     Args:
-        algorithm: with an unrolled objective, whose outer loss is a `surrogate_loss`.
-        policy: what adapts.
-        inner_steps: K inner steps.
+        algorithm: Algorithm with an unrolled objective whose outer loss is a `surrogate_loss`.
+        policy: Policy that adapts.
+        inner_steps: Number of inner steps K >= 0.
         fvp_trajectories: Number of trajectories of each batch that the Fisher-vector products use;
-            gradient, objective, divergence and adapted policy use all. None: all.
-        options: those of `trust_region_step`.
+            gradient, objective, divergence and adapted policy use all trajectories. None: all.
+        options: Options of `trust_region_step`.
+
+    Returns:
+        The outer step `improve(state, episodes, key) -> (state, metrics)`.
 
     Raises:
-        ValueError: the algorithm has no objective; it is no policy; a count is below 1; an
-            option is none of `trust_region_step`, or out of range.
+        ValueError: the algorithm has no objective; `policy` is not a policy; a count is too small;
+            an option is not one of `trust_region_step`, or out of range.
     """
-    objective = _objective(algorithm)
+    objective = _require_objective(algorithm)
     check_policy(policy)
     check_region(**options)
     check_count(inner_steps, least=0, of="inner steps")
@@ -149,17 +167,21 @@ def trust_region(
         check_count(fvp_trajectories, least=1, of="trajectories of a Fisher-vector product")
 
     def outputs(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree:
-        few = jax.tree.map(lambda leaf: leaf[:, :fvp_trajectories], episode.support)
-        all_of, some_of = (
+        subset = jax.tree.map(lambda leaf: leaf[:, :fvp_trajectories], episode.support)
+        from_all, from_subset = (
             adapt(algorithm.learner(meta_params), support, key, inner_steps)[0]
-            for support in (episode.support, few)
+            for support in (episode.support, subset)
         )
-        # The policy that all adapt to; only its derivative is that of some.
+        # The policy adapted to all trajectories, with the derivative of that adapted to the subset.
         params = jax.tree.map(
-            lambda whole, some: some + jax.lax.stop_gradient(whole - some), all_of, some_of
+            lambda full, reduced: reduced + jax.lax.stop_gradient(full - reduced),
+            from_all,
+            from_subset,
         )
-        seen = jax.tree.map(lambda leaf: leaf[:fvp_trajectories], filled(episode.query.seen))
-        return jax.vmap(policy.along, (None, 0))(params, seen.observation)
+        trajectories = jax.tree.map(
+            lambda leaf: leaf[:fvp_trajectories], filled(episode.query.seen)
+        )
+        return jax.vmap(policy.along, (None, 0))(params, trajectories.observation)
 
     def divergence(old: PyTree, new: PyTree, episode: Episode) -> Scalar:
         alive = episode.query.seen.alive[:fvp_trajectories]
@@ -183,16 +205,22 @@ def repeatedly(
     epochs: int = 1,
     **options: Any,
 ) -> Improve:
-    """Some steps of an optimiser on the same episodes; with ratios clipped outside, ProMP.
+    """An outer step of several steps of an optimiser on the same episodes.
+
+    With a clipped surrogate as the outer loss it is the outer step of ProMP.
 
     Args:
-        algorithm: what gives the meta-gradient.
-        optimizer: the outer one.
-        epochs: how many steps, >= 1.
-        options: those of `meta_step`.
+        algorithm: Algorithm whose meta-gradient is used.
+        optimizer: Outer optimiser, an optax transformation.
+        epochs: Number of steps on the same episodes, >= 1.
+        options: Options of `meta_step`.
+
+    Returns:
+        The outer step `improve(state, episodes, key) -> (state, metrics)`.
 
     Raises:
-        ValueError: `epochs` is below 1, the algorithm is none, or the optimiser is not optax's.
+        ValueError: `epochs` is below 1, `algorithm` is not an `Algorithm`, or the optimiser is not
+            optax's.
     """
     check_algorithm(algorithm)
     check_optimizer(optimizer)
@@ -202,18 +230,26 @@ def repeatedly(
         def epoch(state: MetaState, key: RandomKey) -> tuple[MetaState, Metrics]:
             return meta_step(algorithm, optimizer, state, episodes, key, **options)
 
-        after, metrics = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
-        return after._replace(step=state.step + 1), jax.tree.map(lambda leaf: leaf[0], metrics)
+        new_state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
+        return new_state._replace(step=state.step + 1), jax.tree.map(lambda leaf: leaf[0], metrics)
 
     return improve
 
 
 def anchored(algorithm: Algorithm, policy: Policy, kl_coef: float) -> Algorithm:
-    """The objective plus kl_coef x KL of the meta-policy from the one that acted, as in ProMP.
+    """The algorithm with kl_coef x KL of the meta-policy from the one that acted, as in ProMP.
+
+    Args:
+        algorithm: Algorithm with an objective.
+        policy: Policy that adapts.
+        kl_coef: Coefficient of the divergence that is added to the objective, >= 0.
+
+    Returns:
+        The algorithm, whose metrics include `inner_kl`, the divergence in nats.
 
     Raises:
-        ValueError: the algorithm has no objective; it is no policy; the coefficient is no finite
-            number >= 0; (when traced) there is no inner step.
+        ValueError: the algorithm has no objective; `policy` is not a policy; the coefficient is not
+            a finite number >= 0; (when traced) there is no inner step.
 
     Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019).
     """
@@ -222,20 +258,28 @@ def anchored(algorithm: Algorithm, policy: Policy, kl_coef: float) -> Algorithm:
     def divergence(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
         return loss(params, first, key)[1]["kl"]
 
-    return _plus(algorithm, kl_coef, divergence, "inner_kl")
+    return _add_term(algorithm, kl_coef, divergence, "inner_kl")
 
 
 def exploring(algorithm: Algorithm, policy: Policy, exploration_coef: float) -> Algorithm:
-    """The objective with the extra term of E-MAML: credit for what is adapted to.
+    """The algorithm with the term of E-MAML, which rewards exploration before the adaptation.
 
         - exploration_coef / steps  sum_i (R_query - mean_{j != i} R_j) sum_t l_it
 
-    over the trajectories i of the first inner step, with R the undiscounted returns: those that
-    adapting to gains more than trajectories of the meta-policy have on average become more likely.
-    Leaving out trajectory i keeps its own luck out of what it is compared with.
+    The sum is over the trajectories i of the first inner step, and R are undiscounted returns.
+    Trajectories become more likely if the adapted policy has a higher return than the meta-policy
+    has on average. The mean leaves out trajectory i, so that it does not depend on its actions.
+
+    Args:
+        algorithm: Algorithm with an objective.
+        policy: Policy that adapts.
+        exploration_coef: Coefficient of the term that is added to the objective, >= 0.
+
+    Returns:
+        The algorithm, whose metrics include the term, `credit`.
 
     Raises:
-        ValueError: as `anchored`, or (when traced) there is one trajectory alone.
+        ValueError: as `anchored`, or (when traced) there is only one trajectory.
 
     Stadie, Yang, Houthooft, Chen, Duan, Wu, Abbeel, Sutskever: Some considerations on learning to
     explore via meta-reinforcement learning (2018).
@@ -246,42 +290,48 @@ def exploring(algorithm: Algorithm, policy: Policy, exploration_coef: float) -> 
         returns = undiscounted(first.seen)
         if returns.size < 2:
             raise ValueError(
-                "E-MAML compares each trajectory with the others of its batch: at least 2 are"
-                f" needed; got {returns.size}"
+                "E-MAML compares each trajectory with the others of its batch, and needs at least"
+                f" 2 trajectories; got {returns.size}"
             )
         others = (returns.sum() - returns) / (returns.size - 1)
-        gain = undiscounted(episode.query.seen).mean() - others
-        weighted = first._replace(advantage=jnp.broadcast_to(gain[:, None], first.advantage.shape))
+        advantage = undiscounted(episode.query.seen).mean() - others
+        weighted = first._replace(
+            advantage=jnp.broadcast_to(advantage[:, None], first.advantage.shape)
+        )
         return loss(params, weighted, key)[0]
 
-    return _plus(algorithm, exploration_coef, credit, "credit")
+    return _add_term(algorithm, exploration_coef, credit, "credit")
 
 
-def _plus(
+def _add_term(
     algorithm: Algorithm,
     coefficient: float,
     term: Callable[[Params, Experience, Episode, RandomKey], Scalar],
     name: str,
 ) -> Algorithm:
-    """The algorithm with a term of the meta-policy on the trajectories of the first inner step."""
-    unrolled = _objective(algorithm)
+    """The algorithm with a term added to its objective.
+
+    The term depends on the meta-policy and the trajectories of the first inner step.
+    """
+    unrolled = _require_objective(algorithm)
     check_number(coefficient, f"the coefficient of {name}", least=0)
 
     def objective(
         meta_params: MetaParams, episode: Episode, key: RandomKey, step: Step
     ) -> tuple[Scalar, Metrics]:
         if not isinstance(episode.support, PerStep):
-            raise ValueError(f"{name} is a term of the first inner step; there is none")
+            raise ValueError(f"{name} is a term of the first inner step; got 0 inner steps")
         value, metrics = unrolled(meta_params, episode, key, step)
         inner = algorithm.learner(meta_params)
         first = jax.tree.map(lambda leaf: leaf[0], episode.support.batches)
-        added = term(inner.params(inner.state), first, episode, key)
-        return value + coefficient * added, metrics | {name: added}
+        addend = term(inner.params(inner.state), first, episode, key)
+        return value + coefficient * addend, metrics | {name: addend}
 
     return algorithm._replace(grad=MetaGradient(objective))
 
 
-def _objective(algorithm: Algorithm) -> Objective:
+def _require_objective(algorithm: Algorithm) -> Objective:
+    """The objective of an algorithm; an algorithm without one is refused."""
     check_algorithm(algorithm)
     if algorithm.grad.objective is None or algorithm.grad.early is not None:
         raise ValueError(NO_OBJECTIVE)

@@ -1,8 +1,8 @@
 """Policies: functions from an observation to a distribution of actions.
 
-A policy holds functions of its parameters, so any network will do: a flax module, or any other
-object with `init` and `apply`, becomes a policy by `gaussian_policy` or `categorical_policy`.
-An observation is any tree of arrays.
+A policy holds functions of its parameters, and can be made from any network: `gaussian_policy` and
+`categorical_policy` make one from a flax module or any other object with `init` and `apply`. An
+observation is any tree of arrays.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from maml.types import Params, RandomKey
 
 @runtime_checkable
 class Network(Protocol):
-    """Anything with the two functions of a flax module."""
+    """An object with the two functions of a flax module."""
 
     def init(self, key: RandomKey, observation: PyTree, /) -> Any:
         """Parameters of the network for observations of this shape."""
@@ -32,14 +32,14 @@ class Network(Protocol):
 
 
 class Policy(NamedTuple):
-    """What acts.
+    """A policy, with or without memory.
 
     Attributes:
-        init: `init(key, observation) -> params`.
-        apply: `apply(params, observation, memory) -> (distribution, memory)`.
-        family: of the distribution.
-        memory: before the first step of a trajectory, `apply` keeps its shapes and types; () is
-            none, and steps are independent.
+        init: Function `init(key, observation) -> params`.
+        apply: Function `apply(params, observation, memory) -> (distribution, memory)`.
+        family: Family of the distribution.
+        memory: Memory before the first step of a trajectory, whose shapes and types `apply` keeps;
+            () for a policy without memory.
     """
 
     init: Callable[[RandomKey, PyTree], Params]
@@ -60,20 +60,20 @@ class Policy(NamedTuple):
 
 
 def check_policy(policy: Any) -> None:
-    """Refuses what is not a `Policy`.
+    """Refuses a value that is not a `Policy`.
 
     Raises:
-        ValueError: saying how one is made.
+        ValueError: the value is not a `Policy`.
     """
     if not isinstance(policy, Policy):
         raise ValueError(
-            "a Policy is wanted, as gaussian_policy(model) or categorical_policy(model) makes it;"
-            f" got {type(policy).__name__}"
+            "the policy must be a Policy, such as the result of gaussian_policy(model) or"
+            f" categorical_policy(model); got {type(policy).__name__}"
         )
 
 
 def vector(observation: PyTree) -> Array:
-    """All numbers of an observation in one vector.
+    """The numbers of an observation, concatenated to a vector.
 
     >>> vector({"place": jnp.zeros((2, 2)), "time": jnp.array(3.0)}).tolist()
     [0.0, 0.0, 0.0, 0.0, 3.0]
@@ -86,7 +86,16 @@ def memoryless(
     apply: Callable[[Params, PyTree], PyTree],
     family: Family,
 ) -> Policy:
-    """The policy of a function of the observation alone."""
+    """A policy without memory.
+
+    Args:
+        init: Function `init(key, observation) -> params`.
+        apply: Function `apply(params, observation) -> distribution`.
+        family: Family of the distribution.
+
+    Returns:
+        The policy.
+    """
     return Policy(init, lambda params, x, memory: (apply(params, x), memory), family)
 
 
@@ -101,27 +110,27 @@ def gaussian_policy(network: Network) -> Policy:
         The policy, without memory.
 
     Raises:
-        ValueError: the network has no such functions.
+        ValueError: the network lacks one of these functions.
     """
-    return _of_network(network, gaussian)
+    return _from_network(network, gaussian)
 
 
 def categorical_policy(network: Network) -> Policy:
     """A policy whose network returns the logits of the actions, `[action]`.
 
     Args:
-        network: As of `gaussian_policy`, with `apply(params, observation) -> logits`.
+        network: A network as for `gaussian_policy`, with `apply(params, observation) -> logits`.
 
     Returns:
         The policy, without memory.
 
     Raises:
-        ValueError: the network has no such functions.
+        ValueError: the network lacks one of these functions.
     """
-    return _of_network(network, categorical)
+    return _from_network(network, categorical)
 
 
-def _of_network(network: Network, family: Family) -> Policy:
+def _from_network(network: Network, family: Family) -> Policy:
     for name in ("init", "apply"):
         if not callable(getattr(network, name, None)):
             raise ValueError(
@@ -132,9 +141,9 @@ def _of_network(network: Network, family: Family) -> Policy:
 
 
 def table_policy(actions: int) -> Policy:
-    """Logits that are linear in the observation and zero at the start.
+    """A policy whose logits are linear in the observation and initially zero.
 
-    Where each state is observed as a unit vector this is a table.
+    If each state is observed as a unit vector, its parameters are a table of logits.
 
     Args:
         actions: Number of actions, >= 1.

@@ -1,4 +1,4 @@
-"""Episodes in a row: what a policy that remembers learns from, and what MAML's code counts."""
+"""Sequences of episodes: trials for policies with memory, and the return in MAML's code."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,13 @@ from maml.types import Params, RandomKey
 
 
 class Trial(NamedTuple):
-    """State of a trial: that of the episode, its age in steps, and how many went before."""
+    """The state of a trial.
+
+    Attributes:
+        inner: State of the environment in the current episode.
+        age: Number of steps taken in the current episode.
+        episode: Number of episodes that have ended.
+    """
 
     inner: PyTree
     age: Array
@@ -29,19 +35,22 @@ class Trial(NamedTuple):
 
 
 def trials(environment: Environment, episodes: int, horizon: int) -> Environment:
-    """Episodes of one task in a row, as one long one: what RL^2 calls a trial.
+    """An environment whose episode is a trial of RL^2, a sequence of episodes of one task.
 
-    The observation is `[observation, last action, last reward, new]`: what is seen in the episode,
-    in one vector, what was done last (one-hot where there is a choice) and what came of it, and 1
-    where an episode begins. A policy that remembers can learn the task from it.
+    The observation is the vector `[observation, last action, last reward, new]`: the observation
+    of the episode as a vector, the last action (one-hot if actions are discrete), its reward, and
+    1 at the start of an episode. A policy with memory can learn the task from it.
 
     Args:
-        environment: of the episodes.
-        episodes: how many make a trial, >= 1.
-        horizon: the most steps of an episode, >= 1.
+        environment: Environment of the episodes.
+        episodes: Number of episodes of a trial, >= 1.
+        horizon: Maximum number of steps of an episode, >= 1.
+
+    Returns:
+        The environment of trials.
 
     Raises:
-        ValueError: a count is below 1, or it is no environment.
+        ValueError: a count is below 1, or `environment` is not an `Environment`.
 
     Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel: RL^2: fast reinforcement learning via slow
     reinforcement learning (2016).
@@ -51,7 +60,7 @@ def trials(environment: Environment, episodes: int, horizon: int) -> Environment
     check_count(horizon, least=1, of="steps of an episode")
     count = environment.actions
 
-    def shown(action: Array) -> Array:
+    def encode_action(action: Array) -> Array:
         return jax.nn.one_hot(action, count) if isinstance(count, int) else action.ravel()
 
     def observe(observation: PyTree, action: Array, reward: Array, new: Array) -> Array:
@@ -60,39 +69,57 @@ def trials(environment: Environment, episodes: int, horizon: int) -> Environment
 
     def reset(key: RandomKey, task: PyTree) -> tuple[Trial, Array]:
         state, observation = environment.reset(key, task)
-        nothing = jnp.zeros(count).ravel(), jnp.zeros(()), jnp.asarray(True)
+        blank = jnp.zeros(count).ravel(), jnp.zeros(()), jnp.asarray(True)
         zero = jnp.zeros((), jnp.int32)
-        return Trial(state, zero, zero), observe(observation, *nothing)
+        return Trial(state, zero, zero), observe(observation, *blank)
 
     def step(
         key: RandomKey, trial: Trial, action: Array, task: PyTree
     ) -> tuple[Trial, Array, Array, Array]:
         step_key, reset_key = jax.random.split(key)
-        anew = environment.reset(reset_key, task)
-        *now, reward, done = advance(environment, trial.inner, anew[1], action, task, step_key)
+        fresh = environment.reset(reset_key, task)
+        *after_step, reward, done = advance(
+            environment, trial.inner, fresh[1], action, task, step_key
+        )
         age = trial.age + 1
-        over = done | (age == horizon)
-        state, seen = jax.tree.map(lambda new, old: jnp.where(over, new, old), anew, tuple(now))
-        episode = trial.episode + over
-        after = Trial(state, jnp.where(over, 0, age), episode)
-        return after, observe(seen, shown(action), reward, over), reward, episode == episodes
+        ended = done | (age == horizon)
+        state, observation = jax.tree.map(
+            lambda new, old: jnp.where(ended, new, old), fresh, tuple(after_step)
+        )
+        episode = trial.episode + ended
+        next_trial = Trial(state, jnp.where(ended, 0, age), episode)
+        return (
+            next_trial,
+            observe(observation, encode_action(action), reward, ended),
+            reward,
+            episode == episodes,
+        )
 
     return Environment(reset, step, count)
 
 
 def by_episode(seen: Trajectories, episodes: int) -> Float[Array, "trajectory episode"]:
-    """The undiscounted return of each episode of trials; 0 where a trial did not come to it.
+    """The undiscounted return of each episode of trials; 0 for episodes that were not reached.
+
+    Args:
+        seen: Trajectories in an environment made by `trials`.
+        episodes: Number of episodes of a trial, >= 1.
+
+    Returns:
+        The returns, `[trajectory, episode]`.
 
     Raises:
-        ValueError: `episodes` is below 1, or what was observed are no vectors, as of `trials`.
+        ValueError: `episodes` is below 1, or the observations are not vectors, as in `trials`.
     """
     check_count(episodes, least=1, of="episodes")
     if getattr(seen.observation, "ndim", None) != 3:
         shapes = jax.tree.map(jnp.shape, seen.observation)
-        raise ValueError(f"trials show vectors, [trajectory, time, size]; got {shapes}")
+        raise ValueError(
+            f"observations of trials must be vectors, [trajectory, time, size]; got {shapes}"
+        )
     number = jnp.cumsum((seen.observation[..., -1] > 0) & seen.alive, axis=1) - 1
-    during = (number[..., None] == jnp.arange(episodes)) & seen.alive[..., None]
-    return jnp.sum(wide(seen.reward)[..., None], axis=1, where=during)
+    in_episode = (number[..., None] == jnp.arange(episodes)) & seen.alive[..., None]
+    return jnp.sum(wide(seen.reward)[..., None], axis=1, where=in_episode)
 
 
 def finished_return(
@@ -105,22 +132,29 @@ def finished_return(
     horizon: int,
     trajectories: int,
 ) -> Scalar:
-    """The mean undiscounted return as MAML's code reports it, over episodes that have finished.
+    """The mean undiscounted return as reported by MAML's code, over finished episodes.
 
-    So many walkers go side by side, and whoever is done starts anew, until finished episodes hold
-    `trajectories * horizon` steps. The others are dropped, so that short ones count for more than
-    in the mean return of `rollout`.
+    `trajectories` agents act in parallel, each of which starts a new episode when its episode ends,
+    until finished episodes have `trajectories * horizon` steps. Unfinished episodes are dropped, so
+    that short episodes have more weight than in the mean return of `rollout`.
 
-    Arguments and errors are those of `rollout`, for a policy without memory: one with a memory is
-    refused too.
+    Args:
+        environment, params, task, key, horizon, trajectories: As in `rollout`.
+        policy: Policy without memory.
+
+    Returns:
+        The mean return, a scalar.
+
+    Raises:
+        ValueError: as `rollout`, or the policy has a memory.
     """
     check_environment(environment)
     check_policy(policy)
     check_count(horizon, least=1, of="steps of a trajectory")
     check_key(key)
     if jax.tree.leaves(policy.memory):
-        raise ValueError("finished_return is of a policy without memory; got one that remembers")
-    moments = 2 * horizon
+        raise ValueError("finished_return needs a policy without memory; got one with a memory")
+    duration = 2 * horizon
     shapes = jax.eval_shape(environment.reset, key, task)[1]
     flat, unravel = ravel_pytree(
         jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -129,14 +163,14 @@ def finished_return(
     def apply(params: Params, x: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
         return policy.apply(params, unravel(x[: flat.size].astype(flat.dtype)), memory)
 
-    row = trials(environment, moments + 1, horizon)
-    counts = {"horizon": moments + 1, "trajectories": trajectories}
-    seen = rollout(row, policy._replace(apply=apply), params, task, key, **counts)
-    new = seen.observation[..., -1] > 0
-    over, time = new[:, 1:], jnp.arange(moments)
-    began = jax.lax.cummax(jnp.where(new[:, :-1], time, 0), axis=1)
-    gained = jnp.pad(jnp.cumsum(seen.reward, axis=1), ((0, 0), (1, 0)))
-    total = gained[:, 1:-1] - jnp.take_along_axis(gained, began, axis=1)
-    steps = jnp.where(over, time + 1 - began, 0).sum(axis=0)
+    sequence = trials(environment, duration + 1, horizon)
+    counts = {"horizon": duration + 1, "trajectories": trajectories}
+    drawn = rollout(sequence, policy._replace(apply=apply), params, task, key, **counts)
+    new = drawn.observation[..., -1] > 0
+    ended, time = new[:, 1:], jnp.arange(duration)
+    start = jax.lax.cummax(jnp.where(new[:, :-1], time, 0), axis=1)
+    cumulative = jnp.pad(jnp.cumsum(drawn.reward, axis=1), ((0, 0), (1, 0)))
+    returns = cumulative[:, 1:-1] - jnp.take_along_axis(cumulative, start, axis=1)
+    steps = jnp.where(ended, time + 1 - start, 0).sum(axis=0)
     before = jnp.cumsum(steps) - steps
-    return total.mean(where=over & (before < trajectories * horizon))
+    return returns.mean(where=ended & (before < trajectories * horizon))
