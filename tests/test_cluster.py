@@ -136,7 +136,7 @@ class TestRay:
         assert np.mean(found["rewards"][:20]) < 0.8 and np.mean(found["rewards"][-40:]) > 0.95
 
     def test_a_reward_that_breaks_in_a_replica_is_logged_and_a_bug_is_raised(self, ran):
-        assert "child 1 is broken, it ended with TypeError('a bug')" in ran["log"]
+        assert "child 1 is broken, it raised TypeError('a bug')" in ran["log"]
         assert "3 children in a row" in ran["broken"]
 
     def test_without_a_cluster_nothing_is_started(self, ran):

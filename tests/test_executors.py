@@ -135,7 +135,7 @@ class TestAfterACrash:
 
     def test_children_of_another_search_are_refused(self, killed):
         other = [killed[0]._replace(tokens=(killed[0].tokens + 1) % 2)]
-        with pytest.raises(ValueError, match=r"child \d was kept as .* another search"):
+        with pytest.raises(ValueError, match=r"child \d was kept as .* different searches"):
             drive(STRATEGY, quick(reward), STATE, KEY, 12, done=other)
 
 
@@ -176,7 +176,7 @@ def test_a_bug_that_breaks_every_child_is_raised_and_says_from_where_to_go_on():
     ("executor", "says"),
     [
         (lambda function, items: [(0, 1.0), (0, 1.0)], "item 0 twice"),
-        (lambda function, items: [(4, 1.0)], "item 4 twice, or no item has this index"),
+        (lambda function, items: [(4, 1.0)], "item 4 twice, or there is no such item"),
         (lambda function, items: [(0, 1.0), (2, 1.0)], r"without an outcome for items \[1, 3\]"),
     ],
 )

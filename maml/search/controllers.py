@@ -1,7 +1,7 @@
-"""Policy gradients over architectures: REINFORCE, and PPO as it found NASNet.
+"""Policy gradients over architectures: REINFORCE, and PPO as in the search for NASNet.
 
-The search is a bandit of T tokens, whose reward comes at the end; its surrogates are those of
-reinforcement learning, `maml.surrogates`.
+An architecture is a trajectory of T actions, its tokens, with one reward at the end. The surrogates
+are those of reinforcement learning, `maml.surrogates`.
 """
 
 from functools import partial
@@ -24,13 +24,13 @@ from maml.types import Params, RandomKey
 
 
 class Controller(NamedTuple):
-    """What a policy gradient has learned.
+    """The state of a policy gradient.
 
     Attributes:
-        params: of the policy.
-        opt_state: of its optimiser.
-        baseline: the moving average of the rewards.
-        lowest: the lowest reward so far, infinity before the first; broken ones count as much.
+        params: Parameters of the policy.
+        opt_state: State of the optimiser.
+        baseline: Moving average of the rewards, a scalar.
+        lowest: Lowest reward so far, infinity before the first; it replaces broken rewards.
     """
 
     params: Params
@@ -48,60 +48,63 @@ def gain(
     advantage: Scalar,
     bonus: float,
 ) -> Scalar:
-    """Of ONE child, to be maximised: the surrogate of its tokens, and the bonus for the entropy.
+    """The objective of ONE child, to be maximised: a surrogate plus a bonus for the entropy.
 
         surrogate(log pi(tokens) - log mu(tokens), A) + bonus H
 
-    The mean of its derivative over the children of pi, with A = R - b, b any constant and pi = mu,
-    is that of the expected reward, and of the entropy along the way. A token that the policy cannot
-    draw counts for nothing, in the derivative either.
+    With A = R - b, b any constant and pi = mu, the mean of its derivative over children of pi is
+    the derivative of the expected reward, plus that of the entropy given the tokens drawn. A token
+    that the policy cannot draw contributes nothing, neither to the value nor to the derivative.
 
     Args:
-        policy: pi.
-        surrogate: any of `maml.surrogates`: an architecture is a trajectory of T actions.
-        params: of the policy.
-        tokens: of the child.
-        acted: log mu, of each token.
-        advantage: A, the same for every token: the reward comes at the end.
-        bonus: of the entropy.
+        policy: Policy pi.
+        surrogate: One of `maml.surrogates`.
+        params: Parameters of the policy.
+        tokens: Tokens of the child, `[token]`.
+        acted: Log-probabilities log mu of the tokens under the policy that drew them, `[token]`.
+        advantage: Advantage A, the same for every token of the child.
+        bonus: Weight of the entropy.
+
+    Returns:
+        The objective, a scalar.
     """
     log_probs = policy.log_probs(params, tokens)
-    now = log_prob(log_probs, tokens)
-    drawn = (now != -jnp.inf) & (acted != -jnp.inf)
-    change = jnp.where(drawn, now, 0.0) - jnp.where(drawn, acted, 0.0)
+    current = log_prob(log_probs, tokens)
+    possible = (current != -jnp.inf) & (acted != -jnp.inf)
+    change = jnp.where(possible, current, 0.0) - jnp.where(possible, acted, 0.0)
     return surrogate(change, jnp.full_like(change, advantage)) + bonus * entropy(log_probs)
 
 
 def judge(
     learned: Controller, rewards: Rewards, decay: float
 ) -> tuple[Float[Array, " child"], Controller]:
-    """What rewards are worth against the baseline, and the baseline after them.
+    """The advantages of rewards over the baseline, and the updated baseline.
 
         A = R - b,   b <- decay b + (1 - decay) R   for every child
 
-    The first b is the mean of the first batch. Broken rewards are the lowest so far; until one is
-    not broken, no child has an advantage.
+    The first b is the mean of the first batch. Broken rewards are replaced by the lowest reward so
+    far; until a reward is not broken, all advantages are 0.
 
     Args:
-        learned: before.
-        rewards: of the children, see `is_broken`.
-        decay: of the baseline.
+        learned: State of the policy gradient before.
+        rewards: Rewards of the children, `[child]`, see `is_broken`.
+        decay: Decay of the baseline for every child, in [0, 1).
 
     Returns:
-        The advantages, and what is learned, of which the baseline and the lowest are new.
+        The advantages, `[child]`, and the state with the new baseline and lowest reward.
     """
     broken, dtype = is_broken(rewards), learned.baseline.dtype
     rewards = rewards.astype(dtype)
     lowest = jnp.minimum(learned.lowest, jnp.where(broken, jnp.inf, rewards).min())
     rewards = jnp.where(broken, jnp.where(lowest < jnp.inf, lowest, 0.0), rewards)
     baseline = jnp.where(learned.lowest < jnp.inf, learned.baseline, rewards.mean())
-    kept = decay ** len(rewards)
-    after = kept * baseline + (1 - kept) * rewards.mean()
-    return rewards - baseline, learned._replace(baseline=after.astype(dtype), lowest=lowest)
+    weight = decay ** len(rewards)
+    updated = weight * baseline + (1 - weight) * rewards.mean()
+    return rewards - baseline, learned._replace(baseline=updated.astype(dtype), lowest=lowest)
 
 
 def acting(policy: Policy, params: Params, tokens: Batch) -> Float[Array, "child token"]:
-    """What `gain` calls log mu, of children that were drawn with these parameters."""
+    """The log-probabilities of the tokens of children that were drawn with these parameters."""
     return jax.vmap(lambda child: log_prob(policy.log_probs(params, child), child))(tokens)
 
 
@@ -114,13 +117,13 @@ def loss_of(
     advantages: Float[Array, " child"],
     bonus: float,
 ) -> Scalar:
-    """What is descended on: minus the mean `gain` of some children."""
-    each = partial(gain, policy, surrogate, params, bonus=bonus)
-    return -jax.vmap(each)(tokens, acted, advantages).mean()
+    """The loss of the policy: minus the mean `gain` of a batch of children."""
+    child_gain = partial(gain, policy, surrogate, params, bonus=bonus)
+    return -jax.vmap(child_gain)(tokens, acted, advantages).mean()
 
 
 gradient = jax.grad(loss_of, 2)
-"""The gradient to descend, of the same arguments as `loss_of`."""
+"""The gradient of `loss_of` by the parameters, with the same arguments."""
 
 
 def policy_gradient(
@@ -133,24 +136,27 @@ def policy_gradient(
     decay: float,
     bonus: float,
 ) -> Strategy:
-    """Ascends a surrogate of the expected reward; `reinforce` and `ppo` are cases of it.
+    """Gradient ascent on a surrogate of the expected reward, such as `reinforce` and `ppo`.
 
-    The children told are taken for those of the policy as it is. Told to it later, as K controllers
-    do that share one policy, they give the stale gradient that such schemes are content with. A
-    step whose gradient is not finite, or which would not leave the parameters so, is not taken.
+    `tell` assumes that the children were drawn by the current policy. If they were drawn by an
+    earlier one, as by K controllers that share one policy, the gradient is stale, as is usual in
+    such schemes. A step is skipped if its gradient or the new parameters are not finite.
 
     Args:
-        policy: of what to ask for.
-        optimizer: any optax transformation.
-        surrogate: any of `maml.surrogates`.
-        batch: children asked for at once.
-        epochs: steps of the optimiser on a batch.
-        decay: of the baseline, for every child, see `judge`.
-        bonus: of the entropy.
+        policy: Policy that draws the children.
+        optimizer: Optimiser, an optax transformation.
+        surrogate: One of `maml.surrogates`.
+        batch: Number of children asked for at once, >= 1.
+        epochs: Number of steps of the optimiser on a batch, >= 1.
+        decay: Decay of the baseline for every child, in [0, 1), see `judge`.
+        bonus: Weight of the entropy, >= 0.
+
+    Returns:
+        The strategy.
 
     Raises:
-        ValueError: the policy is none, the optimiser is not optax's, `batch` or `epochs` is below
-            1, `decay` is not in [0, 1), or `bonus` is negative.
+        ValueError: `policy` is not a `Policy`, the optimiser is not optax's, `batch` or `epochs` is
+            below 1, `decay` is not in [0, 1), or `bonus` is negative.
     """
     check_policy(policy)
     check_optimizer(optimizer)
@@ -167,7 +173,7 @@ def policy_gradient(
         return policy.sample(state.learned.params, key)
 
     def learn(before: Controller, tokens: Batch, rewards: Rewards, told: Array) -> Controller:
-        advantages, after = judge(before, rewards, decay)
+        advantages, updated = judge(before, rewards, decay)
         acted = acting(policy, before.params, tokens)
 
         def loss(params: Params) -> Scalar:
@@ -177,12 +183,12 @@ def policy_gradient(
             params, opt_state = state
             grads = jax.grad(loss)(params)
             updates, opt_state = update(optimizer, grads, opt_state, params, loss)
-            moved = optax.apply_updates(params, updates), opt_state
-            return where(is_finite((grads, moved[0])), moved, state), None
+            proposed = optax.apply_updates(params, updates), opt_state
+            return where(is_finite((grads, proposed[0])), proposed, state), None
 
         start = before.params, before.opt_state
         (params, opt_state), _ = jax.lax.scan(epoch, start, length=epochs)
-        return after._replace(params=params, opt_state=opt_state)
+        return updated._replace(params=params, opt_state=opt_state)
 
     return strategy(policy.space, batch, init, child, learn)
 
@@ -197,7 +203,14 @@ def reinforce(
 ) -> Strategy:
     """REINFORCE with a moving-average baseline:  grad E[R] = E[(R - b) grad log pi(tokens)].
 
-    Arguments and errors are those of `policy_gradient`.
+    Args:
+        policy, optimizer, batch, decay, bonus: As in `policy_gradient`.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        ValueError: as `policy_gradient`.
 
     Williams: Simple statistical gradient-following algorithms (1992), as in
     Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017).
@@ -216,11 +229,14 @@ def ppo(
     decay: float = 0.95,
     bonus: float = 1e-5,
 ) -> Strategy:
-    """PPO: several steps on each batch, a token's ratio to the policy that drew it clipped.
+    """PPO: several steps on each batch, with clipped ratios to the policy that drew the tokens.
 
     Args:
-        policy, optimizer, batch, epochs, decay, bonus: see `policy_gradient`.
-        clip: how far from 1 a ratio still gains.
+        policy, optimizer, batch, epochs, decay, bonus: As in `policy_gradient`.
+        clip: Distance of a ratio from 1 beyond which the surrogate does not increase, > 0.
+
+    Returns:
+        The strategy.
 
     Raises:
         ValueError: as `policy_gradient`, or `clip` is not above 0.

@@ -1,6 +1,6 @@
 """Executors, which compute the rewards of a search in this process, on devices, or elsewhere.
 
-An executor maps a function over items, and yields the outcomes as they come, in any order. `drive`
+An executor maps a function over items and yields the outcomes in the order of completion. `drive`
 is the loop of a search on the host, which passes each batch of child networks to an executor.
 """
 
@@ -27,12 +27,12 @@ Item = tuple[Any, ...]
 """The arguments of one call; in a search, the tokens of one child and its key."""
 
 Outcome = tuple[int, Any]
-"""The index of an item, and its result or the `Exception` that it ended with."""
+"""The index of an item, and its result or the `Exception` that it raised."""
 
 Executor = Callable[[Callable[..., Any], Sequence[Item]], Iterable[Outcome]]
 """`executor(function, items)` yields one outcome for each item, in any order."""
 
-PATIENCE = 20  # children in a row that end with an exception, which count as a bug and end a search
+PATIENCE = 20  # number of consecutive children with an exception after which a search ends
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ class Child(NamedTuple):
     Attributes:
         number: Number of the child in the search, from 0; its random key depends on it.
         tokens: Tokens of its architecture, `[token]`.
-        reward: Reward, NaN where it is broken.
+        reward: Reward, NaN if it is broken.
     """
 
     number: int
@@ -51,28 +51,28 @@ class Child(NamedTuple):
 
 
 def in_process(function: Callable[..., Any], items: Sequence[Item]) -> Iterable[Outcome]:
-    """The executor that calls the function in this process, for one item after the other.
+    """Calls the function in this process, for one item after the other; an executor.
 
     >>> [outcome for _, outcome in in_process(lambda a, b: a / b, [(1, 2), (3, 0)])]
     [0.5, ZeroDivisionError('division by zero')]
     """
     for index, item in enumerate(items):
         try:
-            # An error on a device is only raised when its result is waited for.
+            # An error on a device is raised only when the program waits for the result.
             yield index, jax.block_until_ready(function(*item))
         except Exception as error:
             yield index, error
 
 
 def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
-    """An executor that is one jitted program, whose items are divided among the devices.
+    """An executor that runs all items in one jitted program, divided among the devices.
 
     JAX must be able to trace the function; if it is a `jax.tree_util.Partial`, its arrays are
     arguments of the program. An exception is raised, since it concerns the program and not an item.
 
     Args:
-        mesh: Devices that share the items, see `maml.task_mesh`; their number need not divide that
-            of the items. None: one device.
+        mesh: Devices that share the items, see `maml.task_mesh`; the number of devices need not
+            divide the number of items. None: one device.
         chunk: Number of items that a device maps at once, >= 1.
 
     Returns:
@@ -80,7 +80,7 @@ def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
 
     Raises:
         ValueError: `chunk` is below 1, or the mesh has another axis than "task"; (when called) the
-            function returns anything but numbers and arrays.
+            function returns values other than numbers and arrays.
 
     >>> squares = over_devices(chunk=2)(lambda x: x**2, [(1.0,), (2.0,), (3.0,)])
     >>> [float(square) for _, square in squares]
@@ -93,27 +93,28 @@ def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
     @jax.jit
     def program(function: Partial, items: Item) -> Any:
         def share(function: Partial, items: Item) -> Any:
-            return in_chunks(lambda item: _arrays(function(*item)), items, chunk)
+            return in_chunks(lambda item: _check_arrays(function(*item)), items, chunk)
 
         return across(mesh, share, summed=False)(function, items)
 
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterable[Outcome]:
         if not items:
             return
-        rode = function if isinstance(function, Partial) else Partial(function)
-        idle = -len(items) % devices  # these repeat the last item, and their results are ignored
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *items, *[items[-1]] * idle)
-        results = jax.device_get(program(rode, stacked))
+        partial_function = function if isinstance(function, Partial) else Partial(function)
+        padding = -len(items) % devices  # these repeat the last item, and their results are ignored
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *items, *[items[-1]] * padding)
+        results = jax.device_get(program(partial_function, stacked))
         for index in range(len(items)):
             yield index, jax.tree.map(lambda leaf, at=index: leaf[at], results)
 
     return execute
 
 
-def _arrays(results: Any) -> Any:
+def _check_arrays(results: Any) -> Any:
+    """The results of a function, after a check that they are numbers and arrays."""
     for leaf in jax.tree.leaves(results):
         if not isinstance(leaf, int | float | complex | np.generic | np.ndarray | jax.Array):
-            raise ValueError(f"a function over devices gives numbers or arrays; got {leaf!r}")
+            raise ValueError(f"a function over devices must return numbers or arrays; got {leaf!r}")
     return results
 
 
@@ -129,36 +130,37 @@ def drive(
     keep: Callable[[Child], None] | None = None,
     patience: int = PATIENCE,
 ) -> tuple[State, History]:
-    """Runs `search` on the host: the same child networks in the same order, with an executor.
+    """Runs `search` on the host, with the same child networks in the same order, on an executor.
 
-    A child that ends with an exception or a broken reward is logged, and its reward is NaN, which
-    counts as the worst. The strategy is told the rewards of a batch in the order of the children's
-    numbers, whatever the order in which they come.
+    A child with an exception or a broken reward is logged, and its reward is NaN, which counts as
+    the worst. The strategy gets the rewards of a batch in the order of the children's numbers,
+    whatever the order of completion.
 
-    A search resumes after a crash with bitwise the same result: from a checkpoint of the state and
-    the children kept since, or from the first state and all children.
+    A search resumes after a crash with bitwise the same result, either from a checkpoint of the
+    state and the children kept since, or from the first state and all children.
 
     Args:
-        strategy: Strategy that proposes the children; its functions are jitted here.
-        reward: Reward of one child, `reward(tokens, key)`, which is not jitted here.
-        state: State before; `strategy.init(key)` is the first.
+        strategy: Strategy that proposes the children; `drive` jits its functions.
+        reward: Reward of one child, `reward(tokens, key)`; `drive` does not jit it.
+        state: State before the first of these children; initially `strategy.init(key)`.
         key: Random key of the whole search, the same in every call.
         children: Number of children, a multiple of the batch.
         executor: Executor that computes the rewards.
-        done: Kept children of this search, in any order, whose rewards are not computed again.
+        done: Children of this search that were kept, in any order; their rewards are not computed
+            again.
         keep: Function that is called with each `Child` as soon as its reward is known. None: no
             function.
-        patience: Number of children in a row that may end with an exception, >= 1; the last one's
-            exception is then raised as a bug.
+        patience: Number of consecutive children with an exception after which the search ends,
+            >= 1, since they indicate a bug.
 
     Returns:
-        The state after, and the children.
+        The state after the last child, and the children.
 
     Raises:
         ValueError: `children` is negative or not a multiple of the batch, `patience` is below 1, a
             kept child is not of this search, the space allows no option for a token, a reward is
-            not one real number, or an argument is of another kind.
-        RuntimeError: `patience` children in a row ended with an exception, or the executor did not
+            not one real number, or an argument has the wrong type.
+        RuntimeError: `patience` children in a row raised an exception, or the executor did not
             yield each outcome exactly once.
 
     >>> from maml.search import Space, evolution
@@ -173,18 +175,20 @@ def drive(
     """
     count = check_search(strategy, reward, state, key, children)
     check_callable(executor, "executor", "function, items")
-    enter, known = ledger(keep, patience), by_number(done)
+    enter, recorded = ledger(keep, patience), by_number(done)
     ask, tell = jax.jit(next_children, static_argnums=0), jax.jit(strategy.tell)
     batches = []
     for _ in range(count):
         tokens, numbers, keys = ask(strategy, state, key)
         check_ends(tokens)
-        named = list(enumerate(zip(numbers.tolist(), np.asarray(tokens), strict=True)))
-        rewards = {i: _kept(known[n], row) for i, (n, row) in named if n in known}
-        missing = [i for i, _ in named if i not in rewards]
-        for place, outcome in outcomes(executor, reward, [(tokens[i], keys[i]) for i in missing]):
-            rewards[missing[place]] = enter(*named[missing[place]][1], outcome)
-        batches.append(History(tokens, jnp.array([rewards[i] for i, _ in named]), numbers))
+        proposed = list(enumerate(zip(numbers.tolist(), np.asarray(tokens), strict=True)))
+        rewards = {
+            i: _recorded_reward(recorded[n], row) for i, (n, row) in proposed if n in recorded
+        }
+        missing = [i for i, _ in proposed if i not in rewards]
+        for index, outcome in outcomes(executor, reward, [(tokens[i], keys[i]) for i in missing]):
+            rewards[missing[index]] = enter(*proposed[missing[index]][1], outcome)
+        batches.append(History(tokens, jnp.array([rewards[i] for i, _ in proposed]), numbers))
         state = tell(state, tokens, batches[-1].rewards)
     if not batches:
         tokens, numbers, _ = ask(strategy, state, key)
@@ -198,12 +202,14 @@ def outcomes(
     """The outcomes of an executor, checked to be one for each item.
 
     Raises:
-        RuntimeError: an outcome is repeated, missing or of no item.
+        RuntimeError: an outcome is repeated or missing, or its index is not that of an item.
     """
     waiting = set(range(len(items)))
     for index, outcome in executor(function, items) if items else ():
         if index not in waiting:
-            raise RuntimeError(f"the executor gave item {index} twice, or no item has this index")
+            raise RuntimeError(
+                f"the executor returned item {index} twice, or there is no such item"
+            )
         waiting.remove(index)
         yield index, outcome
     if waiting:
@@ -213,12 +219,19 @@ def outcomes(
 def ledger(
     keep: Callable[[Child], None] | None, patience: int
 ) -> Callable[[int, Int[np.ndarray, " token"], Any], float]:
-    """A function `enter(number, tokens, outcome) -> reward` that logs and keeps, see `drive`.
+    """A function `enter(number, tokens, outcome) -> reward` that records a child, see `drive`.
+
+    Args:
+        keep: Function that is called with each `Child`. None: no function.
+        patience: Number of consecutive exceptions that end the search, >= 1.
+
+    Returns:
+        The function.
 
     Raises:
         ValueError: `patience` is below 1, or `keep` is not a function of a child; (in `enter`) an
             outcome is not one real number.
-        RuntimeError: (in `enter`) `patience` children in a row ended with an exception.
+        RuntimeError: (in `enter`) `patience` children in a row raised an exception.
     """
     if keep is not None:
         check_callable(keep, "keep", "child")
@@ -228,11 +241,11 @@ def ledger(
     def enter(number: int, tokens: Int[np.ndarray, " token"], outcome: Any) -> float:
         if isinstance(outcome, Exception):
             failed.append(number)
-            log.warning("child %d is broken, it ended with %r", number, outcome)
+            log.warning("child %d is broken, it raised %r", number, outcome)
             if len(failed) == patience:
                 raise RuntimeError(
-                    f"{patience} children in a row ended with an exception, the last with"
-                    f" {outcome!r}; to try them again, resume without the kept children, from child"
+                    f"{patience} children in a row raised an exception, the last {outcome!r}; once"
+                    " the cause is fixed, resume without the children that were kept from child"
                     f" {min(failed)} on"
                 ) from outcome
         else:
@@ -248,7 +261,7 @@ def ledger(
 
 
 def as_float(outcome: Any) -> float:
-    """The reward of an outcome, NaN where it is broken or an exception.
+    """The reward of an outcome, NaN if it is broken or an exception.
 
     Raises:
         ValueError: the outcome is not one real number.
@@ -260,32 +273,33 @@ def as_float(outcome: Any) -> float:
 
 
 def by_number(done: Iterable[Child]) -> dict[int, Child]:
-    """The kept children, by their numbers.
+    """A dictionary of the kept children by their numbers.
 
     Raises:
         ValueError: one of them is not a `Child`, or occurs twice with different contents.
     """
     if not isinstance(done, Iterable):
         raise ValueError(f"done must be the children that were kept, or (); got {done!r}")
-    known: dict[int, Child] = {}
+    children: dict[int, Child] = {}
     for child in done:
         if not isinstance(child, Child):
-            raise ValueError(f"done must be of `Child`, as `keep` is given them; got {child!r}")
+            raise ValueError(f"done must be of `Child`, the argument of `keep`; got {child!r}")
         check_count(child.number, least=0, of="a child that was kept")
         check_reward(child.reward)
-        other = known.setdefault(child.number, child)
+        other = children.setdefault(child.number, child)
         if not (
             np.array_equal(other.tokens, child.tokens)
             and np.array_equal(other.reward, child.reward, equal_nan=True)
         ):
             raise ValueError(f"a child was kept twice with different contents: {other} and {child}")
-    return known
+    return children
 
 
-def _kept(child: Child, tokens: np.ndarray) -> float:
+def _recorded_reward(child: Child, tokens: np.ndarray) -> float:
+    """The reward of a kept child, after a check that it has these tokens."""
     if not np.array_equal(child.tokens, tokens):
         raise ValueError(
             f"child {child.number} was kept as {np.asarray(child.tokens).tolist()}, but this search"
-            f" asks for {tokens.tolist()}: it is of another search, or the state is another one"
+            f" proposes {tokens.tolist()}: child and state are of different searches"
         )
     return as_float(child.reward)

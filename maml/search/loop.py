@@ -1,8 +1,8 @@
 """The loop of a search: ask, reward, tell.
 
-All randomness comes from the key of the search and the number of the child network, so a search
-resumes from a checkpoint with the same result, and a child that is trained again has the same
-reward.
+All randomness comes from the key of the search and the number of the child network. Therefore a
+search resumes from a checkpoint with the same result, and a child that is trained again has the
+same reward.
 """
 
 from collections.abc import Callable
@@ -29,11 +29,11 @@ Reward = Callable[[Tokens, RandomKey], Scalar]
 
 
 class History(NamedTuple):
-    """The child networks of a search, in the order in which they were asked for.
+    """The child networks of a search, in the order in which they were proposed.
 
     Attributes:
         tokens: Tokens of their architectures, `[child, token]`.
-        rewards: Rewards, `[child]`, NaN where they are broken.
+        rewards: Rewards, `[child]`, NaN for broken children.
         numbers: Numbers of the children, `[child]`, which determine their keys, see `child_keys`.
     """
 
@@ -49,7 +49,7 @@ def ask_key(key: RandomKey, told: Int[Array, ""] | int) -> RandomKey:
 
 
 def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
-    """The keys for the rewards of the children with these numbers, in a search with this key."""
+    """The random keys of the rewards of children with these numbers, in a search with this key."""
     check_key(key)
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), numbers)
 
@@ -70,7 +70,10 @@ def count_batches(children: int, batch: int) -> int:
     """
     check_count(children, least=0, of="children")
     if children % batch:
-        raise ValueError(f"batches of {batch} children do not divide {children} children")
+        raise ValueError(
+            f"batches of {batch} children do not divide {children} children; multiples of {batch}"
+            " would work"
+        )
     return children // batch
 
 
@@ -78,10 +81,12 @@ def check_search(strategy: Any, reward: Any, state: Any, key: Any, children: int
     """The number of batches of a search, after its arguments have been checked.
 
     Raises:
-        ValueError: an argument is of another kind.
+        ValueError: an argument has the wrong type.
     """
     if not isinstance(strategy, Strategy):
-        raise ValueError(f"a strategy is wanted, such as random(space); got {strategy!r}")
+        raise ValueError(
+            f"the strategy must be a Strategy, such as random(space); got {strategy!r}"
+        )
     check_callable(reward, "reward", "tokens, key")
     check_key(key)
     check_own_state(state, strategy.init)
@@ -91,19 +96,19 @@ def check_search(strategy: Any, reward: Any, state: Any, key: Any, children: int
 def search(
     strategy: Strategy, reward: Reward, state: State, key: RandomKey, children: int
 ) -> tuple[State, History]:
-    """Searches for architectures in one scan of ask, reward and tell, to be jitted or mapped.
+    """Searches for architectures in one scan of ask, reward and tell, for use under jit and vmap.
 
     `maml.search.drive` does the same on the host, with rewards from any executor.
 
     Args:
         strategy: Strategy that proposes the child networks.
-        reward: Reward of one child, mapped over the children of a batch.
-        state: State before; `strategy.init(key)` is the first.
+        reward: Reward of one child, `reward(tokens, key)`, mapped over the children of a batch.
+        state: State before the first of these children; initially `strategy.init(key)`.
         key: Random key of the whole search, the same in every call.
         children: Number of children, a multiple of the batch.
 
     Returns:
-        The state after, and the children.
+        The state after the last child, and the children.
 
     Raises:
         ValueError: `children` is negative or not a multiple of the batch, the state is of another
@@ -118,7 +123,7 @@ def search(
     """
     batches = check_search(strategy, reward, state, key, children)
 
-    def of_one(tokens: Tokens, key: RandomKey) -> Scalar:
+    def child_reward(tokens: Tokens, key: RandomKey) -> Scalar:
         value = reward(tokens, key)
         check_reward(value)
         value = jnp.asarray(value)
@@ -127,8 +132,8 @@ def search(
 
     def step(state: State, _: None) -> tuple[State, History]:
         tokens, numbers, keys = next_children(strategy, state, key)
-        rewards = jax.vmap(of_one)(tokens, keys)
+        rewards = jax.vmap(child_reward)(tokens, keys)
         return strategy.tell(state, tokens, rewards), History(tokens, rewards, numbers)
 
-    state, found = jax.lax.scan(step, state, length=batches)
-    return state, jax.tree.map(lambda leaf: leaf.reshape(children, *leaf.shape[2:]), found)
+    state, history = jax.lax.scan(step, state, length=batches)
+    return state, jax.tree.map(lambda leaf: leaf.reshape(children, *leaf.shape[2:]), history)

@@ -1,9 +1,9 @@
-"""Policies over architectures: distributions from which tokens are drawn one after the other.
+"""Policies over architectures: distributions whose tokens are drawn one after the other.
 
     pi(tokens) = prod_t pi(token_t | token_1 .. token_{t-1})
 
-A policy consists of an initial carry and of one step, from the previous token to the logits of the
-next; options that the space does not allow have probability zero.
+A policy consists of an initial carry and a step from the previous token to the logits of the next
+one. Options that the space does not allow have probability zero.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,11 @@ class Policy(NamedTuple):
     """A distribution over the architectures of a space.
 
     Attributes:
-        init: `init(key) -> params`.
-        sample: `sample(params, key) -> tokens`.
-        log_probs: `log_probs(params, tokens) -> [token, option]`, the log-probability of every
-            option of each token given the tokens before it; minus infinity where an option is not
-            allowed.
+        init: Function `init(key) -> params`.
+        sample: Function `sample(params, key) -> tokens`.
+        log_probs: Function `log_probs(params, tokens) -> [token, option]`, the log-probability of
+            every option of each token given the tokens before it; minus infinity for an option that
+            is not allowed.
         space: Search space of the architectures.
     """
 
@@ -39,36 +39,43 @@ class Policy(NamedTuple):
 
 
 def check_policy(policy: Any) -> None:
-    """Refuses anything but a `Policy`.
+    """Refuses a value that is not a `Policy`.
 
     Raises:
         ValueError: `policy` is not a `Policy`.
     """
     if not isinstance(policy, Policy):
-        raise ValueError(f"a policy is wanted, such as factorised(space); got {policy!r}")
+        raise ValueError(f"the policy must be a Policy, such as factorised(space); got {policy!r}")
 
 
 def log_prob(log_probs: LogProbs, tokens: Tokens) -> Float[Array, " token"]:
-    """The log-probability of each token given those before it; their sum is the architecture's.
+    """The log-probability of each token of an architecture given the tokens before it.
 
-    It is minus infinity for a token that is not an option. Where no option is allowed, only -1 can
-    be drawn, and its log-probability is 0.
+    It is minus infinity for a token that is not an option. If no option is allowed, only -1 can be
+    drawn, and its log-probability is 0. The sum is the log-probability of the architecture.
+
+    Args:
+        log_probs: Log-probabilities of all options, `[token, option]`, see `Policy.log_probs`.
+        tokens: Tokens of the architecture, `[token]`.
+
+    Returns:
+        The log-probabilities of the tokens, `[token]`.
     """
     check_row(tokens, log_probs.shape[0])
     exist = (tokens >= 0) & (tokens < log_probs.shape[1])
-    taken = jnp.take_along_axis(log_probs, jnp.where(exist, tokens, 0)[:, None], axis=1)[:, 0]
+    chosen = jnp.take_along_axis(log_probs, jnp.where(exist, tokens, 0)[:, None], axis=1)[:, 0]
     certain = (tokens == -1) & (log_probs == -jnp.inf).all(axis=1)
-    return jnp.where(exist, taken, jnp.where(certain, 0.0, -jnp.inf))
+    return jnp.where(exist, chosen, jnp.where(certain, 0.0, -jnp.inf))
 
 
 def entropy(log_probs: LogProbs) -> Scalar:
-    """The sum over tokens of the entropy of each token given those before it.
+    """The sum over tokens of the entropy of each token given the tokens before it.
 
         H = - sum_t sum_o pi(o | token_1 .. token_{t-1}) log pi(o | token_1 .. token_{t-1})
 
     Its mean over the architectures that a policy draws is the entropy of the policy.
     """
-    # 0 log 0 is 0, and so is its derivative; NaN stays NaN.
+    # 0 log 0 is 0, with a derivative of 0; NaN stays NaN.
     allowed = log_probs != -jnp.inf
     finite = jnp.where(allowed, log_probs, 0.0)
     return -jnp.where(allowed, jnp.exp(finite) * finite, 0.0).sum()
@@ -80,14 +87,14 @@ def sequential(
     start: Callable[[Params], PyTree],
     step: Callable[[Params, Any, Array, Position], tuple[Any, Array]],
 ) -> Policy:
-    """A policy from its initial carry and its step.
+    """A policy made from its initial carry and its step.
 
     Args:
         space: Search space of the architectures.
-        init: `init(key) -> params`.
-        start: `start(params) -> carry`.
-        step: `step(params, carry, previous, position) -> (carry, logits[option])`, where `previous`
-            is the token before, 0 at the first position.
+        init: Function `init(key) -> params`.
+        start: Function `start(params) -> carry`.
+        step: Function `step(params, carry, previous, position) -> (carry, logits[option])`, where
+            `previous` is the token before `position`, 0 at the first position.
 
     Returns:
         The policy.
@@ -100,43 +107,43 @@ def sequential(
     check_callable(start, "start", "params")
     check_callable(step, "step", "params, carry, previous, position")
 
-    def begin(key: RandomKey) -> Params:
+    def checked_init(key: RandomKey) -> Params:
         check_key(key)
         return init(key)
 
-    def before(tokens: Tokens) -> Tokens:
-        # The token -1, where no option was allowed, would be the last option as an index.
+    def previous_tokens(tokens: Tokens) -> Tokens:
+        # The token -1, drawn if no option is allowed, would index the last option.
         return jnp.maximum(jnp.roll(tokens, 1).at[0].set(0), 0)
 
     def sample(params: Params, key: RandomKey) -> Tokens:
         def choose(
             carry: PyTree, tokens: Tokens, options: Options, position: Position, key: RandomKey
         ) -> tuple[PyTree, Array]:
-            carry, logits = step(params, carry, before(tokens)[position], position)
+            carry, logits = step(params, carry, previous_tokens(tokens)[position], position)
             return carry, jax.random.categorical(key, jnp.where(options, logits, -jnp.inf))
 
         return walk(space, choose, start(params), key)
 
     def log_probs(params: Params, tokens: Tokens) -> LogProbs:
-        def along(carry: PyTree, at: tuple[Array, Position]) -> tuple[PyTree, Array]:
+        def step_at(carry: PyTree, at: tuple[Array, Position]) -> tuple[PyTree, Array]:
             return step(params, carry, *at)
 
         options = space.along(tokens)
-        each = before(tokens), jnp.arange(space.length)
-        _, logits = jax.lax.scan(along, start(params), each)
-        # Where no option is allowed, all logits are used: -inf - -inf is NaN in the derivative.
-        some = options | ~options.any(axis=1, keepdims=True)
-        found = jax.nn.log_softmax(jnp.where(some, logits, -jnp.inf))
-        return jnp.where(options, found, -jnp.inf)
+        inputs = previous_tokens(tokens), jnp.arange(space.length)
+        _, logits = jax.lax.scan(step_at, start(params), inputs)
+        # If no option is allowed, all logits are used, since the derivative of -inf - -inf is NaN.
+        usable = options | ~options.any(axis=1, keepdims=True)
+        normalised = jax.nn.log_softmax(jnp.where(usable, logits, -jnp.inf))
+        return jnp.where(options, normalised, -jnp.inf)
 
-    return Policy(begin, sample, log_probs, space)
+    return Policy(checked_init, sample, log_probs, space)
 
 
 def factorised(space: Space) -> Policy:
-    """The policy of independent tokens: a table of logits for each token, which starts at zero.
+    """The policy of independent tokens, with a table of logits that are initially zero.
 
-    Ying, Klein, Christiansen, Real, Murphy, Hutter: NAS-Bench-101 (ICML 2019), where REINFORCE has
-    this policy, as it does in NAS-Bench-201.
+    Ying, Klein, Christiansen, Real, Murphy, Hutter: NAS-Bench-101 (ICML 2019), whose REINFORCE uses
+    this policy, as does that of NAS-Bench-201.
     """
     check_space(space)
 
@@ -150,7 +157,7 @@ def factorised(space: Space) -> Policy:
 
 
 def lstm(space: Space, size: int = 100, *, scale: float = 0.1) -> Policy:
-    """The policy of a recurrent controller, whose input is the token that it drew before.
+    """The policy of a recurrent controller, whose input is the previous token.
 
         i, f, g, o = W [embedding(token_{t-1}); h] + b
         c <- sigmoid(f) c + sigmoid(i) tanh(g),   h <- sigmoid(o) tanh(c),   logits = V_t h + v_t
@@ -186,8 +193,8 @@ def lstm(space: Space, size: int = 100, *, scale: float = 0.1) -> Policy:
     def init(key: RandomKey) -> Params:
         keys = jax.random.split(key, len(shapes))
         return {
-            name: jax.random.uniform(part, shape, minval=-scale, maxval=scale)
-            for part, (name, shape) in zip(keys, shapes.items(), strict=True)
+            name: jax.random.uniform(leaf_key, shape, minval=-scale, maxval=scale)
+            for leaf_key, (name, shape) in zip(keys, shapes.items(), strict=True)
         }
 
     def start(params: Params) -> tuple[Array, Array]:
@@ -196,11 +203,11 @@ def lstm(space: Space, size: int = 100, *, scale: float = 0.1) -> Policy:
 
     def step(params: Params, carry: tuple, previous: Array, position: Position) -> tuple:
         hidden, cell = carry
-        seen = jnp.concatenate([params["embedding"][position, previous], hidden])
-        gates = seen @ params["kernel"] + params["bias"]
-        enter, forget, new, leave = jnp.split(gates, 4)
-        cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(enter) * jnp.tanh(new)
-        hidden = jax.nn.sigmoid(leave) * jnp.tanh(cell)
+        inputs = jnp.concatenate([params["embedding"][position, previous], hidden])
+        gates = inputs @ params["kernel"] + params["bias"]
+        input_gate, forget_gate, candidate, output_gate = jnp.split(gates, 4)
+        cell = jax.nn.sigmoid(forget_gate) * cell + jax.nn.sigmoid(input_gate) * jnp.tanh(candidate)
+        hidden = jax.nn.sigmoid(output_gate) * jnp.tanh(cell)
         return (hidden, cell), hidden @ params["head"][position] + params["offset"][position]
 
     return sequential(space, init, start, step)

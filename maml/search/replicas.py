@@ -1,12 +1,12 @@
 """Asynchronous training of a controller: K replicas, and S servers with its parameters.
 
 A replica reads the parameters, draws m child networks, obtains their rewards, and sends a gradient
-to the servers, which apply it at once, whatever other replicas have sent in the meantime:
+to the servers. They apply it at once, even if other replicas have sent theirs in the meantime:
 
     theta <- theta - u(g(theta'; m children of theta')),   theta' an earlier theta
 
-It runs on Ray. A controller is so small that one server and one replica suffice (`drive` with
-`on_ray`, as in the search for NASNet); this is the scheme of the first paper.
+This is the scheme of the first paper, on Ray. Since a controller is small, one server and one
+replica suffice (`drive` with `on_ray`, as in the search for NASNet).
 
 Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), with S = 20, K = 100
 and m = 8. Dean et al.: Large scale distributed deep networks (NeurIPS 2012).
@@ -41,9 +41,9 @@ from maml.types import Params, RandomKey
 def in_shards(
     policy: Policy, optimizer: optax.GradientTransformation, shards: int
 ) -> tuple[Policy, optax.GradientTransformation]:
-    """The same policy with its parameters in S flat vectors, and an optimiser for each of them.
+    """The policy with its parameters in S flat vectors, and an optimiser for each of them.
 
-    Where the optimiser treats each number separately, as SGD and Adam do, the result is the same as
+    If the optimiser treats each number separately, as SGD and Adam do, the result is the same as
     without shards. Clipping by norm uses the norm of a shard.
 
     Args:
@@ -64,20 +64,20 @@ def in_shards(
     shapes = jax.eval_shape(policy.init, jax.random.key(0))
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     if shards > size:
-        raise ValueError(f"{size} parameters cannot be in {shards} shards")
+        raise ValueError(f"{size} parameters cannot be in {shards} shards; 1 to {size} would work")
 
-    def whole(parts: Params) -> Params:
-        like = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return ravel_pytree(like)[1](jnp.concatenate(parts))
+    def unshard(parts: Params) -> Params:
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return ravel_pytree(zeros)[1](jnp.concatenate(parts))
 
     def init(key: RandomKey) -> Params:
         return tuple(jnp.array_split(ravel_pytree(policy.init(key))[0], shards))
 
     def sample(parts: Params, key: RandomKey) -> Tokens:
-        return policy.sample(whole(parts), key)
+        return policy.sample(unshard(parts), key)
 
     def log_probs(parts: Params, tokens: Tokens) -> jax.Array:
-        return policy.log_probs(whole(parts), tokens)
+        return policy.log_probs(unshard(parts), tokens)
 
     def start(params: Params) -> PyTree:
         return tuple(map(optimizer.init, params))
@@ -91,8 +91,8 @@ def in_shards(
     )
 
 
-def _take_no_gpu() -> None:
-    # Not by the environment, which Ray would pass on to the children of a replica.
+def _restrict_to_cpu() -> None:
+    # An environment variable would be passed on by Ray to the children of a replica.
     jax.config.update("jax_platforms", "cpu")
 
 
@@ -100,13 +100,13 @@ class Server:
     """The actor that holds one shard and the state of its optimiser."""
 
     def __init__(self, optimizer: optax.GradientTransformation, part: Any, opt_state: Any) -> None:
-        _take_no_gpu()
+        _restrict_to_cpu()
         self.state, self.applied = ((part,), (opt_state,)), set()
 
         def step(parts: Params, opt_states: PyTree, grad: Any) -> tuple[Params, PyTree]:
-            updates, after = optimizer.update((grad,), opt_states, parts)
-            moved = optax.apply_updates(parts, updates), after
-            return where(is_finite((grad, moved[0])), moved, (parts, opt_states))
+            updates, new_states = optimizer.update((grad,), opt_states, parts)
+            proposed = optax.apply_updates(parts, updates), new_states
+            return where(is_finite((grad, proposed[0])), proposed, (parts, opt_states))
 
         self.step = jax.jit(step)
 
@@ -116,7 +116,7 @@ class Server:
         return part, opt_state
 
     def apply(self, batch: int, grad: Any) -> None:
-        """Applies a gradient; one that a restarted replica sends again is ignored."""
+        """Applies a gradient, unless a restarted replica has sent it before."""
         if batch not in self.applied:
             self.applied.add(batch)
             self.state = self.step(*self.state, grad)
@@ -128,7 +128,7 @@ class Replica:
     def __init__(
         self, servers: list[Any], shared: list[Any], executor: Callable[[], Executor]
     ) -> None:
-        _take_no_gpu()
+        _restrict_to_cpu()
         self.ray, self.servers, self.executor = running(), servers, executor()
         ask, learn, self.reward = self.ray.get(shared)
         self.ask, self.learn = jax.jit(ask), jax.jit(learn)
@@ -149,12 +149,12 @@ class Replica:
         tokens, _, keys = self.ask(state._replace(learned=learned), key)
         check_ends(tokens)
         items = list(zip(tokens, keys, strict=True))
-        came = dict(outcomes(self.executor, self.reward, items))
-        rewards = [as_float(came[i]) for i in sorted(came)]
+        results = dict(outcomes(self.executor, self.reward, items))
+        rewards = [as_float(results[i]) for i in sorted(results)]
         grads = self.learn(learned, tokens, jnp.array(rewards))
         parts = zip(self.servers, jax.device_get(grads), strict=True)
         self.ray.get([server.apply.remote(int(state.told), grad) for server, grad in parts])
-        return jax.device_get(tokens), [came[i] for i in sorted(came)]
+        return jax.device_get(tokens), [results[i] for i in sorted(results)]
 
 
 def replicate(
@@ -174,17 +174,18 @@ def replicate(
     patience: int = PATIENCE,
     **resources: Any,
 ) -> tuple[State, History]:
-    """Runs REINFORCE with K replicas that share their parameters; with one, it is `reinforce`.
+    """Runs REINFORCE with K replicas that share their parameters; one replica is `reinforce`.
 
-    All replicas share one baseline, of the rewards in the order in which they come. With several
-    replicas a search is not reproducible, since that order depends on the machines. A replica that
-    dies is restarted, and its gradient is applied once; if a server dies, the search ends.
+    All replicas share one baseline, of the rewards in their order of arrival. With several replicas
+    a search is not reproducible, since this order depends on the machines. A replica that dies is
+    restarted, and its gradient is applied once; if a server dies, the search ends.
 
     Args:
         policy: Policy from `in_shards`; there is one server for each shard.
         optimizer: Optimiser from `in_shards`.
         reward: Reward of one child network, `reward(tokens, key)`.
-        state: State before; `reinforce(policy, optimizer).init(key)` is the first.
+        state: State before the first of these children; initially
+            `reinforce(policy, optimizer).init(key)`.
         key: Random key of the whole search, the same in every call.
         children: Number of children, a positive multiple of `batch`.
         replicas: Number of replicas K.
@@ -198,15 +199,15 @@ def replicate(
         resources: Resources of one child, options of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
 
     Returns:
-        The state after, with which `reinforce` can go on, and the children in the order of their
-        numbers.
+        The state after the last child, from which `reinforce` can continue, and the children in the
+        order of their numbers.
 
     Raises:
         ImportError: Ray is not installed.
         ValueError: a count is below 1, `children` is not a multiple of `batch`, the parameters are
-            not in shards, or an argument is of another kind.
-        RuntimeError: no cluster is running, `patience` children in a row ended with an exception,
-            or a server died.
+            not in shards, or an argument has the wrong type.
+        RuntimeError: no cluster is running, `patience` children in a row raised an exception, or a
+            server died.
     """
     check_count(replicas, least=1, of="replicas")
     check_count(children, least=1, of="children")
@@ -226,51 +227,51 @@ def replicate(
         advantages, _ = judge(learned, rewards, decay)
         acted = acting(policy, params, tokens)
         grads = gradient(policy, surrogate, params, tokens, acted, advantages, bonus)
-        # No server takes the step of a gradient that is broken in another's shard.
+        # If one shard of the gradient is not finite, no server takes the step.
         return where(is_finite(grads), grads, jax.tree.map(lambda leaf: leaf * jnp.nan, grads))
 
     server = partial(ray.remote(num_cpus=0)(Server).remote, optimizer)
     ask = partial(next_children, strategy)
-    held = jax.device_get((params, state.learned.opt_state))
-    servers = [server(*shard) for shard in zip(*held, strict=True)]
+    initial = jax.device_get((params, state.learned.opt_state))
+    servers = [server(*shard) for shard in zip(*initial, strict=True)]
     # In a list, so that a replica reads them after its JAX has been restricted to the CPU.
     shared = [ray.put(part) for part in (ask, learn, reward)]
     executor = partial(on_ray, retries=retries, **resources)
     replica = partial(ray.remote(num_cpus=0)(Replica).remote, servers, shared, executor)
     state = state._replace(learned=state.learned._replace(params=(), opt_state=()))
-    at_work, deaths, found = {}, Counter(), {}
+    running_batches, deaths, histories = {}, Counter(), {}
 
-    def begin(worker: Any, number: int | None) -> None:
+    def start_batch(worker: Any, number: int | None) -> None:
         if number is not None:
-            now = jax.device_get(state._replace(told=np.int32(number)))
-            at_work[worker.batch.remote(now, key)] = worker, number
+            batch_state = jax.device_get(state._replace(told=np.int32(number)))
+            running_batches[worker.batch.remote(batch_state, key)] = worker, number
 
     try:
         for _ in range(replicas):
-            begin(replica(), next(numbers, None))
-        while at_work:
-            (ended,), _ = ray.wait(list(at_work), num_returns=1)
-            worker, number = at_work.pop(ended)
+            start_batch(replica(), next(numbers, None))
+        while running_batches:
+            (finished,), _ = ray.wait(list(running_batches), num_returns=1)
+            worker, number = running_batches.pop(finished)
             try:
-                tokens, came = ray.get(ended)
+                tokens, results = ray.get(finished)
             except ray.exceptions.RayActorError as error:
                 deaths[number] += 1
                 # A RayTaskError means that a server died, and its parameters are lost.
                 if isinstance(error, ray.exceptions.RayTaskError) or deaths[number] > retries:
                     raise
-                begin(replica(), number)
+                start_batch(replica(), number)
                 continue
-            rewards = jnp.array([enter(number + i, tokens[i], came[i]) for i in range(batch)])
-            found[number] = History(jnp.array(tokens), rewards, number + jnp.arange(batch))
+            rewards = jnp.array([enter(number + i, tokens[i], results[i]) for i in range(batch)])
+            histories[number] = History(jnp.array(tokens), rewards, number + jnp.arange(batch))
             _, learned = judge(state.learned, rewards, decay)
             broken = is_broken(rewards).sum(dtype=state.broken.dtype)
             state = State(learned, state.told + batch, state.broken + broken)
-            begin(worker, next(numbers, None))
+            start_batch(worker, next(numbers, None))
         shards = ray.get([server.read.remote() for server in servers])
     finally:
-        for one in (*(worker for worker, _ in at_work.values()), *servers):
-            ray.kill(one)
+        for actor in (*(worker for worker, _ in running_batches.values()), *servers):
+            ray.kill(actor)
     params, opt_states = jax.tree.map(jnp.asarray, tuple(zip(*shards, strict=True)))
     state = state._replace(learned=state.learned._replace(params=params, opt_state=opt_states))
-    history = [found[number] for number in sorted(found)]
+    history = [histories[number] for number in sorted(histories)]
     return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *history)

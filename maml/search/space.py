@@ -1,7 +1,7 @@
 """Search spaces: an architecture is a sequence of tokens, each with a number of options.
 
-Constraints are a mask over the options of the next token, given those before it. A forbidden
-architecture then has probability zero, and no architecture is drawn only to be rejected.
+Constraints are a mask over the options of the next token, given the tokens before it. Therefore a
+forbidden architecture has probability zero, and no drawn architecture has to be rejected.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,16 +29,16 @@ class Space:
 
     Attributes:
         choices: Number of options of each token.
-        allowed: `allowed(tokens, position) -> Bool[option]`, the mask of the options of the token
-            at `position` given those before it; later entries of `tokens` are zero. It should allow
-            at least one option after allowed tokens; where it allows none, the token drawn is -1,
-            and the reward of that child is broken. None: all options.
+        allowed: Function `allowed(tokens, position) -> Bool[option]`, the mask of the options of
+            the token at `position` given the tokens before it; later entries of `tokens` are zero.
+            It should allow at least one option after allowed tokens; if it allows none, the token
+            drawn is -1, and the reward of the child is broken. None: all options are allowed.
 
     Raises:
-        ValueError: there is no token, or one without an option; `allowed` is not such a function,
-            or allows no option after the first allowed option of every token.
+        ValueError: there is no token, or a token without an option; `allowed` is not such a
+            function, or allows no option after the first allowed option of every token.
 
-    >>> steps = Space((3, 3), lambda tokens, position: jnp.arange(3) >= tokens[0])  # no way down
+    >>> steps = Space((3, 3), lambda tokens, position: jnp.arange(3) >= tokens[0])
     >>> steps.options(jnp.array([1, 0]), jnp.array(1)).tolist()
     [False, True, True]
     """
@@ -52,7 +52,7 @@ class Space:
                 f"choices must be a tuple with the options of each token; got {self.choices!r}"
             )
         if not self.choices or 0 in self.choices:
-            raise ValueError(f"each of at least one token needs an option; got {self.choices}")
+            raise ValueError(f"choices needs a token, and an option of each; got {self.choices}")
         for count in self.choices:
             check_count(count, least=1, of="options")
         if self.allowed is not None:
@@ -68,7 +68,7 @@ class Space:
             raise ValueError(f"allowed must return bool[{self.widest}], a mask; got {mask}")
 
         @jax.jit
-        def first() -> Tokens:
+        def first_architecture() -> Tokens:
             def step(position: Position, tokens: Tokens) -> Tokens:
                 options = self.options(tokens, position)
                 return tokens.at[position].set(jnp.where(options.any(), jnp.argmax(options), -1))
@@ -76,7 +76,7 @@ class Space:
             return jax.lax.fori_loop(0, self.length, step, jnp.zeros(self.length, jnp.int32))
 
         with jax.ensure_compile_time_eval():
-            check_ends(first())
+            check_ends(first_architecture())
 
     @property
     def length(self) -> int:
@@ -89,55 +89,55 @@ class Space:
         return max(self.choices)
 
     def options(self, tokens: Tokens, position: Position) -> Options:
-        """The mask of the options of the token at a position, given those before it."""
+        """The mask of the options of the token at a position, given the tokens before it."""
         check_row(tokens, self.length)
         exist = jnp.arange(self.widest) < jnp.array(self.choices)[position]
         if self.allowed is None:
             return exist
-        before = jnp.where(jnp.arange(self.length) < position, tokens, 0)
-        return exist & self.allowed(before, position)
+        earlier = jnp.where(jnp.arange(self.length) < position, tokens, 0)
+        return exist & self.allowed(earlier, position)
 
     def along(self, tokens: Tokens) -> Bool[Array, "token option"]:
-        """The mask of the options of each token of an architecture, given those before it."""
+        """The mask of the options of each token of an architecture, given the tokens before it."""
         check_row(tokens, self.length)
         return jax.vmap(self.options, (None, 0))(tokens, jnp.arange(self.length))
 
     def contains(self, tokens: Tokens) -> Bool[Array, ""]:
-        """Whether every token is one of its options, given those before it."""
+        """Whether every token is one of its options, given the tokens before it."""
         chosen = jnp.arange(self.widest) == tokens[:, None]
         return (self.along(tokens) & chosen).any(axis=1).all()
 
 
 def check_space(space: Any) -> None:
-    """Refuses anything but a `Space`.
+    """Refuses a value that is not a `Space`.
 
     Raises:
         ValueError: `space` is not a `Space`.
     """
     if not isinstance(space, Space):
-        raise ValueError(f"a space is wanted, such as Space((3, 2)); got {space!r}")
+        raise ValueError(f"the space must be a Space, such as Space((3, 2)); got {space!r}")
 
 
 def check_row(tokens: Any, length: int, ndim: int = 1) -> None:
-    """Refuses anything but architectures of `length` integers, whatever their values.
+    """Refuses a value that is not an architecture of `length` integers, of any size.
 
     Args:
-        tokens: Value to be checked.
+        tokens: Value to check.
         length: Number of tokens, T.
         ndim: Number of axes, 1 for one architecture and 2 for a batch of architectures.
 
     Raises:
-        ValueError: the shape is another one, or the tokens are not integers.
+        ValueError: the shape differs, or the tokens are not integers.
     """
-    found = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens)
-    whole = jnp.issubdtype(found.dtype, jnp.integer)
-    if found.ndim != ndim or found.shape[-1] != length or not whole:
-        wanted = f"{'[child, token] of' if ndim == 2 else ''} {length} integers".strip()
-        raise ValueError(f"tokens must be {wanted}; got {found.dtype}{list(found.shape)}")
+    array = tokens if isinstance(tokens, jax.Array) else np.asarray(tokens)
+    is_integer = jnp.issubdtype(array.dtype, jnp.integer)
+    if array.ndim != ndim or array.shape[-1] != length or not is_integer:
+        expected = f"{'[child, token] of' if ndim == 2 else ''} {length} integers".strip()
+        raise ValueError(f"tokens must be {expected}; got {array.dtype}{list(array.shape)}")
 
 
 def check_tokens(tokens: Any, choices: Sequence[int], ndim: int = 1) -> None:
-    """Refuses tokens that are not among their options; traced tokens pass, whatever their values.
+    """Refuses tokens that are not among their options; traced tokens always pass.
 
     Raises:
         ValueError: as `check_row`, or a token is negative or too large.
@@ -145,9 +145,11 @@ def check_tokens(tokens: Any, choices: Sequence[int], ndim: int = 1) -> None:
     check_row(tokens, len(choices), ndim)
     if isinstance(tokens, Tracer):
         return
-    found = np.asarray(tokens)
-    if (found < 0).any() or (found >= choices).any():
-        raise ValueError(f"tokens must be below {choices}, one each; got {found.tolist()}")
+    values = np.asarray(tokens)
+    if (values < 0).any() or (values >= choices).any():
+        raise ValueError(
+            f"tokens must be >= 0 and each below its limit in {choices}; got {values.tolist()}"
+        )
 
 
 def within(tokens: Tokens, choices: Sequence[int]) -> Bool[Array, ""]:
@@ -156,7 +158,7 @@ def within(tokens: Tokens, choices: Sequence[int]) -> Bool[Array, ""]:
 
 
 def check_ends(tokens: Int[Array, "*child token"]) -> None:
-    """Refuses architectures with a token for which no option was allowed; traced ones pass.
+    """Refuses architectures with a token that had no allowed option; traced ones pass.
 
     Raises:
         ValueError: a token is -1.
@@ -167,8 +169,8 @@ def check_ends(tokens: Int[Array, "*child token"]) -> None:
         if -1 in row:
             place = row.index(-1)
             raise ValueError(
-                f"the space allows nothing for token {place} after {row[:place]}: `allowed` must"
-                " leave an option there, or must not allow what leads there"
+                f"the space allows no option for token {place} after {row[:place]}; `allowed` must"
+                " allow an option there, or must not allow these tokens"
             )
 
 
@@ -182,8 +184,8 @@ def walk(
 
     Args:
         space: Search space of the architectures.
-        choose: `choose(carry, tokens, options, position, key) -> (carry, token)`, given the tokens
-            before `position`.
+        choose: Function `choose(carry, tokens, options, position, key) -> (carry, token)`, given
+            the tokens before `position`.
         carry: Carry of the first choice.
         key: Random key, split into one for each token.
 
@@ -204,12 +206,12 @@ def walk(
         return (carry, tokens.at[position].set(token)), None
 
     start = carry, jnp.zeros(space.length, jnp.int32)
-    each = jnp.arange(space.length), jax.random.split(key, space.length)
-    return jax.lax.scan(step, start, each)[0][1]
+    positions_and_keys = jnp.arange(space.length), jax.random.split(key, space.length)
+    return jax.lax.scan(step, start, positions_and_keys)[0][1]
 
 
 def any_of(options: Options, key: RandomKey) -> Array:
-    """A random one of the options, with equal probabilities."""
+    """A random option, with equal probabilities."""
     return jax.random.categorical(key, jnp.where(options, 0.0, -jnp.inf))
 
 
@@ -225,10 +227,18 @@ def uniform(space: Space, key: RandomKey) -> Tokens:
 
 
 def mutate(space: Space, tokens: Tokens, key: RandomKey) -> Tokens:
-    """The architecture with one token changed; tokens and options are drawn uniformly.
+    """The architecture with one token changed; the token and its option are drawn uniformly.
 
-    Later tokens that are no longer allowed are drawn anew. Where no token has another option, the
+    Later tokens that are no longer allowed are drawn again. If no token has another option, the
     architecture is unchanged.
+
+    Args:
+        space: Search space of the architectures.
+        tokens: Tokens of the architecture, `[token]`.
+        key: Random key.
+
+    Returns:
+        The tokens of the new architecture, `[token]`.
 
     Raises:
         ValueError: `space` is not a `Space`, `tokens` are not of it, or `key` is not one key.

@@ -1,8 +1,8 @@
-"""Search strategies: which architectures to ask for, and what to learn from their rewards.
+"""Search strategies, which propose architectures and learn from their rewards.
 
-Each is a `Strategy` of pure functions, whose state has arrays only: it can be saved, mapped over
-and used in another process. Higher rewards are better. A broken reward, see `is_broken`, counts as
-the worst, and the broken ones are counted.
+Each is a `Strategy` of pure functions whose state has only arrays, so that it can be saved, mapped
+over and used in another process. Higher rewards are better. A broken reward, see `is_broken`, is
+treated as the worst; the number of broken rewards is part of the state.
 """
 
 from collections.abc import Callable
@@ -29,16 +29,16 @@ from maml.types import RandomKey
 
 Batch = Int[Array, "child token"]
 Rewards = Float[Array, " child"]
-LARGEST = 1e18  # reward whose sums and squares are still finite in float32
+LARGEST = 1e18  # largest reward; its sums and squares are finite in float32
 
 
 class State(NamedTuple):
-    """The whole state of a search between two batches of child networks.
+    """The complete state of a search between two batches of child networks.
 
     Attributes:
-        learned: What the strategy has learned, a tree of arrays.
-        told: Number of children whose rewards the strategy was told.
-        broken: Number of those whose reward was broken.
+        learned: State of the strategy itself, a tree of arrays.
+        told: Number of children whose rewards the strategy has received.
+        broken: Number of these children whose reward was broken.
     """
 
     learned: PyTree
@@ -50,10 +50,11 @@ class Strategy(NamedTuple):
     """A search strategy.
 
     Attributes:
-        batch: Number of children that it asks for at once.
-        init: `init(key) -> state`.
-        ask: `ask(state, key) -> tokens[batch, token]`.
-        tell: `tell(state, tokens, rewards) -> state`, for any number of children >= 1.
+        batch: Number of children proposed at once.
+        init: Function `init(key) -> state`.
+        ask: Function `ask(state, key) -> tokens[batch, token]`, which proposes children.
+        tell: Function `tell(state, tokens, rewards) -> state`, which learns from the rewards of any
+            number of children >= 1.
     """
 
     batch: int
@@ -72,39 +73,39 @@ def is_broken(rewards: Real[Array, "*child"]) -> Bool[Array, "*child"]:
 
 
 def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:
-    """Refuses anything but one real number for each child; NaN, for a broken child, passes.
+    """Refuses a value that is not one real number for each child; NaN, for a broken child, passes.
 
     Args:
-        reward: Value to be checked.
+        reward: Value to check.
         children: Expected shape, `(children,)` for a batch and `()` for one child.
 
     Raises:
         ValueError: the value is a string, a bool or complex, or has another shape.
     """
-    found = reward if isinstance(reward, jax.Array) else np.asarray(reward)
-    if found.shape != children:
-        wanted = f"an array of {children}, one for each child" if children else "one number"
-        raise ValueError(f"a reward is {wanted}; got an array of {found.shape}")
-    if not any(jnp.issubdtype(found.dtype, kind) for kind in (np.integer, np.floating)):
-        raise ValueError(f"a reward is a real number; got {reward!r}")
+    array = reward if isinstance(reward, jax.Array) else np.asarray(reward)
+    if array.shape != children:
+        expected = f"an array of {children}, one for each child" if children else "one number"
+        raise ValueError(f"a reward must be {expected}; got an array of {array.shape}")
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
+        raise ValueError(f"a reward must be a real number; got {reward!r}")
 
 
 def check_own_state(state: Any, init: Callable[[RandomKey], State]) -> None:
-    """Refuses anything but a state with the structure and shapes of `init(key)`.
+    """Refuses a value that is not a state with the structure and shapes of `init(key)`.
 
     Raises:
         ValueError: `state` is not a `State`, or is of another strategy, space or optimiser.
     """
     if not isinstance(state, State):
-        raise ValueError(f"a state is wanted, as strategy.init(key) makes it; got {state!r}")
-    found, wanted = (
+        raise ValueError(f"the state must be a State, as strategy.init(key) returns; got {state!r}")
+    shapes, expected = (
         jax.tree.map(lambda leaf: list(np.shape(leaf)), tree)
         for tree in (state, jax.eval_shape(init, jax.random.key(0)))
     )
-    if jax.tree.flatten(found) != jax.tree.flatten(wanted):
+    if jax.tree.flatten(shapes) != jax.tree.flatten(expected):
         raise ValueError(
-            f"the state is of another strategy, space or optimiser: its shapes are {found}; those"
-            f" of strategy.init(key) are {wanted}"
+            "the state is of another strategy, space or optimiser; got the shapes"
+            f" {shapes}, and strategy.init(key) has {expected}"
         )
 
 
@@ -115,17 +116,17 @@ def strategy(
     child: Callable[[State, RandomKey], Tokens],
     learn: Callable[[Any, Batch, Rewards, Array], PyTree],
 ) -> Strategy:
-    """A strategy from the functions that draw one child and learn from a batch.
+    """A strategy made from functions that draw one child and learn from a batch.
 
-    A broken reward is minus infinity in `learn`. A child outside the space is refused or, where it
-    is traced, broken.
+    A broken reward is minus infinity in `learn`. A child outside the space is refused or, if it is
+    traced, counts as broken.
 
     Args:
         space: Search space of the architectures.
-        batch: Number of children asked for at once, >= 1.
-        init: `init(key) -> learned`.
-        child: `child(state, key) -> tokens`.
-        learn: `learn(learned, tokens, rewards, told) -> learned`.
+        batch: Number of children proposed at once, >= 1.
+        init: Function `init(key) -> learned`.
+        child: Function `child(state, key) -> tokens`.
+        learn: Function `learn(learned, tokens, rewards, told) -> learned`.
 
     Returns:
         The strategy.
@@ -136,34 +137,41 @@ def strategy(
     check_space(space)
     check_count(batch, least=1, of="children in a batch")
 
-    def begin(key: RandomKey) -> State:
+    def checked_init(key: RandomKey) -> State:
         check_key(key)
-        none = jnp.zeros((), jnp.int32)
-        return State(init(key), none, none)
+        zero = jnp.zeros((), jnp.int32)
+        return State(init(key), zero, zero)
 
     def ask(state: State, key: RandomKey) -> Batch:
-        check_own_state(state, begin)
+        check_own_state(state, checked_init)
         check_key(key)
         return jax.vmap(child, (None, 0))(state, jax.random.split(key, batch))
 
     def tell(state: State, tokens: Batch, rewards: Rewards) -> State:
-        check_own_state(state, begin)
+        check_own_state(state, checked_init)
         check_row(tokens, space.length, 2)
         check_ends(tokens)
         check_tokens(tokens, space.choices, 2)
-        check_count(len(tokens), least=1, of="children that are told")
+        check_count(len(tokens), least=1, of="children with rewards")
         check_reward(rewards, children=(len(tokens),))
         broken = is_broken(jnp.asarray(rewards)) | ~jax.vmap(space.contains)(tokens)
         rewards = jnp.where(broken, -jnp.inf, rewards)
         learned = learn(state.learned, tokens, rewards, state.told)
-        lost = broken.sum(dtype=state.broken.dtype)
-        return State(learned, state.told + len(rewards), state.broken + lost)
+        num_broken = broken.sum(dtype=state.broken.dtype)
+        return State(learned, state.told + len(rewards), state.broken + num_broken)
 
-    return Strategy(batch, begin, ask, tell)
+    return Strategy(batch, checked_init, ask, tell)
 
 
 def random(space: Space, *, batch: int = 1) -> Strategy:
     """Random search: each token is drawn uniformly from its options, and nothing is learned.
+
+    Args:
+        space: Search space of the architectures.
+        batch: Number of children proposed at once, >= 1.
+
+    Returns:
+        The strategy.
 
     Raises:
         ValueError: `space` is not a `Space`, or `batch` is below 1.
@@ -172,11 +180,11 @@ def random(space: Space, *, batch: int = 1) -> Strategy:
     def child(state: State, key: RandomKey) -> Tokens:
         return uniform(space, key)
 
-    return strategy(space, batch, lambda key: (), child, lambda nothing, *_: nothing)
+    return strategy(space, batch, lambda key: (), child, lambda learned, *_: learned)
 
 
 class Population(NamedTuple):
-    """The latest P children, of which the oldest is the next to be overwritten.
+    """The latest P children, of which the oldest is replaced next.
 
     Attributes:
         tokens: Tokens of the members, `[member, token]`; child n is in row n modulo P.
@@ -188,17 +196,17 @@ class Population(NamedTuple):
 
 
 def evolution(space: Space, *, population: int = 10, sample: int = 3, batch: int = 1) -> Strategy:
-    """Regularised evolution: a mutation of the best of a few of the latest P children.
+    """Regularised evolution: mutations of the best of a sample of the latest P children.
 
-    The first P children are random. Every later child is a mutation of one token of the best of S
-    members, drawn with replacement, or random where all of them are broken. The oldest member is
-    removed, however good it is.
+    The first P children are random. Every later child is the best of S members, drawn with
+    replacement, with one token mutated, or random if all S members are broken. The oldest member
+    is removed, whatever its reward.
 
     Args:
         space: Search space of the architectures.
         population: Number of members P, >= 1.
         sample: Number of members S that are compared for each child, >= 1.
-        batch: Number of children asked for at once, from the same population, >= 1.
+        batch: Number of children proposed at once, from the same population, >= 1.
 
     Returns:
         The strategy.

@@ -1,6 +1,6 @@
-"""Ray as an executor: child networks on the cores and devices of one machine or of many.
+"""Executors on Ray, for child networks on the cores and devices of one or more machines.
 
-Ray is an extra, `pip install 'maml-jax[ray]'`, and is imported only when it is used.
+Ray is an optional dependency, `pip install 'maml-jax[ray]'`, and is imported only when it is used.
 """
 
 import importlib
@@ -17,8 +17,8 @@ import jax
 from maml._checks import check_count
 from maml.search.executors import Executor, Item, Outcome
 
-# Ray reads these when it is imported and started. With `HERE` it listens on the loopback only. It
-# has no other switch for that, and replaces an address of 127.0.0.1 by that of the host.
+# Ray reads these variables when it is imported and started. With `HERE` it listens only on the
+# loopback interface. Ray has no other option for that: it replaces 127.0.0.1 by the host's address.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
@@ -37,11 +37,11 @@ def engine() -> Any:
 
 @contextmanager
 def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
-    """A context in which Ray runs, without usage reports; it is shut down at the end.
+    """A context in which Ray runs without usage reports; its end shuts Ray down.
 
     Args:
-        address: Address of a running cluster, or "auto" for the one of this machine. None: a new
-            cluster of this machine's cores and GPUs, which no other machine can reach.
+        address: Address of a running cluster, or "auto" for that of this machine. None: a new
+            cluster with the cores and GPUs of this machine, which no other machine can reach.
         options: Further options of `ray.init`.
 
     Returns:
@@ -55,20 +55,22 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
     """
     if address is not None and not (isinstance(address, str) and address):
         raise ValueError(f"address must be None, 'auto' or HOST:PORT; got {address!r}")
-    wanted = QUIET if address else QUIET | HERE
-    if "ray" in sys.modules and not os.environ.keys() >= wanted.keys():
+    environment = QUIET if address else QUIET | HERE
+    if "ray" in sys.modules and not os.environ.keys() >= environment.keys():
         raise RuntimeError(
             "Ray was imported before `cluster` could set its environment; import it afterwards, or"
-            f" set {' '.join(f'{n}={v}' for n, v in wanted.items())}"
+            f" set {' '.join(f'{n}={v}' for n, v in environment.items())}"
         )
-    for name, value in wanted.items():
+    for name, value in environment.items():
         os.environ.setdefault(name, value)
     ray = engine()
-    started = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    start_options = (
+        {"address": address} if address else {"address": "local", "include_dashboard": False}
+    )
     with warnings.catch_warnings():
-        # JAX warns of every fork, but forking a process to run another program is safe.
+        # JAX warns of every fork, but a fork that runs another program is safe.
         warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
-        ray.init(**started, **({"logging_level": logging.WARNING} | options))
+        ray.init(**start_options, **({"logging_level": logging.WARNING} | options))
     try:
         yield
     finally:
@@ -76,7 +78,7 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
 
 
 def running() -> Any:
-    """The module `ray`, checked to be running, since it would start a cluster unasked otherwise.
+    """The module `ray`, after a check that Ray is running; otherwise a call would start a cluster.
 
     Raises:
         ImportError: Ray is not installed.
@@ -89,15 +91,15 @@ def running() -> Any:
 
 
 def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
-    """An executor in which every item is a task of Ray, run by the next free worker.
+    """An executor that runs each item as a Ray task on the next free worker.
 
     An item whose worker dies is restarted, and its outcome is that of the last attempt. A worker
     loads a function once and keeps its compiled code. Each item with a GPU gets a new worker, which
     frees the memory, unless `max_calls=0` is passed to Ray.
 
     Args:
-        retries: Number of restarts of an item whose worker dies, >= 0; its outcome is then the
-            exception. An exception of the function itself is the outcome at once.
+        retries: Number of restarts of an item whose worker dies, >= 0; if all fail, the outcome is
+            the exception. An item whose function raises an exception is not restarted.
         resources: Resources of one item, options of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
 
     Returns:
@@ -112,31 +114,31 @@ def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
     """
     check_count(retries, least=0, of="retries")
     if "max_retries" in resources:
-        raise ValueError(f"Ray's max_retries is `retries` here; got {resources}")
+        raise ValueError(f"Ray's max_retries is set by `retries`; got {resources}")
     tasks = {}
 
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterator[Outcome]:
         ray = running()
         if function not in tasks:
-            # A new task for each batch would be loaded and compiled anew each time.
-            def one(*item: Any) -> Any:
+            # A new task for each batch would be loaded and compiled again for each batch.
+            def call_function(*item: Any) -> Any:
                 return jax.device_get(function(*item))
 
-            tasks[function] = ray.remote(max_retries=retries, **resources)(one)
+            tasks[function] = ray.remote(max_retries=retries, **resources)(call_function)
         waiting = {tasks[function].remote(*item): index for index, item in enumerate(items)}
         try:
             while waiting:
-                (ended,), _ = ray.wait(list(waiting), num_returns=1)
-                index = waiting.pop(ended)
+                (finished,), _ = ray.wait(list(waiting), num_returns=1)
+                index = waiting.pop(finished)
                 try:
-                    outcome = ray.get(ended)
+                    outcome = ray.get(finished)
                 except ray.exceptions.RayTaskError as error:
                     outcome = error.cause
                 except ray.exceptions.RayError as error:
                     outcome = error
                 yield index, outcome
         finally:
-            for left in waiting:  # where the loop over the outcomes ended early
-                ray.cancel(left, force=True)
+            for unfinished in waiting:  # not empty if the loop over the outcomes ended early
+                ray.cancel(unfinished, force=True)
 
     return execute
