@@ -21,7 +21,7 @@ def as_path(value: Any, name: str) -> Path:
 
 
 def check_tokens(tokens: Integer[Array, "n time"], vocabulary: int | None = None) -> None:
-    """Refuses anything but tokens; traced tokens pass, because their values are unknown.
+    """Refuses values that are not tokens; traced tokens pass, because their values are unknown.
 
     Raises:
         ValueError: the tokens are not integers `[n, time]`, are negative, or are not below the
@@ -34,14 +34,14 @@ def check_tokens(tokens: Integer[Array, "n time"], vocabulary: int | None = None
         return
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or (vocabulary is not None and high >= vocabulary):
-        most = "" if vocabulary is None else f" and below {vocabulary}"
-        raise ValueError(f"tokens must be at least 0{most}; got tokens from {low} to {high}")
+        bound = "" if vocabulary is None else f" and below {vocabulary}"
+        raise ValueError(f"tokens must be at least 0{bound}; got tokens from {low} to {high}")
 
 
 def nan_below_zero(tokens: Integer[Array, "n time"]) -> Integer[Array, "n time"]:
-    """The tokens, with each negative one replaced by a number beyond any vocabulary.
+    """The tokens, with each negative token replaced by a number beyond any vocabulary.
 
-    In JAX, a row beyond the end of a table is NaN, but a negative row is counted from the end.
+    In JAX a lookup beyond the end of a table gives NaN, but a negative index counts from the end.
     """
     tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.int32))
     return jnp.where(tokens < 0, jnp.iinfo(tokens.dtype).max, tokens)

@@ -2,11 +2,11 @@
 
 In the mode `running`, a query set is evaluated with averages over meta-training. During
 meta-training it is normalised by its own statistics, which are recorded, as in the train and eval
-modes of every framework.
+modes of other frameworks.
 
 Running averages r are meta-parameters with their own objective, 1/2 ||r - observed||^2. Gradient
-descent with learning rate 1 - momentum is then the moving average, and no other code depends on it.
-(Reptile does not learn from query sets, so it would record nothing: it has no `running` mode.)
+descent on it with learning rate 1 - momentum is the moving average, and no other code depends on
+it. (Reptile has no `running` mode: it does not learn from query sets, and would record nothing.)
 
 Every statistic is weighted by the weights of the rows, as in `maml.rows`.
 """
@@ -36,23 +36,23 @@ def few_shot_apply(
     """A function that computes the logits of a model with the batch-norm statistics of a mode.
 
     Args:
-        model: Model, called as `model(images, reference=..., running=...)`; its `track` is True
-            exactly in the mode `running`.
-        mode: Statistics that normalise a query set, see the module's documentation.
+        model: Model, called as `model(images, reference=..., running=...)`; its `track` must be
+            True in the mode `running` and False in the others.
+        mode: Mode "transductive", "support" or "running", see `maml.batch_norm` and this module.
         evaluating: Whether the mode `running` uses the running averages.
         features: Whether the function returns the inputs of the head instead of the logits.
 
     Returns:
-        `apply(variables, images or Query, weights=None) -> logits`, where the weights are those of
-        the rows that get logits.
+        The function `apply(variables, images or Query, weights=None) -> logits`, whose weights are
+        those of the rows of the logits.
 
     Raises:
         ValueError: the mode is unknown, or the model's `track` does not fit it.
     """
     if mode not in get_args(Mode):
-        raise ValueError(f"batch norm is one of {', '.join(get_args(Mode))}; got {mode!r}")
+        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}; got {mode!r}")
     if (mode == "running") != getattr(model, "track", False):
-        raise ValueError(f"batch norm {mode!r} needs a model with track={mode == 'running'}")
+        raise ValueError(f"the mode {mode!r} needs a model with track={mode == 'running'}")
 
     options: dict[str, Any] = {"features": True} if features else {}
     run = partial(model.apply, **options)
@@ -76,15 +76,15 @@ def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> 
         evaluating: Whether the mode `running` uses the running averages instead of recording them.
 
     Returns:
-        A loss of a support set `(images, labels)` or a query set `(Query, labels)`; the weights of
-        the rows may be a third member.
+        A loss of a support set `(images, labels)` or a query set `(Query, labels)`, both with the
+        weights of the rows as an optional third member.
 
     Raises:
         ValueError: as `few_shot_apply`.
     """
     loss = classification(few_shot_apply(model, mode, evaluating=evaluating))
 
-    def recording(variables: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
+    def recording_loss(variables: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
         inputs, labels, weights = unpack(batch)
         if not isinstance(inputs, Query):
             return loss(variables, batch, key)
@@ -92,16 +92,17 @@ def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> 
         logits, observed = model.apply(
             variables, images, mutable=STATISTICS, **reference_rows(weights)
         )
-        judge = classification(lambda _, logits: logits)
-        value, metrics = judge(None, (logits, labels, weights), key)
+        classify = classification(lambda _, logits: logits)
+        value, metrics = classify(None, (logits, labels, weights), key)
         return value + _distance(variables[STATISTICS], observed[STATISTICS]), metrics
 
-    return recording if mode == "running" and not evaluating else loss
+    return recording_loss if mode == "running" and not evaluating else loss
 
 
 def _distance(averages: PyTree, observed: PyTree) -> Array:
+    """The objective of the running averages, 1/2 ||r - observed||^2."""
     squares = jax.tree.map(
-        lambda r, seen: 0.5 * jnp.sum(jnp.square(r - jax.lax.stop_gradient(seen))),
+        lambda r, statistic: 0.5 * jnp.sum(jnp.square(r - jax.lax.stop_gradient(statistic))),
         averages,
         observed,
     )
@@ -124,7 +125,7 @@ def averaging(
         ValueError: the momentum is outside [0, 1).
     """
     if not 0 <= momentum < 1:
-        raise ValueError(f"the momentum of an average must be in [0, 1); got {momentum!r}")
+        raise ValueError(f"the momentum must be in [0, 1); got {momentum!r}")
 
     def labels(params: Params) -> PyTree[str]:
         return jax.tree.map_with_path(

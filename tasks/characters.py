@@ -15,12 +15,12 @@ from jaxtyping import Int, UInt8
 from tasks._checks import as_path
 
 PARTS = ("train", "val", "test")
-LARGEST_SPLIT = 2**24  # bytes; Omniglot's names have 50,000
+LARGEST_SPLIT = 2**24  # largest size of a split file in bytes; Omniglot's names have 50,000 bytes
 Images = UInt8[np.ndarray, "class drawing height width"]
 
 
 class Characters(NamedTuple):
-    """Drawings by class: ink is 255, paper is 0.
+    """Drawings of characters by class, with ink 255 on paper 0.
 
     Attributes:
         images: Drawings, `[class, drawing, height, width]`, uint8.
@@ -39,16 +39,23 @@ Split = dict[str, Int[np.ndarray, "class"]]  # "train", "val" or "test" -> indic
 def cached(
     file: Path, build: Callable[[], tuple[Images, tuple[str, ...]]]
 ) -> tuple[Images, tuple[str, ...]]:
-    """Images and names, read from a cache file or else built and cached; pickles are not read.
+    """Images and names from a cache file, or else built and written to it; pickles are not read.
 
     A corrupt cache is rebuilt, and a cache that cannot be written is skipped, each with a warning.
-    The file is written in one step, so that no process reads half of it.
+    The file is replaced in one step, so that no process reads an incomplete file.
+
+    Args:
+        file: Path of the cache file.
+        build: Function that returns images and names.
+
+    Returns:
+        The images, `[class, drawing, height, width]`, and the names of the classes.
     """
     try:
         return _read(file)
-    except (FileNotFoundError, NotADirectoryError):  # also if another process just removed it
+    except (FileNotFoundError, NotADirectoryError):  # includes removal by another process
         pass
-    except Exception as error:  # whatever is wrong with it, it can be built again
+    except Exception as error:  # any corrupt cache can be rebuilt
         warnings.warn(f"the cache {file} is corrupt and is rebuilt: {error}", stacklevel=3)
     images, names = build()
     try:
@@ -66,7 +73,7 @@ def _read(file: Path) -> tuple[Images, tuple[str, ...]]:
     with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
         images, names = arrays["images"], tuple(arrays["names"].tolist())
     if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(names):
-        raise ValueError(f"it holds {images.dtype} {images.shape} for {len(names)} names")
+        raise ValueError(f"it has {images.dtype} {images.shape} for {len(names)} names")
     return images, names
 
 
@@ -82,8 +89,8 @@ def alphabet(name: str) -> str:
 def shuffled(names: Sequence[str], seed: int) -> list[str]:
     """The names in the order of SHA-256(seed, name), which is the same on every machine.
 
-    The stream of a random generator may change with its library. A hash does not, nor does it
-    depend on the order in which a file system lists the classes.
+    The stream of a random generator may change with the version of its library. A hash does not
+    change, and does not depend on the order in which a file system lists the classes.
 
     >>> shuffled(["a", "b", "c", "d"], seed=0)
     ['c', 'b', 'd', 'a']
@@ -92,32 +99,46 @@ def shuffled(names: Sequence[str], seed: int) -> list[str]:
 
 
 def split(names: Sequence[str], parts: Mapping[str, Sequence[str]]) -> Split:
-    """Indices into `names` of the classes of train, val and test.
+    """Indices of the classes of train, val and test.
+
+    Args:
+        names: Names of all classes of the data set.
+        parts: Names of the classes of "train", "val" and "test".
+
+    Returns:
+        The indices into `names`, by "train", "val" and "test".
 
     Raises:
-        ValueError: one of the three is missing, empty or not a list of names; a class is unknown or
-            listed twice; or two classes of the set have the same name.
+        ValueError: a split is missing, empty or not a list of names; a class is unknown or listed
+            twice; or two classes of the data set have the same name.
     """
     _check_parts(parts)
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):
         repeated = next(name for i, name in enumerate(names) if index[name] != i)
-        raise ValueError(f"the names of a set must differ; {repeated!r} occurs twice")
-    seen: dict[str, str] = {}
+        raise ValueError(f"the names of the classes must differ; {repeated!r} occurs twice")
+    part_of: dict[str, str] = {}
     for part in PARTS:
         if not parts[part]:
             raise ValueError(f"the split {part!r} is empty")
         for name in parts[part]:
             if name not in index:
-                raise ValueError(f"the part {part!r} names {name!r}, which is no class of the set")
-            if name in seen:
-                raise ValueError(f"{name!r} is in {seen[name]!r} and again in {part!r}")
-            seen[name] = part
+                raise ValueError(f"the split {part!r} names {name!r}, which is not a class")
+            if name in part_of:
+                raise ValueError(f"{name!r} is in {part_of[name]!r} and again in {part!r}")
+            part_of[name] = part
     return {part: np.array([index[name] for name in parts[part]]) for part in PARTS}
 
 
 def read_split(path: Path, names: Sequence[str]) -> Split:
     """The split in a JSON file `{"train": [names], "val": [names], "test": [names]}`.
+
+    Args:
+        path: Path of the file.
+        names: Names of all classes of the data set.
+
+    Returns:
+        The indices into `names`, by "train", "val" and "test".
 
     Raises:
         ValueError: the path is not a readable file of at most 16 MiB, its content is not such JSON
@@ -129,8 +150,8 @@ def read_split(path: Path, names: Sequence[str]) -> Split:
         if size > LARGEST_SPLIT:
             raise ValueError(f"it has {size} bytes, more than {LARGEST_SPLIT}")
         if not path.is_file():
-            raise ValueError("it is no regular file")
-        parts = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_repeats)
+            raise ValueError("it is not a regular file")
+        parts = json.loads(path.read_text("utf-8"), object_pairs_hook=_refuse_repeats)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read the split file {path}: {error}") from error
     try:
@@ -140,7 +161,8 @@ def read_split(path: Path, names: Sequence[str]) -> Split:
         raise ValueError(f"the split file {path} is refused: {error}") from error
 
 
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _refuse_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """The dictionary of a JSON object, which is refused if a key occurs twice."""
     parts = dict(pairs)
     if len(parts) < len(pairs):
         raise ValueError(f"one of the keys {', '.join(parts):.99} occurs twice")
@@ -150,8 +172,8 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _check_parts(parts: object) -> None:
     if not isinstance(parts, Mapping) or set(parts) != set(PARTS):
         got = ", ".join(map(str, parts)) if isinstance(parts, Mapping) else type(parts).__name__
-        raise ValueError(f"a split has the parts {', '.join(PARTS)}; got {got:.99}")
+        raise ValueError(f"the splits must be {', '.join(PARTS)}; got {got:.99}")
     for part, names in parts.items():
         is_list = isinstance(names, Sequence) and not isinstance(names, str)
         if not is_list or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"the part {part!r} must be a list of names; got {names!r:.99}")
+            raise ValueError(f"the split {part!r} must be a list of names; got {names!r:.99}")

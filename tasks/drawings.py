@@ -1,7 +1,7 @@
-"""Omniglot's PNGs, found below a folder or inside a zip, with limits on what is read.
+"""The PNGs of Omniglot below a folder or inside a zip, with limits on their number and size.
 
 A drawing is recognised by its path, `Alphabet/characterNN/NNNN_NN.png` below any other folders.
-No other file is read, so that such files cost nothing, whatever their size.
+Other files are not read, whatever their size.
 """
 
 import re
@@ -14,23 +14,23 @@ from pathlib import Path, PureWindowsPath
 
 Files = dict[str, bytes]  # ".../Alphabet/characterNN/NNNN_NN.png" -> PNG
 
-LARGEST = 2**20  # bytes of a drawing; 105x105 pixels of 64 bits, uncompressed, are 88,200
-MOST = 2**30  # bytes of all drawings of a folder or a zip; the whole of Omniglot has 8 million
-ENTRIES = 200_000  # files of a folder, or entries of a zip; Omniglot's larger zip has 20,275
-DEPTH = 8  # levels of folders between the given folder or zip and a drawing
+LARGEST = 2**20  # largest size of a drawing in bytes; 105x105 pixels of 64 bits have 88,200
+MOST = 2**30  # largest size of all drawings together in bytes; Omniglot has 8 million
+ENTRIES = 200_000  # largest number of files or zip entries; Omniglot's larger zip has 20,275
+DEPTH = 8  # largest number of folders between the given folder or zip and a drawing
 
 _PLACE = "Alphabet/characterNN/NNNN_NN.png"
 _DRAWING = re.compile(r"(.*/)?[^/]+/character\d\d/\d{4}_\d\d\.png")
 
 
 def in_folder(folder: Path) -> list[Path]:
-    """Every drawing below a folder. Links are followed, except in a circle.
+    """The paths of all drawings below a folder; links are followed, except in a circle.
 
     Raises:
         ValueError: no drawing is found, or the drawings are too many, too large or too deep.
         OSError: a folder or a drawing cannot be read.
     """
-    files = list(islice(_below(folder, ()), ENTRIES + 1))
+    files = list(islice(_walk(folder, ()), ENTRIES + 1))
     _check_entries(folder, len(files))
     drawings = [file for file in files if _DRAWING.fullmatch(file.as_posix()) and file.is_file()]
     _check_drawings(
@@ -41,7 +41,8 @@ def in_folder(folder: Path) -> list[Path]:
     return drawings
 
 
-def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    """All files below a folder, which lies below the folders `above`."""
     real = folder.resolve()
     if real in above:
         return
@@ -49,19 +50,19 @@ def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         raise ValueError(f"{folder} is refused: it lies under more than {DEPTH} other folders")
     for entry in sorted(folder.iterdir()):
         if entry.is_dir():
-            yield from _below(entry, (*above, real))
+            yield from _walk(entry, (*above, real))
         else:
             yield entry
 
 
 def in_zip(path: Path) -> Files:
-    r"""The drawings inside a zip, by the zip's path followed by their own; `\` counts as `/`.
+    r"""The drawings inside a zip, by the path of the zip and of the entry; `\` counts as `/`.
 
     Raises:
         ValueError: the zip is damaged or encrypted; an entry leaves its folder, is a link, or is
             listed twice; no drawing is found, or the drawings are too many, too large or too deep.
     """
-    with _naming(path):
+    with _name_zip_errors(path):
         archive = zipfile.ZipFile(path)
     with archive:
         entries = _entries(path, archive.infolist())
@@ -72,12 +73,13 @@ def in_zip(path: Path) -> Files:
         for where, info in drawings.items():
             if info.flag_bits & 1:
                 raise ValueError(f"{path} is refused: its entry {where!r} is encrypted; unpack it")
-            with _naming(path, f" (in its entry {where!r})"):
+            with _name_zip_errors(path, f" (in its entry {where!r})"):
                 contents[f"{path.as_posix()}/{where}"] = archive.read(info)
     return contents
 
 
 def _entries(path: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+    """The files inside a zip by their paths, after a check that the zip is harmless."""
     _check_entries(path, len(infos))
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
@@ -95,12 +97,13 @@ def _entries(path: Path, infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipI
 
 
 @contextmanager
-def _naming(path: Path, entry: str = "") -> Iterator[None]:
+def _name_zip_errors(path: Path, entry: str = "") -> Iterator[None]:
+    """A context whose exceptions become a `ValueError` that names the zip and its entry."""
     try:
         yield
     except NotImplementedError as error:
         raise ValueError(f"{path} is no zip that Python can read: {error}{entry}") from error
-    except Exception as error:  # damage raises a dozen unrelated types of exception
+    except Exception as error:  # different kinds of damage raise a dozen unrelated types
         raise ValueError(f"{path} is a corrupt zip: {error}{entry}") from error
 
 
@@ -111,10 +114,10 @@ def _check_entries(place: Path, count: int) -> None:
 
 def _check_drawings(place: Path, sizes: Mapping[str, int], names: list[str]) -> None:
     if not sizes:
-        found = ", ".join(sorted(names)[:9]) or "nothing"
+        listing = ", ".join(sorted(names)[:9]) or "nothing"
         raise ValueError(
-            f"{place} holds no drawing: got 0 characters. A drawing is a PNG in {_PLACE},"
-            f" and no zip inside a zip is opened; it holds {found}"
+            f"{place} holds no drawing: got 0 characters. A drawing is a PNG in {_PLACE};"
+            f" zips inside a zip are not opened; it holds {listing}"
         )
     for where, size in sizes.items():
         if size > LARGEST:

@@ -1,12 +1,12 @@
-"""A few-shot data set that needs no download: characters of many scripts, drawn from fonts.
+"""A few-shot data set that needs no download: characters of many scripts, rendered from fonts.
 
-The fonts are those that matplotlib ships. A class is a character, its alphabet is a script, and
-its twenty drawings stand for Omniglot's twenty drawers: different faces, weights and slants of the
-character, each with its own stroke thickness, affine map and smooth elastic warp.
+The fonts are part of matplotlib. A class is a character, and its alphabet is a script. Its twenty
+drawings correspond to the twenty drawers of Omniglot: they show different faces, weights and slants
+of the character, each with its own stroke thickness, affine map and smooth elastic warp.
 
-A drawing shows the shape of a character, not its size or its place on the line. Characters that
-differ only in those ("o" and "O", Latin "A" and Greek Alpha) could not be told apart, so the set
-holds only the first of them in the order of `SCRIPTS`.
+A drawing shows the shape of a character, not its size or its position on the line. Characters that
+differ only in these ("o" and "O", Latin "A" and Greek Alpha) cannot be distinguished, so the set
+has only the first of them in the order of `SCRIPTS`.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ from scipy.ndimage import map_coordinates
 from tasks._checks import as_path
 from tasks.characters import PARTS, Characters, Images, Split, alphabet, cached, split
 
-RECIPE = 1  # to be raised with every change that alters an image, so that old caches are not used
+RECIPE = 1  # version of the images; raise it with every change of them, so that caches are rebuilt
 DRAWINGS = 20
 SIDE = 28
-CANVAS = 4 * SIDE  # characters are fitted and warped large, and only then made small
-LONGEST = round(19 / 28 * CANVAS)  # the longer side of a fitted character
-INK = (0.02, 0.30)  # least and largest share of ink on a canvas: no blanks, no solid blocks
-LOOKALIKE = 0.85  # characters that resemble each other more than this count as one
-FAITHFUL = 0.40  # a face is skipped where its shape resembles that of `BASE` less than this
-STRETCHES = (0.86, 0.93, 1.08, 1.16)  # changes of proportion that leave a character the same
+CANVAS = 4 * SIDE  # side at which characters are fitted and warped, before they are reduced
+LONGEST = round(19 / 28 * CANVAS)  # longer side of a fitted character
+INK = (0.02, 0.30)  # smallest and largest fraction of ink: no blanks, no solid blocks
+LOOKALIKE = 0.85  # resemblance above which two characters count as one
+FAITHFUL = 0.40  # resemblance to the shape of `BASE` below which a face is skipped
+STRETCHES = (0.86, 0.93, 1.08, 1.16)  # changes of proportion that do not change a character
 
-BASE = "DejaVuSans"  # the face that decides which characters exist, since it has the most scripts
+BASE = "DejaVuSans"  # face that determines which characters exist; it has the most scripts
 FACES = (
     *(BASE, "DejaVuSerif", "DejaVuSansMono", "STIXGeneral"),
     *("DejaVuSans-Oblique", "DejaVuSerif-Italic", "DejaVuSansMono-Oblique", "STIXGeneralItalic"),
@@ -90,10 +90,10 @@ Canvas = Image.Image
 
 
 def load(*, cache: Path | None = None) -> Characters:
-    """The data set, from its cache or, the first time on a machine, rendered in about ten seconds.
+    """The data set, from its cache or else rendered, which takes about ten seconds.
 
     Args:
-        cache: Folder in which the rendered set is kept. None: the user's cache folder.
+        cache: Folder in which the rendered data set is stored. None: the user's cache folder.
 
     Returns:
         The characters, with 20 drawings of 28x28 pixels for each class.
@@ -109,7 +109,7 @@ def load(*, cache: Path | None = None) -> Characters:
 
 
 def splits(characters: Characters) -> Split:
-    """Indices of the classes of train, val and test; no script is in two of them."""
+    """Indices of the classes of train, val and test, which share no script."""
     held_out = {script: part for part, scripts in HELD_OUT.items() for script in scripts}
     part_of = {name: held_out.get(alphabet(name), "train") for name in characters.names}
     parts = {part: [name for name in part_of if part_of[name] == part] for part in PARTS}
@@ -129,13 +129,13 @@ def classes() -> dict[str, Canvas]:
 
 
 def render(shapes: dict[str, Canvas]) -> tuple[Images, tuple[str, ...]]:
-    """Images and names of all the classes given, as `classes` returns them."""
+    """Images and names of the given classes, which have the form of the result of `classes`."""
     steps = track(shapes.items(), "Rendering glyphs", transient=True)
     return np.stack([_drawings(name, shape) for name, shape in steps]), tuple(shapes)
 
 
 def fitted(character: str, face: str) -> Canvas:
-    """A character in the middle of a canvas, scaled so that its longer side is `LONGEST`."""
+    """A canvas with a character at its centre, scaled so that its longer side is `LONGEST`."""
     font = _font(face)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
     ink = Image.new("L", (right - left + 2, bottom - top + 2))
@@ -158,7 +158,7 @@ def blurred(canvas: Canvas) -> Float32[np.ndarray, "SIDE SIDE"]:
 def likeness(
     pixels: Float32[np.ndarray, "*shapes SIDE SIDE"],
 ) -> Float32[np.ndarray, "*shapes pixels"]:
-    """Unit vectors of shapes, such that the product of two is the correlation of their pixels."""
+    """Unit vectors of shapes, such that their inner product is the correlation of the pixels."""
     flat = pixels.reshape(*pixels.shape[:-2], -1)
     centred = flat - flat.mean(-1, keepdims=True)
     return centred / np.linalg.norm(centred, axis=-1, keepdims=True)
@@ -174,43 +174,43 @@ def resemblance(
         source = middle + (line - middle) / stretch
         linear = np.maximum(0, 1 - np.abs(source[:, None] - line)).astype(np.float32)
         stretched += [linear @ new, new @ linear.T]
-    likes = likeness(kept)
-    return np.max([likes @ likeness(shapes).T for shapes in stretched], axis=0)
+    vectors = likeness(kept)
+    return np.max([vectors @ likeness(shapes).T for shapes in stretched], axis=0)
 
 
 def distinct(shapes: Float32[np.ndarray, "shape SIDE SIDE"]) -> list[int]:
-    """Indices of the blurred shapes that resemble no shape kept before them; the first is kept.
+    """Indices of the blurred shapes that do not resemble an earlier shape that is kept.
 
-    They are compared in blocks, since many small products are slow where processes share the cores.
+    They are compared in blocks, since many small products are slow if processes share the cores.
     """
     kept = [0]
     for first in range(1, len(shapes), 256):
         block = shapes[first : first + 256]
         rivals = np.array([*kept, *range(first, first + len(block))])
-        alive = np.arange(len(rivals)) < len(kept)
+        is_kept = np.arange(len(rivals)) < len(kept)
         for place, column in enumerate(resemblance(shapes[rivals], block).T, len(kept)):
-            alive[place] = column[alive].max() < LOOKALIKE
-        kept = rivals[alive].tolist()
+            is_kept[place] = column[is_kept].max() < LOOKALIKE
+        kept = rivals[is_kept].tolist()
     return kept
 
 
 def warped(
     ink: Float32[np.ndarray, "CANVAS CANVAS"], rng: np.random.Generator
 ) -> UInt8[np.ndarray, "SIDE SIDE"]:
-    """Soft ink under the first small random warp that leaves the edge of the paper free.
+    """A drawing of soft ink under a small random warp that leaves the edge of the paper free.
 
-    Sampling at twice the resolution of the drawing and averaging gives antialiased grey.
+    Ink is sampled at twice the resolution of the drawing and averaged, for antialiased grey.
     """
     while True:
-        sampled = map_coordinates(ink, _where(rng), order=1)
-        full = rng.uniform(0.4, 1.0)  # value in the soft edge of a stroke from which ink is full
+        sampled = map_coordinates(ink, _sample_positions(rng), order=1)
+        full = rng.uniform(0.4, 1.0)  # value of soft ink that is drawn as full ink
         fine = np.minimum(1, sampled / full).reshape(SIDE, 2, SIDE, 2)
         drawing = np.rint(255 * fine.mean((1, 3))).astype(np.uint8)
         if not drawing[[0, -1]].any() and not drawing[:, [0, -1]].any():
             return drawing
 
 
-def _where(rng: np.random.Generator) -> Float[np.ndarray, "2 y x"]:
+def _sample_positions(rng: np.random.Generator) -> Float[np.ndarray, "2 y x"]:
     """Positions on the canvas, in pixels, of `2 * SIDE` squared samples."""
     line = (np.arange(2 * SIDE) + 0.5) / SIDE - 1
     grid = np.stack(np.meshgrid(line, line, indexing="ij"))
@@ -226,22 +226,22 @@ def _where(rng: np.random.Generator) -> Float[np.ndarray, "2 y x"]:
 
 
 def _drawings(name: str, base: Canvas) -> UInt8[np.ndarray, "DRAWINGS SIDE SIDE"]:
-    """The drawings of one class, from the faces that have it in turn, each with its own warp."""
+    """The drawings of one class, each with its own warp; the faces that have it take turns."""
     point = int(name.partition("+")[2], 16)
     like = likeness(blurred(base))
     shapes = [fitted(chr(point), face) for face in FACES if point in _points(face)]
     faithful = [shape for shape in shapes if like @ likeness(blurred(shape)) > FAITHFUL]
     soft = [shape.filter(ImageFilter.GaussianBlur(1.5)) for shape in faithful]
     inks = [np.asarray(shape, np.float32) / 255 for shape in soft]
-    rng = np.random.default_rng(point)  # so that no class depends on which others exist
+    rng = np.random.default_rng(point)  # a class does not depend on other classes
     return np.stack([warped(ink, rng) for ink in islice(cycle(inks), DRAWINGS)])
 
 
 def _candidates() -> Iterator[tuple[str, str]]:
-    """Names and characters that `BASE` has, in the order of `SCRIPTS`.
+    """Names and characters of `BASE`, in the order of `SCRIPTS`.
 
-    Left out are characters that Unicode decomposes: another one with marks, in a ligature or in
-    another style.
+    Characters that Unicode decomposes are left out, such as ligatures and characters with marks or
+    in another style.
     """
     for script, blocks in SCRIPTS.items():
         for point in filter(_points(BASE).__contains__, chain(*blocks)):
@@ -253,7 +253,7 @@ def _candidates() -> Iterator[tuple[str, str]]:
 
 @lru_cache
 def _font(face: str) -> ImageFont.FreeTypeFont:
-    # The basic layout draws a code point's own glyph, whatever shaping libraries are installed.
+    # The basic layout draws the glyph of a code point itself, whatever shaping libraries exist.
     return ImageFont.truetype(_path(face), LONGEST, layout_engine=ImageFont.Layout.BASIC)
 
 

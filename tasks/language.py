@@ -1,9 +1,9 @@
-"""Language modelling, in which each task is a text, given by a few of its passages.
+"""Language modelling, in which each task is a text given by a few of its passages.
 
     L(theta) = - mean over passages and positions t of  log p_theta(x_{t+1} | x_1 .. x_t)
 
-Tokens are integers below the size of the vocabulary; those of a text are its bytes. A passage for a
-model that reads `length` tokens has one more, since it is both input and target.
+Tokens are integers below the size of the vocabulary; the tokens of a text are its bytes. A passage
+for a model that reads `length` tokens has `length + 1` tokens, since it is both input and target.
 """
 
 from functools import partial
@@ -22,20 +22,20 @@ from tasks._checks import check_tokens, nan_below_zero
 
 
 class Transformer(nn.Module):
-    """A causal transformer of pre-normalised residual layers, of attention and of a GELU network.
+    """A causal transformer with pre-normalised residual layers of attention and GELU networks.
 
         x <- x + attention(norm(x)),   x <- x + W2 gelu(W1 norm(x))
 
     No logit depends on a later token. Positions are learned. Embeddings start as N(0, 1), and the
-    head near zero, so that before training every token is equally likely.
+    head starts near zero, so that all tokens are about equally likely before training.
 
     Attributes:
-        vocabulary: Number of different tokens, >= 2. Any other token is refused or, where it is
+        vocabulary: Number of different tokens, >= 2. Any other token is refused or, if it is
             traced, makes every output NaN.
         width: Width of the residual stream; the hidden layers are four times as wide.
         layers: Number of layers, >= 0.
         heads: Number of attention heads, a divisor of the width.
-        length: Largest number of tokens that the model reads.
+        length: Maximum number of tokens that the model reads.
     """
 
     vocabulary: int = 256
@@ -114,7 +114,7 @@ def next_token(model: nn.Module) -> LossFn:
 
     Raises:
         ValueError: the model is not a flax module; or (when called) the batch is not integers
-            `[n, time + 1]`, has fewer than two tokens in a passage, or has tokens without a logit.
+            `[n, time + 1]`, has passages of fewer than two tokens, or has tokens without a logit.
             Traced tokens without a logit make the loss NaN.
 
     >>> model, tokens = Transformer(width=8, layers=1), jnp.zeros((2, 9), int)
@@ -125,7 +125,7 @@ def next_token(model: nn.Module) -> LossFn:
     8.0
     """
     if not isinstance(model, nn.Module):
-        raise ValueError(f"next_token takes a flax module; got {model!r}")
+        raise ValueError(f"next_token needs a flax module; got {model!r}")
 
     def loss(
         params: Params, tokens: Integer[Array, "n tokens"], key: RandomKey
@@ -146,12 +146,12 @@ def next_token(model: nn.Module) -> LossFn:
 def synthetic(
     shots: int, queries: int, length: int, *, vocabulary: int = 256, branches: int = 4
 ) -> Sampler:
-    """A sampler of one task: passages of a random Markov chain, a different chain in each task.
+    """A sampler of tasks, each of passages of its own random Markov chain.
 
         x_{t+1} = S[x_t, b],   b ~ U{1 .. branches},   S[i, j] ~ U{0 .. vocabulary - 1}
 
-    A model that knows the table S needs at most log(branches) nats for each token; one that does
-    not needs log(vocabulary).
+    A model that knows the table S needs at most log(branches) nats for each token; a model that
+    does not know it needs log(vocabulary) nats.
 
     Args:
         shots: Number of passages of the support set.
@@ -161,10 +161,11 @@ def synthetic(
         branches: Number of successors of each token.
 
     Returns:
-        `sample(key) -> Episode(support, query)`, tokens `[shots or queries, length + 1]`.
+        The sampler `sample(key) -> Episode(support, query)`, with tokens
+        `[shots or queries, length + 1]`.
 
     Raises:
-        ValueError: a count is no integer >= 1, or (when sampling) the key is not one key.
+        ValueError: a count is not an integer >= 1, or (when sampling) the key is not one key.
 
     >>> episode = synthetic(shots=2, queries=3, length=8)(jax.random.key(0))
     >>> episode.support.shape, episode.query.shape
@@ -178,9 +179,9 @@ def synthetic(
 
 
 def passages(text: bytes | str, shots: int, queries: int, length: int) -> Sampler:
-    """A sampler of one task: consecutive passages of a text, from a uniformly random place on.
+    """A sampler of tasks, each of consecutive passages from a uniformly random place of a text.
 
-    The first passages are the support set, and those that follow are the query set.
+    The first passages are the support set, and the following ones are the query set.
 
     Args:
         text: Text whose bytes are the tokens; a string is encoded in UTF-8.
@@ -189,12 +190,12 @@ def passages(text: bytes | str, shots: int, queries: int, length: int) -> Sample
         length: Number of tokens of a passage that a model reads.
 
     Returns:
-        `sample(key) -> Episode(support, query)`, tokens `[shots or queries, length + 1]`. The text
-        is an argument of jit, not a constant.
+        The sampler `sample(key) -> Episode(support, query)`, with tokens
+        `[shots or queries, length + 1]`. The text is an argument of jit, not a constant.
 
     Raises:
-        ValueError: a count is no integer >= 1, the text is neither bytes nor a string or is shorter
-            than one task, or (when sampling) the key is not one key.
+        ValueError: a count is not an integer >= 1, the text is neither bytes nor a string or is
+            shorter than one task, or (when sampling) the key is not one key.
 
     >>> episode = passages("abcdefgh", shots=1, queries=1, length=3)(jax.random.key(0))
     >>> bytes(episode.support[0].tolist()), bytes(episode.query[0].tolist())
@@ -205,10 +206,10 @@ def passages(text: bytes | str, shots: int, queries: int, length: int) -> Sample
     if not isinstance(text, bytes | str):
         raise ValueError(f"the text must be bytes or a string; got {type(text).__name__}")
     tokens = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
-    wanted = (shots + queries) * (length + 1)
-    if len(tokens) < wanted:
+    needed = (shots + queries) * (length + 1)
+    if len(tokens) < needed:
         raise ValueError(
-            f"{shots} + {queries} passages of {length} + 1 bytes need {wanted} bytes of text;"
+            f"{shots} + {queries} passages of {length} + 1 bytes need {needed} bytes of text;"
             f" got {len(tokens)}"
         )
     sizes = {"shots": shots, "queries": queries, "length": length}
@@ -222,13 +223,13 @@ def _walk(
     table_key, start_key, branch_key = jax.random.split(key, 3)
     successors = jax.random.randint(table_key, (vocabulary, branches), 0, vocabulary)
     start = jax.random.randint(start_key, (shots + queries,), 0, vocabulary)
-    taken = jax.random.randint(branch_key, (length, shots + queries), 0, branches)
+    branch_choices = jax.random.randint(branch_key, (length, shots + queries), 0, branches)
 
     def step(token: Array, branch: Array) -> tuple[Array, Array]:
         return successors[token, branch], token
 
-    last, before = jax.lax.scan(step, start, taken)
-    tokens = jnp.concatenate([before, last[None]]).T
+    last, previous = jax.lax.scan(step, start, branch_choices)
+    tokens = jnp.concatenate([previous, last[None]]).T
     return Episode(tokens[:shots], tokens[shots:])
 
 

@@ -13,21 +13,21 @@ from maml.rows import wide
 class BatchNorm(nn.Module):
     """A batch-normalised linear map  (x W - mean) / sqrt(var + epsilon) + bias.
 
-    No scale is learned, and the linear map has no bias, which subtracting the mean would cancel.
-    Mean and (biased) variance are those of all rows, of the first `reference` rows, or of the
+    No scale is learned. The linear map has no bias, since the subtraction of the mean would cancel
+    it. Mean and (biased) variance are those of all rows, of the first `reference` rows, or of the
     weighted rows of the call, or else the running averages in the collection `batch_stats`. The
-    module does not average: where it tracks and `batch_stats` is mutable, it stores the statistics
-    of the call there.
+    module does not average: if `track` is True and `batch_stats` is mutable, it stores the
+    statistics of the call there.
 
-    Where x is narrower than x W, the statistics are computed from x, as mean(x) W and
-    diag(W' cov(x) W), and W is divided instead of x W. In the first layer of a network this avoids
-    most of the passes over its largest activations, in the derivatives too.
+    If x is narrower than x W, the statistics are computed from x, as mean(x) W and
+    diag(W' cov(x) W), and W is scaled instead of x W. In the first layer of a network this avoids
+    most passes over its largest activations, also in the derivatives.
 
     Attributes:
         track: Whether the module has running averages.
-        epsilon: Number added to the variance; 1e-3 as in MAML's code.
-        dtype: Type in which x W is computed and the result is returned. None: that of x and W. The
-            statistics are computed in float32 at least.
+        epsilon: Number added to the variance; the default is that of MAML's code.
+        dtype: Type in which x W is computed and the result is returned. None: the type of x and W.
+            The statistics are computed in float32 at least.
 
     Ioffe, Szegedy: Batch normalization (ICML 2015), https://arxiv.org/abs/1502.03167
     """
@@ -48,21 +48,21 @@ class BatchNorm(nn.Module):
         """Normalises each channel, the last axis, of x W.
 
         Args:
-            x: Inputs of the linear map, or patches where it is a convolution.
-            kernel: Matrix W. None: the identity, where x is the product already.
-            reference: Number of leading rows that give the statistics, or the weight of each row in
-                them. A row of weight 0 is normalised as well, and must be finite. None: all rows.
-            running: Whether the running averages are used instead.
+            x: Inputs of the linear map, `[n, ..., inputs]`, or patches for a convolution.
+            kernel: Matrix W, `[inputs, features]`. None: the identity, if x is already the product.
+            reference: Number of leading rows whose statistics are used, or the weight of each row,
+                `[n]`. A row of weight 0 is normalised as well, and must be finite. None: all rows.
+            running: Whether the running averages are used instead of the statistics of rows.
 
         Returns:
-            The normalised x W plus bias.
+            The normalised x W plus bias, `[n, ..., features]`.
 
         Raises:
             ValueError: there are no running averages, no reference rows or fewer rows than
                 `reference`, or not one weight for each row.
         """
         if running and not self.track:
-            raise ValueError("running averages need track=True")
+            raise ValueError("running averages need track=True; got running=True, track=False")
         rows, weights = split(reference, x.shape[0])
         inputs, features = (x.shape[-1],) * 2 if kernel is None else kernel.shape
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
@@ -72,8 +72,8 @@ class BatchNorm(nn.Module):
         def product(kernel: Array | None) -> Array:
             return x.astype(dtype) if kernel is None else x.astype(dtype) @ kernel.astype(dtype)
 
-        seen = x if narrow else product(kernel)
-        exact = wide(seen)
+        source = x if narrow else product(kernel)
+        exact = wide(source)
         mean, var = moments(exact[:rows], weights, covariance=narrow)
         if kernel is not None and narrow:
             mean, var = mean @ kernel, jnp.sum(kernel * (var @ kernel), axis=0)

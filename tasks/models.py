@@ -19,11 +19,12 @@ class MLP(nn.Module):
     Attributes:
         widths: Widths of the hidden layers; (40, 40) is the sinusoid network.
         outputs: Number of outputs.
-        context: Number of CAVIA's context parameters: extra inputs that are the same for all rows
-            and start at zero.
-        deviation: Standard deviation of the normal distribution, truncated at 2 deviations, from
-            which the weights are drawn; 0.01 as in MAML's code. Biases start at zero.
-        dtype: Type in which the layers below the head compute, such as bfloat16. None: that of
+        context: Number of context parameters of CAVIA, which are extra inputs that are the same for
+            all rows and start at zero.
+        deviation: Standard deviation of the initial weights, which are drawn from a normal
+            distribution truncated at 2 deviations; the default is that of MAML's code. Biases start
+            at zero.
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: the type of
             inputs and parameters.
     """
 
@@ -44,7 +45,7 @@ class MLP(nn.Module):
     def __call__(
         self, x: Float[Array, "n inputs"], *, features: bool = False
     ) -> Float[Array, "n outputs"]:
-        """Predictions, or the inputs of the head where `features` is True.
+        """Predictions, or with `features` the inputs of the head.
 
         Raises:
             ValueError: the inputs are not `[n, inputs]`.
@@ -63,18 +64,18 @@ class MLP(nn.Module):
 class Conv4(nn.Module):
     """Four blocks of 3 x 3 convolution, batch normalisation and ReLU, then a linear head.
 
-    With strides it is MAML's Omniglot network: each block halves the image by stride 2, and the
-    head reads the mean over the remaining positions and starts as N(0, 1). With pooling it is the
-    miniImageNet network: each block halves the image by 2 x 2 max-pooling, and the head reads every
-    position and starts Xavier-uniform, as do all kernels. The published networks also have biases
-    before each normalisation, which cancels them.
+    With strides it is the network of MAML for Omniglot: each block halves the image by stride 2,
+    and the head reads the mean over the remaining positions and starts as N(0, 1). With pooling it
+    is the network for miniImageNet: each block halves the image by 2 x 2 max-pooling, and the head
+    reads every position and is Xavier-uniform at the start. All kernels are Xavier-uniform at the
+    start. The published networks also have biases before each normalisation, which cancels them.
 
     Attributes:
         ways: Number of classes.
         features: Number of channels of each block.
         pool: Whether blocks halve the image by max-pooling instead of by stride.
         track: Whether batch normalisation has running averages.
-        dtype: Type in which the layers below the head compute, such as bfloat16. None: that of
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: the type of
             inputs and parameters.
     """
 
@@ -98,7 +99,9 @@ class Conv4(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the inputs of the head; `reference` and `running` are as in `BatchNorm`.
+        """Logits, or with `features` the inputs of the head.
+
+        The options `reference` and `running` are those of `BatchNorm`.
 
         Raises:
             ValueError: the images are not `[n, height, width, channels]` or too small to halve four
@@ -125,13 +128,13 @@ class Conv4(nn.Module):
 
 
 class FullyConnected(nn.Module):
-    """MAML's Omniglot network without convolutions: layers with batch normalisation and ReLU.
+    """The network of MAML for Omniglot without convolutions, with batch normalisation and ReLU.
 
     Attributes:
         ways: Number of classes.
         widths: Widths of the hidden layers.
         track: Whether batch normalisation has running averages.
-        dtype: Type in which the layers below the head compute, such as bfloat16. None: that of
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: the type of
             inputs and parameters.
     """
 
@@ -155,7 +158,9 @@ class FullyConnected(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the inputs of the head; `reference` and `running` are as in `BatchNorm`.
+        """Logits, or with `features` the inputs of the head.
+
+        The options `reference` and `running` are those of `BatchNorm`.
 
         Raises:
             ValueError: the images are not `[n, ...]` or have no pixels, or there are fewer rows

@@ -1,16 +1,16 @@
 """Omniglot: 1,623 handwritten characters of 50 alphabets, each drawn once by 20 people.
 
 Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program
-induction", Science 350 (2015). The drawings are the authors' own two archives,
-`images_background.zip` (30 alphabets) and `images_evaluation.zip` (20 alphabets), read from a
-folder, from a data set prepared by tensorflow-datasets, or downloaded with the addresses and
-checksums that tensorflow-datasets has registered. TensorFlow itself is not needed.
+induction", Science 350 (2015). The drawings come from the authors' two archives,
+`images_background.zip` (30 alphabets) and `images_evaluation.zip` (20 alphabets). They are read
+from a folder or from a data set prepared by tensorflow-datasets, or downloaded with the addresses
+and checksums registered in tensorflow-datasets. TensorFlow itself is not needed.
 
-Every source gives the same array. Classes are in the order of their names. Drawings of one class
-are in the order of the SHA-256 of their pixels, because a prepared set does not record the drawers.
+Every source gives the same array. Classes are sorted by name. Drawings of one class are sorted by
+the SHA-256 of their pixels, because a prepared data set does not record the drawers.
 
-A copy that was saved in grey of 8 or 16 bits, in colours, with a palette or on transparent paper
-gives the same array too: on white paper, every pixel darker than half is ink.
+Copies saved in grey of 8 or 16 bits, in colours, with a palette or on transparent paper give the
+same array: on white paper, every pixel darker than half is ink.
 """
 
 import hashlib
@@ -40,9 +40,9 @@ from tasks.characters import (
 from tasks.drawings import Files
 from tasks.omniglot_files import Source, find
 
-RECIPE = 2  # to be raised with every change that alters an image, so that old caches are not used
+RECIPE = 2  # version of the images; raise it with every change of them, so that caches are rebuilt
 CHARACTERS, DRAWINGS, SIDE, SIZE = 1623, 20, 105, 28
-MOST_INK = 0.5  # largest share of ink of a drawing; the blackest of Omniglot has 0.22
+MOST_INK = 0.5  # largest fraction of ink in a drawing; the maximum in Omniglot is 0.22
 SPLITS = ("paper", "alphabets")
 _EVALUATION = """
     Angelic Atemayar_Qelisayer Atlantean Aurek-Besh Avesta Ge_ez Glagolitic Gurmukhi Kannada Keble
@@ -57,13 +57,13 @@ Resize = Literal["nearest", "antialias"]
 def load(
     path: Path | None = None, *, resize: Resize = "nearest", cache: Path | None = None
 ) -> Characters:
-    """All of Omniglot, 28x28, ink 255 on paper 0.
+    """The complete Omniglot data set, 28x28 pixels, with ink 255 on paper 0.
 
     Args:
-        path: Folder with the two zips, with the two folders they unpack to, or a data_dir of
+        path: Folder with the two zips or the two unpacked folders, or a data_dir of
             tensorflow-datasets in which omniglot is prepared as array_record. None: the prepared
-            set in the default data_dir, or else the download.
-        resize: Method of resizing. "nearest" is that of the MAML reference, which asks for Lanczos,
+            data set in the default data_dir, or else the download.
+        resize: Method of resizing. "nearest" is that of the MAML code, which asks for Lanczos;
             but PIL resizes 1-bit PNGs by nearest neighbour whatever the filter, so that the images
             stay binary. "antialias" converts them to grey first, so that Lanczos is applied.
         cache: Folder for the resized array and the download. None: the user's cache folder.
@@ -73,7 +73,7 @@ def load(
 
     Raises:
         ValueError: an argument has another value; or the source is damaged, exceeds the limits of
-            `drawings`, is not the whole of Omniglot, or has a drawing that is not black on white.
+            `drawings`, is not the complete Omniglot, or has a drawing that is not black on white.
         FileNotFoundError: `path` is not a folder.
         ConnectionError: the data set is not on the disk and cannot be downloaded.
     """
@@ -91,9 +91,9 @@ def splits(characters: Characters, name_or_path: str | Path, *, seed: int = 0) -
 
     Args:
         characters: Characters that `load` returned.
-        name_or_path: Name of a rule or path of a JSON file. "paper" takes 1100/100/423 characters
-            at random, as Finn et al. do (their own list depended on the order of a file system and
-            is lost); "alphabets" tests on the 20 evaluation alphabets and validates on 5 of the 30
+        name_or_path: Name of a rule, or path of a JSON file. "paper" takes 1100/100/423 characters
+            at random, like Finn et al. (their list depended on the order of a file system and is
+            lost); "alphabets" tests on the 20 evaluation alphabets and validates on 5 of the 30
             background alphabets.
         seed: Seed of the random choice.
 
@@ -146,39 +146,39 @@ def _character(
 ) -> UInt8[np.ndarray, "drawing height width"]:
     images = [_image(where, files[where]) for where in drawings]
     images.sort(key=lambda image: hashlib.sha256(image.tobytes()).digest())
-    return np.stack([255 - np.asarray(_resized(image, resize)) for image in images])
+    return np.stack([255 - np.asarray(_resize(image, resize)) for image in images])
 
 
 def _image(where: str, png: bytes) -> Image.Image:
     try:
-        image = _opened(png)
-        black = _grey(image).convert("1", dither=Image.Dither.NONE)
+        image = _open(png)
+        black = _to_grey(image).convert("1", dither=Image.Dither.NONE)
     except Exception as error:  # damage raises OSError, SyntaxError, ValueError and more
         raise ValueError(f"cannot read the drawing {where}: {error}") from error
     ink = 1 - np.asarray(black).mean()
     if not 0 < ink <= MOST_INK:
         raise ValueError(
             f"the drawing {where} must be dark ink on light paper, at most {MOST_INK:.0%} of it;"
-            f" {ink:.0%} is dark (mode {image.mode}): is it inverted, blank or too pale?"
+            f" got {ink:.0%} (mode {image.mode}): is it inverted, blank or too pale?"
         )
     return black
 
 
-def _opened(png: bytes) -> Image.Image:
-    """One picture, whose size and checksums have been checked."""
+def _open(png: bytes) -> Image.Image:
+    """The image of a PNG, after a check of its size and checksums."""
     if not png.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ValueError(f"it is no PNG; it starts with {png[:8]!r}")
+        raise ValueError(f"it is not a PNG; it starts with {png[:8]!r}")
     image = Image.open(io.BytesIO(png), formats=["PNG"])
     if image.size != (SIDE, SIDE):
         raise ValueError(f"it must be {SIDE}x{SIDE}; got {image.width}x{image.height}")
     if getattr(image, "is_animated", False):
         raise ValueError("it must be one picture; got an animation")
-    image.verify()  # decoding does not check the checksums; afterwards the file is opened anew
+    image.verify()  # decoding would not check the checksums; then the file must be reopened
     return Image.open(io.BytesIO(png), formats=["PNG"])
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    """The picture in 8-bit grey, on white paper where it is transparent."""
+def _to_grey(image: Image.Image) -> Image.Image:
+    """The image in 8-bit grey, with transparent pixels on white paper."""
     if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
         pixels = np.asarray(image)
         paper = pixels == image.info.get("transparency", -1)
@@ -189,7 +189,7 @@ def _grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def _resized(image: Image.Image, resize: Resize) -> Image.Image:
+def _resize(image: Image.Image, resize: Resize) -> Image.Image:
     if resize == "antialias":
         return image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return image.resize((SIZE, SIZE), Image.Resampling.NEAREST).convert("L")

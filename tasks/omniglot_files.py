@@ -1,6 +1,6 @@
 """The sources of Omniglot's files: two zips, two folders, a prepared data set, or the download.
 
-Each source is found, and fingerprinted by its content, without decoding a drawing.
+To find a source and compute the fingerprint of its content, no drawing is decoded.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from tasks._checks import as_path
 from tasks.drawings import Files, in_folder, in_zip
 
 _PARTS = ("images_background", "images_evaluation")
-_PATIENCE = 10.0  # seconds; tensorflow-datasets alone would retry for minutes
+_PATIENCE = 10.0  # timeout in seconds; tensorflow-datasets alone would retry for minutes
 _WAYS = (
     "Pass a folder that holds images_background.zip and images_evaluation.zip as `path`; or"
     " prepare omniglot as array_record with tensorflow-datasets on another machine and copy its"
@@ -24,7 +24,13 @@ _WAYS = (
 
 
 class Source(NamedTuple):
-    """A source of drawings: its description, a hash of its content, and a function to read it."""
+    """A source of drawings.
+
+    Attributes:
+        words: Description of the source.
+        fingerprint: SHA-256 of its content.
+        read: Function that reads the drawings.
+    """
 
     words: str
     fingerprint: str
@@ -52,27 +58,29 @@ def find(path: Path | None, cache: Path) -> Source:
         raise FileNotFoundError(f"{path} is not a folder. {_WAYS}")
     source = _zips(path) or _folders(path) or _prepared(path)
     if source is None:
-        found = ", ".join(sorted(entry.name for entry in path.iterdir())[:9]) or "nothing"
+        listing = ", ".join(sorted(entry.name for entry in path.iterdir())[:9]) or "nothing"
         raise ValueError(
             f"{path} must hold {' and '.join(_PARTS)} as zips or as folders, or an omniglot that"
-            f" tensorflow-datasets has prepared; it holds {found}"
+            f" tensorflow-datasets has prepared; it holds {listing}"
         )
     return source
 
 
 def _zips(folder: Path) -> Source | None:
+    """The source of the two zips in a folder, or None if they are not there."""
     zips = [folder / f"{part}.zip" for part in _PARTS]
     if not all(file.is_file() for file in zips):
         return None
     fingerprint = _fingerprint(_checksums(folder, zips))
-    return Source(f"images_*.zip in {folder}", fingerprint, lambda: _unzipped(zips))
+    return Source(f"images_*.zip in {folder}", fingerprint, lambda: _unzip(zips))
 
 
-def _unzipped(zips: Iterable[Path]) -> Files:
+def _unzip(zips: Iterable[Path]) -> Files:
     return {where: png for file in zips for where, png in in_zip(file).items()}
 
 
 def _folders(folder: Path) -> Source | None:
+    """The source of the two unpacked folders in a folder, or None if they are not there."""
     parts = [folder / part for part in _PARTS]
     if not all(part.is_dir() for part in parts):
         return None
@@ -86,7 +94,8 @@ def _folders(folder: Path) -> Source | None:
 
 
 def _prepared(data_dir: Path | None) -> Source | None:
-    import tensorflow_datasets as tfds  # slow to import, and needed by two of the sources only
+    """The source of a data set prepared by tensorflow-datasets, or None if it is not prepared."""
+    import tensorflow_datasets as tfds  # slow to import, and used by two of the sources only
 
     try:
         builder: Any = tfds.builder("omniglot", data_dir=data_dir)
@@ -97,7 +106,7 @@ def _prepared(data_dir: Path | None) -> Source | None:
         return None
     folder = Path(builder.data_path)
 
-    def records_read() -> Files:
+    def read_records() -> Files:
         decoders = {"image": tfds.decode.SkipDecoding()}  # records hold the original PNGs
         try:
             records = builder.as_data_source("train+test", decoders=decoders)
@@ -107,14 +116,15 @@ def _prepared(data_dir: Path | None) -> Source | None:
                 f"/character{record['alphabet_char_id'] + 1:02d}/record {i}": record["image"]
                 for i, record in enumerate(records)
             }
-        except Exception as error:  # each damage and each file format raises its own type
+        except Exception as error:  # different kinds of damage raise different types
             raise ValueError(f"cannot read {folder} as array_record: {error}") from error
 
     fingerprint = _fingerprint(_checksums(folder, filter(Path.is_file, folder.iterdir())))
-    return Source(f"tensorflow-datasets, prepared in {folder}", fingerprint, records_read)
+    return Source(f"tensorflow-datasets, prepared in {folder}", fingerprint, read_records)
 
 
 def _download(folder: Path) -> Source:
+    """The source of the official zips, which are downloaded into a folder when they are read."""
     import tensorflow_datasets as tfds
 
     zips = [f"{part}.zip" for part in _PARTS]
@@ -122,25 +132,26 @@ def _download(folder: Path) -> Source:
     urls = {info.filename: url for url, info in infos.items() if info.filename in zips}
     registered = {name: infos[urls[name]].checksum for name in zips}
 
-    def downloaded() -> Files:
-        kept = [folder / name for name in zips if (folder / name).is_file()]
-        if _checksums(folder, kept) != registered:  # a zip is missing or has another content
+    def download() -> Files:
+        existing = [folder / name for name in zips if (folder / name).is_file()]
+        if _checksums(folder, existing) != registered:  # a zip is missing or differs
             _probe(urls.values())
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as partial:
                 manager = tfds.download.DownloadManager(
                     download_dir=partial, url_infos=infos, force_checksums_validation=True
                 )
-                for name in zips:  # in turn, so that no download is left running after a failure
+                for name in zips:  # one by one, so that no download continues after a failure
                     Path(str(manager.download(urls[name]))).replace(folder / name)
-        return _unzipped(folder / name for name in zips)
+        return _unzip(folder / name for name in zips)
 
-    # The registered checksums find the cached array without a download.
+    # With the registered checksums the cached array is found without a download.
     words = "the official zips, by tensorflow-datasets"
-    return Source(words, _fingerprint(registered), downloaded)
+    return Source(words, _fingerprint(registered), download)
 
 
 def _probe(urls: Iterable[str]) -> None:
+    """Refuses to download from addresses that do not answer."""
     import requests
 
     answers: queue.Queue[Exception | None] = queue.Queue()
@@ -154,7 +165,7 @@ def _probe(urls: Iterable[str]) -> None:
         except Exception as error:
             answers.put(error)
 
-    # Waiting for a silent name server exceeds the timeout of requests, hence the thread.
+    # A name server that does not answer takes longer than the timeout of requests; hence a thread.
     threading.Thread(target=ask, daemon=True).start()
     try:
         error = answers.get(timeout=_PATIENCE)

@@ -1,11 +1,12 @@
-"""Sinusoid regression, in which each task is a wave, given by a few of its points.
+"""Sinusoid regression, in which each task is a wave given by a few of its points.
 
     y = A sin(f x - phase),   A ~ U[0.1, 5],   phase ~ U[0, pi],   x ~ U[-5, 5]
 
-with f = 1, or in Meta-SGD's task  f ~ U[0.8, 1.2].
+with f = 1, or for the tasks of Meta-SGD  f ~ U[0.8, 1.2].
 
-The network of the paper is `models.MLP()`. Its baselines are compositions: a network pre-trained
-on all tasks is MAML without an inner step, and the oracle is the same with `oracle=True` here.
+The network of the paper is `models.MLP()`. Two baselines of the paper are special cases: a network
+pre-trained on all tasks is MAML without an inner step, and the oracle is this network with
+`oracle=True`.
 
 Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.1,
 https://arxiv.org/abs/1703.03400
@@ -53,7 +54,14 @@ class Wave(NamedTuple):
 
 
 def draw_wave(key: RandomKey, *, frequencies: bool = False) -> Wave:
-    """A wave of MAML's distribution or, with `frequencies`, of Meta-SGD's with random frequency.
+    """A random wave of MAML's distribution or, with `frequencies`, of that of Meta-SGD.
+
+    Args:
+        key: Random key.
+        frequencies: Whether the frequency is random.
+
+    Returns:
+        The wave.
 
     Raises:
         ValueError: the key is not one key, or `frequencies` is not True or False.
@@ -70,20 +78,20 @@ def draw_wave(key: RandomKey, *, frequencies: bool = False) -> Wave:
 def few_points(
     shots: int, queries: int, *, oracle: bool = False, frequencies: bool = False
 ) -> Sampler:
-    """A sampler of one task: support and query are points of one wave at random places.
+    """A sampler of tasks, whose support and query sets are random points of one wave.
 
     Args:
         shots: Number of points of the support set, K.
         queries: Number of points of the query set.
         oracle: Whether the inputs identify the wave: (x, amplitude, phase) instead of (x).
-        frequencies: Whether the frequency differs from wave to wave, as in Meta-SGD's task.
+        frequencies: Whether the frequency is random, as in the tasks of Meta-SGD.
 
     Returns:
-        `sample(key) -> Episode(support=(inputs, targets), query=(inputs, targets))`, with inputs
-        `[points, 1 or 3]` and targets `[points, 1]`.
+        The sampler `sample(key) -> Episode(support=(inputs, targets), query=(inputs, targets))`,
+        with inputs `[points, 1 or 3]` and targets `[points, 1]`.
 
     Raises:
-        ValueError: a count is no integer >= 1, an option is not True or False, `oracle` and
+        ValueError: a count is not an integer >= 1, an option is not True or False, `oracle` and
             `frequencies` are both True, or (when sampling) the key is not one key.
 
     >>> inputs, targets = few_points(shots=5, queries=10)(jax.random.key(0)).query
@@ -94,12 +102,15 @@ def few_points(
     check_counts(shots=shots, queries=queries)
     check_flags(**options)
     if oracle and frequencies:
-        raise ValueError("the oracle sees amplitude and phase, and would not see the frequency")
+        raise ValueError(
+            "the inputs of the oracle are x, amplitude and phase, not the frequency; oracle=True"
+            " would work with frequencies=False"
+        )
     return jax.tree_util.Partial(partial(_draw, shots=shots, queries=queries, **options))
 
 
 def points(wave: Wave, x: Float[Array, " n"], *, oracle: bool = False) -> tuple[Array, Array]:
-    """Inputs and targets of a wave at x, in the form that `few_points` returns."""
+    """Inputs and targets of a wave at x, in the form of `few_points`."""
     columns = [x, *(jnp.full_like(x, number) for number in wave[:2])] if oracle else [x]
     return jnp.stack(columns, axis=-1), wave(x)[:, None]
 

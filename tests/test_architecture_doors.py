@@ -63,7 +63,7 @@ class TestAtTheDoor:
             (lambda: Macro(filters=(2, 4.0)), "option of filters must be .* got 4.0"),
             (lambda: Macro(strides=1), "strides must be a tuple .* got 1"),
             (lambda: Macro(layers=1.5), "layers must be an integer >= 1; got 1.5"),
-            (lambda: Macro(side=7, least=8), "8 rows cannot be left of a side of 7"),
+            (lambda: Macro(side=7, least=8), "least must be at most the side, 7; got 8"),
             (lambda: decode(MACRO, jnp.full(5, -1)), "below its limit"),
             (lambda: build(NETS["macro"][0], [0, 0, 0, 0, 2]), "below its limit"),
             (lambda: build(NETS["macro"][0], [-1] * 5), "below its limit"),
@@ -89,7 +89,7 @@ class TestAtTheDoor:
             (lambda: Budget(outer_rate="1"), "outer_rate must be a finite number"),
             (lambda: from_scratch(None, sample, sample, Budget()), "child must be a function"),
             (lambda: from_scratch(CHILD, sample, None, Budget()), "held_out must be a function"),
-            (lambda: from_shared(CHILD, {}, sample, 60), "a Budget is wanted; got 60"),
+            (lambda: from_shared(CHILD, {}, sample, 60), "must be a Budget; got 60"),
             (lambda: shared_weights(CHILD, None, sample, Budget(), KEY), "must be a Space"),
             (lambda: shared_weights(CHILD, Space((2,)), sample, Budget(), 0), "must be a key"),
             (lambda: shrunk(np.ones((1, 1, 4, 4), np.uint8), True), "side must be an integer"),
@@ -159,7 +159,7 @@ class TestTables:
     @pytest.mark.parametrize(
         ("content", "says"),
         [
-            ("[" * 100_000, "no JSON, or was cut off"),
+            ("[" * 100_000, "not JSON, or is truncated"),
             ('{"0": {"test_acc": [1' + "0" * 400 + "]}}", "another version"),
         ],
     )
@@ -178,7 +178,7 @@ class TestTables:
     )
     def test_arrays_of_another_kind_are_refused(self, tmp_path, arrays):
         np.savez(tmp_path / "table.npz", **arrays)
-        with pytest.raises(ValueError, match="another version: wanted numbers code, accuracy"):
+        with pytest.raises(ValueError, match="another version: expected numbers code, accuracy"):
             tabular.maml_bench(tmp_path / "table.npz")
 
     def test_an_archive_with_changed_bytes_is_read_or_refused_in_words(self, tmp_path):

@@ -366,7 +366,7 @@ def test_what_would_shrink_the_image_to_nothing_is_not_allowed_and_everything_el
     [
         (lambda: Macro(layers=0), "layers must be an integer >= 1; got 0"),
         (lambda: Macro(sizes=(2,)), "odd"),
-        (lambda: Macro(strides=(2,)), "1 among"),
+        (lambda: Macro(strides=(2,)), "must include 1"),
         (lambda: Macro(filters=()), "filter"),
         (lambda: Cells(blocks=0), "blocks must be an integer >= 1; got 0"),
     ],

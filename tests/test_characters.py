@@ -23,10 +23,10 @@ GOOD: dict[str, Sequence[str]] = {
     "test": ["Greek/beta"],
 }
 BAD = [
-    ({k: GOOD[k] for k in ("train", "test")}, "parts train, val, test; got train, test"),
+    ({k: GOOD[k] for k in ("train", "test")}, "splits must be train, val, test; got train, test"),
     (GOOD | {"dev": ["Latin/b"]}, "got train, val, test, dev"),
     (GOOD | {"val": []}, "the split 'val' is empty"),
-    (GOOD | {"val": ["Latin/d"]}, "'val' names 'Latin/d', which is no class"),
+    (GOOD | {"val": ["Latin/d"]}, "'val' names 'Latin/d', which is not a class"),
     (GOOD | {"test": ["Latin/a"]}, "'Latin/a' is in 'val' and again in 'test'"),
     (GOOD | {"val": ["Latin/a", "Latin/a"]}, "'Latin/a' is in 'val' and again in 'val'"),
 ]
@@ -82,7 +82,7 @@ def test_a_file_that_is_too_large_or_none_is_not_read(tmp_path, monkeypatch):
     file, pipe = tmp_path / "split.json", tmp_path / "pipe"
     file.write_text(json.dumps(GOOD) + " " * 999)
     os.mkfifo(pipe)
-    with pytest.raises(ValueError, match=r"cannot read .*pipe: it is no regular file"):
+    with pytest.raises(ValueError, match=r"cannot read .*pipe: it is not a regular file"):
         read_split(pipe, NAMES)
     assert read_split(file, NAMES)["val"].tolist() == [2]
     monkeypatch.setattr(characters, "LARGEST_SPLIT", 999)

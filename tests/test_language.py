@@ -196,5 +196,5 @@ def test_what_cannot_be_is_refused_with_the_numbers(refused, message, monkeypatc
 @pytest.mark.parametrize("model", [None, Transformer, TINY.apply])
 def test_what_is_no_flax_module_has_no_next_token(model, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
-    with pytest.raises(ValueError, match="next_token takes a flax module; got"):
+    with pytest.raises(ValueError, match="next_token needs a flax module; got"):
         next_token(model)

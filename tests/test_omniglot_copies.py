@@ -148,16 +148,19 @@ def as_large_as(side: int) -> bytes:
 
 
 NO_PICTURE = {
-    "GIF": (png(drawing(1).convert("P"), format="GIF"), "it is no PNG; it starts with b'GIF8"),
-    "CMYK": (png(drawing(1).convert("CMYK"), format="TIFF"), "it is no PNG; it starts with b'II"),
-    "JPEG": (png(drawing(1).convert("L"), format="JPEG"), "it is no PNG"),
+    "GIF": (png(drawing(1).convert("P"), format="GIF"), "it is not a PNG; it starts with b'GIF8"),
+    "CMYK": (
+        png(drawing(1).convert("CMYK"), format="TIFF"),
+        "it is not a PNG; it starts with b'II",
+    ),
+    "JPEG": (png(drawing(1).convert("L"), format="JPEG"), "it is not a PNG"),
     "animation": (animation(), "must be one picture; got an animation"),
     "large": (as_large_as(10_000), "must be 105x105; got 10000x10000"),
     "larger": (as_large_as(30_000), "exceeds limit"),
     "endless": (png(drawing(1))[:-12], ""),
     "half": (png(drawing(1))[:100], ""),
     "start": (png(drawing(1))[:9], ""),
-    "empty": (b"", "it is no PNG; it starts with b''"),
+    "empty": (b"", "it is not a PNG; it starts with b''"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Small data sets for architecture search: the smallest alphabets, at low resolution."""
+"""Small data sets for architecture search: the smallest alphabets at low resolution."""
 
 from collections import Counter
 from typing import Literal, get_args
@@ -15,16 +15,16 @@ Shrink = Literal["largest", "mean"]
 def small(
     characters: Characters, names: list[str], count: int, *, seed: int = 0
 ) -> dict[str, list[int]]:
-    """Indices of the classes of the smallest alphabets, for training and held out.
+    """Indices of the classes of the smallest alphabets, divided into training and held-out classes.
 
     Args:
         characters: Data set with the classes.
         names: Names of the classes that may be used.
         count: Number of alphabets, >= 1.
-        seed: Seed of the choice of the third of each alphabet's classes that is held out.
+        seed: Seed of the choice of held-out classes, a third of the classes of each alphabet.
 
     Returns:
-        `{"train": [...], "held_out": [...]}`.
+        The indices `{"train": [...], "held_out": [...]}`.
 
     Raises:
         ValueError: `count` is below 1 or above the number of alphabets.
@@ -32,15 +32,15 @@ def small(
     sizes = Counter(map(alphabet, names))
     check_count(count, least=1, of="alphabets")
     if count > len(sizes):
-        raise ValueError(f"the alphabets must be 1 to {len(sizes)}; got {count}")
+        raise ValueError(f"the number of alphabets must be 1 to {len(sizes)}; got {count}")
     index = {name: number for number, name in enumerate(characters.names)}
-    found: dict[str, list[int]] = {"train": [], "held_out": []}
-    for chosen in sorted(sizes, key=lambda name: (sizes[name], name))[:count]:
-        own = shuffled([name for name in names if alphabet(name) == chosen], seed)
-        third = len(own) // 3
-        found["held_out"] += [index[name] for name in own[:third]]
-        found["train"] += [index[name] for name in own[third:]]
-    return found
+    indices: dict[str, list[int]] = {"train": [], "held_out": []}
+    for script in sorted(sizes, key=lambda name: (sizes[name], name))[:count]:
+        classes = shuffled([name for name in names if alphabet(name) == script], seed)
+        third = len(classes) // 3
+        indices["held_out"] += [index[name] for name in classes[:third]]
+        indices["train"] += [index[name] for name in classes[third:]]
+    return indices
 
 
 def shrunk(
@@ -51,7 +51,7 @@ def shrunk(
     Args:
         images: Drawings by class, `[class, drawing, side, side]`.
         side: New side in pixels, a divisor of the old one.
-        by: Value of a block: its largest pixel, which keeps thin strokes, or its mean.
+        by: Value of a block, its "largest" pixel, which keeps thin strokes, or its "mean".
 
     Returns:
         The smaller images, uint8.
@@ -63,7 +63,7 @@ def shrunk(
     (1, 1, 14, 14)
     """
     if by not in get_args(Shrink):
-        raise ValueError(f"images shrink by {' or '.join(get_args(Shrink))}; got {by!r}")
+        raise ValueError(f"by must be {' or '.join(get_args(Shrink))}; got {by!r}")
     check_count(side, least=1, of="pixels of a side")
     if images.shape[-1] % side:
         raise ValueError(f"the side must divide {images.shape[-1]}; got {side}")

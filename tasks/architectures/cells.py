@@ -1,12 +1,12 @@
-"""The search space of cells: small graphs, found once and then stacked in networks of any depth.
+"""The search space of cells, small graphs that are stacked to networks of any depth.
 
 A network has a stem, normal cells, and reduction cells, which halve the image and double the
 channels. A cell reads the outputs of the two cells before it, each through ReLU, a 1 x 1
-convolution and batch normalisation: these are its states 0 and 1. Each of its blocks computes one
-more state from two earlier ones: an operation on each, then their sum, or their concatenation,
-again through ReLU, 1 x 1 convolution and normalisation. In a reduction cell, operations on the
-states 0 and 1 have stride 2. The output of a cell is the concatenation of the states of blocks that
-no block reads; the cells after it project them.
+convolution and batch normalisation; the results are its states 0 and 1. Each block of the cell
+computes a new state from two earlier states. It applies an operation to each of them and adds the
+results, or concatenates them, followed again by ReLU, 1 x 1 convolution and normalisation. In a
+reduction cell, operations on the states 0 and 1 have stride 2. The output of a cell is the
+concatenation of the states that no other block reads.
 
 Zoph, Vasudevan, Shlens, Le: Learning transferable architectures for scalable image recognition
 (CVPR 2018). The separable convolutions of the paper are ordinary convolutions here.
@@ -60,7 +60,7 @@ class Cells:
 
 
 def space(cells: Cells) -> Space:
-    """The search space of two cells, with two states, two operations and a combiner per block.
+    """The search space of two cells, with two states, two operations and a combiner for each block.
 
     >>> space(Cells(blocks=2)).choices[:10]
     (2, 2, 6, 6, 2, 3, 3, 6, 6, 2)
@@ -80,7 +80,7 @@ def plan(cells: Cells) -> Iterator[tuple[str, int]]:
 
 
 def kind_of(name: str) -> str:
-    """The kind of the cell with a name: "normal" or "reduction"."""
+    """The kind of the cell with a name, "normal" or "reduction"."""
     return name.rstrip("_0123456789")
 
 
@@ -98,7 +98,7 @@ class Output(NamedTuple):
 
 
 class MaskedCell(nn.Module):
-    """Any cell of the space, by masks: each block computes every operation and selects one.
+    """A cell in which masks select the architecture: each block computes every operation.
 
     Attributes:
         tokens: Tokens of each block, `[block, 5]`.
@@ -112,53 +112,70 @@ class MaskedCell(nn.Module):
 
     @nn.compact
     def __call__(self, older: Output, newer: Output, **statistics: Any) -> Output:
-        """The cell's output, from those of the two cells before it; `statistics` as `BatchNorm`."""
+        """The output of the cell, given the outputs of the two cells before it.
+
+        Args:
+            older: Output of the cell before the previous one.
+            newer: Output of the previous cell.
+            statistics: Options `reference` and `running` of `BatchNorm`.
+
+        Returns:
+            The output of the cell.
+        """
         inputs = [
-            self.joined(name, seen.x, seen.live, ratio(seen.x, newer.x), **statistics)
-            for name, seen in (("older", older), ("newer", newer))
+            self.joined(name, output.x, output.live, ratio(output.x, newer.x), **statistics)
+            for name, output in (("older", older), ("newer", newer))
         ]
-        made: list[Array] = []
-        sides = nn.vmap(
+        states: list[Array] = []
+        operations = nn.vmap(
             Operation,
             in_axes=0,
             variable_axes={"params": 0},
             split_rngs={"params": True},
         )
         for number, token in enumerate(self.tokens):
-            read = jax.vmap(partial(self.parts, inputs, made))(token[:2])
+            operands = jax.vmap(partial(self.parts, inputs, states))(token[:2])
             name = f"block{number}_sides"
-            operation = sides(self.features, self.stride, **statistics, name=name)
-            first, second = operation(read, token[2:4])
-            both = jnp.concatenate([first, second], -1)
-            concatenate = jnp.repeat(token[4] == COMBINERS.index("concatenate"), both.shape[-1])
-            joined = self.joined(f"block{number}", both, concatenate, 1, **statistics)
-            made.append(selected([first + second, joined], token[4]))
+            operation = operations(self.features, self.stride, **statistics, name=name)
+            first, second = operation(operands, token[2:4])
+            pair = jnp.concatenate([first, second], -1)
+            concatenate = jnp.repeat(token[4] == COMBINERS.index("concatenate"), pair.shape[-1])
+            joined = self.joined(f"block{number}", pair, concatenate, 1, **statistics)
+            states.append(selected([first + second, joined], token[4]))
         live = jnp.repeat(unread(self.tokens), self.features)
-        return Output(jnp.concatenate(made, -1) * live, live)
+        return Output(jnp.concatenate(states, -1) * live, live)
 
     def parts(self, inputs: list[Array], made: list[Array], state: Array) -> tuple[Array, ...]:
-        """The state with a number, as an input of the cell and as a state of a block.
+        """The state with a number, in one part for inputs of the cell and one for blocks.
 
-        One of the two is zero, as a state is one or the other; where their sizes agree, the result
-        is their sum alone.
+        The part to which the state does not belong is zero. If both parts have the same size, the
+        result is their sum.
+
+        Args:
+            inputs: States 0 and 1, the inputs of the cell.
+            made: States of the blocks computed before.
+            state: Number of the state.
+
+        Returns:
+            The parts of the state.
         """
-        own = [selected(made, state - len(inputs))] if made else []
-        both = [selected(inputs, state), *own]
-        return tuple(both) if self.stride > 1 else (jnp.asarray(sum(both)),)
+        block_part = [selected(made, state - len(inputs))] if made else []
+        both_parts = [selected(inputs, state), *block_part]
+        return tuple(both_parts) if self.stride > 1 else (jnp.asarray(sum(both_parts)),)
 
     def joined(self, name: str, x: Array, live: Array, stride: int, **statistics: Any) -> Array:
-        """The live channels through ReLU, a 1 x 1 convolution and normalisation."""
+        """The live channels after ReLU, a 1 x 1 convolution and normalisation."""
         mask = jnp.broadcast_to(live[:, None], (1, 1, live.size, self.features))
         conv = Conv(self.features, 1, name=name)
         return conv((nn.relu(x), stride), mask=mask, **statistics)
 
 
 class Operation(nn.Module):
-    """The operation on a state that the token selects, out of all operations.
+    """The operation on a state that a token selects among all operations.
 
     Attributes:
         features: Number of channels of a state.
-        stride: Stride of operations on the first part.
+        stride: Stride of operations on the first part of a state.
         reference, running: As in `BatchNorm`.
     """
 
@@ -171,7 +188,7 @@ class Operation(nn.Module):
     def __call__(
         self, parts: tuple[Array, ...], token: Int[Array, ""]
     ) -> Float[Array, "n rows columns features"]:
-        """The operation on the sum of the parts, of which at most one is not zero."""
+        """The operation on the sum of the parts of a state, of which at most one is not zero."""
         size = jnp.asarray([FILTERS.get(name, 0) for name in OPERATIONS])[token]
         largest, pools = max(FILTERS.values()), list(PARAMETERLESS)
         line, channels = window(size, largest) & (size > 0), jnp.ones(self.features, bool)
@@ -179,20 +196,20 @@ class Operation(nn.Module):
         strides = (self.stride, 1)[: len(parts)]
         active = [(nn.relu(x), stride) for x, stride in zip(parts, strides, strict=True)]
         statistics = {"reference": self.reference, "running": self.running}
-        found = [Conv(self.features, largest, name="conv")(*active, mask=mask, **statistics)]
+        results = [Conv(self.features, largest, name="conv")(*active, mask=mask, **statistics)]
         for function in PARAMETERLESS.values():
-            found.append(jnp.asarray(sum(map(function, parts, strides))))
+            results.append(jnp.asarray(sum(map(function, parts, strides))))
         order = [0 if name in FILTERS else 1 + pools.index(name) for name in OPERATIONS]
-        return selected(found, jnp.asarray(order)[token])
+        return selected(results, jnp.asarray(order)[token])
 
 
 def unread(tokens: Int[Array, "block 5"]) -> Bool[Array, " block"]:
-    """Whether no other block of the cell reads each block; the last is never read."""
+    """The mask of the blocks that no other block of the cell reads, always True for the last."""
     return ~(tokens[:, :2].reshape(-1, 1) == jnp.arange(len(tokens)) + 2).any(0)
 
 
 def ratio(seen: Float[Array, "n h w c"], wanted: Float[Array, "n r s d"]) -> int:
-    """The stride by which an older, larger image gets the size of a newer one."""
+    """The stride with which an older, larger image is reduced to the size of a newer one."""
     return -(-seen.shape[1] // wanted.shape[1])
 
 
@@ -206,12 +223,14 @@ def network(
     features: bool,
     **statistics: Any,
 ) -> Float[Array, "n outputs"]:
-    """Stem, cells and head, within a module; the head reads every position, and starts at zero.
+    """The outputs of stem, cells and head, called within a module.
+
+    The head reads every position, and is zero at the start.
 
     Args:
         cells: Size of the network.
         ways: Number of classes.
-        cell: `cell(name, features) -> module`, the cell with a name and a number of features.
+        cell: Function `cell(name, features) -> module` that returns a cell.
         stem: Convolution before the cells.
         x: Grey images, `[n, height, width, 1]`.
         features: Whether the inputs of the head are returned instead of the logits.
@@ -225,14 +244,14 @@ def network(
     """
     check_images(x)
     check_count(ways, least=1, of="ways")
-    stemmed = stem((x, cells.stride), **statistics)
-    older = newer = Output(stemmed, jnp.ones(cells.features, bool))
+    stem_output = stem((x, cells.stride), **statistics)
+    older = newer = Output(stem_output, jnp.ones(cells.features, bool))
     for name, width in plan(cells):
         older, newer = newer, cell(name, width)(older, newer, **statistics)
     head = nn.Dense(ways, kernel_init=nn.initializers.zeros_init(), name="head")
     _, height, width, _ = newer.x.shape
-    seen = flattened(nn.relu(newer.x), height * width)
-    return seen if features else head(seen)
+    head_inputs = flattened(nn.relu(newer.x), height * width)
+    return head_inputs if features else head(head_inputs)
 
 
 class CellNet(nn.Module):
@@ -240,8 +259,8 @@ class CellNet(nn.Module):
 
     Attributes:
         cells: Size of the network.
-        tokens: Tokens of the normal cell and of the reduction cell. Where they are traced and not
-            of the space, the output is NaN.
+        tokens: Tokens of the normal cell and of the reduction cell. If they are traced and not of
+            the space, the output is NaN.
         ways: Number of classes.
 
     Raises:
@@ -261,7 +280,7 @@ class CellNet(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the inputs of the head; `running` must be False."""
+        """Logits, or with `features` the inputs of the head; `running` must be False."""
         choices = space(self.cells).choices
         check_tokens(self.tokens, choices)
         rows = dict(zip(STRIDES, self.tokens.reshape(2, -1, 5), strict=True))
@@ -272,5 +291,5 @@ class CellNet(nn.Module):
 
         stem = Conv(self.cells.features, 3, name="stem")
         options = {"reference": reference, "running": running, "features": features}
-        found = network(self.cells, self.ways, cell, stem, x, **options)
-        return jnp.where(within(self.tokens, choices), found, jnp.nan)
+        outputs = network(self.cells, self.ways, cell, stem, x, **options)
+        return jnp.where(within(self.tokens, choices), outputs, jnp.nan)

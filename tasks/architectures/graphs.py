@@ -1,7 +1,7 @@
-"""NAS-Bench-Graph, a table of architectures that a package from PyPI contains.
+"""NAS-Bench-Graph, a table of architectures in a package from PyPI.
 
-Its pickles are read without NumPy's reconstructors, without the package's own code, and without
-anything else that a pickle could call.
+Its pickles are read without NumPy's reconstructors, without the code of the package, and without
+any other code that a pickle could call.
 """
 
 import pickle
@@ -23,29 +23,30 @@ class _Float64:
 
     def __init__(self, *description: Any) -> None:
         if description != ("f8", False, True):
-            raise pickle.UnpicklingError(f"a number of dtype {description}; wanted float64")
+            raise pickle.UnpicklingError(f"numbers must be float64; got dtype {description}")
 
     def __setstate__(self, state: tuple) -> None:
         if state[1] != "<":
-            raise pickle.UnpicklingError(f"a number of byte order {state[1]!r}; wanted '<'")
+            raise pickle.UnpicklingError(f"numbers must have byte order '<'; got {state[1]!r}")
 
 
 def _number(dtype: _Float64, data: bytes) -> float:
+    """Stand-in for `numpy.core.multiarray.scalar`."""
     return struct.unpack("<d", data)[0]
 
 
 class Numbers(pickle.Unpickler):
-    """Unpickler of builtin containers and numbers, NumPy's float64 among them, and nothing else."""
+    """An unpickler that reads only builtin containers and numbers, including NumPy's float64."""
 
     def find_class(self, module: str, name: str) -> Any:
         """One of the two stand-ins that a pickle may call.
 
         Raises:
-            UnpicklingError: the pickle asks for something else.
+            UnpicklingError: the pickle needs another function or class.
         """
         stands_for = {("numpy.core.multiarray", "scalar"): _number, ("numpy", "dtype"): _Float64}
         if (module, name) not in stands_for:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is not allowed")
+            raise pickle.UnpicklingError(f"it needs {module}.{name}, which is not allowed")
         return stands_for[module, name]
 
 
@@ -64,11 +65,11 @@ def installed() -> Path:
 
 
 def nasbench_graph(dataset: str = "cora", *, folder: Path | None = None) -> Table:
-    """The table of NAS-Bench-Graph: four layers of a graph network, wired in one of nine ways.
+    """The table of NAS-Bench-Graph, of four layers of a graph network, wired in one of nine ways.
 
-    The tokens are the wiring and the operation of each layer. Of architectures that differ only in
-    the order of their layers, the table and the space have one: see `only`. The reward is the
-    accuracy on the validation set, and the reported number is the accuracy on the test set.
+    The tokens are the wiring and the operation of each layer. If architectures differ only in the
+    order of their layers, table and space have one of them, see `tabular.only`. The reward is the
+    accuracy on the validation set, and the reported accuracy is that on the test set.
 
     Args:
         dataset: Name of a data set, one of `DATASETS`; "proteins" has five of the operations.
@@ -84,20 +85,20 @@ def nasbench_graph(dataset: str = "cora", *, folder: Path | None = None) -> Tabl
     Qin, Zhang, Wang, Zhang, Zhu: NAS-Bench-Graph (NeurIPS 2022).
     """
     if dataset not in DATASETS:
-        raise ValueError(f"no data set {dataset!r}; there are {', '.join(DATASETS)}")
+        raise ValueError(f"the data set must be one of {', '.join(DATASETS)}; got {dataset!r}")
     path = (folder or installed()) / f"{dataset}.bench"
-    wanted = "entries with `valid_perf` and `perf` by code"
+    expected = "entries with `valid_perf` and `perf` by code"
     try:
         with path.open("rb") as file:
-            found = Numbers(file).load()
-        # A code is a decimal number, whose digits are the wiring and the operations.
-        codes = np.array([[int(digit) for digit in f"{code:0{1 + LAYERS}d}"] for code in found])
+            entries = Numbers(file).load()
+        # A code is a decimal number whose digits are the wiring and the operations.
+        codes = np.array([[int(digit) for digit in f"{code:0{1 + LAYERS}d}"] for code in entries])
         rewards, reported = (
-            np.array([entry[name] for entry in found.values()], float)
+            np.array([entry[name] for entry in entries.values()], float)
             for name in ("valid_perf", "perf")
         )
     except (EOFError, MemoryError, OverflowError, pickle.UnpicklingError, struct.error) as error:
-        raise ValueError(f"{path} is no table, or was cut off: {error}") from error
+        raise ValueError(f"{path} is not a table, or is truncated: {error}") from error
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is of another version: wanted {wanted}; {error!r}") from error
+        raise ValueError(f"{path} is of another version: expected {expected}; {error!r}") from error
     return tabulate(str(path), (WIRINGS, *(OPERATIONS,) * LAYERS), codes, rewards, reported)

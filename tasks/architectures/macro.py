@@ -2,9 +2,9 @@
 
 The tokens of a layer are the earlier layers that it reads, the height and width of its filters, its
 strides over rows and columns, and its number of filters. As in the paper, a layer that reads no
-earlier layer reads the image; images of different sizes are padded with zeros at the bottom and the
-right to the largest; and the head reads every layer that no other layer reads. The inputs of a
-layer are chosen before its strides, so that the space knows the size that the strides reduce.
+earlier layer reads the image; images of different sizes are padded with zeros at the bottom and on
+the right to the largest size; and the head reads every layer that no other layer reads. The inputs
+of a layer are chosen before its strides, so that the constraints on strides know the input size.
 
 Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), section 3.
 """
@@ -43,7 +43,7 @@ class Macro:
         sizes: Heights and widths that filters may have, odd.
         strides: Strides that a layer may have over rows and over columns.
         filters: Numbers of filters that a layer may have.
-        least: Least number of rows and columns that a layer's strides may leave.
+        least: Smallest number of rows and columns that a layer may have after its strides.
 
     Raises:
         ValueError: a count is below 1, a filter size is even, no stride is 1, `least` is above
@@ -62,13 +62,15 @@ class Macro:
         check_count(self.side, least=1, of="pixels of a side")
         check_count(self.least, least=1, of="rows and columns that a stride must leave")
         if self.least > self.side:
-            raise ValueError(f"{self.least} rows cannot be left of a side of {self.side}")
+            raise ValueError(f"least must be at most the side, {self.side}; got {self.least}")
         for name in ("sizes", "strides", "filters"):
             _check_options(getattr(self, name), name)
         if any(size % 2 == 0 for size in self.sizes):
-            raise ValueError(f"filters need odd sizes, to have a centre; got {self.sizes}")
+            raise ValueError(f"filters must have odd sizes, with a centre; got {self.sizes}")
         if 1 not in self.strides:
-            raise ValueError(f"the strides must have 1 among them, always possible; {self.strides}")
+            raise ValueError(
+                f"the strides must include 1, which is always possible; got {self.strides}"
+            )
 
 
 def _check_options(options: Any, name: str) -> None:
@@ -81,15 +83,15 @@ def _check_options(options: Any, name: str) -> None:
 
 
 class Layer(NamedTuple):
-    """One layer, as the tokens describe it.
+    """One layer of an architecture.
 
     Attributes:
-        reads: Mask of the sources that it reads, the image and each earlier layer, `[source]`.
-        filter: Height and width of its filters.
-        strides: Strides over rows and columns.
+        reads: Mask of the sources of the layer, which are the image and earlier layers, `[source]`.
+        filter: Height and width of the filters, `[2]`.
+        strides: Strides over rows and columns, `[2]`.
         features: Number of filters.
-        seen: Rows and columns of its input.
-        left: Rows and columns of its output,  ceil(seen / strides).
+        seen: Numbers of rows and columns of the input, `[2]`.
+        left: Numbers of rows and columns of the output,  ceil(seen / strides), `[2]`.
     """
 
     reads: Bool[Array, " source"]
@@ -101,18 +103,26 @@ class Layer(NamedTuple):
 
 
 def _start(layer: int) -> int:
+    """The position of the first token of a layer."""
     return 5 * layer + layer * (layer - 1) // 2
 
 
 def choices(macro: Macro) -> tuple[int, ...]:
-    """The number of options of each token: skips, filter, strides and filters of each layer."""
+    """The number of options of each token: sources, filter size, strides and number of filters."""
     sizes, strides = len(macro.sizes), len(macro.strides)
-    own = (sizes, sizes, strides, strides, len(macro.filters))
-    return tuple(option for layer in range(macro.layers) for option in (2,) * layer + own)
+    layer_options = (sizes, sizes, strides, strides, len(macro.filters))
+    return tuple(option for layer in range(macro.layers) for option in (2,) * layer + layer_options)
 
 
 def decode(macro: Macro, tokens: Tokens) -> list[Layer]:
-    """The layers that the tokens describe; each depends on its own and on earlier tokens.
+    """The layers that the tokens describe; a layer depends on its own tokens and on earlier ones.
+
+    Args:
+        macro: Options of the space.
+        tokens: Tokens of the architecture, `[token]`.
+
+    Returns:
+        The layers.
 
     Raises:
         ValueError: the tokens are not of the space.
@@ -125,19 +135,26 @@ def decode(macro: Macro, tokens: Tokens) -> list[Layer]:
         skips = skips == 1
         reads = jnp.concatenate([~skips.any(keepdims=True), skips])
         strides = jnp.asarray(macro.strides)[rest[2:4]]
-        seen = jnp.max(sizes * reads[:, None], axis=0)
-        left = (seen - 1) // strides + 1
+        input_size = jnp.max(sizes * reads[:, None], axis=0)
+        output_size = (input_size - 1) // strides + 1
         features = jnp.asarray(macro.filters)[rest[4]]
         layers.append(
-            Layer(reads, jnp.asarray(macro.sizes)[rest[:2]], strides, features, seen, left)
+            Layer(
+                reads,
+                jnp.asarray(macro.sizes)[rest[:2]],
+                strides,
+                features,
+                input_size,
+                output_size,
+            )
         )
-        sizes = jnp.concatenate([sizes, left[None]])
+        sizes = jnp.concatenate([sizes, output_size[None]])
     return layers
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """The mask of allowed options: all but strides that leave too few rows or columns.
+    """The mask of allowed options, which excludes strides that leave too few rows or columns.
 
     Attributes:
         macro: Options of the space.
@@ -146,14 +163,14 @@ class Allowed:
     macro: Macro
 
     def __call__(self, tokens: Tokens, position: int | Int[Array, ""]) -> Bool[Array, " option"]:
-        """The mask of the token at a position, given the tokens before it."""
+        """The mask of the options of the token at a position, given the tokens before it."""
         options = choices(self.macro)
         table = jnp.arange(max(options)) < jnp.asarray(options)[:, None]
         strides = jnp.asarray(self.macro.strides)
         for number, layer in enumerate(decode(self.macro, tokens)):
-            left = (layer.seen[:, None] - 1) // strides + 1
+            remaining = (layer.seen[:, None] - 1) // strides + 1
             place = _start(number) + number + 2
-            fits = (left >= self.macro.least) | (strides == 1)
+            fits = (remaining >= self.macro.least) | (strides == 1)
             table = table.at[place : place + 2, : len(self.macro.strides)].set(fits)
         return table[position]
 
@@ -166,14 +183,14 @@ def space(macro: Macro) -> Space:
 class MacroNet(nn.Module):
     """The network that the tokens describe, by masks on the largest network of the space.
 
-    Convolutions are centred on every stride-th pixel, from the first on. Kernels start
-    Xavier-uniform. The head starts at zero, since a child network has too few meta-steps to unlearn
-    a random head.
+    Convolutions are centred on every stride-th pixel, beginning with the first. The initial kernels
+    are Xavier-uniform. The initial head is zero, since a child network has too few meta-steps to
+    unlearn a random head.
 
     Attributes:
         macro: Options of the space.
-        tokens: Tokens of the architecture. Where they are traced and not of the space, the output
-            is NaN.
+        tokens: Tokens of the architecture. If they are traced and not of the space, the output is
+            NaN.
         ways: Number of classes.
 
     Raises:
@@ -193,31 +210,33 @@ class MacroNet(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the inputs of the head; `running` must be False."""
+        """Logits, or with `features` the inputs of the head; `running` must be False."""
         check_images(x, self.macro.side)
         check_count(self.ways, least=1, of="ways")
-        side, size, most = self.macro.side, max(self.macro.sizes), max(self.macro.filters)
+        side, size, max_filters = self.macro.side, max(self.macro.sizes), max(self.macro.filters)
         layers = decode(self.macro, self.tokens)
         maps, live, flat, unread = [x], [jnp.ones(1, bool)], [], jnp.ones(len(layers) + 1, bool)
         for number, layer in enumerate(layers):
             inputs = jnp.concatenate(
                 [channels & read for channels, read in zip(live, layer.reads, strict=True)]
             )
-            outputs = first(layer.features, most)
+            outputs = first(layer.features, max_filters)
             height, width = (window(extent, size) for extent in layer.filter)
             mask = kernel_mask(height, width, inputs, outputs)
             kernel = self.param(f"conv{number}", lambda key, mask=mask: glorot(key, mask))
             product = convolved(jnp.concatenate(maps, -1), kernel * mask)
             rows, columns = (first(extent, side) for extent in layer.left)
-            here = rows[:, None, None] & columns[:, None] & outputs
+            live_positions = rows[:, None, None] & columns[:, None] & outputs
             norm = MaskedBatchNorm(name=f"norm{number}")
             product = strided(product, layer.strides, self.macro.strides)
-            maps.append(nn.relu(norm(product, here, reference=reference, running=running)))
+            maps.append(
+                nn.relu(norm(product, live_positions, reference=reference, running=running))
+            )
             live.append(outputs)
             flat.append(flattened(maps[-1], layer.left.prod()))
             unread = unread.at[: number + 1].set(unread[: number + 1] & ~layer.reads)
-        loose = [x * alone for x, alone in zip(flat, unread[1:], strict=True)]
+        unread_outputs = [x * is_unread for x, is_unread in zip(flat, unread[1:], strict=True)]
         head = nn.Dense(self.ways, kernel_init=nn.initializers.zeros_init(), name="head")
-        known = within(self.tokens, choices(self.macro))
-        seen = jnp.where(known, jnp.concatenate(loose, -1), jnp.nan)
-        return seen if features else head(seen)
+        in_space = within(self.tokens, choices(self.macro))
+        head_inputs = jnp.where(in_space, jnp.concatenate(unread_outputs, -1), jnp.nan)
+        return head_inputs if features else head(head_inputs)

@@ -1,9 +1,10 @@
-"""The components of a network that computes any network of a space: the largest one, with masks.
+"""Components of the largest network of a space, which computes every network of it by masks.
 
 An architecture is an array of integers, so that one compiled program serves all architectures.
-Whatever an architecture does not use is multiplied by zero: kernels by a mask of their size and
-channels, images by a mask of the positions that a stride leaves, branches by a gate. Masked numbers
-are exactly zero, forwards and backwards, and never infinite, since 0 x inf is not zero.
+Numbers that an architecture does not use are multiplied by zero: kernels by a mask of their size
+and channels, images by a mask of the positions that remain after a stride, branches by a gate.
+Masked numbers are exactly zero in values and derivatives, and never infinite, since 0 x inf is not
+zero.
 """
 
 from collections.abc import Sequence
@@ -21,19 +22,19 @@ from maml.types import RandomKey
 
 
 def check_images(x: Any, side: int | None = None) -> None:
-    """Refuses anything but grey images, which have the given side unless it is None.
+    """Refuses values that are not grey images, or have another side unless `side` is None.
 
     Raises:
         ValueError: the images have another shape.
     """
     size = ("height", "width") if side is None else (side, side)
     if jnp.ndim(x) != 4 or x.shape[3] != 1 or (side is not None and x.shape[1:3] != size):
-        wanted = ", ".join(map(str, ("n", *size, 1)))
-        raise ValueError(f"images must be [{wanted}]; got {list(jnp.shape(x))}")
+        expected = ", ".join(map(str, ("n", *size, 1)))
+        raise ValueError(f"images must be [{expected}]; got {list(jnp.shape(x))}")
 
 
 def window(size: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
-    """The mask of the `size` central places of a line of `largest`, both odd.
+    """The mask of the `size` central positions out of `largest`, both odd.
 
     >>> window(jnp.array(3), 5).tolist()
     [False, True, True, True, False]
@@ -42,7 +43,7 @@ def window(size: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
 
 
 def first(count: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
-    """The mask of the first `count` places of a line of `largest`."""
+    """The mask of the first `count` positions out of `largest`."""
     return jnp.arange(largest) < count
 
 
@@ -52,16 +53,16 @@ def kernel_mask(
     inputs: Bool[Array, " inputs"],
     outputs: Bool[Array, " outputs"],
 ) -> Bool[Array, "rows columns inputs outputs"]:
-    """The mask of a kernel `[height, width, input, output]`, from those of its axes."""
+    """The mask of a kernel `[height, width, input, output]`, given a mask of each axis."""
     return rows[:, None, None, None] & columns[:, None, None] & inputs[:, None] & outputs
 
 
 def glorot(key: RandomKey, mask: Bool[Array, "rows columns inputs outputs"]) -> Float[Array, "..."]:
-    """Xavier-uniform initial values of the part of a kernel that the mask leaves, zeros elsewhere.
+    """Xavier-uniform initial values of a masked kernel, with zeros outside the mask.
 
     The bound is that of the masked kernel,  sqrt(6 / (area (inputs + outputs))). With the bound of
-    the largest kernel, small child networks would start with small weights, and one inner step
-    would change them more, since a gradient through a normalisation grows as the weights shrink.
+    the largest kernel, small child networks would have small initial weights, and one inner step
+    would change them more, since gradients through a normalisation grow as the weights shrink.
     """
     area = mask.any((2, 3)).sum()
     fans = mask.any((0, 1, 3)).sum() + mask.any((0, 1, 2)).sum()
@@ -74,32 +75,42 @@ def convolved(
     kernel: Float[Array, "size size inputs outputs"],
     stride: int = 1,
 ) -> Float[Array, "n rows columns outputs"]:
-    """The convolution centred on the pixels 0, stride, 2 stride, ...; its size is odd.
+    """The convolution with an odd kernel centred on the pixels 0, stride, 2 stride, ...
 
-    (The padding SAME shifts the larger windows by a pixel where a stride meets an even side.)
-    Patches are taken along columns only. The products with each row of the kernel are then shifted
-    and added up. Where filters are wide and channels few, whole patches are much larger and take
-    three to four times as long.
+    (With SAME padding, a stride on an even side would shift the larger windows by a pixel.) Patches
+    are taken along columns only. The products with each row of the kernel are then shifted and
+    summed. With wide filters and few channels, complete patches are much larger and take three to
+    four times as long.
+
+    Args:
+        x: Images, `[n, height, width, inputs]`.
+        kernel: Kernel, `[size, size, inputs, outputs]`.
+        stride: Distance between neighbourhoods, in pixels.
+
+    Returns:
+        The convolved images, `[n, rows, columns, outputs]`.
     """
     size, _, _, outputs = kernel.shape
     columns = jnp.concatenate(shifted(x, size, stride, axis=2), axis=-1)
     products = columns @ kernel.transpose(1, 2, 0, 3).reshape(-1, size * outputs)
     rows = enumerate(jnp.split(products, size, axis=-1))
-    return jnp.asarray(sum(shifted(own, size, stride, axis=1)[place] for place, own in rows))
+    return jnp.asarray(
+        sum(shifted(product, size, stride, axis=1)[shift] for shift, product in rows)
+    )
 
 
 def shifted(x: Array, size: int, stride: int, axis: int, edge: float = 0.0) -> list[Array]:
-    """The neighbours of every stride-th pixel along an axis, from the first of `size` to the last.
+    """The `size` neighbours of every stride-th pixel along an axis, in order.
 
     Args:
         x: Images, `[n, height, width, channels]`.
-        size: Number of neighbours, odd; the pixel is one of them.
+        size: Number of neighbours including the pixel itself, odd.
         stride: Distance between pixels.
         axis: Axis of the images.
-        edge: Value beyond the images.
+        edge: Value beyond the edge of the images.
 
     Returns:
-        `size` arrays of images, one for each neighbour.
+        A list of `size` arrays of images, one for each neighbour.
     """
     pads = [(size // 2, size // 2) if a == axis else (0, 0) for a in range(x.ndim)]
     padded, side = jnp.pad(x, pads, constant_values=edge), x.shape[axis]
@@ -109,14 +120,14 @@ def shifted(x: Array, size: int, stride: int, axis: int, edge: float = 0.0) -> l
 def selected(
     maps: Sequence[Float[Array, "*shape"]], which: Int[Array, ""]
 ) -> Float[Array, "*shape"]:
-    """The map with the given number, or zeros where no map has it."""
+    """The map with the given number, or zeros if there is no such map."""
     return jnp.asarray(sum((which == number) * x for number, x in enumerate(maps)))
 
 
 def strided(
     x: Float[Array, "n height width channels"], strides: Int[Array, "2"], options: Sequence[int]
 ) -> Float[Array, "n height width channels"]:
-    """Every stride-th row and column, moved together into the first corner and padded with zeros.
+    """Every stride-th row and column, moved to the top left corner and padded with zeros.
 
     Args:
         x: Images, `[n, height, width, channels]`.
@@ -124,17 +135,18 @@ def strided(
         options: All possible strides.
 
     Returns:
-        Images of the same shape.
+        The images, in the same shape.
     """
     for axis, stride in zip((1, 2), strides, strict=True):
         x = selected(
-            [_every(x, option, axis) for option in options],
+            [_take_every(x, option, axis) for option in options],
             jnp.argmax(jnp.asarray(options) == stride),
         )
     return x
 
 
-def _every(x: Array, stride: int, axis: int) -> Array:
+def _take_every(x: Array, stride: int, axis: int) -> Array:
+    """Every stride-th pixel along an axis, padded with zeros at the end."""
     kept = lax.slice_in_dim(x, 0, None, stride, axis)
     pads = [(0, x.shape[a] - kept.shape[a]) for a in range(x.ndim)]
     return jnp.pad(kept, pads)
@@ -143,22 +155,24 @@ def _every(x: Array, stride: int, axis: int) -> Array:
 def flattened(
     x: Float[Array, "n height width channels"], positions: int | Int[Array, ""]
 ) -> Float[Array, "n features"]:
-    """Every position of images, divided by the square root of their number, for a linear head.
+    """The images as vectors, divided by the square root of the number of positions.
 
-    Characters differ in the positions of their strokes, which a mean would lose. The division gives
-    images of every size vectors of one length, so that one inner learning rate fits them all.
+    They are inputs of a linear head. Characters differ in the positions of their strokes, which a
+    mean over positions would lose. The division makes the norm of the vectors independent of the
+    size of the images, so that one inner learning rate serves all sizes.
     """
     return x.reshape(x.shape[0], -1) / jnp.sqrt(positions)
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation of the live positions of images; all others count nothing and are zero.
+    """Batch normalisation of the live positions of images; all other positions are zero.
 
-    It is `tasks.layers.BatchNorm` for images that fill a corner: mean and (biased) variance of each
-    channel are taken over the live positions of the reference rows. It has no running averages.
+    It is `tasks.layers.BatchNorm` for images in the corner of an array: mean and (biased) variance
+    of each channel are computed from the live positions of the reference rows. It has no running
+    averages.
 
     Attributes:
-        epsilon: Number added to the variance; 1e-3 as in MAML's code.
+        epsilon: Number added to the variance; the default is that of MAML's code.
     """
 
     epsilon: float = 1e-3
@@ -178,12 +192,12 @@ class MaskedBatchNorm(nn.Module):
             x: Products with a kernel, `[n, height, width, channels]`.
             live: Mask of the positions and channels in use, `[height, width, channels]`. The live
                 positions are the same in every live channel.
-            reference: Number of leading rows that give the statistics, or the weight of each row in
-                them. None: all rows.
+            reference: Number of leading rows whose statistics are used, or the weight of each row,
+                `[n]`. None: all rows.
             running: Whether running averages are used; it must be False.
 
         Returns:
-            The normalised x plus bias, zero where it is not live.
+            The normalised x plus bias, zero at positions that are not live.
 
         Raises:
             ValueError: `running` is True, or there are fewer rows than `reference`.
@@ -192,10 +206,10 @@ class MaskedBatchNorm(nn.Module):
             raise ValueError("masked batch normalisation has no running averages")
         rows, weights = split(reference, x.shape[0])
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
-        seen = masked(wide(x[:rows]), weights)
-        number = len(seen) if weights is None else nonzero(weights.sum())
+        rows_used = masked(wide(x[:rows]), weights)
+        number = len(rows_used) if weights is None else nonzero(weights.sum())
         share = live if weights is None else live * weights[:, None, None, None]
         count = number * jnp.maximum(live.any(-1).sum(), 1)
-        mean = jnp.sum(seen * share, (0, 1, 2)) / count
-        var = jnp.sum(jnp.square(seen - mean) * share, (0, 1, 2)) / count
+        mean = jnp.sum(rows_used * share, (0, 1, 2)) / count
+        var = jnp.sum(jnp.square(rows_used - mean) * share, (0, 1, 2)) / count
         return (live * ((x - mean) * lax.rsqrt(var + self.epsilon) + bias)).astype(x.dtype)

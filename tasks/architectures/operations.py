@@ -1,4 +1,4 @@
-"""The operations of a block of a cell on a state: convolutions, pools and the identity."""
+"""The operations on a state in a block of a cell: convolutions, pooling and the identity."""
 
 from collections.abc import Callable
 from functools import reduce
@@ -18,22 +18,22 @@ FILTERS = {"conv1": 1, "conv3": 3, "conv5": 5}
 
 
 def identity(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
-    """Every stride-th pixel."""
+    """Every stride-th pixel of each row and column."""
     return x[:, ::stride, ::stride]
 
 
 def average3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
-    """The mean over the 3 x 3 neighbours of every stride-th pixel, as far as they exist."""
-    total = _pooled(jnp.add, x, stride, 0.0)
-    return total / _pooled(jnp.add, jnp.ones_like(x[:1, ..., :1]), stride, 0.0)
+    """The mean over the existing 3 x 3 neighbours of every stride-th pixel."""
+    total = _pool(jnp.add, x, stride, 0.0)
+    return total / _pool(jnp.add, jnp.ones_like(x[:1, ..., :1]), stride, 0.0)
 
 
 def maximum3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
     """The largest of the 3 x 3 neighbours of every stride-th pixel."""
-    return _pooled(larger, x, stride, -jnp.inf)
+    return _pool(larger, x, stride, -jnp.inf)
 
 
-def _pooled(pairwise: Callable[[Array, Array], Array], x: Array, stride: int, edge: float) -> Array:
+def _pool(pairwise: Callable[[Array, Array], Array], x: Array, stride: int, edge: float) -> Array:
     for axis in (1, 2):
         x = reduce(pairwise, shifted(x, 3, stride, axis, edge))
     return x
@@ -49,7 +49,7 @@ class Conv(nn.Module):
         features: Number of output channels.
         size: Height and width of its filters, odd.
         track: Whether batch normalisation has running averages.
-        dtype: Type in which it computes. None: that of inputs and parameters.
+        dtype: Type of the computation. None: the type of inputs and parameters.
     """
 
     features: int
@@ -65,11 +65,11 @@ class Conv(nn.Module):
         reference: Reference = None,
         running: bool = False,
     ) -> Float[Array, "n rows columns features"]:
-        """The normalised sum of the convolutions of several parts.
+        """The normalised sum of the convolutions of several images.
 
         Args:
             parts: Pairs of images and stride; all images have the same size after their strides.
-            mask: Mask of the kernel, `[size, size, inputs, features]`. None: the whole kernel.
+            mask: Mask of the kernel, `[size, size, inputs, features]`. None: no mask.
             reference, running: As in `BatchNorm`.
 
         Returns:

@@ -1,8 +1,10 @@
-"""Transfer of cells, found on a small data set, to deeper and wider networks without masks.
+"""Transfer of cells from a small data set to deeper and wider networks, without masks.
+
+The architecture of the cells is fixed, their number and width are free, and each copy has its own
+weights.
 
 Zoph, Vasudevan, Shlens, Le: Learning transferable architectures for scalable image recognition
-(CVPR 2018), section 3: the cells are kept, their number and width are free, and each copy has its
-own weights.
+(CVPR 2018), section 3.
 """
 
 from typing import Any
@@ -30,14 +32,14 @@ Row = tuple[int, int, int, int, int]  # the tokens of a block
 
 
 class Cell(nn.Module):
-    """One cell, with only the weights that it uses.
+    """A cell that has only the weights that it uses.
 
     Attributes:
         rows: Tokens of each block.
         features: Number of channels of each state.
         stride: Stride of the operations on the cell's inputs.
         track: Whether batch normalisation has running averages.
-        dtype: Type in which it computes. None: that of inputs and parameters.
+        dtype: Type of the computation. None: the type of inputs and parameters.
     """
 
     rows: tuple[Row, ...]
@@ -48,16 +50,25 @@ class Cell(nn.Module):
 
     @nn.compact
     def __call__(self, older: Output, newer: Output, **statistics: Any) -> Output:
-        """The cell's output, from those of the two cells before it; `statistics` as `BatchNorm`."""
+        """The output of the cell, given the outputs of the two cells before it.
+
+        Args:
+            older: Output of the cell before the previous one.
+            newer: Output of the previous cell.
+            statistics: Options `reference` and `running` of `BatchNorm`.
+
+        Returns:
+            The output of the cell.
+        """
 
         def conv(name: str, size: int, x: Array, stride: int) -> Array:
             layer = Conv(self.features, size, self.track, self.dtype, name=name)
             return layer((nn.relu(x), stride), **statistics)
 
-        read = {state for row in self.rows for state in row[:2]}
+        states_read = {state for row in self.rows for state in row[:2]}
         states = [
-            conv(name, 1, seen.x, ratio(seen.x, newer.x)) if number in read else seen.x
-            for number, (name, seen) in enumerate((("older", older), ("newer", newer)))
+            conv(name, 1, output.x, ratio(output.x, newer.x)) if number in states_read else output.x
+            for number, (name, output) in enumerate((("older", older), ("newer", newer)))
         ]
         for number, row in enumerate(self.rows):
             pair = []
@@ -73,8 +84,10 @@ class Cell(nn.Module):
                 states.append(pair[0] + pair[1])
             else:
                 states.append(conv(f"block{number}", 1, jnp.concatenate(pair, -1), 1))
-        loose = [state for number, state in enumerate(states) if number > 1 and number not in read]
-        x = jnp.concatenate(loose, -1)
+        unread = [
+            state for number, state in enumerate(states) if number > 1 and number not in states_read
+        ]
+        x = jnp.concatenate(unread, -1)
         return Output(x, jnp.ones(x.shape[-1], bool))
 
 
@@ -86,7 +99,7 @@ class Stack(nn.Module):
         tokens: Tokens of the normal cell and of the reduction cell.
         ways: Number of classes.
         track: Whether batch normalisation has running averages.
-        dtype: Type in which the layers below the head compute, such as bfloat16. None: that of
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: the type of
             inputs and parameters.
 
     Raises:
@@ -108,12 +121,17 @@ class Stack(nn.Module):
         running: bool = False,
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
-        """Logits, or the inputs of the head; `reference` and `running` are as in `BatchNorm`."""
+        """Logits, or with `features` the inputs of the head.
+
+        The options `reference` and `running` are those of `BatchNorm`.
+        """
         choices = space(self.cells).choices
         check_tokens(self.tokens, choices)
         half = len(choices) // 2
         kinds = dict(zip(STRIDES, (self.tokens[:half], self.tokens[half:]), strict=True))
-        rows = {kind: tuple(zip(*[iter(own)] * 5, strict=True)) for kind, own in kinds.items()}
+        rows = {
+            kind: tuple(zip(*[iter(tokens)] * 5, strict=True)) for kind, tokens in kinds.items()
+        }
         options: dict[str, Any] = {"track": self.track, "dtype": self.dtype}
 
         def cell(name: str, features: int) -> nn.Module:

@@ -1,7 +1,7 @@
-"""Tables of all architectures of a space, already trained, so that a reward costs microseconds.
+"""Tables of the accuracies of all architectures of a space, so that a reward costs microseconds.
 
-The reward of an architecture comes from a short or single training run, and the number reported for
-the best one comes from another run, so that lucky rewards are not reported. Accuracies are
+The reward of an architecture comes from a short or single training run. The accuracy reported for
+the best architecture comes from another run, so that it has no selection bias. Accuracies are
 fractions of 1.
 """
 
@@ -25,7 +25,7 @@ from maml.search.space import Options, Position, Tokens, check_row, within
 DATASETS = "cifar10", "cifar100", "ImageNet16-120"  # NAS-Bench-201, in the order of the file
 EDGES, OPERATIONS = 6, 5
 LAYERS, BLOCKS, TRAININGS = 8, 3, 3  # NAS-Bench-Macro
-# Exceptions that reading a corrupt or truncated archive may raise.
+# Exceptions that may be raised when a corrupt or truncated archive is read.
 DAMAGED = (
     BadZipFile,
     EOFError,
@@ -43,7 +43,7 @@ DAMAGED = (
 
 
 class Table(NamedTuple):
-    """The accuracies of the architectures of a space, NaN for those that the table lacks.
+    """The accuracies of the architectures of a space, NaN for architectures not in the table.
 
     Attributes:
         space: Search space of the architectures in the table.
@@ -67,7 +67,7 @@ def lookup(values: Float[Array, "*choice"], tokens: Tokens) -> Scalar:
 
 
 def only(present: np.ndarray) -> Space:
-    """The search space of the architectures that a table has.
+    """The search space of the architectures in a table.
 
     An option of a token is allowed if the table has an architecture that starts with these tokens.
 
@@ -75,7 +75,7 @@ def only(present: np.ndarray) -> Space:
         present: Mask of the architectures in the table, `[*choices]`.
 
     Returns:
-        The space, whose `allowed` is a lookup.
+        The space, whose constraint `allowed` is a lookup.
 
     Raises:
         ValueError: the table has no architecture.
@@ -85,13 +85,13 @@ def only(present: np.ndarray) -> Space:
     [False, True]
     """
     if not present.any():
-        raise ValueError("a space needs an architecture; the table holds none")
+        raise ValueError("a space needs at least one architecture; the table has none")
     choices = present.shape
     widest, steps = max(choices), range(len(choices))
     starts = [present.any(axis=tuple(steps[step + 1 :])) for step in steps]
     rows = [start.reshape(-1, size) for start, size in zip(starts, choices, strict=True)]
     table = np.concatenate([np.pad(row, ((0, 0), (0, widest - row.shape[1]))) for row in rows])
-    # The row of a prefix: after the rows of all shorter prefixes, by its value as a number.
+    # The row of a prefix comes after those of all shorter prefixes, ordered by its value.
     first = np.cumsum([0, *map(len, rows[:-1])])
     weights = np.array([[prod(choices[i + 1 : t]) if i < t else 0 for i in steps] for t in steps])
 
@@ -109,17 +109,17 @@ def tabulate(
     rewards: np.ndarray,
     reported: np.ndarray,
 ) -> Table:
-    """A table from entries in any order.
+    """A table made from entries in any order.
 
     Args:
-        source: Origin of the entries, named in error messages.
+        source: Origin of the entries, for error messages.
         choices: Number of options of each token.
         codes: Tokens of each entry, `[entry, token]`.
         rewards: Rewards, fractions of 1, `[entry]`.
         reported: Accuracies to report, fractions of 1, `[entry]`.
 
     Returns:
-        The table, NaN where it has no entry.
+        The table, NaN for architectures without an entry.
 
     Raises:
         ValueError: there are no entries, or the arrays have different lengths; a code is not an
@@ -127,17 +127,19 @@ def tabulate(
     """
     choices = tuple(choices)
     if not len(codes) or codes.shape != (len(codes), len(choices)) or codes.dtype.kind not in "iu":
-        wanted = f"integers of shape [entry, {len(choices)}]"
-        raise ValueError(f"{source}: codes must be {wanted}; got {codes.dtype}{list(codes.shape)}")
+        expected = f"integers of shape [entry, {len(choices)}]"
+        raise ValueError(
+            f"{source}: codes must be {expected}; got {codes.dtype}{list(codes.shape)}"
+        )
     if not rewards.shape == reported.shape == (len(codes),):
         raise ValueError(
             f"{source}: each of {len(codes)} codes needs two accuracies; got"
             f" {rewards.shape} and {reported.shape}"
         )
     if codes.min() < 0 or (codes >= choices).any():
-        raise ValueError(f"{source}: a code is not among {choices} options")
+        raise ValueError(f"{source}: a code is outside the {choices} options of the tokens")
     if len(np.unique(codes, axis=0)) < len(codes):
-        raise ValueError(f"{source}: an architecture is there twice")
+        raise ValueError(f"{source}: an architecture occurs twice")
     values = np.stack([rewards, reported]).astype(np.float32)
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"{source}: an accuracy is not between 0 and 1")
@@ -149,10 +151,10 @@ def tabulate(
 
 
 def nasbench201(path: Path, dataset: str = "cifar10") -> Table:
-    """The table of NAS-Bench-201: a cell of six edges, each with one of five operations.
+    """The table of NAS-Bench-201, of cells of six edges, each with one of five operations.
 
-    The reward is the accuracy on the validation set after 12 epochs, and the reported number is the
-    accuracy on the test set after 200 epochs.
+    The reward is the accuracy on the validation set after 12 epochs, and the reported accuracy is
+    that on the test set after 200 epochs.
 
     Args:
         path: Path of a NumPy archive of the operations `code[15625, 6]` of the edges 0-1, 0-2, 1-2,
@@ -170,27 +172,27 @@ def nasbench201(path: Path, dataset: str = "cifar10") -> Table:
     Dong, Yang: NAS-Bench-201, extending the scope of reproducible NAS (ICLR 2020).
     """
     if dataset not in DATASETS:
-        raise ValueError(f"no data set {dataset!r}; there are {', '.join(DATASETS)}")
-    found = _archive(path, "NAS-Bench-201", ("code", "val12", "test200"))
+        raise ValueError(f"the data set must be one of {', '.join(DATASETS)}; got {dataset!r}")
+    arrays = _archive(path, "NAS-Bench-201", ("code", "val12", "test200"))
     rows = OPERATIONS**EDGES
-    wanted = {"code": (rows, EDGES), "val12": (3, rows), "test200": (3, rows)}
-    shapes = {name: array.shape for name, array in found.items()}
-    if shapes != wanted:
-        raise ValueError(f"{path} is of another version: wanted {wanted}; got {shapes}")
-    place = DATASETS.index(dataset)
-    rewards, reported = (found[name][place] / 100 for name in ("val12", "test200"))
-    return tabulate(str(path), (OPERATIONS,) * EDGES, found["code"], rewards, reported)
+    expected = {"code": (rows, EDGES), "val12": (3, rows), "test200": (3, rows)}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes != expected:
+        raise ValueError(f"{path} is of another version: expected {expected}; got {shapes}")
+    row = DATASETS.index(dataset)
+    rewards, reported = (arrays[name][row] / 100 for name in ("val12", "test200"))
+    return tabulate(str(path), (OPERATIONS,) * EDGES, arrays["code"], rewards, reported)
 
 
 def nasbench_macro(path: Path) -> Table:
-    """The table of NAS-Bench-Macro: eight layers, each one of three blocks, trained three times.
+    """The table of NAS-Bench-Macro, of eight layers, each one of three blocks, trained three times.
 
-    The reward is the accuracy on CIFAR-10's test set of the first training run, and the reported
-    number is the mean accuracy of the other two.
+    The reward is the accuracy on the test set of CIFAR-10 in the first training run, and the
+    reported accuracy is the mean over the other two runs.
 
     Args:
-        path: Path of the benchmark's JSON: `test_acc` of each run, in percent, by code
-            ("02012100").
+        path: Path of the JSON file of the benchmark, with `test_acc` of each run, in percent, by
+            code ("02012100").
 
     Returns:
         The table, with accuracies as fractions of 1.
@@ -202,34 +204,36 @@ def nasbench_macro(path: Path) -> Table:
     Su, Huang, Li, You, Wang, Qian, Zhang, Xu: Prioritized architecture sampling with Monte-Carlo
     tree search (CVPR 2021).
     """
-    _check_there(path, "NAS-Bench-Macro")
+    _check_file(path, "NAS-Bench-Macro")
     try:
-        found = json.loads(path.read_text())
+        entries = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON, or was cut off: {error}") from error
-    wanted = f"{BLOCKS**LAYERS} codes of {LAYERS} digits, each with {TRAININGS} numbers `test_acc`"
+        raise ValueError(f"{path} is not JSON, or is truncated: {error}") from error
+    expected = (
+        f"{BLOCKS**LAYERS} codes of {LAYERS} digits, each with {TRAININGS} numbers `test_acc`"
+    )
     try:
-        codes = np.array([[int(digit) for digit in code] for code in found])
-        accuracies = np.array([entry["test_acc"] for entry in found.values()], float) / 100
+        codes = np.array([[int(digit) for digit in code] for code in entries])
+        accuracies = np.array([entry["test_acc"] for entry in entries.values()], float) / 100
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is of another version: wanted {wanted}; {error!r}") from error
+        raise ValueError(f"{path} is of another version: expected {expected}; {error!r}") from error
     shapes = codes.shape, accuracies.shape
     if shapes != ((BLOCKS**LAYERS, LAYERS), (BLOCKS**LAYERS, TRAININGS)):
-        raise ValueError(f"{path} is of another version: wanted {wanted}; got shapes {shapes}")
+        raise ValueError(f"{path} is of another version: expected {expected}; got shapes {shapes}")
     rewards, reported = accuracies[:, 0], accuracies[:, 1:].mean(axis=1)
     return tabulate(str(path), (BLOCKS,) * LAYERS, codes, rewards, reported)
 
 
 def maml_bench(path: Path) -> Table:
-    """The table of all convolutional networks of two layers, meta-trained on Omniglot's alphabets.
+    """The table of all convolutional networks of two layers, meta-trained on Omniglot alphabets.
 
     The reward is the accuracy after adaptation on held-out classes in the first training run, and
-    the reported number is the mean accuracy on test classes in the others.
+    the reported accuracy is the mean on test classes over the other runs.
 
     Args:
-        path: Path of the NumPy archive that `benchmarks.maml_bench` makes, of `code[entry, token]`
-            and `accuracy[entry, training, 2]`, on held-out and on test classes, fractions of 1 in
-            half precision.
+        path: Path of the NumPy archive written by `benchmarks.maml_bench`, of `code[entry, token]`
+            and `accuracy[entry, training, 2]`, on held-out and on test classes, as fractions of 1
+            in half precision.
 
     Returns:
         The table, with accuracies as fractions of 1.
@@ -238,10 +242,10 @@ def maml_bench(path: Path) -> Table:
         FileNotFoundError: the file does not exist.
         ValueError: the file is truncated or of another version.
     """
-    found = _archive(path, "MAML-Bench", ("code", "accuracy"))
-    shapes = {name: array.shape for name, array in found.items()}
+    arrays = _archive(path, "MAML-Bench", ("code", "accuracy"))
+    shapes = {name: array.shape for name, array in arrays.items()}
     entries = next(iter(shapes["code"]), 0)
-    wanted = "code[entry, token] and accuracy[entry, training > 1, 2]"
+    expected = "code[entry, token] and accuracy[entry, training > 1, 2]"
     if not (
         len(shapes["code"]) == 2
         and len(shapes["accuracy"]) == 3
@@ -249,31 +253,32 @@ def maml_bench(path: Path) -> Table:
         and shapes["accuracy"][1] > 1
         and entries
     ):
-        raise ValueError(f"{path} is of another version: wanted {wanted}; got {shapes}")
-    codes = found["code"].astype(int)
-    held_out, test = np.moveaxis(found["accuracy"].astype(np.float32), -1, 0)
+        raise ValueError(f"{path} is of another version: expected {expected}; got {shapes}")
+    codes = arrays["code"].astype(int)
+    held_out, test = np.moveaxis(arrays["accuracy"].astype(np.float32), -1, 0)
     choices = tuple((codes.max(axis=0) + 1).tolist())
     return tabulate(str(path), choices, codes, held_out[:, 0], test[:, 1:].mean(axis=1))
 
 
-def _archive(path: Path, name: str, wanted: Sequence[str]) -> dict[str, np.ndarray]:
-    _check_there(path, name)
-    content = BytesIO(path.read_bytes())  # so that errors from here on are not those of the disk
+def _archive(path: Path, name: str, expected: Sequence[str]) -> dict[str, np.ndarray]:
+    """The arrays of a NumPy archive, which must have the expected names."""
+    _check_file(path, name)
+    content = BytesIO(path.read_bytes())  # later errors are then not those of the disk
     try:
         with np.load(content, allow_pickle=False) as archive:
             names = sorted(archive.files)
-            found = {name: archive[name] for name in wanted} if names == sorted(wanted) else {}
+            arrays = {name: archive[name] for name in expected} if names == sorted(expected) else {}
     except DAMAGED as error:
-        raise ValueError(f"{path} is no NumPy archive, or was cut off: {error}") from error
-    dtypes = {name: array.dtype.str for name, array in found.items()}
-    if not found or any(array.dtype.kind not in "iuf" for array in found.values()):
+        raise ValueError(f"{path} is not a NumPy archive, or is truncated: {error}") from error
+    dtypes = {name: array.dtype.str for name, array in arrays.items()}
+    if not arrays or any(array.dtype.kind not in "iuf" for array in arrays.values()):
         raise ValueError(
-            f"{path} is of another version: wanted numbers {', '.join(wanted)}; got"
+            f"{path} is of another version: expected numbers {', '.join(expected)}; got"
             f" {dtypes or names}"
         )
-    return found
+    return arrays
 
 
-def _check_there(path: Path, name: str) -> None:
+def _check_file(path: Path, name: str) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"{name} is read from a file of yours; there is none at {path}")
+        raise FileNotFoundError(f"there is no file of {name} at {path}; pass the path of a copy")

@@ -1,13 +1,13 @@
-"""2D point navigation, in which each task is a goal to walk to.
+"""Navigation of a point in the plane, in which each task is a goal position.
 
     position <- position + clip(action, -1, 1) / 10,   reward = -|position - goal|
 
-Positions, goals and distances have the unit of the square from which goals are drawn.
+Goals are drawn from a square of side 1, the unit of positions, goals and distances.
 
 Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.3,
-https://arxiv.org/abs/1703.03400. Its text has the squared distance, and the code of its figure has
-the distance. The corners are those of Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019),
-section 7.3.
+https://arxiv.org/abs/1703.03400. The text of the paper has the squared distance as the reward, the
+code of its figure the distance. The task of the corners is from Rothfuss, Lee, Clavera, Asfour,
+Abbeel: ProMP (ICLR 2019), section 7.3.
 """
 
 import jax
@@ -20,8 +20,8 @@ from maml.rl.environment import Environment
 from maml.types import RandomKey
 
 Point = Float[Array, "2"]
-STRIDE = 0.1  # length of the step of an action of 1, as in MAML's code
-NEAR = 0.01  # distance from the goal in each coordinate below which an episode ends
+STRIDE = 0.1  # length of the step for an action of 1, as in MAML's code
+NEAR = 0.01  # distance from the goal, in each coordinate, below which an episode ends
 CORNERS = np.array([[-2.0, -2.0], [-2.0, 2.0], [2.0, -2.0], [2.0, 2.0]], np.float32)
 
 
@@ -54,9 +54,9 @@ def navigation(*, squared: bool = False, oracle: bool = False) -> Environment:
         key: RandomKey, position: Point, action: Point, goal: Point
     ) -> tuple[Point, Array, Array, Array]:
         position = position + STRIDE * jnp.clip(action, -1, 1)
-        away = position - goal
-        distance = jnp.square(away).sum() if squared else jnp.linalg.norm(away)
-        done = jnp.all(jnp.abs(away) < NEAR)
+        offset = position - goal
+        distance = jnp.square(offset).sum() if squared else jnp.linalg.norm(offset)
+        done = jnp.all(jnp.abs(offset) < NEAR)
         return position, observe(position, goal), -distance, done
 
     return Environment(reset, step, (2,))
@@ -68,13 +68,19 @@ def draw_goal(key: RandomKey) -> Point:
 
 
 def held_out_goals(count: int = 40) -> Float[Array, "goal 2"]:
-    """The goals of MAML's evaluation, drawn by numpy's generator with seed 1.
+    """The goals of MAML's evaluation, drawn by the generator of numpy with seed 1.
+
+    Args:
+        count: Number of goals, >= 1.
+
+    Returns:
+        The goals, `[goal, 2]`.
 
     Raises:
         ValueError: `count` is below 1.
 
-    >>> stays = -100 * jnp.linalg.norm(held_out_goals(), axis=1).mean()
-    >>> f"{stays:.2f}"
+    >>> return_at_origin = -100 * jnp.linalg.norm(held_out_goals(), axis=1).mean()
+    >>> f"{return_at_origin:.2f}"
     '-40.08'
     """
     check_count(count, least=1, of="goals")
@@ -84,13 +90,13 @@ def held_out_goals(count: int = 40) -> Float[Array, "goal 2"]:
 def corners() -> Environment:
     """The environment of episodes that start near the origin, with a goal in one of four corners.
 
-        reward = decrease of the distance to the goal, where no corner is nearer than the goal and
+        reward = decrease of the distance to the goal, if no corner is nearer than the goal and
                  |x| + |y| >= 1/2; else 0
 
-    A goal is rewarded only in its own quarter, so a policy has to explore all quarters before it
-    can adapt. The observation is the position, `[2]`; an episode never ends early.
+    Rewards are not zero only in the quadrant of the goal, so a policy has to explore all quadrants
+    before it can adapt. The observation is the position, `[2]`; an episode never ends early.
     """
-    stride, blind = 0.2, 0.5
+    stride, dead_zone = 0.2, 0.5
 
     def reset(key: RandomKey, goal: Point) -> tuple[Point, Array]:
         start = jax.random.uniform(key, (2,), minval=-0.2, maxval=0.2)
@@ -99,11 +105,18 @@ def corners() -> Environment:
     def step(
         key: RandomKey, position: Point, action: Point, goal: Point
     ) -> tuple[Point, Array, Array, Array]:
-        after = position + stride * jnp.clip(action, -1, 1)
-        before_goal, after_goal = jnp.linalg.norm(jnp.stack([position, after]) - goal, axis=1)
-        nearest = jnp.linalg.norm(after - CORNERS, axis=1).min()
-        felt = (after_goal <= nearest) & (jnp.abs(after).sum() >= blind)
-        return after, after, jnp.where(felt, before_goal - after_goal, 0), jnp.asarray(False)
+        next_position = position + stride * jnp.clip(action, -1, 1)
+        distance_before, distance_after = jnp.linalg.norm(
+            jnp.stack([position, next_position]) - goal, axis=1
+        )
+        nearest = jnp.linalg.norm(next_position - CORNERS, axis=1).min()
+        is_rewarded = (distance_after <= nearest) & (jnp.abs(next_position).sum() >= dead_zone)
+        return (
+            next_position,
+            next_position,
+            jnp.where(is_rewarded, distance_before - distance_after, 0),
+            jnp.asarray(False),
+        )
 
     return Environment(reset, step, (2,))
 

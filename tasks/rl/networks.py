@@ -13,7 +13,7 @@ from maml.rl.distributions import Gaussian, categorical, gaussian
 from maml.rl.policies import Policy, vector
 from maml.types import Params, RandomKey
 
-SMALLEST = 1e-6  # least standard deviation, as in MAML's code
+SMALLEST = 1e-6  # smallest standard deviation, as in MAML's code
 
 
 def _check_sizes(**sizes: Any) -> None:
@@ -29,9 +29,10 @@ def _check_widths(widths: Any) -> None:
 
 
 class GaussianMLP(nn.Module):
-    """A Gaussian policy network: a ReLU network for the means, and learned standard deviations.
+    """A Gaussian policy network, a ReLU network for the means with learned standard deviations.
 
-    Weights start Xavier-uniform. The standard deviations do not depend on the observation.
+    The initial weights are Xavier-uniform. The standard deviations do not depend on the
+    observation.
 
     Attributes:
         actions: Number of dimensions of an action, >= 1.
@@ -59,10 +60,12 @@ class GaussianMLP(nn.Module):
 
 
 class CategoricalMLP(nn.Module):
-    """A categorical policy network: a ReLU network for the logits. Weights start Xavier-uniform.
+    """A categorical policy network, a ReLU network for the logits.
+
+    The initial weights are Xavier-uniform.
 
     Attributes:
-        actions: Number of actions to choose from, >= 1.
+        actions: Number of actions, >= 1.
         widths: Widths of the hidden layers, each >= 1.
     """
 
@@ -88,10 +91,10 @@ def _hidden(observation: PyTree, widths: Sequence[int], outputs: int) -> Array:
 
 
 class CategoricalGRU(nn.Module):
-    """A recurrent categorical policy network: a gated recurrent unit, then linear logits.
+    """A recurrent categorical policy network, a gated recurrent unit with linear logits.
 
     Attributes:
-        actions: Number of actions to choose from, >= 1.
+        actions: Number of actions, >= 1.
         size: Number of units of the memory, >= 1.
     """
 
@@ -110,7 +113,7 @@ class CategoricalGRU(nn.Module):
 
 
 class GaussianGRU(nn.Module):
-    """A recurrent Gaussian policy network: a gated recurrent unit, then linear means.
+    """A recurrent Gaussian policy network, a gated recurrent unit with linear means.
 
     The standard deviations are learned, start at 1 and do not depend on the observation.
 
@@ -138,6 +141,12 @@ class GaussianGRU(nn.Module):
 def recurrent_policy(model: CategoricalGRU | GaussianGRU) -> Policy:
     """The policy of a recurrent network, whose memory is zero before the first step.
 
+    Args:
+        model: Network, a `CategoricalGRU` or a `GaussianGRU`.
+
+    Returns:
+        The policy.
+
     Raises:
         ValueError: `model` is neither a `CategoricalGRU` nor a `GaussianGRU`.
     """
@@ -151,5 +160,5 @@ def recurrent_policy(model: CategoricalGRU | GaussianGRU) -> Policy:
     def apply(params: Params, x: PyTree, memory: PyTree) -> tuple[PyTree, PyTree]:
         return model.apply(params, x, jnp.asarray(memory))  # pyright: ignore[reportReturnType]
 
-    # A numpy array uses no device before its first use, where it gets JAX's default precision.
+    # A numpy array does not occupy a device, and gets the default precision of JAX when it is used.
     return Policy(init, apply, family, np.zeros(model.size))

@@ -19,7 +19,7 @@ from maml.types import RandomKey
 
 
 class TabularMDP(NamedTuple):
-    """One task: a decision process with finitely many states and actions, which starts in state 0.
+    """One task, a decision process with finitely many states and actions that starts in state 0.
 
     Attributes:
         transitions: Probability of the next state, `[state, action, next]`.
@@ -31,16 +31,22 @@ class TabularMDP(NamedTuple):
 
 
 def bandit(arms: int) -> Environment:
-    """A bandit; the task is the probability of a reward of 1 for each arm, `[arm]`.
+    """A Bernoulli bandit, whose task is the probability of a reward of 1 for each arm, `[arm]`.
 
     The observation is always 1, `[1]`. An action that is not an arm, or a task outside [0, 1], is
-    refused or, where it is traced, gives the reward NaN.
+    refused or, if it is traced, gives the reward NaN.
+
+    Args:
+        arms: Number of arms, >= 1.
+
+    Returns:
+        The environment; its episodes never end early.
 
     Raises:
         ValueError: `arms` is below 1, or the task has another number of arms.
 
-    >>> play, odds = bandit(2), jnp.array([0.0, 1.0])
-    >>> float(play.step(jax.random.key(0), None, jnp.array(1), odds)[2])
+    >>> environment, task = bandit(2), jnp.array([0.0, 1.0])
+    >>> float(environment.step(jax.random.key(0), None, jnp.array(1), task)[2])
     1.0
     """
     check_count(arms, least=1, of="arms")
@@ -54,22 +60,22 @@ def bandit(arms: int) -> Environment:
     ) -> tuple[None, Array, Array, Array]:
         _check_shape("task", task, (arms,))
         _check_probabilities("task", task)
-        odds = _at(task, action, arms)
-        reward = jax.random.bernoulli(key, odds).astype(odds.dtype)
-        reward = jnp.where((odds >= 0) & (odds <= 1), reward, jnp.nan)
+        probability = _at(task, action, arms)
+        reward = jax.random.bernoulli(key, probability).astype(probability.dtype)
+        reward = jnp.where((probability >= 0) & (probability <= 1), reward, jnp.nan)
         return None, jnp.ones(1), reward, jnp.asarray(False)
 
     return Environment(reset, step, arms)
 
 
 def draw_bandit(key: RandomKey, arms: int) -> Float[Array, " arm"]:
-    """A random task of `bandit`: the probability of each arm, U[0, 1]."""
+    """A random task of `bandit`, with the probability of each arm from U[0, 1]."""
     check_count(arms, least=1, of="arms")
     return jax.random.uniform(key, (arms,))
 
 
 def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
-    """A tabular process; the task is a `TabularMDP`, and the observation the one-hot state.
+    """A tabular decision process; the task is a `TabularMDP`, the observation the one-hot state.
 
     Args:
         states: Number of states, >= 1.
@@ -80,8 +86,8 @@ def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
         The environment; its episodes never end early.
 
     Raises:
-        ValueError: a count is below 1, the noise is negative, or the task has other shapes or,
-            where it is not traced, probabilities outside [0, 1].
+        ValueError: a count is below 1, the noise is negative, or the task has other shapes or, if
+            it is not traced, probabilities outside [0, 1].
     """
     check_count(states, least=1, of="states")
     check_count(actions, least=1, of="actions")
@@ -97,15 +103,29 @@ def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
         key: RandomKey, state: Array, action: Array, task: TabularMDP
     ) -> tuple[Array, Array, Array, Array]:
         move_key, noise_key = jax.random.split(key)
-        after = jax.random.categorical(move_key, jnp.log(task.transitions[state, action]))
+        next_state = jax.random.categorical(move_key, jnp.log(task.transitions[state, action]))
         reward = _at(task.rewards[state], action, actions) + noise * jax.random.normal(noise_key)
-        return after.astype(jnp.int32), jax.nn.one_hot(after, states), reward, jnp.asarray(False)
+        return (
+            next_state.astype(jnp.int32),
+            jax.nn.one_hot(next_state, states),
+            reward,
+            jnp.asarray(False),
+        )
 
     return Environment(reset, step, actions)
 
 
 def draw_mdp(key: RandomKey, states: int = 10, actions: int = 5) -> TabularMDP:
-    """A random process as in RL^2: transitions from a flat Dirichlet, mean rewards N(1, 1)."""
+    """A random task of RL^2, with transitions from a flat Dirichlet and mean rewards from N(1, 1).
+
+    Args:
+        key: Random key.
+        states: Number of states, >= 1.
+        actions: Number of actions, >= 1.
+
+    Returns:
+        The decision process.
+    """
     check_count(states, least=1, of="states")
     check_count(actions, least=1, of="actions")
     transition_key, reward_key = jax.random.split(key)
@@ -116,15 +136,15 @@ def draw_mdp(key: RandomKey, states: int = 10, actions: int = 5) -> TabularMDP:
 def values(
     mdp: TabularMDP, policy: Float[Array, "state action"], horizon: int, *, discount: float = 1.0
 ) -> Float[Array, " state"]:
-    """The exact expectation of the discounted return of a policy, from each state.
+    """The exact expected discounted return of a policy from each state.
 
         V_T = 0,   V_t(s) = sum_a pi(a | s) (r(s, a) + discount sum_s' P(s' | s, a) V_{t+1}(s'))
 
     Args:
-        mdp: Task, a decision process.
+        mdp: Decision process.
         policy: Probability of each action in each state, `[state, action]`.
         horizon: Number of steps T, >= 0.
-        discount: Factor of the rewards for each step, in [0, 1].
+        discount: Discount of rewards in each step, in [0, 1].
 
     Returns:
         The value V_0 of each state, `[state]`.
@@ -134,17 +154,18 @@ def values(
             rewards.
     """
     _check_shape("policy", policy, mdp.rewards.shape)
-    return _back(mdp, lambda gain: jnp.sum(policy * gain, axis=1), horizon, discount)
+    return _backward_induction(mdp, lambda gain: jnp.sum(policy * gain, axis=1), horizon, discount)
 
 
 def best_values(mdp: TabularMDP, horizon: int) -> Float[Array, " state"]:
-    """The largest expected return over `horizon` steps of any policy, from each state."""
-    return _back(mdp, lambda gain: jnp.max(gain, axis=1), horizon, 1.0)
+    """The largest expected return of any policy over `horizon` steps, from each state."""
+    return _backward_induction(mdp, lambda gain: jnp.max(gain, axis=1), horizon, 1.0)
 
 
-def _back(
+def _backward_induction(
     mdp: TabularMDP, choose: Callable[[Array], Array], horizon: int, discount: float
 ) -> Float[Array, " state"]:
+    """The values V_0, where `choose` turns the values of actions into those of states."""
     check_count(horizon, least=0)
     check_number(discount, "discount", least=0, most=1)
 
@@ -156,7 +177,7 @@ def _back(
 
 
 def _at(numbers: Float[Array, " action"], action: Array, actions: int) -> Float[Array, ""]:
-    """The number of an action, NaN where there is no such action."""
+    """The number of an action, NaN if there is no such action."""
     check_number(action, "the action", least=0, most=actions - 1)
     return numbers.at[action].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
@@ -166,8 +187,8 @@ def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must have the shape {shape}; got {jnp.shape(array)}")
 
 
-def _check_probabilities(name: str, chances: Array) -> None:
-    if isinstance(chances, Tracer):
+def _check_probabilities(name: str, probabilities: Array) -> None:
+    if isinstance(probabilities, Tracer):
         return
-    if not np.all((np.asarray(chances) >= 0) & (np.asarray(chances) <= 1 + 1e-5)):
-        raise ValueError(f"{name} must be probabilities, in [0, 1]; got {chances}")
+    if not np.all((np.asarray(probabilities) >= 0) & (np.asarray(probabilities) <= 1 + 1e-5)):
+        raise ValueError(f"{name} must be probabilities, in [0, 1]; got {probabilities}")
