@@ -74,7 +74,7 @@ def few_shot_apply(apply: Normalised, mode: Mode = "transductive") -> Apply:
 
 
 def reference_rows(weights: Weights) -> dict[str, Any]:
-    """The keyword argument `reference` of a model for rows with weights; empty without weights."""
+    """The keyword argument `reference` of a model for weighted rows, or none without weights."""
     return {} if weights is None else {"reference": weights}
 
 

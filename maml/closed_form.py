@@ -59,7 +59,7 @@ def _one_hot(labels: Array, ways: int, weights: Weights) -> Float[Array, "n ways
 
 
 def _if_any(counts: Float[Array, " ways"], bias: Array) -> Float[Array, " ways"]:
-    """The bias of classes with rows, -inf for the others; the bias of all if no class has rows."""
+    """The bias, with -inf for classes without rows unless all classes are without rows."""
     return jnp.where((counts > 0) | ~(counts > 0).any(), bias, -jnp.inf)
 
 

@@ -146,7 +146,7 @@ def implicit(
         support_key, query_key, curvature_key = jax.random.split(key, 3)
         phi, trace = adapt(learner(meta_params), episode.support, support_key, inner_steps)
         _check_same(meta_params, phi)
-        floating_leaves, rest = tree.partition(phi, tree.floating(phi))
+        floating_leaves, constants = tree.partition(phi, tree.floating(phi))
         learned = jax.tree.map(rows.wide, floating_leaves)
 
         def restore_types(learned: Params) -> Params:
@@ -157,7 +157,7 @@ def implicit(
             )
 
         def evaluate(learned: Params, batch: Batch, key: RandomKey) -> tuple[Scalar, Metrics]:
-            return checked(loss)(tree.combine(restore_types(learned), rest), batch, key)
+            return checked(loss)(tree.combine(restore_types(learned), constants), batch, key)
 
         (value, metrics), gradient = jax.value_and_grad(evaluate, has_aux=True)(
             learned, episode.query, query_key

@@ -123,8 +123,8 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
 
 def is_finite(values: PyTree) -> Bool[Array, ""]:
     """Whether every entry of every leaf is finite."""
-    each = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)]
-    return jnp.stack([jnp.asarray(True), *each]).all()
+    flags = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(values)]
+    return jnp.stack([jnp.asarray(True), *flags]).all()
 
 
 def where(chosen: Bool[Array, ""], one: PyTree, other: PyTree) -> PyTree:

@@ -142,8 +142,8 @@ def check_per_step(per_step: PyTree[bool], mask: PyTree[bool], params: Params) -
         ValueError: `per_step` is not a mask of the parameters, or both masks are True at a leaf.
     """
     check_mask(per_step, params, "per_step mask", some=False)
-    for path, both in tree.by_path(jax.tree.map(lambda a, b: a and b, mask, per_step)).items():
-        if both:
+    for path, overlaps in tree.by_path(jax.tree.map(lambda a, b: a and b, mask, per_step)).items():
+        if overlaps:
             raise ValueError(
                 f"a leaf that adapts has no value for each step; mask and per_step meet at {path}"
             )
@@ -223,8 +223,8 @@ def adapt(
         state, trace = jax.lax.scan(block, inner.state, blocks)
         trace = jax.tree.map(lambda leaf: leaf.reshape(count * size, *leaf.shape[2:]), trace)
         if count * size < inner_steps:
-            state, more = block(state, jax.tree.map(lambda leaf: leaf[count * size :], steps))
-            trace = jax.tree.map(lambda *parts: jnp.concatenate(parts), trace, more)
+            state, last_trace = block(state, jax.tree.map(lambda leaf: leaf[count * size :], steps))
+            trace = jax.tree.map(lambda *parts: jnp.concatenate(parts), trace, last_trace)
     else:
         state, trace = run(inner.state, steps)
     if probe is not None:

@@ -215,9 +215,9 @@ def in_chunks(function: Callable[[Any], PyTree], tasks: Any, chunk: int) -> PyTr
     """
     map_chunk = jax.vmap(function)
     count = count_tasks(tasks) // chunk
-    first = jax.tree.map(lambda leaf: leaf[: count * chunk], tasks)
+    full = jax.tree.map(lambda leaf: leaf[: count * chunk], tasks)
     rest = jax.tree.map(lambda leaf: leaf[count * chunk :], tasks)
-    folded = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), first)
+    folded = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), full)
     out = jax.tree.map(
         lambda leaf: leaf.reshape(count * chunk, *leaf.shape[2:]), jax.lax.map(map_chunk, folded)
     )
@@ -227,5 +227,5 @@ def in_chunks(function: Callable[[Any], PyTree], tasks: Any, chunk: int) -> PyTr
 
 
 def _divisors(number: int) -> str:
-    *most, last = [str(n) for n in range(1, number + 1) if number % n == 0]
-    return f"{', '.join(most)} or {last}" if most else last
+    *others, last = [str(n) for n in range(1, number + 1) if number % n == 0]
+    return f"{', '.join(others)} or {last}" if others else last

@@ -260,14 +260,14 @@ def meta_step(
     check_opt_state(optimizer, state.opt_state, learned)
     options: dict[str, Any] = {"chunk": chunk, "mesh": mesh}
     grad, step = algorithm.grad, state.step
-    grads, metrics, kept = _gradient_and_mask(
+    grads, metrics, mask = _gradient_and_mask(
         grad, state.params, episodes, key, step=step, **options
     )
 
     def value(learned: Params) -> Scalar:
-        tasks = episodes, jax.random.split(key, kept.size)
-        mapping = {"chunk": tasks_at_once(kept.size, chunk, mesh), "mesh": mesh}
-        return _value(grad, step, tree.combine(learned, constants), (tasks, kept), mapping)
+        tasks = episodes, jax.random.split(key, mask.size)
+        mapping = {"chunk": tasks_at_once(mask.size, chunk, mesh), "mesh": mesh}
+        return _value(grad, step, tree.combine(learned, constants), (tasks, mask), mapping)
 
     updates, opt_state = update(optimizer, grads, state.opt_state, learned, value)
     params = tree.combine(optax.apply_updates(learned, updates), constants)

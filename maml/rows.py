@@ -67,10 +67,10 @@ def of_rows(weights: Any, rows: int) -> Weights:
     if weights.shape != (rows,):
         raise ValueError(f"weights must be {[rows]}, one a row; got {list(weights.shape)}")
     if not isinstance(weights, Tracer):
-        wrong = np.flatnonzero(~(np.isfinite(weights) & (np.asarray(weights) >= 0)))
-        if wrong.size:
+        invalid = np.flatnonzero(~(np.isfinite(weights) & (np.asarray(weights) >= 0)))
+        if invalid.size:
             raise ValueError(
-                f"weights must be finite and >= 0; got {weights[wrong[0]]} at row {wrong[0]}"
+                f"weights must be finite and >= 0; got {weights[invalid[0]]} at row {invalid[0]}"
             )
     weights = wide(weights)
     return jnp.where(weights >= 0, weights, jnp.nan)
@@ -115,12 +115,12 @@ def _takes_weights(apply: Apply) -> bool:
     """
     try:
         parameter = inspect.signature(apply).parameters.get("weights")
-        first = [*inspect.signature(apply).parameters][:2]
+        leading = [*inspect.signature(apply).parameters][:2]
     except (TypeError, ValueError):  # some built-in functions have no signature
         return False
     if parameter is None or parameter.kind is parameter.KEYWORD_ONLY:
         return parameter is not None
-    return parameter.kind is parameter.POSITIONAL_OR_KEYWORD and "weights" not in first
+    return parameter.kind is parameter.POSITIONAL_OR_KEYWORD and "weights" not in leading
 
 
 def replaced(inputs: PyTree, weights: Weights) -> PyTree:

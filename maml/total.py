@@ -106,6 +106,8 @@ def only(kept: Bool[Array, " task"], tasks: Tasks) -> Tasks:
 def _chunk_gradient(
     grad: MetaGradient, step: Step, meta_params: MetaParams, tasks: Tasks
 ) -> tuple[Total, Bool[Array, " task"]]:
+    """Sums over the tasks of a chunk, and a mask of the tasks in the sums."""
+
     def is_learned(metrics: Metrics) -> Bool[Array, ""]:
         return jnp.asarray(grad.objective is None) | _has_no_nan(metrics)
 
@@ -165,9 +167,12 @@ def together(
 
 
 def _total(kept: Array, values: Array, metrics: Metrics, grads: PyTree) -> Total:
-    known = jax.tree.map(lambda leaf: ~jnp.isnan(wide(leaf)), metrics)
-    finite_metrics = jax.tree.map(lambda leaf, known: jnp.where(known, leaf, 0), metrics, known)
-    value, metrics, counted = sum_over(kept, (values, finite_metrics, known))
+    """Sums of values and metrics over the tasks that are kept, with the sum of their gradients."""
+    not_nan = jax.tree.map(lambda leaf: ~jnp.isnan(wide(leaf)), metrics)
+    finite_metrics = jax.tree.map(
+        lambda leaf, not_nan: jnp.where(not_nan, leaf, 0), metrics, not_nan
+    )
+    value, metrics, counted = sum_over(kept, (values, finite_metrics, not_nan))
     return Total(kept.sum(dtype=jnp.float32), value, metrics, counted, grads)
 
 
@@ -223,6 +228,7 @@ def mean_value(
 
 
 def _learned(meta_params: MetaParams) -> PyTree:
+    """The floating-point leaves of the meta-parameters."""
     return tree.partition(meta_params, tree.floating(meta_params))[0]
 
 

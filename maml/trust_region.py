@@ -55,17 +55,20 @@ def check_region(**options: Any) -> None:
     Raises:
         ValueError: an option is unknown or out of range; the error names it.
     """
-    known = inspect.signature(trust_region_step).parameters
-    names = [name for name in known if known[name].kind is inspect.Parameter.KEYWORD_ONLY]
+    parameters = inspect.signature(trust_region_step).parameters
+    names = [name for name in parameters if parameters[name].kind is inspect.Parameter.KEYWORD_ONLY]
     if unknown := [name for name in options if name not in names]:
         raise ValueError(f"got the option {unknown[0]}; {', '.join(names)} would work")
     for name in options.keys() & {"radius", "damping"}:
         check_number(options[name], name, above=0)
     if "shrink" in options:
         check_number(options["shrink"], "shrink", above=0, below=1)
-    for name, of in {"cg_steps": "conjugate-gradient steps", "backtracks": "step lengths"}.items():
+    for name, description in {
+        "cg_steps": "conjugate-gradient steps",
+        "backtracks": "step lengths",
+    }.items():
         if name in options:
-            check_count(options[name], least=1, of=of)
+            check_count(options[name], least=1, of=description)
 
 
 def trust_region_step(

@@ -151,8 +151,8 @@ def fitted(character: str, face: str) -> Canvas:
 
 def blurred(canvas: Canvas) -> Float32[np.ndarray, "SIDE SIDE"]:
     """The shape at the final resolution, blurred so that small misfits matter little."""
-    small = canvas.reduce(CANVAS // SIDE).filter(ImageFilter.GaussianBlur(0.75))
-    return np.asarray(small, np.float32)
+    reduced = canvas.reduce(CANVAS // SIDE).filter(ImageFilter.GaussianBlur(0.75))
+    return np.asarray(reduced, np.float32)
 
 
 def likeness(
@@ -188,8 +188,8 @@ def distinct(shapes: Float32[np.ndarray, "shape SIDE SIDE"]) -> list[int]:
         block = shapes[first : first + 256]
         rivals = np.array([*kept, *range(first, first + len(block))])
         is_kept = np.arange(len(rivals)) < len(kept)
-        for place, column in enumerate(resemblance(shapes[rivals], block).T, len(kept)):
-            is_kept[place] = column[is_kept].max() < LOOKALIKE
+        for column_index, column in enumerate(resemblance(shapes[rivals], block).T, len(kept)):
+            is_kept[column_index] = column[is_kept].max() < LOOKALIKE
         kept = rivals[is_kept].tolist()
     return kept
 
@@ -221,8 +221,8 @@ def _sample_positions(rng: np.random.Generator) -> Float[np.ndarray, "2 y x"]:
     bumps = np.exp(-(((line[:, None] - np.linspace(-1, 1, 4)) / 0.5) ** 2))
     elastic = 0.09 * bumps @ rng.uniform(-1, 1, (2, 4, 4)) @ bumps.T
     shift = rng.uniform(-0.05, 0.05, (2, 1, 1))
-    place = np.einsum("ij,jyx->iyx", rotation @ shear * stretch, grid) + elastic + shift
-    return (place + 1) * CANVAS / 2 - 0.5
+    positions = np.einsum("ij,jyx->iyx", rotation @ shear * stretch, grid) + elastic + shift
+    return (positions + 1) * CANVAS / 2 - 0.5
 
 
 def _drawings(name: str, base: Canvas) -> UInt8[np.ndarray, "DRAWINGS SIDE SIDE"]:

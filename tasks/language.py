@@ -239,6 +239,6 @@ def _read(
     check_key(key)
     shape = (shots + queries, length + 1)
     size = shape[0] * shape[1]
-    place = jax.random.randint(key, (), 0, text.size - size + 1)
-    tokens = jax.lax.dynamic_slice(text, (place,), (size,)).reshape(shape).astype(jnp.int32)
+    start = jax.random.randint(key, (), 0, text.size - size + 1)
+    tokens = jax.lax.dynamic_slice(text, (start,), (size,)).reshape(shape).astype(jnp.int32)
     return Episode(tokens[:shots], tokens[shots:])

@@ -100,8 +100,8 @@ def _prepared(data_dir: Path | None) -> Source | None:
     try:
         builder: Any = tfds.builder("omniglot", data_dir=data_dir)
     except Exception as error:  # the types raised for damaged descriptions are not public
-        place = data_dir or "the data_dir of tensorflow-datasets"
-        raise ValueError(f"cannot read the omniglot in {place}: {error}") from error
+        location = data_dir or "the data_dir of tensorflow-datasets"
+        raise ValueError(f"cannot read the omniglot in {location}: {error}") from error
     if not builder.is_prepared():
         return None
     folder = Path(builder.data_path)

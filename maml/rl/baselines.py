@@ -38,8 +38,8 @@ def discounted_sums(x: Num[Array, "*n time"], discount: float) -> Float[Array, "
     steps = jnp.moveaxis(wide(x), -1, 0)
     gamma = jnp.asarray(discount, steps.dtype)
 
-    def add_step(later: Array, now: Array) -> tuple[Array, Array]:
-        total = now + gamma * later
+    def add_step(total_after: Array, term: Array) -> tuple[Array, Array]:
+        total = term + gamma * total_after
         return total, total
 
     sums = jax.lax.scan(add_step, jnp.zeros_like(steps[0]), steps, reverse=True)[1]

@@ -172,5 +172,5 @@ def finished_return(
     cumulative = jnp.pad(jnp.cumsum(drawn.reward, axis=1), ((0, 0), (1, 0)))
     returns = cumulative[:, 1:-1] - jnp.take_along_axis(cumulative, start, axis=1)
     steps = jnp.where(ended, time + 1 - start, 0).sum(axis=0)
-    before = jnp.cumsum(steps) - steps
-    return returns.mean(where=ended & (before < trajectories * horizon))
+    steps_before = jnp.cumsum(steps) - steps
+    return returns.mean(where=ended & (steps_before < trajectories * horizon))

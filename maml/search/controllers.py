@@ -172,9 +172,9 @@ def policy_gradient(
     def child(state: State, key: RandomKey) -> Tokens:
         return policy.sample(state.learned.params, key)
 
-    def learn(before: Controller, tokens: Batch, rewards: Rewards, told: Array) -> Controller:
-        advantages, updated = judge(before, rewards, decay)
-        acted = acting(policy, before.params, tokens)
+    def learn(learned: Controller, tokens: Batch, rewards: Rewards, told: Array) -> Controller:
+        advantages, updated = judge(learned, rewards, decay)
+        acted = acting(policy, learned.params, tokens)
 
         def loss(params: Params) -> Scalar:
             return loss_of(policy, surrogate, params, tokens, acted, advantages, bonus)
@@ -186,7 +186,7 @@ def policy_gradient(
             proposed = optax.apply_updates(params, updates), opt_state
             return where(is_finite((grads, proposed[0])), proposed, state), None
 
-        start = before.params, before.opt_state
+        start = learned.params, learned.opt_state
         (params, opt_state), _ = jax.lax.scan(epoch, start, length=epochs)
         return updated._replace(params=params, opt_state=opt_state)
 

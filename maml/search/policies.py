@@ -63,9 +63,11 @@ def log_prob(log_probs: LogProbs, tokens: Tokens) -> Float[Array, " token"]:
     """
     check_row(tokens, log_probs.shape[0])
     exist = (tokens >= 0) & (tokens < log_probs.shape[1])
-    chosen = jnp.take_along_axis(log_probs, jnp.where(exist, tokens, 0)[:, None], axis=1)[:, 0]
+    token_log_probs = jnp.take_along_axis(log_probs, jnp.where(exist, tokens, 0)[:, None], axis=1)[
+        :, 0
+    ]
     certain = (tokens == -1) & (log_probs == -jnp.inf).all(axis=1)
-    return jnp.where(exist, chosen, jnp.where(certain, 0.0, -jnp.inf))
+    return jnp.where(exist, token_log_probs, jnp.where(certain, 0.0, -jnp.inf))
 
 
 def entropy(log_probs: LogProbs) -> Scalar:

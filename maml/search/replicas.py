@@ -143,8 +143,8 @@ class Replica:
         Returns:
             The tokens of the children, and their outcomes.
         """
-        read = self.ray.get([server.read.remote() for server in self.servers])
-        params, opt_state = map(tuple, zip(*read, strict=True))
+        shards = self.ray.get([server.read.remote() for server in self.servers])
+        params, opt_state = map(tuple, zip(*shards, strict=True))
         learned = state.learned._replace(params=params, opt_state=opt_state)
         tokens, _, keys = self.ask(state._replace(learned=learned), key)
         check_ends(tokens)

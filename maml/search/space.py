@@ -104,8 +104,8 @@ class Space:
 
     def contains(self, tokens: Tokens) -> Bool[Array, ""]:
         """Whether every token is one of its options, given the tokens before it."""
-        chosen = jnp.arange(self.widest) == tokens[:, None]
-        return (self.along(tokens) & chosen).any(axis=1).all()
+        one_hot = jnp.arange(self.widest) == tokens[:, None]
+        return (self.along(tokens) & one_hot).any(axis=1).all()
 
 
 def check_space(space: Any) -> None:
@@ -167,9 +167,9 @@ def check_ends(tokens: Int[Array, "*child token"]) -> None:
         return
     for row in np.asarray(tokens).reshape(-1, tokens.shape[-1]).tolist():
         if -1 in row:
-            place = row.index(-1)
+            position = row.index(-1)
             raise ValueError(
-                f"the space allows no option for token {place} after {row[:place]}; `allowed` must"
+                f"the space allows no option for token {position} after {row[:position]}; `allowed` must"
                 " allow an option there, or must not allow these tokens"
             )
 
@@ -247,7 +247,7 @@ def mutate(space: Space, tokens: Tokens, key: RandomKey) -> Tokens:
     check_tokens(tokens, space.choices)
     check_key(key)
     place_key, key = jax.random.split(key)
-    place = any_of(space.along(tokens).sum(axis=1) > 1, place_key)
+    mutated = any_of(space.along(tokens).sum(axis=1) > 1, place_key)
 
     def choose(
         carry: None, new: Tokens, options: Options, position: Position, key: RandomKey
@@ -255,7 +255,7 @@ def mutate(space: Space, tokens: Tokens, key: RandomKey) -> Tokens:
         old = tokens[position]
         same = options & (jnp.arange(space.widest) == old)
         others = options & ~same
-        keeps = same.any() & ((position != place) | ~others.any())
+        keeps = same.any() & ((position != mutated) | ~others.any())
         return carry, jnp.where(keeps, old, any_of(others, key))
 
     return walk(space, choose, None, key)

@@ -169,9 +169,11 @@ class Allowed:
         strides = jnp.asarray(self.macro.strides)
         for number, layer in enumerate(decode(self.macro, tokens)):
             remaining = (layer.seen[:, None] - 1) // strides + 1
-            place = _start(number) + number + 2
+            position_of_stride = _start(number) + number + 2
             fits = (remaining >= self.macro.least) | (strides == 1)
-            table = table.at[place : place + 2, : len(self.macro.strides)].set(fits)
+            table = table.at[
+                position_of_stride : position_of_stride + 2, : len(self.macro.strides)
+            ].set(fits)
         return table[position]
 
 

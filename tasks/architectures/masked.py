@@ -147,9 +147,9 @@ def strided(
 
 def _take_every(x: Array, stride: int, axis: int) -> Array:
     """Every stride-th pixel along an axis, padded with zeros at the end."""
-    kept = lax.slice_in_dim(x, 0, None, stride, axis)
-    pads = [(0, x.shape[a] - kept.shape[a]) for a in range(x.ndim)]
-    return jnp.pad(kept, pads)
+    pixels = lax.slice_in_dim(x, 0, None, stride, axis)
+    pads = [(0, x.shape[a] - pixels.shape[a]) for a in range(x.ndim)]
+    return jnp.pad(pixels, pads)
 
 
 def flattened(
