@@ -169,8 +169,8 @@ def check_ends(tokens: Int[Array, "*child token"]) -> None:
         if -1 in row:
             position = row.index(-1)
             raise ValueError(
-                f"the space allows no option for token {position} after {row[:position]}; `allowed` must"
-                " allow an option there, or must not allow these tokens"
+                f"the space allows no option for token {position} after {row[:position]};"
+                " `allowed` must allow an option there, or must not allow these tokens"
             )
 
 
