@@ -45,7 +45,7 @@ test-older:
 
 # The README's table, from results/*.jsonl.
 results: .venv/installed
-	.venv/bin/python -m benchmarks.tables
+	.venv/bin/python -m benchmarks.report.tables
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed")'

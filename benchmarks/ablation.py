@@ -16,16 +16,16 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import folders, session
-from benchmarks.bounds import check, check_used
-from benchmarks.config import launch
 from benchmarks.few_shot import experiment
+from benchmarks.harness import folders, session
+from benchmarks.harness.bounds import check, check_used
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.plot import save_figure
+from benchmarks.harness.runner import run
+from benchmarks.harness.schemas import FINISHED
+from benchmarks.harness.statistics import over_seeds
 from benchmarks.omniglot import PAPER
-from benchmarks.published import Summary
-from benchmarks.rl_figures import saved
-from benchmarks.runner import run
-from benchmarks.schemas import FINISHED
-from benchmarks.statistics import over_seeds
+from benchmarks.report.published import Summary
 
 ALL = replace(
     PAPER,
@@ -150,7 +150,7 @@ def draw(out: Path, values: dict[str, np.ndarray]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy, %: each seed, and the mean")
     axes.grid(alpha=0.3)
-    return saved(figure, out / "ablation.png")
+    return save_figure(figure, out / "ablation.png")
 
 
 if __name__ == "__main__":

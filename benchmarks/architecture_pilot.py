@@ -24,14 +24,15 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from scipy import stats
 
-from benchmarks import children, hardware
-from benchmarks.children import Children
-from benchmarks.config import launch
-from benchmarks.files import as_json, write_text
-from benchmarks.folders import own, plain
-from benchmarks.rl_figures import saved
-from benchmarks.search_figures import unbroken
-from benchmarks.session import command
+from benchmarks.harness import hardware
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.files import as_json, write_text
+from benchmarks.harness.folders import own, plain
+from benchmarks.harness.plot import save_figure
+from benchmarks.harness.session import command
+from benchmarks.search import children
+from benchmarks.search.children import Children
+from benchmarks.search.figures import unbroken
 from maml.search import Reward, uniform
 from tasks.architectures.reward import from_scratch
 
@@ -168,7 +169,7 @@ def draw(out: Path, found: dict[str, Any], ways: int) -> Figure:
         right.set(xlabel="from scratch, mean", ylabel="shared weights")
         right.set_title(f"Spearman {found['shared']['spearman']:.2f}")
     left.legend()
-    return saved(figure, out / "pilot.png")
+    return save_figure(figure, out / "pilot.png")
 
 
 def main(config: Pilot) -> dict[str, Any]:

@@ -26,22 +26,15 @@ import numpy as np
 import optax
 from scipy import stats
 
-from benchmarks import (
-    architecture_drawing,
-    children,
-    live_search,
-    search_figures,
-    search_tables,
-    table_search,
-)
-from benchmarks.bounds import check_size, check_used
-from benchmarks.children import Children
-from benchmarks.config import launch
-from benchmarks.folders import fresh, own
-from benchmarks.live_search import Outcome
-from benchmarks.search_figures import top, unbroken
-from benchmarks.session import write
-from benchmarks.statistics import not_finite
+from benchmarks.harness.bounds import check_size, check_used
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.folders import fresh, own
+from benchmarks.harness.session import write
+from benchmarks.harness.statistics import not_finite
+from benchmarks.search import children, drawing, figures, live, tables, tabulated
+from benchmarks.search.children import Children
+from benchmarks.search.figures import top, unbroken
+from benchmarks.search.live import Outcome
 from maml.search import (
     Space,
     Strategy,
@@ -95,7 +88,7 @@ class Search(Children):
 
     def __post_init__(self) -> None:
         self.judge(self.space, self.dataset)
-        if self.children < (least := max(search_figures.TOPS)):
+        if self.children < (least := max(figures.TOPS)):
             raise ValueError(f"children must be >= {least}; got {self.children}")
         if self.children % self.batch:
             raise ValueError(f"the batch must divide {self.children} children; got {self.batch}")
@@ -152,7 +145,7 @@ def described(config: Search, outcome: Outcome) -> tuple[dict[str, np.ndarray], 
         **outcome.facts,
         **not_finite({"best": best}),
     }
-    for count in search_figures.TOPS:
+    for count in figures.TOPS:
         found[f"top{count}"] = {n: float(top(seen, count)[-1]) for n, seen in rewards.items()}
     return rewards, found
 
@@ -170,16 +163,16 @@ def prepared(config: Search) -> tuple[Callable[[Path], Outcome], str]:
     """What searches, given a folder, and the name of the data set.
 
     Raises:
-        FileNotFoundError, ValueError: as `table_search.read` and `children.samplers`.
+        FileNotFoundError, ValueError: as `tabulated.read` and `children.samplers`.
     """
     if config.space not in children.SPACES:
-        table, dataset = table_search.read(config)
+        table, dataset = tabulated.read(config)
         compared = strategies(config, table.space)
-        return lambda out: table_search.measure(config, compared, table), dataset
+        return lambda out: tabulated.measure(config, compared, table), dataset
     dataset = config.dataset or children.DATASETS[0]
     space, child = children.networks(config.space, config)
     learning, compared = children.samplers(dataset, config), strategies(config, space)
-    return partial(live_search.measure, config, compared, space, child, learning), dataset
+    return partial(live.measure, config, compared, space, child, learning), dataset
 
 
 def main(config: Search) -> dict[str, Any]:
@@ -192,11 +185,11 @@ def main(config: Search) -> dict[str, Any]:
     about = {name: getattr(config, name) for name in ("space", "children", "policy", "seed")}
     summary = about | {"runs": config.repeats, "dataset": dataset, "unit": "%"} | found
     summary = write("architecture_search", config, out, summary, record=config.record)
-    search_tables.show(summary)
-    search_figures.running_mean(out, rewards)
-    search_figures.tops(out, rewards)
+    tables.show(summary)
+    figures.running_mean(out, rewards)
+    figures.tops(out, rewards)
     if config.space in children.SPACES:
-        architecture_drawing.best(out, config, summary["chosen"])
+        drawing.best(out, config, summary["chosen"])
     print(f"figures: {out}")
     return summary
 

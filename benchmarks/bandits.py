@@ -22,11 +22,12 @@ import jax
 from jaxtyping import Array, PyTree
 
 import maml
-from benchmarks import hardware, seeds, tables
-from benchmarks.bounds import check_size, check_used
-from benchmarks.config import launch
+from benchmarks.harness import hardware, seeds
+from benchmarks.harness.bounds import check_size, check_used
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.seeds import by_step
 from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
-from benchmarks.seeds import by_step
+from benchmarks.report import tables
 from maml.mapping import each_task
 from maml.rl.policies import table_policy
 from maml.rl.rl2 import by_episode, trials

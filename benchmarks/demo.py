@@ -8,16 +8,19 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
 
-from benchmarks import hardware, navigation, omniglot, sinusoid
-from benchmarks.config import C, in_words
-from benchmarks.files import read_object
-from benchmarks.folders import RESULTS
+from benchmarks import navigation, omniglot, sinusoid
+from benchmarks.harness import hardware
+from benchmarks.harness.command_line import in_words
+from benchmarks.harness.files import read_object
+from benchmarks.harness.folders import RESULTS
+from benchmarks.harness.options import Run
 
+C = TypeVar("C", bound=Run)
 PARTS = {"sinusoid": "sinusoid", "glyphs": "omniglot", "navigation": "navigation"}  # benchmarks
 
 

@@ -22,14 +22,14 @@ from jaxtyping import Array
 from matplotlib.figure import Figure
 from rich.progress import track
 
-from benchmarks import hardware
-from benchmarks.bounds import check
-from benchmarks.config import launch
-from benchmarks.files import as_json, write_text
-from benchmarks.folders import own
+from benchmarks.harness import hardware
+from benchmarks.harness.bounds import check
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.files import as_json, write_text
+from benchmarks.harness.folders import own
+from benchmarks.harness.plot import save_figure
+from benchmarks.harness.session import command
 from benchmarks.meta_rl import SURROGATES
-from benchmarks.rl_figures import saved
-from benchmarks.session import command
 from maml.rl.environment import rollout
 from maml.rl.policies import table_policy
 from maml.types import RandomKey
@@ -122,7 +122,7 @@ def draw(out: Path, found: dict[str, Any]) -> Figure:
     figure.axes[0].set(yscale="log", ylabel="relative error of the meta-gradient")
     figure.axes[1].set_ylabel("cosine with the exact meta-gradient")
     figure.axes[1].legend()
-    return saved(figure, out / "estimators.png")
+    return save_figure(figure, out / "estimators.png")
 
 
 def main(config: Estimators) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import optax
 from flax import linen as nn
 
 import maml
-from benchmarks import hardware
-from benchmarks.bounds import check_size, check_used
-from benchmarks.config import Config
-from benchmarks.runner import BLOCK, Experiment, initial_key
+from benchmarks.harness import hardware
+from benchmarks.harness.bounds import check_size, check_used
+from benchmarks.harness.options import Config
+from benchmarks.harness.runner import BLOCK, Experiment, initial_key
 from maml.closed_form import Features
 from maml.sampling import few_shot
 from maml.types import Batch, LossFn, Params, RandomKey

@@ -27,20 +27,20 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import maml
-from benchmarks import children
-from benchmarks.children import Children
-from benchmarks.config import launch
-from benchmarks.files import read_arrays, whole
-from benchmarks.folders import RESULTS, check_free, claim, plain
-from benchmarks.rl_figures import saved
-from benchmarks.session import track, write
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.files import read_arrays, whole
+from benchmarks.harness.folders import RESULTS, check_free, claim, plain
+from benchmarks.harness.plot import save_figure
+from benchmarks.harness.session import track, write
+from benchmarks.search import children
+from benchmarks.search.children import Children
+from benchmarks.search.tabulated import TABLE
 from maml.search import Space, over_devices
 from maml.search.space import Tokens
 from maml.types import RandomKey
 from tasks.architectures import macro
 from tasks.architectures.reward import Bound, Budget, Child, accuracy, trained
 
-TABLE = RESULTS / "maml-bench" / "table.npz"
 PARTIAL = "partial.npz"
 BLOCK = 16  # children between two savings
 LARGEST = 1_000_000  # rows of the table
@@ -151,7 +151,7 @@ def draw(out: Path, found: Float[np.ndarray, "entry training 2"]) -> Figure:
     rank = float(np.asarray(stats.spearmanr(rewards, reported))[0])
     axes.set_title(f"{len(found):,} architectures: Spearman {rank:.2f}")
     axes.grid(alpha=0.3)
-    return saved(figure, out / "table.png")
+    return save_figure(figure, out / "table.png")
 
 
 def main(config: Bench) -> dict[str, Any]:

@@ -36,12 +36,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from rich.table import Table
 
 import maml
-from benchmarks import hardware, omniglot
-from benchmarks.bounds import check, check_used
-from benchmarks.config import launch
-from benchmarks.files import write_text
-from benchmarks.folders import own
-from benchmarks.rl_figures import saved
+from benchmarks import omniglot
+from benchmarks.harness import hardware
+from benchmarks.harness.bounds import check, check_used
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.files import write_text
+from benchmarks.harness.folders import own
+from benchmarks.harness.plot import save_figure
 from maml.types import LossFn, Params
 from tasks.language import Transformer, next_token, passages, synthetic
 
@@ -261,7 +262,7 @@ def main(options: Options) -> list[Row]:
             if options.out:
                 report = json.dumps({"rows": rows, **facts}, indent=2, default=str)
                 write_text(options.out / "memory.json", report + "\n")
-                saved(draw(rows), options.out / "memory.png")
+                save_figure(draw(rows), options.out / "memory.png")
     for model in problems:
         Console().print(show([row for row in rows if row["model"] == model]))
     return rows

@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, PyTree
 
 import maml
-from benchmarks import hardware
-from benchmarks.bounds import check_size, check_used
-from benchmarks.config import Run
-from benchmarks.seeds import Trainer
+from benchmarks.harness import hardware
+from benchmarks.harness.bounds import check_size, check_used
+from benchmarks.harness.options import Run
+from benchmarks.harness.seeds import Trainer
 from maml import surrogates
 from maml.rl import outer_steps
 from maml.rl.environment import Environment

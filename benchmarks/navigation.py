@@ -21,11 +21,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import maml
-from benchmarks import hardware, rl_figures, seeds, tables
-from benchmarks.bounds import check_used
-from benchmarks.config import launch
+from benchmarks.harness import hardware, seeds
+from benchmarks.harness.bounds import check_used
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.seeds import by_step
 from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
-from benchmarks.seeds import by_step
+from benchmarks.report import figures, tables
 from maml.mapping import each_task
 from maml.rl.environment import rollout
 from maml.rl.policies import gaussian_policy
@@ -199,11 +200,11 @@ def main(config: Navigation) -> seeds.Result:
     tables.show(result.summary)
     if result.summary["meta_steps"]:
         levels = {} if config.corners else PUBLISHED
-        rl_figures.returns(result.out, "mean return", levels)
+        figures.returns(result.out, "mean return", levels)
     if config.algorithm != "rl2":
         first = jax.tree.map(lambda leaf: leaf[0], result.meta_params)
         goals = held_out(config)[:4]
-        rl_figures.paths(result.out, jax.jit(partial(walks, config))(first, goals), goals)
+        figures.paths(result.out, jax.jit(partial(walks, config))(first, goals), goals)
     return result
 
 

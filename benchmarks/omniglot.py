@@ -14,10 +14,10 @@ quarter of an hour.
 
 from dataclasses import replace
 
-from benchmarks import figures, tables
-from benchmarks.config import launch
 from benchmarks.few_shot import FewShot, experiment
-from benchmarks.runner import Result, run
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.runner import Result, run
+from benchmarks.report import figures, tables
 
 PAPER = FewShot(
     preset="maml-paper-5-way-1-shot",

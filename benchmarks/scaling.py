@@ -27,12 +27,12 @@ from rich.progress import track
 from rich.table import Table
 
 import maml
-from benchmarks import hardware
-from benchmarks.bounds import check
-from benchmarks.config import launch
-from benchmarks.files import as_json, write_text
-from benchmarks.folders import own
-from benchmarks.rl_figures import saved
+from benchmarks.harness import hardware
+from benchmarks.harness.bounds import check
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.files import as_json, write_text
+from benchmarks.harness.folders import own
+from benchmarks.harness.plot import save_figure
 from maml.sampling import few_shot
 from maml.types import Params
 from tasks import glyphs
@@ -202,7 +202,7 @@ def main(options: Options) -> None:
         contents = {"layouts": rows, "growth": found, "device": hardware.device()}
         contents |= {"versions": hardware.versions()}
         write_text(options.out / "scaling.json", as_json(contents, indent=2) + "\n")
-        saved(figure(found), options.out / "scaling.png")
+        save_figure(figure(found), options.out / "scaling.png")
 
 
 if __name__ == "__main__":

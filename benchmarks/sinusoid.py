@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import optax
 
 import maml
-from benchmarks import figures, hardware, tables
-from benchmarks.bounds import check_size, check_used
-from benchmarks.config import Config, launch
-from benchmarks.runner import BLOCK, Experiment, Result, initial_key, run
+from benchmarks.harness import hardware
+from benchmarks.harness.bounds import check_size, check_used
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.options import Config
+from benchmarks.harness.runner import BLOCK, Experiment, Result, initial_key, run
+from benchmarks.report import figures, tables
 from maml.types import Params
 from tasks.models import MLP
 from tasks.sinusoid import few_points

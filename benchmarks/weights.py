@@ -21,15 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from benchmarks import folders, runner, session, tables
-from benchmarks.bounds import check, check_used
-from benchmarks.checkpoints import meta_params
-from benchmarks.config import launch
 from benchmarks.few_shot import FewShot, experiment
-from benchmarks.files import read_arrays, whole
-from benchmarks.runner import Experiment
-from benchmarks.schemas import TEXT, TRAINED, fitting, parsed
-from benchmarks.stored import latest
+from benchmarks.harness import folders, runner, session
+from benchmarks.harness.bounds import check, check_used
+from benchmarks.harness.checkpoints import meta_params
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.files import read_arrays, whole
+from benchmarks.harness.runner import Experiment
+from benchmarks.harness.schemas import TEXT, TRAINED, fitting, parsed
+from benchmarks.harness.stored import latest
+from benchmarks.report import tables
 from maml.tree import by_path
 from maml.types import MetaParams
 

@@ -33,7 +33,9 @@ import numpy as np
 import optax
 
 import maml
-from benchmarks import figures, published, runner, sinusoid, tables
+from benchmarks import sinusoid
+from benchmarks.harness import runner
+from benchmarks.report import figures, published, tables
 from tasks.sinusoid import INPUT, draw_wave, few_points
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set

@@ -33,7 +33,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import maml
-from benchmarks import figures, omniglot, published, runner
+from benchmarks import omniglot
+from benchmarks.harness import runner
+from benchmarks.report import figures, published
 from maml.sampling import Query, few_shot
 from tasks import glyphs
 from tasks import omniglot as drawings

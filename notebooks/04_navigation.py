@@ -37,7 +37,8 @@ from IPython.display import HTML
 from matplotlib.animation import FuncAnimation
 
 import maml
-from benchmarks import estimators, hardware, navigation
+from benchmarks import estimators, navigation
+from benchmarks.harness import hardware
 from maml.rl.environment import rollout
 from maml.rl.losses import collector, policy_gradient
 from maml.rl.policies import gaussian_policy

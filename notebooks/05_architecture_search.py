@@ -35,15 +35,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from benchmarks import (
-    architecture_drawing,
-    architecture_search,
-    children,
-    maml_bench,
-    search_figures,
-    search_tables,
-    table_search,
-)
+from benchmarks import architecture_search, maml_bench
+from benchmarks.search import children, drawing, figures, tables, tabulated
 from maml.search import entropy, factorised, reinforce, search
 from tasks.architectures.tabular import lookup
 
@@ -65,7 +58,7 @@ CONFIG = architecture_search.Search(
     runs=10 if QUICK else 300,
     out=Path(SCRATCH.name),
 )
-table, _ = table_search.read(CONFIG)
+table, _ = tabulated.read(CONFIG)
 rewards = np.asarray(table.rewards)
 print(f"tokens with {table.space.choices} options")
 print(f"{np.isfinite(rewards).sum()} architectures, the best rewards {np.nanmax(rewards):.4f}")
@@ -105,7 +98,7 @@ right.plot(best, range(len(best)), "r*")
 right.set(xlabel="option", ylabel="token", title="what it has learned, and its best child")
 plt.show()
 macro = children.convolutions(maml_bench.Bench())
-display(architecture_drawing.draw(CONFIG.out, [architecture_drawing.of_network(macro, best)]))
+display(drawing.draw(CONFIG.out, [drawing.of_network(macro, best)]))
 print(f"entropy: {entropy(policy.log_probs(state.learned.params, best)):.2f} nats a child")
 
 # %% [markdown]
@@ -116,14 +109,14 @@ print(f"entropy: {entropy(policy.log_probs(state.learned.params, best)):.2f} nat
 
 # %%
 compared = architecture_search.strategies(CONFIG, table.space)
-outcome = table_search.measure(CONFIG, compared, table)
+outcome = tabulated.measure(CONFIG, compared, table)
 rewards, found = architecture_search.described(CONFIG, outcome)
 about = {"space": CONFIG.space, "dataset": "omniglot", "children": 100, "runs": CONFIG.runs}
-search_tables.show(about | {"policy": CONFIG.policy, "device": str(jax.devices()[0])} | found)
+tables.show(about | {"policy": CONFIG.policy, "device": str(jax.devices()[0])} | found)
 
 # %%
-display(search_figures.running_mean(CONFIG.out, rewards))
-display(search_figures.tops(CONFIG.out, rewards))
+display(figures.running_mean(CONFIG.out, rewards))
+display(figures.tops(CONFIG.out, rewards))
 
 # %% [markdown]
 # What a policy gradient learns shows in the mean of what it samples and in the mean of its best 25,

@@ -31,7 +31,9 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 
-from benchmarks import figures, runner, weights
+from benchmarks import weights
+from benchmarks.harness import runner
+from benchmarks.report import figures
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set
 ROOT = next(path for path in (Path.cwd(), *Path.cwd().parents) if (path / "results").exists())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.stored import latest, leaves
+from benchmarks.harness.stored import latest, leaves
 
 PATIENCE = 3600  # seconds, however busy the machine is
 SIGNALS = signal.SIGKILL, signal.SIGTERM, signal.SIGINT

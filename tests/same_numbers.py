@@ -84,26 +84,23 @@ RUNS: dict[str, str] = {
     "memory": f"memory --model transformer --steps 1 --repeats=1 {SMALL}",
     "weights": "weights {out}/weights.npz --run={runs}/images",
     "weights tested": "weights {runs}/weights/weights.npz --eval-tasks=2",
-    **dict.fromkeys(("ablation", "scaling", "search_cluster"), ""),
+    **dict.fromkeys(("ablation", "scaling"), ""),
 }
 
 
 def special(name: str, out: Path) -> None:
-    """Runs a script that has no options for a tiny size, or that only prints its results."""
+    """Runs a script that has no options for a tiny size, as these runs need."""
     script = import_module(f"benchmarks.{name}")
     if name == "ablation":
         small = {"model": "fully-connected", "ways": 2, "inner_steps": 2, "eval_tasks": 2}
         variants = {variant: script.VARIANTS[variant] for variant in ("all", "none")}
         with patch.multiple(script, ALL=replace(script.ALL, **small), VARIANTS=variants):
             script.main(script.Ablation(dataset="glyphs", seeds=1, meta_steps=8, out=out))
-    elif name == "scaling":  # times sinusoids in place of images, which take long to compile
+    else:  # times sinusoids in place of images, which take long to compile
         few = dict.fromkeys(("devices", "chunks", "tasks", "steps", "width"), (1,))
         options = script.Options(models=("sinusoid",), ways=(2,), repeats=1, **few, out=out)
         with patch.object(script, "characters", lambda *_, **__: script.waves()):
             script.main(options)
-    else:  # the executors that need no Ray
-        options = script.Options(executor=("in-process", "devices"), space="graphs", children=20)
-        (out / "found.json").write_text(json.dumps(script.main(options)))
 
 
 def run(name: str, out: Path) -> dict[str, Any]:

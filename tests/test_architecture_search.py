@@ -10,17 +10,14 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks import (
-    architecture_search,
-    search_figures,
-    search_tables,
-    session,
-    table_search,
-    tables,
-)
+from benchmarks import architecture_search
 from benchmarks.architecture_search import NAMES, Search
-from benchmarks.config import launch
-from benchmarks.search_figures import top
+from benchmarks.harness import session
+from benchmarks.harness.command_line import launch
+from benchmarks.report import tables
+from benchmarks.search import figures, tabulated
+from benchmarks.search import tables as tables_of_searches
+from benchmarks.search.figures import top
 from tasks.architectures.tabular import tabulate
 
 DATA = Path(os.environ.get("NAS_DIR", Path(__file__).parents[2] / "shared/data/nas"))
@@ -37,7 +34,7 @@ def compared(tmp_path_factory):
     table = tabulate("here", (4, 4, 4), CODES, worth, worth / 10)
     out = tmp_path_factory.mktemp("search") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table_search, "read", lambda config: (table, "tiny"))
+        patch.setattr(tabulated, "read", lambda config: (table, "tiny"))
         patch.setattr(session, "RESULTS", out.parent)
         options = Search(children=40, runs=6, seed=3, record=True, out=out)
         return out, architecture_search.main(options)
@@ -68,17 +65,17 @@ def test_what_is_found_is_reported_by_the_other_training_and_the_learners_learn(
 
 def test_the_table_shows_each_strategy(compared, capsys):
     summary = compared[1]
-    search_tables.show(summary)
+    tables_of_searches.show(summary)
     shown = capsys.readouterr().out
-    line = next(x for x in search_tables.markdown([summary]).splitlines() if "| ppo |" in x)
+    line = next(x for x in tables_of_searches.markdown([summary]).splitlines() if "| ppo |" in x)
     assert all(name in shown for name in NAMES)
     assert f"{summary['top25']['ppo']:.2f}" in line and "40 x 6" in line
 
 
 def test_published_numbers_stand_beside_a_budget_like_theirs_alone(compared):
     theirs = compared[1] | {"space": "nasbench201", "dataset": "cifar100", "children": 100}
-    assert search_tables.rows(theirs)["evolution"][1] == "71.84 ± 0.99"
-    assert search_tables.rows(theirs | {"children": 500})["evolution"][1] == ""
+    assert tables_of_searches.rows(theirs)["evolution"][1] == "71.84 ± 0.99"
+    assert tables_of_searches.rows(theirs | {"children": 500})["evolution"][1] == ""
 
 
 def test_a_record_of_a_search_is_no_row_of_the_other_tables(compared):
@@ -93,7 +90,7 @@ def test_the_mean_of_the_best_is_that_of_the_best_so_far():
 
 def test_the_running_mean_is_drawn_where_its_last_child_is(tmp_path):
     rewards = {"random": np.arange(40.0) * np.ones((3, 1))}
-    figure: Figure = search_figures.running_mean(tmp_path, rewards)
+    figure: Figure = figures.running_mean(tmp_path, rewards)
     (line,) = figure.axes[0].get_lines()
     np.testing.assert_allclose(np.asarray(line.get_xydata())[[0, -1]], [[2, 0.5], [40, 38.5]])
 

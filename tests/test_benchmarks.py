@@ -15,8 +15,10 @@ import pytest
 from matplotlib.figure import Figure
 
 import maml
-from benchmarks import demo, figures, hardware, omniglot, runner, session, sinusoid, tables
-from benchmarks.config import configure, launch
+from benchmarks import demo, omniglot, sinusoid
+from benchmarks.harness import hardware, runner, session
+from benchmarks.harness.command_line import configure, launch
+from benchmarks.report import figures, tables
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TINY = {"meta_steps": 4, "steps_per_call": 2, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 2}
@@ -237,7 +239,7 @@ def test_heavy_tasks_have_a_core_each_and_light_ones_share_one():
 def test_compilations_are_kept_in_the_cache_of_the_user(tmp_path):
     program = """
 import jax, pathlib, sys
-from benchmarks import hardware
+from benchmarks.harness import hardware
 hardware.start(cache=sys.argv[1] == "yes")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.jit(lambda x: x * 2)(3.0)

@@ -14,10 +14,12 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from benchmarks import folders, omniglot, tables, weights
+from benchmarks import omniglot, weights
 from benchmarks.architecture_search import Search
-from benchmarks.bounds import BOUNDS
-from benchmarks.config import configure, launch, parsed
+from benchmarks.harness import folders
+from benchmarks.harness.bounds import BOUNDS
+from benchmarks.harness.command_line import configure, launch, parsed
+from benchmarks.report import tables
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {
@@ -29,7 +31,6 @@ OPTIONS = {
     "memory": "Options",
     "scaling": "Options",
     "peers": "Options",
-    "search_cluster": "Options",
     "report": "Report",
     "weights": "Weights",
 } | dict.fromkeys(("omniglot", "sinusoid", "navigation", "bandits"), "PRESETS")
@@ -255,13 +256,6 @@ REFUSED = {
         "--workloads": "workloads needs at least one value",
         "--peers tensorflow": "no peer 'tensorflow'; there are loop",
     },
-    "search_cluster": {
-        "--executor": "executor needs at least one value",
-        f"--children {10**9}": "children must be <= 100,000; got 1000000000",
-        "--rate nan --executor devices": "rate must be a finite number; got nan",
-        "--executor devices --replicas 4": "replicas is an option of executor replicas",
-        "--executor devices --address auto": "address is an option of executor ray and replicas",
-    },
     "report": {
         "--out FILE run": "out must be a folder, and FILE is a file",
         "": "runs",
@@ -278,7 +272,10 @@ REFUSED = {
 
 
 def options_of(script):
-    return getattr(import_module(f"benchmarks.{script}"), OPTIONS[script])
+    module = import_module(f"benchmarks.{script}")
+    if hasattr(module, "__path__"):  # a package, which runs its __main__
+        module = import_module(f"{module.__name__}.__main__")
+    return getattr(module, OPTIONS[script])
 
 
 def parse(script, argv):
@@ -343,7 +340,8 @@ def test_every_bound_can_be_reached_and_belongs_to_an_option():
 @pytest.mark.parametrize("script", OPTIONS)
 def test_help_is_printed_and_nothing_else_happens(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
-    monkeypatch.delitem(sys.modules, f"benchmarks.{script}", raising=False)
+    for module in (f"benchmarks.{script}", f"benchmarks.{script}.__main__"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.delenv("PJRT_NPROC", raising=False)
     with pytest.raises(SystemExit) as end:
         runpy.run_module(f"benchmarks.{script}", run_name="__main__", alter_sys=True)

@@ -13,7 +13,6 @@ from jax.tree_util import Partial
 from problems import quick
 
 import maml
-from benchmarks import search_cluster
 from maml.search import (
     Space,
     drive,
@@ -24,7 +23,6 @@ from maml.search import (
     reinforce,
     search,
 )
-from tasks.architectures.tabular import tabulate
 
 KEY = jax.random.key(0)
 SPACE = Space((3, 2, 4))
@@ -206,13 +204,3 @@ def test_what_cannot_be_is_refused(options, says):
         drive(STRATEGY, **given)
     with pytest.raises(ValueError, match="items in a chunk"):
         over_devices(chunk=0)
-
-
-def test_the_comparison_of_executors_finds_the_same_with_each(monkeypatch, capsys):
-    table = tabulate("here", (3, 2, 4), np.argwhere(TABLE >= 0), TABLE.ravel(), TABLE.ravel())
-    monkeypatch.setattr(search_cluster, "read", lambda config: (table, "tiny"))
-    found = search_cluster.main(
-        search_cluster.Options(executor=("in-process", "devices"), children=20, batch=4)
-    )
-    assert found["in-process"]["best"] == found["devices"]["best"] > 80
-    assert "children/s" in capsys.readouterr().out

@@ -18,28 +18,27 @@ from benchmarks import (
     ablation,
     architecture_pilot,
     architecture_search,
-    children,
     demo,
     estimators,
-    live_search,
     maml_bench,
     memory,
     navigation,
     omniglot,
-    peers,
-    report,
-    runner,
     scaling,
     sinusoid,
-    tables,
     weights,
 )
 from benchmarks.architecture_pilot import Pilot
 from benchmarks.architecture_search import Search
-from benchmarks.checkpoints import meta_params
-from benchmarks.files import as_json, fitted, read_arrays, read_lines, whole, write_text
+from benchmarks.harness import runner
+from benchmarks.harness.checkpoints import meta_params
+from benchmarks.harness.files import as_json, fitted, read_arrays, read_lines, whole, write_text
+from benchmarks.harness.schemas import CHILD, LINE, OPTIONS, SCORE, SUMMARY, parsed
 from benchmarks.maml_bench import Bench, begun
-from benchmarks.schemas import CHILD, LINE, OPTIONS, SCORE, SUMMARY, parsed
+from benchmarks.peers import __main__ as peers
+from benchmarks.report import __main__ as report
+from benchmarks.report import tables
+from benchmarks.search import children, live
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
@@ -253,10 +252,10 @@ def test_a_run_whose_summary_is_none_of_training_gives_no_weights(summary, says,
 
 
 def test_children_that_are_none_are_refused_with_their_line(tmp_path):
-    (tmp_path / live_search.KEPT).write_text('{"run": null}\n')
+    (tmp_path / live.KEPT).write_text('{"run": null}\n')
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"line 1 of .*children\.jsonl: got null at 'run'"):
-        live_search.kept(Search(space="macro", dataset="glyphs"), tmp_path)
+        live.kept(Search(space="macro", dataset="glyphs"), tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named():
@@ -368,7 +367,7 @@ def test_a_demo_refuses_a_folder_that_is_not_its_own_before_any_work(quick_demo,
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
-@pytest.mark.parametrize("module", ["demo", "tables"])
+@pytest.mark.parametrize("module", ["demo", "report.tables"])
 def test_help_is_all_that_help_does(module, tmp_path, monkeypatch, capsys):
     (tmp_path / "results" / "demo").mkdir(parents=True)
     (tmp_path / "README.md").write_text("mine")

@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from benchmarks import (
-    architecture_drawing,
-    architecture_search,
-    children,
-    live_search,
-    maml_bench,
-)
+from benchmarks import architecture_search, maml_bench
 from benchmarks.architecture_search import Search
 from benchmarks.maml_bench import Bench
+from benchmarks.search import children, drawing, live
 from maml.search import Space, in_process
 from tasks.architectures import tabular
 from tasks.architectures.macro import Macro
@@ -41,9 +36,9 @@ def cheap(monkeypatch):
     monkeypatch.setattr(children, "networks", lambda space, options: (SPACE, None))
     monkeypatch.setattr(children, "samplers", lambda dataset, options: (nothing, "here"))
     monkeypatch.setattr(children, "reward", lambda *_: Partial(worth))
-    monkeypatch.setattr(architecture_drawing, "best", lambda *_: None)  # these are no networks
+    monkeypatch.setattr(drawing, "best", lambda *_: None)  # these are no networks
     tenth = Partial(partial(worth, of=90))
-    monkeypatch.setattr(live_search.reward, "from_scratch", lambda *_: tenth)
+    monkeypatch.setattr(live.reward, "from_scratch", lambda *_: tenth)
 
 
 def options(out, **changes):
@@ -61,7 +56,7 @@ def options(out, **changes):
 
 
 def kept(out):
-    return [json.loads(line) for line in (out / live_search.KEPT).read_text().splitlines()]
+    return [json.loads(line) for line in (out / live.KEPT).read_text().splitlines()]
 
 
 def places(lines):
@@ -92,8 +87,8 @@ def test_a_search_that_was_killed_ends_as_the_straight_one_and_doubles_no_child(
     straight = architecture_search.main(options(tmp_path / "straight", runs=3))
     out = tmp_path / "killed"
     architecture_search.main(options(out))
-    text = (out / live_search.KEPT).read_text()
-    (out / live_search.KEPT).write_text(text[: int(0.7 * len(text))])  # in the middle of a line
+    text = (out / live.KEPT).read_text()
+    (out / live.KEPT).write_text(text[: int(0.7 * len(text))])  # in the middle of a line
     again = architecture_search.main(options(out, runs=3))
     differ = {"command", "config", "seconds"}
     assert {k: v for k, v in again.items() if k not in differ} == {
@@ -105,16 +100,16 @@ def test_a_search_that_was_killed_ends_as_the_straight_one_and_doubles_no_child(
 @pytest.mark.usefixtures("cheap")
 def test_a_folder_of_other_searches_is_refused_and_stays_as_it_was(tmp_path):
     architecture_search.main(options(tmp_path))
-    before = (tmp_path / live_search.KEPT).read_bytes()
+    before = (tmp_path / live.KEPT).read_bytes()
     with pytest.raises(ValueError, match=r"other options: seed 0 there, 1 here"):
         architecture_search.main(options(tmp_path, seed=1))
-    assert (tmp_path / live_search.KEPT).read_bytes() == before
+    assert (tmp_path / live.KEPT).read_bytes() == before
 
 
 @pytest.mark.usefixtures("cheap")
 def test_a_search_that_has_lost_its_children_or_its_options_is_refused(tmp_path):
     architecture_search.main(options(tmp_path))
-    children, before = tmp_path / live_search.KEPT, (tmp_path / live_search.KEPT).read_text()
+    children, before = tmp_path / live.KEPT, (tmp_path / live.KEPT).read_text()
     children.unlink()
     with pytest.raises(ValueError, match=r"children\.jsonl is missing: put it back"):
         architecture_search.main(options(tmp_path))
@@ -148,7 +143,7 @@ def test_what_ends_a_retraining_is_raised_and_no_child_is_lost(tmp_path, monkeyp
     def broken(tokens, key):
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr(live_search.reward, "from_scratch", lambda *_: broken)
+    monkeypatch.setattr(live.reward, "from_scratch", lambda *_: broken)
     monkeypatch.setattr(children, "executor", lambda name: nullcontext(in_process))
     with pytest.raises(ZeroDivisionError, match="here"):
         architecture_search.main(options(tmp_path))
@@ -157,15 +152,15 @@ def test_what_ends_a_retraining_is_raised_and_no_child_is_lost(tmp_path, monkeyp
 
 def test_a_network_and_cells_are_drawn_as_they_are(tmp_path):
     macro = Macro(layers=2, side=5, sizes=(1, 3), filters=(4, 8))
-    graph = architecture_drawing.of_network(macro, [1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 1])
+    graph = drawing.of_network(macro, [1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 1])
     assert graph.edges == {(0, 1), (1, 2), (2, 3)} and graph.nodes[-1] == "head"
     assert graph.nodes[1] == "4 filters of 3 x 1\nstride 2 x 1, leaves 3 x 5"
     assert graph.nodes[2] == "8 filters of 1 x 1\nstride 1 x 2, leaves 3 x 3"
-    normal, reduction = architecture_drawing.of_cells([0, 1, 2, 5, 1, 2, 1, 0, 3, 0] * 2)
+    normal, reduction = drawing.of_cells([0, 1, 2, 5, 1, 2, 1, 0, 3, 0] * 2)
     assert normal.nodes[2] == "C: concatenate\nconv3 of A\nmaximum3 of B"
     assert normal.nodes[3] == "D: add\nidentity of C\nconv5 of B"
     assert normal.edges == {(0, 2), (1, 2), (2, 3), (1, 3), (3, 4)} == reduction.edges
-    figure = architecture_drawing.draw(tmp_path, [normal, reduction])
+    figure = drawing.draw(tmp_path, [normal, reduction])
     shown = [text.get_text() for text in figure.axes[0].texts]
     assert set(normal.nodes) <= set(shown) and (tmp_path / "best.png").exists()
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import jax
 import pytest
 
-from benchmarks import jax_peers, peers
+from benchmarks.peers import __main__ as peers
+from benchmarks.peers import ours
 
 TINY = {
     "glyphs": replace(
@@ -20,13 +21,13 @@ TINY = {
 @pytest.fixture(scope="module", params=TINY)
 def workload(request):
     """Our first loss and meta-gradient, and the problem."""
-    side, problem = jax_peers.ours(TINY[request.param])
+    side, problem = ours.ours(TINY[request.param])
     return side.check(), problem
 
 
 @pytest.mark.parametrize("peer", peers.PEERS)
 def test_every_peer_computes_what_we_compute(workload, peer, monkeypatch):
-    monkeypatch.setattr(peers, "apart", jax_peers.naive)  # the run below has it apart
+    monkeypatch.setattr(peers, "apart", ours.naive)  # the run below has it apart
     if peer != "jax-naive":
         pytest.importorskip("torch")
     if peer in ("higher", "torchopt"):
@@ -42,7 +43,7 @@ def test_a_first_order_meta_gradient_is_told_from_ours(workload, monkeypatch):
         return lambda *args: jax.lax.stop_gradient(grad(loss)(*args))
 
     expected, problem = workload
-    monkeypatch.setattr(peers, "apart", jax_peers.naive)  # in this process
+    monkeypatch.setattr(peers, "apart", ours.naive)  # in this process
     monkeypatch.setattr(jax, "grad", first_order)
     with pytest.raises(ValueError, match="its meta-gradient differs by"):
         peers.admit("jax-naive", problem, expected)
@@ -74,7 +75,7 @@ def test_a_run_times_who_agrees_and_says_why_others_are_left_out(tmp_path, monke
     monkeypatch.setattr(peers, "SIZE", 8)
     monkeypatch.setattr(peers, "SLOW", 0.0)  # every peer is
     monkeypatch.setattr(peers, "find_spec", lambda name: None)  # no torch
-    monkeypatch.setitem(sys.modules, "benchmarks.torch_peers", None)
+    monkeypatch.setitem(sys.modules, "benchmarks.peers.theirs", None)
     names = {"workloads": ("sinusoid",), "peers": ("loop", "jax-naive")}
     summary = peers.main(peers.Options(**names, rounds=3, out=tmp_path))
     assert summary == json.loads((tmp_path / "summary.json").read_text())

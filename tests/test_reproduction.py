@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import omniglot, sinusoid
-from benchmarks.published import published
-from benchmarks.runner import run
+from benchmarks.harness.runner import run
+from benchmarks.report.published import published
 
 pytestmark = pytest.mark.slow
 

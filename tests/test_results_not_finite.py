@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from test_live_search import options
 
-from benchmarks import ablation, architecture_search, live_search, report, rl_figures, tables
+from benchmarks import ablation, architecture_search
 from benchmarks.architecture_search import described
-from benchmarks.files import as_json
-from benchmarks.live_search import Outcome, best_of
-from benchmarks.runner import curve
-from benchmarks.search_figures import TOPS, top
-from benchmarks.search_tables import rows
-from benchmarks.statistics import not_finite, over_seeds
-from benchmarks.table_search import optimum
+from benchmarks.harness.files import as_json
+from benchmarks.harness.runner import curve
+from benchmarks.harness.statistics import not_finite, over_seeds
+from benchmarks.report import __main__ as report
+from benchmarks.report import figures, tables
+from benchmarks.search import live
+from benchmarks.search.figures import TOPS, top
+from benchmarks.search.live import Outcome, best_of
+from benchmarks.search.tables import rows
+from benchmarks.search.tabulated import optimum
 
 NAN, INF = float("nan"), float("inf")
 
@@ -79,7 +82,7 @@ def test_an_infinite_entry_of_a_table_is_not_its_optimum():
 def test_numbers_that_are_none_in_a_log_are_gaps_in_the_figures(tmp_path):
     lines = [{"step": step, "before": [0.0, None], "after": [1.0, 2.0]} for step in (1, 2)]
     (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    rl_figures.returns(tmp_path, "return")
+    figures.returns(tmp_path, "return")
     assert np.isnan(report._shown({"mse": None}, "mse"))
     assert np.isnan(report._shown({"val": {"mse": {"1": {"mean": None}}}}, "mse"))
 
@@ -109,8 +112,8 @@ def test_a_run_whose_options_changed_on_the_way_has_a_row_of_its_own():
 
 def test_children_are_kept_with_null_for_a_broken_reward(tmp_path):
     search = {"run": 0, "strategy": "random"}
-    keep = live_search.keeper(tmp_path, search, [], lambda *_: None)
+    keep = live.keeper(tmp_path, search, [], lambda *_: None)
     for number, reward in enumerate((INF, NAN, 0.5)):
-        keep(architecture_search.live_search.Child(number, np.zeros(2, int), reward))
-    lines = [json.loads(text) for text in (tmp_path / live_search.KEPT).read_text().splitlines()]
+        keep(architecture_search.live.Child(number, np.zeros(2, int), reward))
+    lines = [json.loads(text) for text in (tmp_path / live.KEPT).read_text().splitlines()]
     assert [line["reward"] for line in lines] == [None, None, 0.5]

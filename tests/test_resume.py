@@ -17,12 +17,13 @@ import pytest
 from killing import Killable, assert_equal, killed, straight
 from orbax.checkpoint import v1 as ocp
 
-from benchmarks import runner, sinusoid
-from benchmarks.checkpoints import best, checkpoints, load, meta_params, restore
-from benchmarks.checkpoints import started as started_with
-from benchmarks.folders import claim, goes_on, lasting
-from benchmarks.folders import folder as folder_of
-from benchmarks.stored import DamagedError
+from benchmarks import sinusoid
+from benchmarks.harness import runner
+from benchmarks.harness.checkpoints import best, checkpoints, load, meta_params, restore
+from benchmarks.harness.checkpoints import started as started_with
+from benchmarks.harness.folders import claim, goes_on, lasting
+from benchmarks.harness.folders import folder as folder_of
+from benchmarks.harness.stored import DamagedError
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 STATE = {"k": jax.random.normal(jax.random.key(0), (40, 40)), "b": jnp.zeros(3)}
@@ -138,7 +139,7 @@ import sys
 sys.argv = ["sinusoid", "--out", {str(tmp_path / "full")!r}, "--meta-steps", "400", "--no-cache",
             "--steps-per-call", "2", "--save-seconds", "0", "--val-tasks", "0"]
 from benchmarks import sinusoid
-from benchmarks.config import launch
+from benchmarks.harness.command_line import launch
 launch(sinusoid.main, sinusoid.PRESETS, "")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)

@@ -10,9 +10,11 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks import bandits, navigation, published, rl_figures, seeds, tables
+from benchmarks import bandits, navigation
+from benchmarks.harness import seeds
+from benchmarks.harness.seeds import over_seeds
 from benchmarks.meta_rl import NOT_ADAPTED
-from benchmarks.seeds import over_seeds
+from benchmarks.report import figures, published, tables
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -147,6 +149,6 @@ def test_published_cells_stand_beside_ours():
 
 def test_a_figure_of_paths_has_a_row_for_each_goal(tmp_path):
     walks = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 2))
-    figure = rl_figures.paths(tmp_path, walks, jnp.zeros((2, 2)))
+    figure = figures.paths(tmp_path, walks, jnp.zeros((2, 2)))
     assert isinstance(figure, Figure) and len(figure.axes) == 6
     assert seeds.by_step(jnp.zeros((7, 3))).keys() == {"0", "1", "2"}

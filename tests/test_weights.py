@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import omniglot, report, runner, sinusoid, weights
-from benchmarks.tensorboard import scalars
+from benchmarks import omniglot, sinusoid, weights
+from benchmarks.harness import runner
+from benchmarks.harness.tensorboard import scalars
+from benchmarks.report import __main__ as report
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -162,7 +164,7 @@ def test_tensorboard_reads_back_what_the_log_says(tmp_path):
 
 
 def test_tensorboard_that_is_not_there_is_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr("benchmarks.tensorboard.find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.harness.tensorboard.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'maml-jax\[tensorboard\]'"):
         replace(sinusoid.PAPER, tensorboard=True)
 

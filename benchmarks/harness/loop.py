@@ -16,13 +16,13 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from benchmarks import folders, session
-from benchmarks.checkpoints import checkpoints, restore
-from benchmarks.config import Run
-from benchmarks.files import as_json, read_lines
-from benchmarks.schemas import LINE
-from benchmarks.stored import steps
-from benchmarks.tensorboard import scalars
+from benchmarks.harness import folders, session
+from benchmarks.harness.checkpoints import checkpoints, restore
+from benchmarks.harness.files import as_json, read_lines
+from benchmarks.harness.options import Run
+from benchmarks.harness.schemas import LINE
+from benchmarks.harness.stored import steps
+from benchmarks.harness.tensorboard import scalars
 
 
 class Observed(NamedTuple):

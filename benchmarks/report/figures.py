@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import maml
-from benchmarks.rl_figures import read_log, saved
-from benchmarks.runner import Experiment
-from benchmarks.schemas import NUMBER, curve_of
+from benchmarks.harness.plot import read_log, save_figure
+from benchmarks.harness.runner import Experiment
+from benchmarks.harness.schemas import NUMBER, curve_of
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
 
@@ -42,7 +43,59 @@ def learning_curve(out: Path, metric: str, label: str) -> Figure:
     axes.set(xlabel="meta-steps", ylabel=label)
     axes.grid(alpha=0.3)
     axes.legend()
-    return saved(figure, out / "learning_curve.png")
+    return save_figure(figure, out / "learning_curve.png")
+
+
+def returns(out: Path, label: str, published: dict[str, float] | None = None) -> Figure:
+    """What was gained before and after adaptation, over meta-training; `learning_curve.png`.
+
+    Args:
+        out: the folder of the run.
+        label: of the axis.
+        published: levels to compare with, by name.
+    """
+    lines = read_log(out, {name: [(NUMBER, None)] for name in ("before", "after")})
+    steps = [line["step"] for line in lines]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in ("before", "after"):
+        seeds = np.array([line[name] for line in lines], float)
+        (mean,) = axes.plot(steps, seeds.mean(axis=1), label=f"{name} adaptation")
+        axes.plot(steps, seeds, color=mean.get_color(), alpha=0.3, linewidth=0.8)
+    for name, level in (published or {}).items():
+        axes.axhline(level, linestyle=":", color="gray")
+        axes.annotate(name, (steps[0], level), va="bottom", fontsize="small", color="gray")
+    axes.set(xlabel="meta-steps", ylabel=label)
+    axes.grid(alpha=0.3)
+    axes.legend(title=f"mean of {seeds.shape[1]} seeds, and each")
+    return save_figure(figure, out / "learning_curve.png")
+
+
+def paths(
+    out: Path,
+    walks: Float[Array, "goal update trajectory time 2"],
+    goals: Float[Array, "goal 2"],
+) -> Figure:
+    """Walks to some goals before and after each update, NaN where they have ended; `paths.png`.
+
+    Args:
+        out: the folder of the run.
+        walks: where.
+        goals: of each row.
+    """
+    rows, columns = walks.shape[:2]
+    figure = Figure(figsize=(2.2 * columns, 2.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for row, goal, updates in zip(grid, goals, np.asarray(walks), strict=True):
+        for axes, trajectories in zip(row, updates, strict=True):
+            for walk in trajectories:
+                axes.plot(*walk.T, linewidth=0.8, alpha=0.7)
+            axes.plot(0, 0, "ko", markersize=4)
+            axes.plot(*goal, "*", color="tab:red", markersize=12, markeredgecolor="white")
+            axes.set_aspect("equal")
+    for updates, axes in enumerate(grid[0]):
+        axes.set_title(f"{updates} update{'' if updates == 1 else 's'}")
+    return save_figure(figure, out / "paths.png")
 
 
 def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
@@ -72,7 +125,7 @@ def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
         axes.set_xlabel("x")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=5)
-    return saved(figure, out / "fits.png")
+    return save_figure(figure, out / "fits.png")
 
 
 def inner_steps(count: int | str) -> str:
@@ -108,7 +161,7 @@ def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: 
             color = "tab:green" if right else "tab:red"
             _draw(grid[1, column], query.inputs[place], f"→ {found[place]}", color)
         part.suptitle(f"support above, query below: {np.mean(found == labels):.0%} right")
-    return saved(figure, out / "episodes.png")
+    return save_figure(figure, out / "episodes.png")
 
 
 def _predictions(

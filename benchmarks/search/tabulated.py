@@ -8,12 +8,14 @@ import jax
 import numpy as np
 from rich.progress import track
 
-from benchmarks.live_search import Outcome, best_of
-from benchmarks.maml_bench import TABLE
+from benchmarks.harness.folders import RESULTS
+from benchmarks.search.live import Outcome, best_of
 from maml.search import Strategy, search
 from maml.types import RandomKey
 from tasks.architectures import graphs, tabular
 from tasks.architectures.tabular import Table, lookup
+
+TABLE = RESULTS / "maml-bench" / "table.npz"  # of MAML-Bench
 
 
 def read(config: Any) -> tuple[Table, str]:

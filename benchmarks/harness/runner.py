@@ -18,10 +18,10 @@ import numpy as np
 import optax
 
 import maml
-from benchmarks import checkpoints, folders, hardware, loop, session
-from benchmarks.config import Config
-from benchmarks.statistics import finite, not_finite
-from benchmarks.stored import DamagedError
+from benchmarks.harness import checkpoints, folders, hardware, loop, session
+from benchmarks.harness.options import Config
+from benchmarks.harness.statistics import finite, not_finite
+from benchmarks.harness.stored import DamagedError
 from maml.types import LossFn, MetaParams, Params, RandomKey
 
 BLOCK = 500  # test tasks of one jitted call

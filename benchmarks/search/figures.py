@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from benchmarks.rl_figures import saved
+from benchmarks.harness.plot import save_figure
 
 TOPS = 5, 25
 STYLES = "-", "--", "-.", ":"  # where curves lie on each other, all are seen
@@ -64,7 +64,7 @@ def running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
     axes.set(xlabel="children", ylabel="reward of a child, %")
     axes.grid(alpha=0.3)
     axes.legend()
-    return saved(figure, out / "rewards.png")
+    return save_figure(figure, out / "rewards.png")
 
 
 def tops(out: Path, rewards: dict[str, Rewards]) -> Figure:
@@ -81,4 +81,4 @@ def tops(out: Path, rewards: dict[str, Rewards]) -> Figure:
         axes.set(xlabel="children", ylabel=f"mean of the best {count} rewards, %")
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
-    return saved(figure, out / "top.png")
+    return save_figure(figure, out / "top.png")

@@ -31,12 +31,13 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from benchmarks import hardware, omniglot, sinusoid
-from benchmarks.bounds import check
-from benchmarks.config import launch
-from benchmarks.files import as_json, write_text
-from benchmarks.folders import own
-from benchmarks.jax_peers import Arrays, Problem, Side, Workload, apart, doubled, ours
+from benchmarks import omniglot, sinusoid
+from benchmarks.harness import hardware
+from benchmarks.harness.bounds import check
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.files import as_json, write_text
+from benchmarks.harness.folders import own
+from benchmarks.peers.ours import Arrays, Problem, Side, Workload, apart, doubled, ours
 
 GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # pixels cost no time
 WAVES = sinusoid.PRESETS["alpha-of-the-text-5-shot"]
@@ -103,7 +104,7 @@ def build(peer: str, problem: Problem) -> Side:
     """A peer's side; an ImportError says which package is missing."""
     if peer == "jax-naive":
         return apart(problem)
-    return Side(*importlib.import_module("benchmarks.torch_peers").build(peer, *problem))
+    return Side(*importlib.import_module("benchmarks.peers.theirs").build(peer, *problem))
 
 
 def admit(peer: str, problem: Problem, expected: tuple[float, Arrays]) -> Side:
@@ -216,8 +217,8 @@ def main(options: Options) -> Summary:
     products: dict[str, Callable[[], object]] = {"numpy": lambda: matrix @ matrix}
     threads = os.cpu_count() or 1
     if find_spec("torch"):
-        torch_peers = importlib.import_module("benchmarks.torch_peers")
-        products["torch"], threads = torch_peers.matmul(SIZE), torch_peers.torch.get_num_threads()
+        theirs = importlib.import_module("benchmarks.peers.theirs")
+        products["torch"], threads = theirs.matmul(SIZE), theirs.torch.get_num_threads()
     spent: Seconds = {name: [] for name in products}
     seconds, failed, summary = {}, {}, {}
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from benchmarks.schemas import parsed
+from benchmarks.harness.schemas import parsed
 from maml.tree import by_path
 
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.published import Summary
+from benchmarks.report.published import Summary
 
 DOCS = Path("docs/architecture-search.md")
 

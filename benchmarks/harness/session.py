@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 from rich import progress
 from rich.console import Console
 
-from benchmarks import hardware
-from benchmarks.config import Run
-from benchmarks.files import as_json, read_object, write_text
-from benchmarks.folders import RESULTS, plain
-from benchmarks.schemas import OPTIONS
+from benchmarks.harness import hardware
+from benchmarks.harness.command_line import script_name
+from benchmarks.harness.files import as_json, read_object, write_text
+from benchmarks.harness.folders import RESULTS, plain
+from benchmarks.harness.options import Run
+from benchmarks.harness.schemas import OPTIONS
 
 T = TypeVar("T")
 
@@ -112,8 +113,8 @@ def headline(found: dict[str, Any], metric: str, when: int | str) -> dict[str, A
 
 def command() -> str:
     """How this process was started; a notebook and a test have no module to name."""
-    spec = sys.modules["__main__"].__spec__
-    return " ".join(["python -m", spec.name, *sys.argv[1:]]) if spec else "from Python"
+    script = script_name()
+    return " ".join(["python -m", script, *sys.argv[1:]]) if script else "from Python"
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from benchmarks.files import as_json, read_object, write_text
-from benchmarks.schemas import SCORE
+from benchmarks.harness.files import as_json, read_object, write_text
+from benchmarks.harness.schemas import SCORE
 from maml.tree import by_path
 
 METRICS = Path("metrics") / "metrics"  # of a checkpoint

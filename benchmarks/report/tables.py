@@ -1,6 +1,6 @@
 """Results beside the published numbers: on the terminal, in the README and in docs.
 
-python -m benchmarks.tables      # writes their tables again from results/*.jsonl
+python -m benchmarks.report.tables      # writes their tables again from results/*.jsonl
 """
 
 import argparse
@@ -15,12 +15,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import search_tables
-from benchmarks.config import in_words
-from benchmarks.files import write_text
-from benchmarks.folders import FREE, RESULTS
-from benchmarks.published import PUBLISHED, Summary, published, task_of
-from benchmarks.statistics import over_seeds
+from benchmarks.harness.command_line import in_words
+from benchmarks.harness.files import write_text
+from benchmarks.harness.folders import FREE, RESULTS
+from benchmarks.harness.statistics import over_seeds
+from benchmarks.report.published import PUBLISHED, Summary, published, task_of
+from benchmarks.search import tables as searches
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -216,7 +216,7 @@ PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
     Path("README.md"): headlines,
     Path("docs/results.md"): partial(markdown, benchmarks=("omniglot", "sinusoid", "navigation")),
     Path("docs/reinforcement-learning.md"): partial(markdown, benchmarks=("bandits",)),
-    search_tables.DOCS: search_tables.markdown,
+    searches.DOCS: searches.markdown,
 }
 
 if __name__ == "__main__":

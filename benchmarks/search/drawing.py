@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.children import convolutions
-from benchmarks.live_search import best_of
-from benchmarks.rl_figures import saved
+from benchmarks.harness.plot import save_figure
+from benchmarks.search.children import convolutions
+from benchmarks.search.live import best_of
 from tasks.architectures.cells import COMBINERS, STRIDES
 from tasks.architectures.macro import Macro, decode
 from tasks.architectures.operations import OPERATIONS
@@ -84,7 +84,7 @@ def draw(out: Path, graphs: Sequence[Graph]) -> Figure:
     row = figure.subplots(1, len(graphs), squeeze=False)[0]
     for axes, graph, depth in zip(row, graphs, depths, strict=True):
         _draw(axes, graph, depth)
-    return saved(figure, out / "best.png")
+    return save_figure(figure, out / "best.png")
 
 
 def _depths(graph: Graph) -> list[int]:

@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config import Run
-from benchmarks.files import as_json, read_lines, read_object, read_text, write_text
-from benchmarks.schemas import OPTIONS, fitting
-from benchmarks.stored import steps
+from benchmarks.harness.files import as_json, read_lines, read_object, read_text, write_text
+from benchmarks.harness.options import Run
+from benchmarks.harness.schemas import OPTIONS, fitting
+from benchmarks.harness.stored import steps
 
 RESULTS = Path("results")
 MADE = ".json", ".jsonl", ".md", ".npz", ".png"  # endings of what scripts write

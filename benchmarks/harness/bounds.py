@@ -78,8 +78,6 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "children": (1, 100_000),
     "runs": (2, 10_000),
     "batch": (1, 100_000),
-    "replicas": (1, 1000),
-    "shards": (1, 1000),
     "shared_steps": (0, COUNTER),
     "alphabets": (1, 1000),
     "side": (1, 28),

@@ -17,15 +17,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bounds import check
-from benchmarks.config import launch
-from benchmarks.files import write_text
-from benchmarks.folders import FREE, own
-from benchmarks.published import Summary, published, task_of
-from benchmarks.rl_figures import read_log, saved
-from benchmarks.schemas import BANDITS, MEAN, SUMMARY, VALUES, curve_of, fitting
-from benchmarks.session import ended
-from benchmarks.tables import METRICS, cell
+from benchmarks.harness.bounds import check
+from benchmarks.harness.command_line import launch
+from benchmarks.harness.files import write_text
+from benchmarks.harness.folders import FREE, own
+from benchmarks.harness.plot import read_log, save_figure
+from benchmarks.harness.schemas import BANDITS, MEAN, SUMMARY, VALUES, curve_of, fitting
+from benchmarks.harness.session import ended
+from benchmarks.report.published import Summary, published, task_of
+from benchmarks.report.tables import METRICS, cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figur
     axes.set(xlabel="meta-steps", ylabel=unit)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize="small")
-    return saved(figure, out / "curves.png")
+    return save_figure(figure, out / "curves.png")
 
 
 def _shown(line: dict[str, Any], metric: str) -> float:

@@ -19,7 +19,8 @@ from jax import lax
 from jaxtyping import PyTree
 
 import maml
-from benchmarks import hardware, omniglot, sinusoid
+from benchmarks import omniglot, sinusoid
+from benchmarks.harness import hardware
 from maml.tree import by_path
 from maml.types import Episode, RandomKey
 

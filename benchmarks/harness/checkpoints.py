@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from benchmarks import stored
-from benchmarks.config import Run
-from benchmarks.files import fitted, read_arrays
-from benchmarks.stored import CURE, DamagedError, latest, steps
+from benchmarks.harness import stored
+from benchmarks.harness.files import fitted, read_arrays
+from benchmarks.harness.options import Run
+from benchmarks.harness.stored import CURE, DamagedError, latest, steps
 from maml.tree import by_path
 
 State = TypeVar("State")

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import maml
-from benchmarks import children
-from benchmarks.folders import check_free, claim, plain, recovered
-from benchmarks.schemas import CHILD
-from benchmarks.session import bar
+from benchmarks.harness.folders import check_free, claim, plain, recovered
+from benchmarks.harness.schemas import CHILD
+from benchmarks.harness.session import bar
+from benchmarks.search import children
 from maml.search import Child, Space, Strategy, drive
 from tasks.architectures import reward
 

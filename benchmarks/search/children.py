@@ -11,7 +11,7 @@ import jax
 from jax.tree_util import Partial
 
 import maml
-from benchmarks.bounds import check, check_size, check_used
+from benchmarks.harness.bounds import check, check_size, check_used
 from maml.sampling import few_shot
 from maml.search import Executor, Reward, Space, cluster, on_ray, over_devices
 from maml.search.executors import Item, Outcome

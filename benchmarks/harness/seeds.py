@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 import maml
-from benchmarks import checkpoints, folders, hardware, loop, session
-from benchmarks.config import Run
-from benchmarks.statistics import not_finite, over_seeds
+from benchmarks.harness import checkpoints, folders, hardware, loop, session
+from benchmarks.harness.options import Run
+from benchmarks.harness.statistics import not_finite, over_seeds
 from maml.types import MetaParams, MetaState, Metrics, RandomKey
 
 
