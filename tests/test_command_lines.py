@@ -216,7 +216,7 @@ REFUSED = {
         "--shared-steps 5": "no --shared-steps",
         "--filters 0": "filters must be >= 1; got 0",
         "--filters": "filters needs at least one value",
-        "--sizes 2": "filters need odd sizes",
+        "--sizes 2": "filters must have odd sizes",
     },
     "ablation": {
         "--seeds 0": "seeds must be >= 1; got 0",

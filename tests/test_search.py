@@ -231,7 +231,7 @@ def test_a_broken_reward_is_the_worst_and_is_counted(broken):
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: Space(()), "needs an option; got"),
+        (lambda: Space(()), "each with an option; got"),
         (lambda: Space((3, 0)), r"got \(3, 0\)"),
         (lambda: random(FREE, batch=0), "children in a batch"),
         (lambda: evolution(FREE, population=0), "members"),

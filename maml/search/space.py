@@ -52,7 +52,9 @@ class Space:
                 f"choices must be a tuple with the options of each token; got {self.choices!r}"
             )
         if not self.choices or 0 in self.choices:
-            raise ValueError(f"choices needs a token, and an option of each; got {self.choices}")
+            raise ValueError(
+                f"choices must have a token or more, each with an option; got {self.choices}"
+            )
         for count in self.choices:
             check_count(count, least=1, of="options")
         if self.allowed is not None:
