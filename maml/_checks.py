@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 
 def check_count(count: int, *, least: int, of: str = "steps") -> None:
-    """Refuses a count that is not a Python or numpy integer, or is below the least.
+    """Refuses a count that is not a Python or numpy integer, or is below `least`.
 
     Raises:
         ValueError: the count is a bool, a float, an array or too small.
@@ -25,17 +25,17 @@ def check_count(count: int, *, least: int, of: str = "steps") -> None:
 
 
 def check_counts(**counts: int) -> None:
-    """Refuses a count that is not an integer of at least 1, by the name of its argument.
+    """Refuses counts that are not integers >= 1.
 
     Raises:
-        ValueError: as `check_count`.
+        ValueError: as `check_count`; the error names the count.
     """
     for name, count in counts.items():
         check_count(count, least=1, of=name)
 
 
 def check_flags(**flags: bool) -> None:
-    """Refuses an option that is not True or False, such as None or 1, by its name.
+    """Refuses options that are not True or False, such as None or 1.
 
     Raises:
         ValueError: an option is not a bool; the error names it.
@@ -103,7 +103,7 @@ def check_callable(function: Any, name: str, arguments: str) -> None:
         raise ValueError(f"{name} must be a function of ({arguments}); got {function!r}")
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some built-in functions have none
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return
     try:
         signature.bind(*arguments.split(", "))

@@ -126,7 +126,7 @@ def check_differentiable(
 
 
 class _NoDerivativeError(Exception):
-    """Raised where the update of an optimiser has no derivative in reverse mode."""
+    """Raised if the update of an optimiser has no derivative in reverse mode."""
 
 
 def check_for(

@@ -69,7 +69,7 @@ def of_phase(grad: MetaGradient, step: Step, run: Callable[..., Any], *args: Any
 def value_and_gradient(
     grad: MetaGradient, step: Step, meta_params: MetaParams, episode: Episode, key: RandomKey
 ) -> tuple[Array, Metrics, PyTree]:
-    """Value, metrics and meta-gradient of one task; the value is 0 where there is no objective.
+    """Value, metrics and meta-gradient of one task; the value is 0 if there is no objective.
 
     Raises:
         ValueError: the gradient has other shapes than the meta-parameters, or its metrics are not

@@ -5,7 +5,7 @@ the policy before the step, and finally those of the adapted policy. The objecti
 is then a function of the meta-parameters on fixed data, through the ratios of its policies to those
 that acted:
 
-    collect -> Episode -> trust_region | proximal | meta_step of any optimiser
+    collect -> Episode -> trust_region | repeatedly
 """
 
 from collections.abc import Callable
