@@ -111,7 +111,7 @@ def test_the_test_is_one_sided_and_of_unequal_variances():
     [
         ("--space nasbench201", "reads a file of yours: --table FILE"),
         ("--table nowhere.npz", "at nowhere.npz"),
-        ("--table nowhere.npz --dataset svhn", "no data set 'svhn'"),
+        ("--table nowhere.npz --dataset svhn", "got 'svhn'"),
         ("--space macro-table --table x --dataset cifar100", "of cifar10 alone"),
         ("--space macro-table --table nowhere.json", "at nowhere.json"),
         ("--space maml-bench --dataset glyphs", "of omniglot alone; got 'glyphs'"),
