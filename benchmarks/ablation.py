@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.few_shot import experiment
-from benchmarks.harness import folders, session
+from benchmarks.harness import folders, summaries
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.plot import save_figure
-from benchmarks.harness.runner import run
 from benchmarks.harness.schemas import FINISHED
 from benchmarks.harness.statistics import over_seeds
+from benchmarks.harness.supervised import run
 from benchmarks.omniglot import PAPER
 from benchmarks.report.published import Summary
 
@@ -93,7 +93,7 @@ def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
     shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": begun}
     config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
     ended = (out / "summary.json").exists()
-    found = session.ended(out, FINISHED) if ended else {"interrupted": True}
+    found = summaries.ended(out, FINISHED) if ended else {"interrupted": True}
     if found["interrupted"]:
         found = run(experiment(config), config).summary
     else:
@@ -128,7 +128,7 @@ def main(options: Ablation) -> Summary:
     Console().print(table)
     seconds = {name: sum(run["seconds"]["train"] for run in found) for name, found in runs.items()}
     found = {"variants": variants, "seconds": seconds}
-    summary = session.write("ablation", options, options.out, found, record=False)
+    summary = summaries.write("ablation", options, options.out, found, record=False)
     draw(options.out, values)
     return summary
 

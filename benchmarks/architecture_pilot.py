@@ -29,7 +29,7 @@ from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
 from benchmarks.harness.folders import own, plain
 from benchmarks.harness.plot import save_figure
-from benchmarks.harness.session import command
+from benchmarks.harness.summaries import command
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.figures import unbroken

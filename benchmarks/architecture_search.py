@@ -29,8 +29,8 @@ from scipy import stats
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.folders import fresh, own
-from benchmarks.harness.session import write
 from benchmarks.harness.statistics import not_finite
+from benchmarks.harness.summaries import write
 from benchmarks.search import children, drawing, figures, live, tables, tabulated
 from benchmarks.search.children import Children
 from benchmarks.search.figures import top, unbroken

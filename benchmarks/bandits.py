@@ -22,11 +22,12 @@ import jax
 from jaxtyping import Array, PyTree
 
 import maml
-from benchmarks.harness import hardware, seeds
+from benchmarks import meta_rl
+from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.seeds import by_step
-from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
+from benchmarks.harness.study import Result, Study, by_step, run
+from benchmarks.meta_rl import MetaRL, Problem, evaluated
 from benchmarks.report import tables
 from maml.mapping import each_task
 from maml.rl.policies import table_policy
@@ -124,7 +125,7 @@ def problem(config: Bandits) -> Problem:
     return Problem(row, policy, draw, config.budget * config.horizon)
 
 
-def study(config: Bandits) -> seeds.Study:
+def study(config: Bandits) -> Study:
     """The parts of the benchmark."""
     chosen = problem(config)
     remembers = config.algorithm == "rl2"
@@ -157,16 +158,16 @@ def study(config: Bandits) -> seeds.Study:
         sums = {"total": found.mean(axis=1), "at the last rate": found[:, -1]}
         return {"reward": by_step(found) | {name: total * x for name, x in sums.items()}}
 
-    facts = {"algorithm": config.algorithm, "batch_norm": "none", "tasks": config.eval_tasks}
-    facts |= {"query_size": config.trajectories}
-    headline = "reward", "total"
-    return seeds.Study("bandits", trainer(chosen, config, layout), evaluate, facts, headline)
+    facts = {"batch_norm": "none", "tasks": config.eval_tasks, "query_size": config.trajectories}
+    return meta_rl.study(
+        "bandits", chosen, config, layout, evaluate, headline=("reward", "total"), facts=facts
+    )
 
 
-def main(config: Bandits) -> seeds.Result:
+def main(config: Bandits) -> Result:
     """Runs it and prints the table."""
     config = replace(config, trajectories=config.budget // (config.inner_steps + 1))
-    result = seeds.run(study(config), config, config.seeds)
+    result = run(study(config), config)
     tables.show(result.summary)
     return result
 

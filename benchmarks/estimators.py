@@ -28,7 +28,7 @@ from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
 from benchmarks.harness.folders import own
 from benchmarks.harness.plot import save_figure
-from benchmarks.harness.session import command
+from benchmarks.harness.summaries import command
 from benchmarks.meta_rl import SURROGATES
 from maml.rl.environment import rollout
 from maml.rl.policies import table_policy

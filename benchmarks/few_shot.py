@@ -15,7 +15,7 @@ import maml
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import Config
-from benchmarks.harness.runner import BLOCK, Experiment, initial_key
+from benchmarks.harness.supervised import BLOCK, Experiment
 from maml.closed_form import Features
 from maml.sampling import few_shot
 from maml.types import Batch, LossFn, Params, RandomKey
@@ -245,7 +245,12 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     dtype = jnp.bfloat16 if precision == "bfloat16" else None
     ways = max(train_ways, config.ways)
     model = network(config, ways=ways, track=running, dtype=dtype)
-    params = model.init(initial_key(config), jnp.zeros((1, *characters.images.shape[2:], 1)))
+    shape = (1, *characters.images.shape[2:], 1)
+
+    def init(key: RandomKey) -> Params:
+        return model.init(key, jnp.zeros(shape))
+
+    params = jax.eval_shape(init, jax.random.key(0))
     loss = few_shot_loss(model, config.batch_norm)
     features = few_shot_apply(model, config.batch_norm, features=True)
     facts = {
@@ -263,7 +268,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     return Experiment(
         "omniglot",
         chosen,
-        params,
+        init,
         samplers,
         few_shot_apply(model, config.batch_norm, evaluating=True),
         judged,

@@ -31,7 +31,8 @@ from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import read_arrays, whole
 from benchmarks.harness.folders import RESULTS, check_free, claim, plain
 from benchmarks.harness.plot import save_figure
-from benchmarks.harness.session import track, write
+from benchmarks.harness.summaries import write
+from benchmarks.harness.terminal import track
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.tabulated import TABLE

@@ -119,8 +119,9 @@ def problem(model: Model, options: Options) -> Problem:
     """Conv4 on 5-way 1-shot glyphs, its batch-norm biases fixed, or the language model."""
     if model == "conv4":
         chosen = omniglot.experiment(omniglot.PRESETS["glyphs-5-way-1-shot"])
-        mask = maml.complement(maml.mask_by_path(chosen.params, "/norm"))
-        return Problem(chosen.metric, chosen.params, chosen.samplers["train"], mask)
+        params = chosen.initial()
+        mask = maml.complement(maml.mask_by_path(params, "/norm"))
+        return Problem(chosen.metric, params, chosen.samplers["train"], mask)
     counts = (options.sequences, options.sequences, options.length)
     text = options.text and options.text.read_bytes()
     sample = synthetic(*counts) if text is None else passages(text, *counts)

@@ -14,13 +14,13 @@ import maml
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import Run
-from benchmarks.harness.seeds import Trainer
+from benchmarks.harness.study import Study, Values, not_finite_at_once
 from maml import surrogates
 from maml.rl import outer_steps
 from maml.rl.environment import Environment
 from maml.rl.losses import Collect, collector, policy_gradient, surrogate_loss
 from maml.rl.policies import Policy
-from maml.types import LossFn, MetaState, Metrics, RandomKey
+from maml.types import LossFn, MetaParams, MetaState, Metrics, RandomKey
 
 SURROGATES = {
     "score_function": surrogates.score_function,
@@ -172,13 +172,29 @@ def evaluated(
     return algorithm(config, loss, evaluating=True).learner, loss
 
 
-def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Trainer:
-    """Collects, adapts, and improves by the outer step that is asked for.
+def study(
+    name: str,
+    problem: Problem,
+    config: MetaRL,
+    layout: hardware.Layout,
+    evaluate: Callable[[MetaParams, RandomKey], dict[str, dict[str, Array]]],
+    *,
+    headline: tuple[str, str],
+    facts: dict[str, Any],
+) -> Study:
+    """The study of a problem: collects trajectories, adapts, and takes the configured outer step.
 
     Args:
-        problem: what is to be learned.
-        config: the options.
-        layout: of the tasks of a meta-batch.
+        name: Name of the benchmark.
+        problem: Problem to learn.
+        config: Options of the run.
+        layout: Layout of the tasks of a meta-batch on the devices.
+        evaluate: Metrics on the test tasks, `evaluate(meta_params, key)`.
+        headline: Metric, and when, that others compare with.
+        facts: Entries of the summary, beside the algorithm.
+
+    Returns:
+        The study, which `benchmarks.harness.study.run` runs.
     """
     policy, steps, options = problem.policy, config.trained_steps, layout._asdict()
     collect, study = problem.collector(config), problem.collector(config, adapting=True)
@@ -217,5 +233,31 @@ def trainer(problem: Problem, config: MetaRL, layout: hardware.Layout) -> Traine
         before = metrics["support"]["return"][..., 0] if steps else after
         return {"before": before, "after": after}
 
-    step = outer_steps.outer_step(episode, improve, **options)
-    return Trainer(start, step, sample, follow, headline="after")
+    judged = jax.jit(evaluate)
+
+    def tested(meta_params: MetaParams, split: str) -> Values:
+        values = jax.device_get(judged(meta_params, jax.random.key(2017)))
+        return {
+            metric: dict(sorted(steps.items(), key=lambda item: _order(item[0])))
+            for metric, steps in values.items()
+        }
+
+    return Study(
+        name,
+        start,
+        outer_steps.outer_step(episode, improve, **options),
+        sample,
+        follow,
+        shown=("before", "after"),
+        score=lambda means: means["after"],
+        evaluate=tested,
+        headline=headline,
+        facts={"algorithm": config.algorithm, **facts},
+        trouble=not_finite_at_once,
+        about=str(layout),
+    )
+
+
+def _order(when: str) -> tuple[bool, int, str]:
+    """Sorts numbers of inner steps as numbers, before all else."""
+    return not when.isdigit(), int(when) if when.isdigit() else 0, when

@@ -21,12 +21,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 import maml
-from benchmarks.harness import hardware, seeds
+from benchmarks import meta_rl
+from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.seeds import by_step
-from benchmarks.meta_rl import MetaRL, Problem, evaluated, trainer
-from benchmarks.report import figures, tables
+from benchmarks.harness.study import Result, Study, by_step, run
+from benchmarks.meta_rl import MetaRL, Problem, evaluated
+from benchmarks.report import figures, published, tables
 from maml.mapping import each_task
 from maml.rl.environment import rollout
 from maml.rl.policies import gaussian_policy
@@ -141,7 +142,7 @@ def held_out(config: Navigation) -> Float[Array, "goal 2"]:
     return navigation.held_out_goals(config.goals)
 
 
-def study(config: Navigation) -> seeds.Study:
+def study(config: Navigation) -> Study:
     """The parts of the benchmark."""
     chosen = problem(config)
     layout = hardware.layout(
@@ -170,10 +171,17 @@ def study(config: Navigation) -> seeds.Study:
         found = maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
         return {name: by_step(values) for name, values in found.items()}
 
-    facts = {"algorithm": config.algorithm, "batch_norm": "none", "tasks": config.goals}
-    facts |= {"query_size": config.eval_trajectories}
     headline = "returns", str(min(config.eval_steps, 1))
-    return seeds.Study("navigation", trainer(chosen, config, layout), evaluate, facts, headline)
+    facts = {"batch_norm": "none", "tasks": config.goals, "query_size": config.eval_trajectories}
+    return meta_rl.study(
+        "navigation",
+        chosen,
+        config,
+        layout,
+        evaluate,
+        headline=headline,
+        facts=facts,
+    )
 
 
 def walks(
@@ -192,19 +200,23 @@ def walks(
     return maml.evaluate(learner, metric, meta_params, tasks, key, config.eval_steps)
 
 
-def main(config: Navigation) -> seeds.Result:
+def main(config: Navigation) -> Result:
     """Runs it, prints the table and draws the figures."""
     if config.algorithm == "random":
         config = replace(config, meta_steps=0)
-    result = seeds.run(study(config), config, config.seeds)
+    result = run(study(config), config)
     tables.show(result.summary)
     if result.summary["meta_steps"]:
-        levels = {} if config.corners else PUBLISHED
-        figures.returns(result.out, "mean return", levels)
+        figures.learning_curve(
+            result.out,
+            {name: f"{name} adaptation" for name in ("before", "after")},
+            "mean return",
+            title=f"{published.task_of(result.summary)}, {config.algorithm}",
+            levels={} if config.corners else PUBLISHED,
+        )
     if config.algorithm != "rl2":
-        first = jax.tree.map(lambda leaf: leaf[0], result.meta_params)
         goals = held_out(config)[:4]
-        figures.paths(result.out, jax.jit(partial(walks, config))(first, goals), goals)
+        figures.paths(result.out, jax.jit(partial(walks, config))(result.of_seed(), goals), goals)
     return result
 
 

@@ -16,8 +16,9 @@ from dataclasses import replace
 
 from benchmarks.few_shot import FewShot, experiment
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.runner import Result, run
-from benchmarks.report import figures, tables
+from benchmarks.harness.study import Result
+from benchmarks.harness.supervised import run
+from benchmarks.report import figures, published, tables
 
 PAPER = FewShot(
     preset="maml-paper-5-way-1-shot",
@@ -140,8 +141,15 @@ def main(config: FewShot) -> Result:
     chosen = experiment(config)
     result = run(chosen, config)
     tables.show(result.summary)
-    figures.learning_curve(result.out, "accuracy", "accuracy")
-    figures.episodes(result.out, chosen, result.meta_params, max(1, config.inner_steps))
+    figures.learning_curve(
+        result.out,
+        {"accuracy": "meta-training tasks, adapted"},
+        "accuracy, %",
+        title=f"{published.task_of(result.summary)}, {config.algorithm}",
+        validated="accuracy",
+        scale=100,
+    )
+    figures.episodes(result.out, chosen, result.of_seed(), max(1, config.inner_steps))
     return result
 
 

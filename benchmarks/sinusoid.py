@@ -21,9 +21,10 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.options import Config
-from benchmarks.harness.runner import BLOCK, Experiment, Result, initial_key, run
-from benchmarks.report import figures, tables
-from maml.types import Params
+from benchmarks.harness.study import Result
+from benchmarks.harness.supervised import BLOCK, Experiment, run
+from benchmarks.report import figures, published, tables
+from maml.types import Params, RandomKey
 from tasks.models import MLP
 from tasks.sinusoid import few_points
 
@@ -133,7 +134,11 @@ def experiment(config: Sinusoid) -> Experiment:
 
     loss = maml.regression(predict)
     inputs = jax.eval_shape(samplers["train"], jax.random.key(0)).support[0]
-    params = model.init(initial_key(config), jnp.zeros(inputs.shape))
+
+    def init(key: RandomKey) -> Params:
+        return model.init(key, jnp.zeros(inputs.shape))
+
+    params = jax.eval_shape(init, jax.random.key(0))
     inner, unscaled, steps = optax.sgd(config.inner_rate), optax.sgd(1.0), config.inner_steps
     rate, half = config.inner_rate, config.meta_steps // 2
     mode: dict[str, Any] = {"hvp": config.hvp or "reverse", "remat": config.remat}
@@ -158,7 +163,7 @@ def experiment(config: Sinusoid) -> Experiment:
     return Experiment(
         "sinusoid",
         algorithm,
-        params,
+        init,
         samplers,
         predict,
         loss,
@@ -175,9 +180,15 @@ def main(config: Sinusoid) -> Result:
     chosen = experiment(config)
     result = run(chosen, config)
     tables.show(result.summary)
-    figures.learning_curve(result.out, "mse", "mean squared error")
+    figures.learning_curve(
+        result.out,
+        {"mse": "meta-training tasks, adapted"},
+        "mean squared error",
+        title=f"{published.task_of(result.summary)}, {config.algorithm}",
+        validated="mse",
+    )
     if config.algorithm != "oracle":
-        figures.fits(result.out, chosen, result.meta_params)
+        figures.fits(result.out, chosen, result.of_seed())
     return result
 
 

@@ -22,14 +22,15 @@ import numpy as np
 import tyro
 
 from benchmarks.few_shot import FewShot, experiment
-from benchmarks.harness import folders, runner, session
+from benchmarks.harness import folders, summaries, supervised
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import read_arrays, whole
-from benchmarks.harness.runner import Experiment
 from benchmarks.harness.schemas import TEXT, TRAINED, fitting, parsed
 from benchmarks.harness.stored import latest
+from benchmarks.harness.study import products
+from benchmarks.harness.supervised import Experiment
 from benchmarks.report import tables
 from maml.tree import by_path
 from maml.types import MetaParams
@@ -76,7 +77,12 @@ def trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams
     """The experiment of a file's run, its options but for the changes, and the meta-parameters."""
     config = replace(options(path), **changes)
     chosen = experiment(config)
-    return chosen, config, meta_params(path, chosen.algorithm.init(chosen.params))
+    return chosen, config, meta_params(path, initial(chosen, config))
+
+
+def initial(chosen: Experiment, config: FewShot) -> MetaParams:
+    """The meta-parameters before meta-training, whose paths and shapes are those of the trained."""
+    return chosen.algorithm.init(chosen.initial(config.seed))
 
 
 def _config(found: dict[str, Any], source: Path) -> FewShot:
@@ -141,14 +147,14 @@ def main(asked: Weights) -> None:
     start = time.perf_counter()
     found: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
     found |= {"seeds": len(files)} if others else {}
-    with runner.precisely(chosen):
-        found |= runner.tested(chosen, config, learned) | chosen.facts
+    with products(chosen.precision):
+        found |= supervised.tested(chosen, config, learned) | chosen.facts
     found |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
     found |= {"seconds": {"evaluate": time.perf_counter() - start}}
     found |= {"weights": [own.name for own in files]}
     when = min(config.inner_steps, config.eval_steps)
-    found |= session.headline(found, chosen.headline, when)
-    tables.show(session.write(chosen.name, config, out, found, record=asked.record))
+    found |= summaries.headline(found, chosen.headline, when)
+    tables.show(summaries.write(chosen.name, config, out, found, record=asked.record))
 
 
 def together(
@@ -163,7 +169,7 @@ def together(
         own = replace(options(file), seed=config.seed)
         if own != replace(options(files[0]), seed=config.seed):
             raise ValueError(f"{file} is of another run than {files[0]}, in more than the seed")
-    like = single.algorithm.init(single.params)
+    like = initial(single, config)
     members = [first, *(meta_params(file, like) for file in files[1:])]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     return experiment(config, members=len(files)), stacked
@@ -176,7 +182,7 @@ def write(file: Path, run: Path) -> None:
         ValueError: the run is not of few-shot learning, has not ended, or its checkpoint is not
             that of its summary; or the file is there and holds something else.
     """
-    summary = session.ended(run, TRAINED)
+    summary = summaries.ended(run, TRAINED)
     config = _config(summary["config"], run)
     step = int(latest(run / "checkpoints").name)
     if step != summary["meta_steps"]:
@@ -184,8 +190,10 @@ def write(file: Path, run: Path) -> None:
             f"the summary of {run} is of {summary['meta_steps']} meta-steps, and its last"
             f" checkpoint of {step}: end the run with --resume"
         )
+    if config.seeds > 1:
+        raise ValueError(f"{run} trained {config.seeds} seeds, and a file holds the weights of one")
     chosen = experiment(config)
-    found = meta_params(run, chosen.algorithm.init(chosen.params))
+    found = meta_params(run, initial(chosen, config))
     free = dict.fromkeys(PATHS) | {"resume": False, "record": False}
     save(file, found, folders.plain(config) | free)
     print(f"{file}: {file.stat().st_size / 1024:.0f} KB")

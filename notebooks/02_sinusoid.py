@@ -34,7 +34,7 @@ import optax
 
 import maml
 from benchmarks import sinusoid
-from benchmarks.harness import runner
+from benchmarks.harness import statistics, supervised
 from benchmarks.report import figures, published, tables
 from tasks.sinusoid import INPUT, draw_wave, few_points
 
@@ -81,7 +81,7 @@ PRESET = replace(
 
 def trained(experiment, config):
     out = Path(tempfile.mkdtemp(dir=SCRATCH.name))
-    return runner.run(experiment, replace(config, out=out))
+    return supervised.run(experiment, replace(config, out=out))
 
 
 experiments, results = {}, {}
@@ -96,7 +96,13 @@ tables.show(results["maml"].summary)
 # falls. (Meta-training tasks have ten support points, validation tasks five.)
 
 # %%
-figures.learning_curve(results["maml"].out, "mse", "mean squared error")
+figures.learning_curve(
+    results["maml"].out,
+    {"mse": "meta-training tasks, adapted"},
+    "mean squared error",
+    title="MAML on sinusoids",
+    validated="mse",
+)
 
 # %% [markdown]
 # ## What a network learns that cannot adapt
@@ -110,7 +116,7 @@ figures.learning_curve(results["maml"].out, "mse", "mean squared error")
 figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
 axes.plot(x, -2 * 2.55 / jnp.pi * jnp.cos(x), color="black", label="mean of the tasks")
 for name in ("pretrained", "maml"):
-    fit = experiments[name].predict(results[name].meta_params, x[:, None])
+    fit = experiments[name].predict(results[name].of_seed(), x[:, None])
     axes.plot(x, fit, "--", label=f"{name}, before adaptation")
 axes.set(xlabel="x", ylabel="y")
 axes.legend(fontsize="small")
@@ -124,7 +130,7 @@ plt.show()
 # it was meta-trained with. The oracle need not adapt.
 
 # %%
-loss, pretrained = experiments["maml"].metric, results["pretrained"].meta_params
+loss, pretrained = experiments["maml"].metric, results["pretrained"].of_seed()
 waves = maml.batched(experiments["pretrained"].samplers["val"], 300)(jax.random.key(0))
 
 
@@ -143,8 +149,8 @@ rate = min(RATES, key=after_ten_steps)
 best = experiments["pretrained"]._replace(algorithm=with_rate(rate))
 curves = {
     "MAML": results["maml"].summary["mse"],
-    f"pretrained, rate {rate}": runner.curve(
-        runner.evaluate(best, PRESET, pretrained, "test")["mse"]
+    f"pretrained, rate {rate}": statistics.curve(
+        supervised.evaluate(best, PRESET, pretrained, "test")["mse"]
     ),
 }
 oracle = results["oracle"].summary["mse"]["0"]
@@ -181,7 +187,7 @@ print(f"oracle: {oracle['mean']:.4f}; in the paper: {', '.join(PAPER.values())}"
 # other half, where there is none, moves along: what has been learned is the shape of waves.
 
 # %%
-figures.fits(results["maml"].out, experiments["maml"], results["maml"].meta_params)
+figures.fits(results["maml"].out, experiments["maml"], results["maml"].of_seed())
 
 # %% [markdown]
 # The pretrained network, at its best rate, bends where the points are and hardly elsewhere.
@@ -199,7 +205,7 @@ figures.fits(results["pretrained"].out, best, pretrained)
 # traced.
 
 # %%
-start = experiments["maml"].params
+start = experiments["maml"].initial()
 episode = experiments["maml"].samplers["train"](jax.random.key(0))
 
 

@@ -34,7 +34,7 @@ import numpy as np
 
 import maml
 from benchmarks import omniglot
-from benchmarks.harness import runner
+from benchmarks.harness import supervised
 from benchmarks.report import figures, published
 from maml.sampling import Query, few_shot
 from tasks import glyphs
@@ -155,7 +155,7 @@ for mode in Mode.__args__:
     config = replace(CONFIG, batch_norm=mode, out=out, **averages)
     experiments[mode] = also_alone(omniglot.experiment(config))
     print(f"batch norm: {mode}")
-    results[mode] = runner.run(experiments[mode], config)
+    results[mode] = supervised.run(experiments[mode], config)
 
 # %%
 PAPER = published.PUBLISHED["omniglot 5-way 1-shot", "maml", "conv4"] if REAL else {}
@@ -204,7 +204,7 @@ for mode in ("support", "running"):
 figures.episodes(
     results["transductive"].out,
     experiments["transductive"],
-    results["transductive"].meta_params,
+    results["transductive"].of_seed(),
     steps=CONFIG.eval_steps,
 )
 

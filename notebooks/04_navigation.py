@@ -110,7 +110,7 @@ CHANGES = {"seeds": 1} | (SMALL if QUICK else {"meta_steps": 40})
 def trained(preset):
     config = replace(navigation.PRESETS[preset], **CHANGES)
     result = navigation.main(replace(config, out=Path(SCRATCH.name) / preset))
-    return config, jax.tree.map(lambda leaf: leaf[0], result.meta_params)
+    return config, result.of_seed()
 
 
 finn = trained("finn-2017")

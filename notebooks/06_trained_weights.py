@@ -32,7 +32,7 @@ import jax
 import matplotlib.pyplot as plt
 
 from benchmarks import weights
-from benchmarks.harness import runner
+from benchmarks.harness import supervised
 from benchmarks.report import figures
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set
@@ -68,7 +68,7 @@ for file in FILES:
         if data is not None:
             sizes = {"eval_tasks": 10 if QUICK else 600, "eval_steps": 3}
             chosen, config, meta_params = weights.trained(file, dataset=name, **data, **sizes)
-            found = runner.tested(chosen, config, meta_params)
+            found = supervised.tested(chosen, config, meta_params)
             curves[file.stem, name] = found["accuracy"]
 
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

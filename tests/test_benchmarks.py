@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import maml
 from benchmarks import demo, omniglot, sinusoid
-from benchmarks.harness import hardware, runner, session
+from benchmarks.harness import hardware, statistics, summaries, supervised
 from benchmarks.harness.command_line import configure, launch
 from benchmarks.report import figures, tables
 
@@ -64,9 +64,9 @@ def test_a_summary_says_what_has_to_be_known_to_compare_it(glyphs, glyph_run):
 
 def test_the_evaluation_is_of_the_learned_parameters_on_the_test_part(glyphs, glyph_run):
     experiment = omniglot.experiment(glyphs)
-    values = runner.evaluate(experiment, glyphs, glyph_run.meta_params, "test")
-    assert runner.curve(values["accuracy"]) == glyph_run.summary["accuracy"]
-    others = runner.evaluate(experiment, glyphs, experiment.params, "test")
+    values = supervised.evaluate(experiment, glyphs, glyph_run.of_seed(), "test")
+    assert statistics.curve(values["accuracy"]) == glyph_run.summary["accuracy"]
+    others = supervised.evaluate(experiment, glyphs, experiment.initial(), "test")
     assert not np.array_equal(values["cross_entropy"], others["cross_entropy"])
 
 
@@ -77,12 +77,12 @@ def test_a_run_is_not_written_over(glyphs, glyph_run):
 
 @pytest.mark.parametrize("algorithm", ["fomaml", "anil", "boil", "meta_sgd", "reptile", "imaml"])
 def test_every_algorithm_learns_every_layer(glyphs, algorithm, tmp_path):
-    change = {"algorithm": algorithm, "model": "fully-connected"}
+    change = {"algorithm": algorithm, "model": "fully-connected", "out": tmp_path / "run"}
     config = replace(glyphs, inner_steps=2, inner_rate=0.5, val_tasks=0, **change)
     experiment = omniglot.experiment(config)
-    state, *_ = runner.train(experiment, config, tmp_path)
-    learned = getattr(state.params, "params", state.params)["params"]
-    for path, leaf in jax.tree.leaves_with_path(experiment.params["params"]):
+    learned = supervised.run(experiment, config).of_seed()
+    learned = getattr(learned, "params", learned)["params"]
+    for path, leaf in jax.tree.leaves_with_path(experiment.initial()["params"]):
         assert jnp.any(leaf != reduce(lambda tree, key: tree[key.key], path, learned)), path
 
 
@@ -90,7 +90,7 @@ def test_every_algorithm_learns_every_layer(glyphs, algorithm, tmp_path):
 def test_the_batch_norm_mode_is_in_the_summary(glyphs, batch_norm, tmp_path):
     change = {"model": "fully-connected", "out": tmp_path / "run", "val_tasks": 0}
     config = replace(glyphs, batch_norm=batch_norm, **change)
-    assert runner.run(omniglot.experiment(config), config).summary["batch_norm"] == batch_norm
+    assert supervised.run(omniglot.experiment(config), config).summary["batch_norm"] == batch_norm
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "pretrained", "oracle"])
@@ -102,7 +102,7 @@ def test_sinusoids_run_with_their_baselines(waves, algorithm):
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(waves, tmp_path):
     runs = [
-        runner.run(sinusoid.experiment(config), config).summary["mse"]
+        supervised.run(sinusoid.experiment(config), config).summary["mse"]
         for config in (
             waves,
             replace(waves, out=tmp_path / "again"),
@@ -113,15 +113,15 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(waves, tmp
 
 
 def test_ctrl_c_ends_with_the_evaluation_of_what_was_learned(waves, monkeypatch, capsys):
-    evaluate = runner.evaluate
+    evaluate = supervised.evaluate
 
     def interrupting(*args):
         if args[-1] == "val":
             os.kill(os.getpid(), signal.SIGINT)
         return evaluate(*args)
 
-    monkeypatch.setattr(runner, "evaluate", interrupting)
-    summary = runner.run(sinusoid.experiment(waves), waves).summary
+    monkeypatch.setattr(supervised, "evaluate", interrupting)
+    summary = supervised.run(sinusoid.experiment(waves), waves).summary
     assert summary["interrupted"] and summary["meta_steps"] == 2
     assert [line["step"] for line in read(waves.out / "log.jsonl")] == [2]
     assert "Stopped after 2 meta-steps" in capsys.readouterr().out
@@ -132,8 +132,8 @@ def test_a_gradient_that_stays_broken_ends_the_run_and_says_since_when_and_where
     with pytest.raises(
         FloatingPointError, match=r"not finite since step 0, in .*Dense_0'\]\['bias"
     ):
-        runner.run(sinusoid.experiment(config), config)
-    assert [line["skipped"] for line in read(waves.out / "log.jsonl")] == [2, 4]
+        supervised.run(sinusoid.experiment(config), config)
+    assert [line["skipped"] for line in read(waves.out / "log.jsonl")] == [[2], [4]]
 
 
 def test_a_gradient_that_is_broken_now_and_then_is_left_out_and_counted(waves):
@@ -146,30 +146,30 @@ def test_a_gradient_that_is_broken_now_and_then_is_left_out_and_counted(waves):
 
     clean = experiment.samplers["train"]
     experiment = experiment._replace(samplers=experiment.samplers | {"train": broken})
-    summary = runner.run(experiment, replace(waves, meta_steps=20, meta_batch=1)).summary
+    summary = supervised.run(experiment, replace(waves, meta_steps=20, meta_batch=1)).summary
     assert 0 < summary["skipped_steps"] < 20
     assert all(value["mean"] is not None for value in summary["mse"].values())
 
 
 def test_a_task_that_diverges_is_said_and_is_no_number(waves):
     config = replace(waves, inner_rate=1e30, meta_steps=0)
-    summary = runner.run(sinusoid.experiment(config), config).summary
+    summary = supervised.run(sinusoid.experiment(config), config).summary
     assert summary["mse"]["2"] == {"mean": None, "ci95": None}
     assert 0 < summary["not_finite"]["mse"]["2"] <= summary["tasks"]
     assert tables.cell([summary], "2") == "diverged"
 
 
 def test_validation_and_evaluation_compile_once_each(waves):
-    before = runner._evaluate._cache_size()  # pyright: ignore
-    runner.run(sinusoid.experiment(waves), waves)
-    assert runner._evaluate._cache_size() - before == 2  # pyright: ignore
+    before = supervised._evaluate._cache_size()  # pyright: ignore
+    supervised.run(sinusoid.experiment(waves), waves)
+    assert supervised._evaluate._cache_size() - before == 2  # pyright: ignore
 
 
 def test_validation_tasks_are_not_the_test_tasks(waves):
     config = replace(waves, val_tasks=3, inner_steps=2)
     experiment = sinusoid.experiment(config)
     val, test = (
-        runner.evaluate(experiment, config, experiment.params, part)["mse"][:, 0]
+        supervised.evaluate(experiment, config, experiment.initial(), part)["mse"][:, 0]
         for part in ("val", "test")
     )
     assert not np.isin(val, test).any()
@@ -266,9 +266,9 @@ def test_a_preset_is_changed_by_the_other_options():
 
 
 def test_a_recorded_run_is_a_row_of_the_table(waves, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "RESULTS", tmp_path)
+    monkeypatch.setattr(summaries, "RESULTS", tmp_path)
     config = replace(waves, record=True)
-    summary = runner.run(sinusoid.experiment(config), config).summary
+    summary = supervised.run(sinusoid.experiment(config), config).summary
     assert tables.recorded(tmp_path) == [summary]
     assert tables.cell([summary], "1") in tables.markdown([summary])
 
@@ -313,8 +313,8 @@ def test_the_demo_runs(tmp_path, capsys):
 
 def test_a_figure_without_validation_has_one_curve(waves):
     config = replace(waves, val_tasks=0)
-    runner.run(sinusoid.experiment(config), config)
-    figure = figures.learning_curve(config.out, "mse", "MSE")
+    supervised.run(sinusoid.experiment(config), config)
+    figure = figures.learning_curve(config.out, {"mse": "tasks"}, "MSE", title="")
     assert isinstance(figure, Figure) and len(figure.axes[0].lines) == 1
 
 
@@ -329,6 +329,6 @@ def test_the_share_of_tasks_left_out_is_in_the_log(waves):
 
     broken = maml.unrolled(experiment.algorithm.learner, loss, 1)
     algorithm = experiment.algorithm._replace(grad=broken)
-    runner.run(experiment._replace(algorithm=algorithm), config)
+    supervised.run(experiment._replace(algorithm=algorithm), config)
     lines = read(config.out / "log.jsonl")
-    assert all(0.1 < line["left_out"] < 0.9 and "skipped" not in line for line in lines)
+    assert all(0.1 < line["left_out"][0] < 0.9 and "skipped" not in line for line in lines)

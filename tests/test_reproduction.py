@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import omniglot, sinusoid
-from benchmarks.harness.runner import run
+from benchmarks.harness.supervised import run
 from benchmarks.report.published import published
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,7 @@ from test_live_search import options
 from benchmarks import ablation, architecture_search
 from benchmarks.architecture_search import described
 from benchmarks.harness.files import as_json
-from benchmarks.harness.runner import curve
-from benchmarks.harness.statistics import not_finite, over_seeds
+from benchmarks.harness.statistics import curve, not_finite, over_seeds
 from benchmarks.report import __main__ as report
 from benchmarks.report import figures, tables
 from benchmarks.search import live
@@ -82,7 +81,8 @@ def test_an_infinite_entry_of_a_table_is_not_its_optimum():
 def test_numbers_that_are_none_in_a_log_are_gaps_in_the_figures(tmp_path):
     lines = [{"step": step, "before": [0.0, None], "after": [1.0, 2.0]} for step in (1, 2)]
     (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    figures.returns(tmp_path, "return")
+    names = {"before": "before", "after": "after"}
+    figures.learning_curve(tmp_path, names, "return", title="")
     assert np.isnan(report._shown({"mse": None}, "mse"))
     assert np.isnan(report._shown({"val": {"mse": {"1": {"mean": None}}}}, "mse"))
 

@@ -17,8 +17,9 @@ import pytest
 from killing import Killable, assert_equal, killed, straight
 from orbax.checkpoint import v1 as ocp
 
+import maml
 from benchmarks import sinusoid
-from benchmarks.harness import runner
+from benchmarks.harness import study, supervised
 from benchmarks.harness.checkpoints import best, checkpoints, load, meta_params, restore
 from benchmarks.harness.checkpoints import started as started_with
 from benchmarks.harness.folders import claim, goes_on, lasting
@@ -37,7 +38,7 @@ def config(tmp_path):
 
 
 def run(config):
-    return runner.run(sinusoid.experiment(config), config)
+    return supervised.run(sinusoid.experiment(config), config)
 
 
 def log(folder):
@@ -406,10 +407,10 @@ def test_a_renamed_layer_does_not_begin_a_run_anew(ended, tmp_path):
     config = replace(sinusoid.PAPER, **OPTIONS, out=out, meta_steps=6, steps_per_call=2)
     config = replace(config, resume=True)
     experiment, before = sinusoid.experiment(config), files(out)
-    layers = experiment.params["params"]
+    layers = experiment.initial()["params"]
     renamed = {f"Layer_{place}": layer for place, layer in enumerate(layers.values())}
     with pytest.raises(ValueError, match=r"at 'opt_state/.*Dense_0.*'; wanted nothing"):
-        runner.run(experiment._replace(params={"params": renamed}), config)
+        supervised.run(experiment._replace(init=lambda key: {"params": renamed}), config)
     assert files(out) == before
 
 
@@ -465,8 +466,8 @@ def test_a_schedule_over_all_meta_steps_fixes_their_number(config):
 def test_a_new_run_starts_from_the_meta_parameters_of_another(ended, config):
     fresh = replace(config, meta_steps=0, start_from=ended)
     started = run(fresh)
-    same(started.meta_params, meta_params(ended, started.meta_params))
-    state = runner.first_state(sinusoid.experiment(config), config)
+    same(started.of_seed(), meta_params(ended, started.of_seed()))
+    state = study.first_states(supervised.study(sinusoid.experiment(config), config), config)
     same(started.meta_params, load(ended / "checkpoints", state).params)
     assert started.summary["start_from"] == str(ended)
     own = replace(fresh, start_from=ended / "gone.npz", resume=True)
@@ -492,14 +493,15 @@ def test_a_new_run_writes_over_no_file_of_others(there, config):
 
 
 def test_sigterm_ends_a_run_after_a_checkpoint(config, monkeypatch):
-    observe = runner.maml.skipped
+    observe, signals = maml.skipped, iter([signal.SIGTERM])
 
     def terminate(state):
-        os.kill(os.getpid(), signal.SIGTERM)
+        for number in signals:  # once: a second one ends the process at once
+            os.kill(os.getpid(), number)
         return observe(state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.maml, "skipped", terminate)
+        patch.setattr(maml, "skipped", terminate)
         with pytest.raises(SystemExit) as caught:
             run(replace(config, save_seconds=1000))
     assert caught.value.code == 128 + signal.SIGTERM

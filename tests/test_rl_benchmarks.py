@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks import bandits, navigation
-from benchmarks.harness import seeds
-from benchmarks.harness.seeds import over_seeds
+from benchmarks.harness.statistics import over_seeds
+from benchmarks.harness.study import by_step
 from benchmarks.meta_rl import NOT_ADAPTED
 from benchmarks.report import figures, published, tables
 
@@ -151,4 +151,4 @@ def test_a_figure_of_paths_has_a_row_for_each_goal(tmp_path):
     walks = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 2))
     figure = figures.paths(tmp_path, walks, jnp.zeros((2, 2)))
     assert isinstance(figure, Figure) and len(figure.axes) == 6
-    assert seeds.by_step(jnp.zeros((7, 3))).keys() == {"0", "1", "2"}
+    assert by_step(jnp.zeros((7, 3))).keys() == {"0", "1", "2"}

@@ -12,6 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
@@ -171,7 +173,7 @@ def load(folder: Path, state: State, *, step: int | None = None) -> State:
 
 
 def started(config: Run, like: PyTree) -> PyTree:
-    """The meta-parameters that a new run starts with: those given, or those of `start_from`.
+    """The meta-parameters that a new run starts with, `[seed, ...]`; those of `start_from`, if any.
 
     Raises:
         ValueError: as `meta_params`.
@@ -179,20 +181,26 @@ def started(config: Run, like: PyTree) -> PyTree:
     resumed = config.resume and config.out and steps(config.out / "checkpoints")
     if config.start_from is None or resumed:
         return like
-    return meta_params(config.start_from, like)
+    one = jax.tree.map(lambda leaf: leaf[0], like)
+    seeds = [meta_params(config.start_from, one, place) for place in range(config.seeds)]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
 
 
-def meta_params(source: Path, like: PyTree) -> PyTree:
-    """The meta-parameters of a file of `benchmarks.weights`, or of a run's last checkpoint.
+def meta_params(source: Path, like: PyTree, place: int = 0) -> PyTree:
+    """The meta-parameters in a file of `benchmarks.weights`, or in a run's last checkpoint.
 
     Args:
-        source: an .npz file, or the folder of a run.
-        like: meta-parameters of the same paths and shapes; the arrays get their types.
+        source: Path of an .npz file, or folder of a run.
+        like: Meta-parameters of the same paths and shapes, whose types the arrays get.
+        place: Place of the seed among those of the run; a run of one seed, and a file, serve all.
+
+    Returns:
+        The meta-parameters of one seed.
 
     Raises:
         DamagedError: the files of the checkpoint are not what was written.
         OSError: they cannot be read now.
-        ValueError: there are none, or they are of other paths or shapes.
+        ValueError: there are none, they are of other paths or shapes, or the run has too few seeds.
     """
     if not source.is_dir():
         found = {name: leaf for name, leaf in read_arrays(source).items() if name != "options"}
@@ -202,9 +210,13 @@ def meta_params(source: Path, like: PyTree) -> PyTree:
         leaves = stored.leaves(path)
     except DamagedError as error:
         raise DamagedError(f"the checkpoint {path} cannot be read: {error}") from error
+    seeds = leaves["step"].size if "step" in leaves else 1
+    if place >= seeds > 1:
+        raise ValueError(f"{path} holds {seeds} seeds; got {place + 1} that are to start from it")
     parts = ((name.partition("/"), leaf) for name, leaf in leaves.items())
-    found = {rest: leaf for (first, _, rest), leaf in parts if first == "params"}
-    return fitted(found, like, path, cast=True)
+    params = {rest: leaf for (first, _, rest), leaf in parts if first == "params"}
+    of_seed = {name: leaf[place % seeds] if leaf.ndim else leaf for name, leaf in params.items()}
+    return fitted(of_seed, like, path, cast=True)
 
 
 def best(folder: Path) -> int | None:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from benchmarks.harness import folders, session
+from benchmarks.harness import folders, terminal
 from benchmarks.harness.checkpoints import checkpoints, restore
 from benchmarks.harness.files import as_json, read_lines
 from benchmarks.harness.options import Run
@@ -86,8 +86,8 @@ def train(
         seconds["train"] = sum(line["seconds"] for line in log)
         observed = Observed({}, "", -np.inf)
         with (
-            session.interruptible() as interrupted,
-            session.progress_bar(config, done) as advance,
+            terminal.interruptible() as interrupted,
+            terminal.progress_bar(config, done) as advance,
             (out / "log.jsonl").open("a") as file,
             scalars(out / "tensorboard", done, wanted=config.tensorboard) as write,
         ):

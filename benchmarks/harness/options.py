@@ -17,6 +17,8 @@ class Run:
     """The named set of defaults of all the other options."""
     seed: int = 0
     """Of initialisation and meta-training; the tasks of an evaluation are always the same."""
+    seeds: int = 1
+    """Number of seeds that are trained: `seed`, `seed` + 1, and so on."""
     inner_rate: float
     """Learning rate of the inner optimiser, on the mean loss of the support set."""
     inner_steps: int

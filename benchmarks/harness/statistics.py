@@ -1,12 +1,17 @@
-"""What several seeds say together, and how numbers that are not finite are told."""
+"""Means and confidence intervals over tasks and over seeds, and counts of what is not finite."""
 
 import math
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike
 from scipy import stats
+
+import maml
+
+Curve = dict[str, dict[str, float | None]]  # inner step -> {"mean": ..., "ci95": ...}
 
 
 def finite(value: SupportsFloat) -> float | None:
@@ -42,3 +47,50 @@ def over_seeds(values: np.ndarray) -> dict[str, float | None]:
         if count > 1:
             ci95 = finite(stats.t.ppf(0.975, count - 1) * means.std(ddof=1) / count**0.5)
         return {"mean": finite(means.mean()), "ci95": ci95}
+
+
+def intervals(
+    values: Mapping[str, Mapping[str, np.ndarray]], *, over_tasks: bool
+) -> dict[str, Curve]:
+    """Mean and 95% confidence interval of each metric after each inner step.
+
+    Args:
+        values: Values `[seed, task]` by metric and inner step.
+        over_tasks: Whether the interval of one seed is that over its tasks; otherwise it has none.
+
+    Returns:
+        Curves by metric; the intervals of several seeds are over their means.
+    """
+    curves = {}
+    for metric, steps in values.items():
+        columns = [*steps.values()]
+        if over_tasks and len(columns[0]) == 1:
+            pairs = curve(np.stack([column[0] for column in columns], axis=1))
+            curves[metric] = dict(zip(steps, pairs.values(), strict=True))
+        else:
+            curves[metric] = {when: over_seeds(column) for when, column in steps.items()}
+    return curves
+
+
+def each_seed(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """The means of every seed, from `[seed, task]` by metric and inner step, if there are several.
+
+    >>> each_seed({"mse": {"0": np.array([[1.0, 3.0], [2.0, 2.0]])}})
+    {'each_seed': {'mse': {'0': [2.0, 2.0]}}}
+    """
+    if all(len(column) == 1 for steps in values.values() for column in steps.values()):
+        return {}
+    means = {
+        metric: {when: [finite(mean) for mean in column.mean(axis=1)] for when, column in s.items()}
+        for metric, s in values.items()
+    }
+    return {"each_seed": means}
+
+
+def curve(values: np.ndarray) -> Curve:
+    """Mean and 95% confidence interval over tasks of `[task, step]`; None if one diverged."""
+    pairs = np.stack(maml.mean_ci95(jnp.asarray(values)), axis=-1)
+    return {
+        str(step): {"mean": finite(mean), "ci95": finite(ci95)}
+        for step, (mean, ci95) in enumerate(pairs)
+    }

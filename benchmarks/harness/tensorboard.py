@@ -41,11 +41,14 @@ def flat(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
     >>> flat({"loss": 1.0, "val": {"mse": {"1": 2.0}}, "after": [3.0, 4.0]})
     {'loss': 1.0, 'val/mse/1': 2.0, 'after/0': 3.0, 'after/1': 4.0}
+    >>> flat({"loss": [1.0]})
+    {'loss': 1.0}
     """
     found = {}
     for name, value in line.items():
         if isinstance(value, list):
-            value = {str(place): number for place, number in enumerate(value)}
+            seeds = {str(place): number for place, number in enumerate(value)}
+            value = seeds if len(value) > 1 else value[0]
         if isinstance(value, dict):
             found |= flat(value, f"{prefix}{name}/")
         elif value is not None:

@@ -84,7 +84,7 @@ def ours(workload: Workload) -> tuple[Side, Problem]:
     chosen = omniglot.experiment(workload) if few_shot else sinusoid.experiment(workload)
     algorithm, adam, key = chosen.algorithm, optax.adam(1e-3), jax.random.key(0)
     episodes = jax.jit(maml.batched(chosen.samplers["train"], workload.meta_batch))(key)
-    state, meta_steps = maml.init(algorithm, adam, chosen.params), 5 if few_shot else 200
+    state, meta_steps = maml.init(algorithm, adam, chosen.initial()), 5 if few_shot else 200
     options = hardware.layout(
         workload.meta_batch, heavy=chosen.heavy, devices=workload.devices, chunk=workload.chunk
     )._asdict()
@@ -112,7 +112,7 @@ def ours(workload: Workload) -> tuple[Side, Problem]:
     side = Side(check, run, meta_steps)
     support, (query, targets) = jax.tree.map(np.asarray, episodes)
     tasks = support, (query.inputs if few_shot else query, targets)
-    params = by_name(chosen.params)
+    params = by_name(chosen.initial())
     return side, Problem(params, tasks, workload.inner_rate, workload.inner_steps)
 
 

@@ -23,7 +23,7 @@ from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import FREE, own
 from benchmarks.harness.plot import read_log, save_figure
 from benchmarks.harness.schemas import BANDITS, MEAN, SUMMARY, VALUES, curve_of, fitting
-from benchmarks.harness.session import ended
+from benchmarks.harness.summaries import ended
 from benchmarks.report.published import Summary, published, task_of
 from benchmarks.report.tables import METRICS, cell
 

@@ -13,62 +13,69 @@ from matplotlib.figure import Figure
 
 import maml
 from benchmarks.harness.plot import read_log, save_figure
-from benchmarks.harness.runner import Experiment
-from benchmarks.harness.schemas import NUMBER, curve_of
+from benchmarks.harness.schemas import VALUES, curve_of
+from benchmarks.harness.supervised import Experiment
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
 
 
-def learning_curve(out: Path, metric: str, label: str) -> Figure:
-    """The metric over meta-training, from `log.jsonl`; saved as `learning_curve.png`.
+def learning_curve(
+    out: Path,
+    names: dict[str, str],
+    label: str,
+    *,
+    title: str,
+    validated: str | None = None,
+    scale: float = 1.0,
+    levels: dict[str, float] | None = None,
+) -> Figure:
+    """Draws numbers of `log.jsonl` over meta-training; saved as `learning_curve.png`.
 
     Args:
-        out: the folder of the run.
-        metric: which one.
-        label: of the axis.
+        out: Folder of the run.
+        names: Label of the curve for each number of the log that is drawn.
+        label: Label of the vertical axis, with the unit.
+        title: Title of the figure.
+        validated: Metric of the validation tasks that is drawn too, before and after adaptation.
+        scale: Factor from the log's unit to that of the axis.
+        levels: Published values, drawn as horizontal lines, by name.
+
+    Returns:
+        The figure.
     """
-    lines = read_log(out, curve_of(metric) | {metric: (NUMBER, None)})
+    schema = dict.fromkeys(names, VALUES) | (curve_of(validated) if validated else {})
+    lines = read_log(out, schema)
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    trained = np.array([line.get(metric) for line in lines], float)  # None is NaN
-    axes.plot(steps, trained, label="meta-training tasks, adapted")
-    curves = [line["val"][metric] for line in lines if line.get("val")]
+    for name, words in names.items():
+        values = np.array(
+            [np.ravel(np.array(line.get(name), float)) for line in lines]
+        )  # None is NaN
+        band(axes, steps, scale * values, words)
+    curves = [line["val"][validated] for line in lines if line.get("val")] if validated else []
     for step in dict.fromkeys(("0", [*curves[0]][-1])) if curves else ():
         mean, ci95 = (
-            np.array([curve[step][name] for curve in curves], float) for name in ("mean", "ci95")
+            scale * np.array([curve[step][name] for curve in curves], float)
+            for name in ("mean", "ci95")
         )
         (line,) = axes.plot(steps, mean, label=f"validation tasks, {inner_steps(str(step))}")
         axes.fill_between(steps, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.2)
-    axes.set(xlabel="meta-steps", ylabel=label)
+    for name, level in (levels or {}).items():
+        axes.axhline(level, linestyle=":", color="gray")
+        axes.annotate(name, (steps[0], level), va="bottom", fontsize="small", color="gray")
+    axes.set(xlabel="meta-steps", ylabel=label, title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     return save_figure(figure, out / "learning_curve.png")
 
 
-def returns(out: Path, label: str, published: dict[str, float] | None = None) -> Figure:
-    """What was gained before and after adaptation, over meta-training; `learning_curve.png`.
-
-    Args:
-        out: the folder of the run.
-        label: of the axis.
-        published: levels to compare with, by name.
-    """
-    lines = read_log(out, {name: [(NUMBER, None)] for name in ("before", "after")})
-    steps = [line["step"] for line in lines]
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for name in ("before", "after"):
-        seeds = np.array([line[name] for line in lines], float)
-        (mean,) = axes.plot(steps, seeds.mean(axis=1), label=f"{name} adaptation")
-        axes.plot(steps, seeds, color=mean.get_color(), alpha=0.3, linewidth=0.8)
-    for name, level in (published or {}).items():
-        axes.axhline(level, linestyle=":", color="gray")
-        axes.annotate(name, (steps[0], level), va="bottom", fontsize="small", color="gray")
-    axes.set(xlabel="meta-steps", ylabel=label)
-    axes.grid(alpha=0.3)
-    axes.legend(title=f"mean of {seeds.shape[1]} seeds, and each")
-    return save_figure(figure, out / "learning_curve.png")
+def band(axes: Axes, x: list[int], values: Float[np.ndarray, "x seed"], label: str) -> None:
+    """Draws the mean over seeds, and each of several seeds as a thin line."""
+    (mean,) = axes.plot(x, values.mean(axis=1), label=label)
+    if (seeds := values.shape[1]) > 1:
+        mean.set_label(f"{label} (mean of {seeds} seeds, and each)")
+        axes.plot(x, values, color=mean.get_color(), alpha=0.3, linewidth=0.8)
 
 
 def paths(

@@ -64,13 +64,23 @@ def show(summary: Summary) -> None:
         row = [step, *(cell([summary], step, name) for name in (metric, *also))]
         row += [cell([summary | summary["best"]], step)] if "best" in summary else []
         table.add_row(*row, theirs.get(step, ""))
-    seconds = ", ".join(f"{name} {value:g} s" for name, value in summary["seconds"].items())
-    table.caption = (
-        f"{summary['meta_steps']} meta-steps, {summary['tasks']} test tasks,"
-        f" batch norm {summary['batch_norm']}, {summary['query_size']} query points a task,"
-        f" {seconds}, {summary['device']}"
-    )
+    facts = [counted(summary["meta_steps"], "meta-step"), counted(summary["tasks"], "test task")]
+    facts += [counted(seeds, "seed")] if (seeds := summary.get("seeds")) else []
+    facts += [f"{norm} batch norm"] if (norm := summary["batch_norm"]) != "none" else []
+    if summary["benchmark"] in ("omniglot", "sinusoid"):
+        facts.append(f"{counted(summary['query_size'], 'query point')} per task")
+    facts += [f"{name} {value:g} s" for name, value in summary["seconds"].items()]
+    table.caption = ", ".join([*facts, summary["device"]])
     Console().print(table)
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things, in the singular or the plural.
+
+    >>> counted(1, "seed"), counted(5, "seed")
+    ('1 seed', '5 seeds')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def recorded(folder: Path = RESULTS) -> list[Summary]:
@@ -142,7 +152,7 @@ def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
     metric = METRICS[first["benchmark"]][0]
     theirs = published(first)
     own = min(first["config"]["inner_steps"], len(first[metric]) - 1)
-    seeds = str(first.get("seeds", len(runs)))
+    seeds = str(max(first.get("seeds", 1), len(runs)))
     minutes = np.mean([sum(run["seconds"].values()) for run in runs]) / 60
     command = re.sub(r" --(seed|out) \S+| --(record|resume)", "", first["command"])
     setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 import maml
 from benchmarks.harness.folders import check_free, claim, plain, recovered
 from benchmarks.harness.schemas import CHILD
-from benchmarks.harness.session import bar
+from benchmarks.harness.terminal import bar
 from benchmarks.search import children
 from maml.search import Child, Space, Strategy, drive
 from tasks.architectures import reward

@@ -1,14 +1,8 @@
-"""What a run has around it: a summary, a bar, Ctrl-C, and the command that started it."""
+"""The summary of a run: what came out, by which options, on which machine, by which command."""
 
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-
-from rich import progress
-from rich.console import Console
+from typing import Any
 
 from benchmarks.harness import hardware
 from benchmarks.harness.command_line import script_name
@@ -16,8 +10,6 @@ from benchmarks.harness.files import as_json, read_object, write_text
 from benchmarks.harness.folders import RESULTS, plain
 from benchmarks.harness.options import Run
 from benchmarks.harness.schemas import OPTIONS
-
-T = TypeVar("T")
 
 
 def summarise(
@@ -38,7 +30,7 @@ def summarise(
         seconds: what took how long; `train` is among it.
         found: what came out, with its `headline`, and what has to be known to compare it.
     """
-    tasks = done * config.meta_batch * found.get("seeds", 1)
+    tasks = done * config.meta_batch * config.seeds
     interrupted = done < config.meta_steps
     summary = {
         "preset": config.preset,
@@ -48,6 +40,7 @@ def summarise(
         "interrupted": interrupted,
         **_origin(out, config),
         "seconds": seconds,
+        "seconds_per_seed": round(seconds["train"] / config.seeds, 2),
         "tasks_per_second": round(tasks / max(seconds["train"], 1e-9), 1),
     }
     return write(name, config, out, summary, record=config.record and not interrupted)
@@ -115,69 +108,3 @@ def command() -> str:
     """How this process was started; a notebook and a test have no module to name."""
     script = script_name()
     return " ".join(["python -m", script, *sys.argv[1:]]) if script else "from Python"
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Ctrl-C and SIGTERM are noted instead of raised, so that nothing is lost; not a second time.
-
-    Gives what says which of them came.
-    """
-    noted: list[signal.Signals] = []
-
-    def note(number: int, frame: Any) -> None:
-        noted.append(signal.Signals(number))
-        print("Interrupted: the call at work is finished first. Again to give up at once.")
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield lambda: noted[0] if noted else None
-    finally:
-        restore()
-
-
-def track(items: Sequence[T], about: str, *, shown: bool = True) -> Iterable[T]:
-    """The items one by one, under a bar with the time left."""
-    return progress.track(
-        items, about, console=Console(stderr=True), transient=True, disable=not shown
-    )
-
-
-@contextmanager
-def progress_bar(config: Run, done: int = 0) -> Iterator[Callable[[float, str], None]]:
-    """A bar with meta-steps/s, tasks/s, time left and the latest metric."""
-    every = config.steps_per_call
-    with bar(config.meta_steps, done) as move:
-
-        def advance(seconds: float, latest: str) -> None:
-            rate = every / seconds
-            speed = f"{rate:.3g} meta-steps/s, {rate * config.meta_batch:.0f} tasks/s"
-            move(every, speed, latest)
-
-        yield advance
-
-
-@contextmanager
-def bar(total: int, done: int = 0) -> Iterator[Callable[[int, str, str], None]]:
-    """A bar with the time left; `move(how many, speed, latest)` is called with each advance."""
-    columns = (
-        progress.BarColumn(bar_width=16),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[speed]}"),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn("{task.fields[latest]}"),
-    )
-    console = Console(stderr=True)
-    # In a notebook the refreshing thread does not reach the widget: every update refreshes it.
-    with progress.Progress(*columns, console=console, auto_refresh=not console.is_jupyter) as shown:
-        task = shown.add_task("", total=total, completed=done, speed="compiling", latest="")
-        yield lambda count, speed, latest: shown.update(
-            task, advance=count, speed=speed, latest=latest, refresh=True
-        )

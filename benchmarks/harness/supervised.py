@@ -1,0 +1,172 @@
+"""From a problem with labelled data and the options of a run to a `Study`."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+import maml
+from benchmarks.harness import hardware, terminal
+from benchmarks.harness import study as studies
+from benchmarks.harness.options import Config
+from benchmarks.harness.statistics import curve, not_finite
+from benchmarks.harness.study import Result, Study, by_step
+from maml.types import LossFn, MetaParams, MetaState, Metrics, Params, RandomKey
+
+BLOCK = 500  # test tasks of one jitted call
+
+
+class Experiment(NamedTuple):
+    """A model, an algorithm and tasks with labelled data.
+
+    Attributes:
+        name: Name of the benchmark.
+        algorithm: Algorithm that is meta-trained.
+        init: Initial parameters of the model, from a key.
+        samplers: Samplers of ONE task, for each of the splits train, val and test.
+        predict: The model, `(params, inputs) -> outputs`.
+        metric: Loss and metrics of the evaluation, `(params, query, key) -> (loss, metrics)`.
+        headline: Metric that is shown while the run goes on, and by which, on validation tasks, the
+            best checkpoint is kept. Results are those of the last checkpoint; those of the best
+            stand beside them.
+        facts: Entries of every summary of the benchmark, such as the batch-norm mode.
+        higher: Whether a higher headline is better.
+        heavy: Whether a task is enough work for a core of its own.
+        precision: Precision of the layers' matrix products.
+        outer: Function from the configured Adam to the outer optimiser.
+    """
+
+    name: str
+    algorithm: maml.Algorithm
+    init: Callable[[RandomKey], Params]
+    samplers: dict[str, maml.Sampler]
+    predict: Callable[[Params, Any], jax.Array]
+    metric: LossFn
+    headline: str
+    facts: dict[str, Any]
+    higher: bool = True
+    heavy: bool = True
+    precision: hardware.Precision = "float32"
+    outer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda o: o
+
+    def initial(self, seed: int = 0) -> Params:
+        """The initial parameters of a seed."""
+        return self.init(jax.random.fold_in(jax.random.key(seed), 0))
+
+
+def run(experiment: Experiment, config: Config) -> Result:
+    """Meta-trains and evaluates an experiment; see `benchmarks.harness.study.run`."""
+    return studies.run(study(experiment, config), config)
+
+
+def study(experiment: Experiment, config: Config) -> Study:
+    """The study of an experiment: `maml.meta_step` with Adam, and an evaluation step by step."""
+    optimizer, layout = outer_optimizer(experiment, config), _layout(experiment, config)
+    headline = experiment.headline
+
+    def start(key: RandomKey) -> MetaState:
+        return maml.init(experiment.algorithm, optimizer, experiment.init(key))
+
+    def follow(metrics: Metrics) -> dict[str, jax.Array]:
+        return {"loss": metrics["loss"], **metrics["query"]}
+
+    def trouble(state: MetaState, numbers: dict[str, np.ndarray], before: int) -> str | None:
+        _, row, leaves = maml.skipped(state.opt_state)
+        if row < config.patience:
+            return None
+        return (
+            f"the meta-gradient is not finite since step {int(state.step) - row}, in"
+            f" {', '.join(leaves)}; the meta-loss is {float(numbers['loss'].mean())}"
+        )
+
+    return Study(
+        experiment.name,
+        start,
+        partial(maml.meta_step, experiment.algorithm, optimizer, **layout._asdict()),
+        maml.batched(experiment.samplers["train"], config.meta_batch),
+        follow,
+        shown=(headline,),
+        score=lambda means: -means["loss"],
+        evaluate=lambda params, split: _by_step(evaluate(experiment, config, params, split)),
+        headline=(headline, str(min(config.inner_steps, config.eval_steps))),
+        facts={
+            **experiment.facts,
+            "precision": experiment.precision,
+            "tasks": config.eval_tasks,
+        },
+        trouble=trouble,
+        about=f"{layout}, in {experiment.precision}",
+        skipped=lambda state: maml.skipped(state.opt_state)[0],
+        higher=experiment.higher,
+        validates=config.val_tasks > 0,
+        over_tasks=True,
+        prefetch=config.prefetch,
+        precision=experiment.precision,
+    )
+
+
+def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTransformation:
+    """Adam with the configured learning rate, which leaves out gradients that are not finite."""
+    rate = config.outer_rate
+    if config.cosine:
+        rate = optax.cosine_decay_schedule(rate, max(config.meta_steps, 1))
+    return maml.skip_nonfinite(experiment.outer(optax.adam(rate)))
+
+
+def tested(experiment: Experiment, config: Config, meta_params: MetaParams) -> dict[str, Any]:
+    """The curve of each metric on the test tasks, and how many values were not finite."""
+    values = evaluate(experiment, config, meta_params, "test")
+    curves = {name: curve(columns) for name, columns in values.items()}
+    return curves | not_finite(_by_step(values))
+
+
+def evaluate(
+    experiment: Experiment, config: Config, meta_params: MetaParams, split: str
+) -> dict[str, np.ndarray]:
+    """The metrics on the same tasks of a split every time, each `[task, steps + 1]`."""
+    validating = split == "val"
+    tasks = config.val_tasks if validating else config.eval_tasks
+    steps = config.inner_steps if validating else config.eval_steps
+    layout = _layout(experiment, config)
+    devices, blocks = layout.mesh.size if layout.mesh else 1, -(-tasks // BLOCK)
+    block = -(-tasks // (blocks * devices)) * devices
+    sample = maml.batched(experiment.samplers[split], block)
+    learner, metric = experiment.algorithm.learner, experiment.metric
+    key, values = jax.random.key(2018 if validating else 2017), []
+    for number in terminal.track(range(blocks), "Evaluating", shown=blocks > 1):
+        at = jax.random.fold_in(key, number)
+        block_values = _evaluate(learner, metric, steps, layout, meta_params, sample, at)
+        values.append(jax.device_get(block_values))
+    return jax.tree.map(lambda *blocks: np.concatenate(blocks)[:tasks], *values)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _evaluate(
+    learner: maml.Learner,
+    metric: LossFn,
+    steps: int,
+    layout: hardware.Layout,
+    meta_params: MetaParams,
+    sample: maml.Sampler,
+    key: RandomKey,
+) -> dict[str, jax.Array]:
+    sample_key, key = jax.random.split(key)
+    episodes = sample(sample_key)
+    options = layout._asdict()
+    return maml.evaluate(learner, metric, meta_params, episodes, key, steps, **options)[1]
+
+
+def _by_step(values: dict[str, np.ndarray]) -> studies.Values:
+    return {metric: by_step(columns) for metric, columns in values.items()}
+
+
+def _layout(experiment: Experiment, config: Config) -> hardware.Layout:
+    """One for the whole run: what is trained on some devices is evaluated on them."""
+    together = math.gcd(config.meta_batch, config.val_tasks, config.eval_tasks)
+    return hardware.layout(
+        together, heavy=experiment.heavy, devices=config.devices, chunk=config.chunk
+    )
