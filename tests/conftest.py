@@ -19,6 +19,15 @@ from tiny_omniglot import NAMES, nothing_prepared, tiny_files, write_zips  # noq
 from tasks import omniglot  # noqa: E402
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory, request):
+    """Many tests build the same programs: the workers of one run share what they compile."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if hasattr(request.config, "workerinput") else folder
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 @pytest.fixture
 def x64():
     """Float64, where derivatives are compared to rounding."""

@@ -364,8 +364,9 @@ def test_an_archive_that_was_cut_off_is_refused_in_one_line(tmp_path):
 
 def recorded():
     """Everything that is committed with its command and its options."""
-    runs = ROOT / "results" / "runs"
-    paths = (path for path in runs.parent.rglob("summary.json") if runs not in path.parents)
+    mine = {ROOT / "results" / name for name in ("runs", "demo")}  # are not committed
+    paths = (ROOT / "results").rglob("summary.json")
+    paths = (path for path in paths if mine.isdisjoint(path.parents))
     found = tables.recorded(ROOT / "results") + [json.loads(path.read_text()) for path in paths]
     return {run["command"]: run for run in found if "command" in run and "config" in run}
 
