@@ -41,7 +41,9 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     if not page.file.src_uri.endswith(".ipynb"):
         return content
     parts = CODE.split(content)
-    return "".join(part if number % 2 else FORMULA.sub(mathml, part) for number, part in enumerate(parts))
+    return "".join(
+        part if number % 2 else FORMULA.sub(mathml, part) for number, part in enumerate(parts)
+    )
 
 
 def mathml(formula: re.Match[str]) -> str:

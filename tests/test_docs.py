@@ -16,7 +16,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", re.DOTALL 
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 OPTIONAL = {"equinox", "flax", "orbax"}
 SITE = ["latex2mathml", "material", "mkdocs", "mkdocs_jupyter", "mkdocstrings"]
-OFFLINE = "import runpy, socket; socket.socket.connect = None; runpy.run_module('mkdocs')"
+OFFLINE = "import runpy, socket; socket.socket.connect = None; runpy.run_module('mkdocs', run_name='__main__')"
 LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 
 
@@ -40,7 +40,9 @@ def site(tmp_path_factory):
 def test_the_site_is_built_and_loads_nothing_from_a_network(site):
     pages = {page.relative_to(site).as_posix(): page.read_text() for page in site.rglob("*.html")}
     assert {"index.html", "guides/own-model.html", "notebooks/02_sinusoid.html"} <= pages.keys()
-    assert [(page, LOADED.findall(text)) for page, text in pages.items() if LOADED.search(text)] == []
+    assert [
+        (page, LOADED.findall(text)) for page, text in pages.items() if LOADED.search(text)
+    ] == []
     assert "<math" in pages["notebooks/01_maml_from_scratch.html"]
 
 
@@ -57,7 +59,9 @@ def test_the_reference_has_every_public_name(site, module):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_and_prints_what_it_says(page, capsys, tmp_path, monkeypatch):
     blocks = code(page)
-    imported = set(re.findall(r"^(?:import|from) (\w+)", "\n".join(c for c, _ in blocks), re.MULTILINE))
+    imported = set(
+        re.findall(r"^(?:import|from) (\w+)", "\n".join(c for c, _ in blocks), re.MULTILINE)
+    )
     for package in sorted(OPTIONAL & imported):
         pytest.importorskip(package, reason=f"{package} is not installed")
     monkeypatch.chdir(tmp_path)
