@@ -8,7 +8,7 @@ NEWEST ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c 'impor
 EDITABLE = --config-settings editable_mode=compat --editable
 QUICK = tests/test_refusals.py tests/test_sampling.py tests/test_outer.py tests/test_notebooks.py
 
-.PHONY: check demo test test-slow test-newest test-older peers results lint
+.PHONY: check demo docs test test-slow test-newest test-older peers results lint
 
 demo: .venv/installed
 	.venv/bin/python -m benchmarks.demo
@@ -28,6 +28,12 @@ lint: .venv/installed
 
 test-slow: .venv/installed
 	.venv/bin/pytest -m slow
+
+# The site of the documentation, in site/; a broken link ends it.
+docs: .venv/docs-installed
+	@.venv/bin/python -c 'import latex2mathml, material, mkdocs, mkdocs_jupyter, mkdocstrings' 2>/dev/null || \
+	  { echo "make docs needs the packages of the extra 'docs': .venv/bin/pip install '.[docs]'"; exit 1; }
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
 # The newest packages that a newer Python gets, none of them pinned.
 test-newest:
@@ -51,6 +57,10 @@ results: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[tasks,dev]'
+	touch $@
+
+.venv/docs-installed: .venv/installed
+	.venv/bin/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[docs]'
 	touch $@
 
 # Our meta-step against PyTorch's, which is in an environment of its own.
