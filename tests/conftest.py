@@ -1,5 +1,6 @@
 """Shapes are enforced, and every test may ask for float64."""
 
+import gc
 import socket
 import threading
 from functools import partial
@@ -13,6 +14,10 @@ from jaxtyping import install_import_hook
 install_import_hook(["maml", "tasks"], "beartype.beartype")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+# Programs of tests run once or twice: compiling them well would take longer than they do.
+jax.config.update("jax_disable_most_optimizations", True)
+# So would looking through all that was traced, again and again, for what can be freed.
+gc.set_threshold(100_000, 20, 100)
 
 from tiny_omniglot import NAMES, nothing_prepared, tiny_files, write_zips  # noqa: E402
 
@@ -33,14 +38,6 @@ def x64():
     """Float64, where derivatives are compared to rounding."""
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(scope="module")
-def compiled_quickly():
-    """For modules whose programs run once or twice: compiling them well would take longer."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from tasks.architectures.masked import MaskedBatchNorm
 from tasks.architectures.reward import Budget, from_scratch, from_shared, shared_weights
 from tasks.architectures.stack import Stack
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 KEY = jax.random.key(0)
 MACRO = Macro(layers=1, side=5, sizes=(1, 3), filters=(1, 2))
 CELLS = Cells(blocks=1, features=1)

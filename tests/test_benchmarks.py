@@ -20,7 +20,6 @@ from benchmarks.harness import hardware, statistics, summaries, supervised
 from benchmarks.harness.command_line import configure, launch
 from benchmarks.report import figures, tables
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TINY = {"meta_steps": 4, "steps_per_call": 2, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 2}
 
 

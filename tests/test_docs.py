@@ -55,7 +55,6 @@ def test_the_reference_has_every_public_name(site, module):
     assert set(names) - modules <= shown | {"maml"}
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs_and_prints_what_it_says(page, capsys, tmp_path, monkeypatch):
     blocks = code(page)

@@ -25,7 +25,6 @@ def run(name, *args, **options):
     return module["main"](*(arg(module) for arg in args), **options).tolist()
 
 
-@pytest.mark.usefixtures("compiled_quickly")
 def test_the_examples_learn():
     before, after, _ = run("sinusoid", meta_steps=500)
     assert after < before - 0.2

@@ -14,7 +14,6 @@ from maml.rl.losses import collector
 from maml.rl.policies import memoryless
 
 gymnax = pytest.importorskip("gymnax", reason="gymnax is not installed")
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 KEY, HORIZON = jax.random.key(0), 12
 NAMES = "CartPole-v1", "Pendulum-v1", "MountainCarContinuous-v0", "Catch-bsuite", "DeepSea-bsuite"
 

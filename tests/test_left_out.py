@@ -14,7 +14,6 @@ import maml
 from maml.trust_region import Region, trust_region_step
 
 KEY = jax.random.key(0)
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def square(w, batch, key):

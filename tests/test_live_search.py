@@ -19,7 +19,6 @@ from tasks.architectures import tabular
 from tasks.architectures.macro import Macro
 from tasks.architectures.macro import space as macro_space
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 SPACE = Space((4, 4, 4, 1, 1))
 PAIR = ("random", "evolution")
 

@@ -18,7 +18,7 @@ NAN, INF = jnp.nan, jnp.inf
 RNG = np.random.default_rng(0)
 X, W, Y = RNG.normal(size=(6, 3)), RNG.normal(size=(3, 4)), RNG.normal(size=(6, 4))
 LABELS, WEIGHTS = np.array([0, 1, 2, 1, 0, 3]), np.array([2, 1, 0, 1, 0, 3])
-pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.usefixtures("compiled_quickly")]
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 import maml
 from maml.search import Space, factorised, policy_gradient, reinforce
 
-pytestmark = pytest.mark.usefixtures("unchecked", "compiled_quickly")
+pytestmark = pytest.mark.usefixtures("unchecked")
 KEY, SGD = jax.random.key(0), optax.sgd(0.1)
 PARAMS, ONES = {"w": jnp.ones(3), "b": jnp.ones(2)}, {"w": True, "b": False}
 EPISODES = maml.Episode(jnp.zeros(2), jnp.zeros(2))

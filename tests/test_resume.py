@@ -26,7 +26,6 @@ from benchmarks.harness.folders import claim, goes_on, lasting
 from benchmarks.harness.folders import folder as folder_of
 from benchmarks.harness.stored import DamagedError
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 STATE = {"k": jax.random.normal(jax.random.key(0), (40, 40)), "b": jnp.zeros(3)}
 OPTIONS = {"meta_batch": 2, "val_tasks": 0, "eval_tasks": 2, "eval_steps": 1, "save_seconds": 0}
 

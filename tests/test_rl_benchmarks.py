@@ -16,8 +16,6 @@ from benchmarks.harness.study import by_step
 from benchmarks.meta_rl import NOT_ADAPTED
 from benchmarks.report import figures, published, tables
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 WALK = replace(
     navigation.FINN,
     **{"seeds": 2, "meta_steps": 2, "steps_per_call": 1, "meta_batch": 2, "goals": 2},
@@ -71,7 +69,7 @@ def test_the_interval_over_seeds_is_students():
     ("algorithm", "outer"),
     [
         ("meta_sgd", "promp"),
-        ("pretrained", "trpo"),
+        pytest.param("pretrained", "trpo", marks=pytest.mark.slow),
         ("rl2", "promp"),
         pytest.param("fomaml", "adam", marks=pytest.mark.slow),
         pytest.param("oracle", "promp", marks=pytest.mark.slow),

@@ -24,7 +24,6 @@ from tasks.rl import navigation, tabular
 from tasks.rl.networks import CategoricalGRU, GaussianMLP, recurrent_policy
 
 KEY = jax.random.key(0)
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 LOGITS = jnp.array([0.3, -jnp.inf, 1.0])
 
 

@@ -44,7 +44,6 @@ from maml.search import (
 from maml.search.controllers import acting, gradient
 from maml.search.strategies import LARGEST
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 KEY = jax.random.key(0)
 SPACE = Space((3, 2, 4))
 # After a 1 nothing is allowed; after a 2 only a 0 is.

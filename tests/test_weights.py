@@ -13,8 +13,6 @@ from benchmarks.harness import supervised
 from benchmarks.harness.tensorboard import scalars
 from benchmarks.report import __main__ as report
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 TINY = {"meta_steps": 2, "steps_per_call": 1, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 1}
 
 
