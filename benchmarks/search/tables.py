@@ -1,4 +1,4 @@
-"""Searches for architectures beside the published numbers: on the terminal, and in the docs."""
+"""Tables of searches for architectures: on the terminal, and in the docs."""
 
 from collections.abc import Iterable
 from math import isfinite
@@ -11,36 +11,21 @@ from rich.table import Table
 from benchmarks.report.published import Summary
 
 DOCS = Path("docs/architecture-search.md")
-
-# NAS-Bench-201's, for a budget of 12,000 seconds, about 100 children. Quoted from memory, and not
-# compared with the paper: that is said wherever they are shown.
-PUBLISHED = {
-    ("nasbench201", "cifar10"): ("93.70 ± 0.36", "93.92 ± 0.30", "93.85 ± 0.37"),
-    ("nasbench201", "cifar100"): ("71.04 ± 1.07", "71.84 ± 0.99", "71.71 ± 1.09"),
-    ("nasbench201", "ImageNet16-120"): ("44.57 ± 1.25", "45.54 ± 1.03", "45.24 ± 1.18"),
-}
-HEAD = "best", "published *", "top 5", "top 25", "last 5th", "p"
+HEAD = "best", "top 5", "top 25", "last 5th", "p"
 NOTE = (
     "best: of the child with the best reward, what is reported, mean ± standard deviation; of the"
     " rewards, the mean of the best 5, of the best 25, of the last fifth; p: that the best is no"
-    " better than random's; *: quoted from memory"
+    " better than random's"
 )
 
 
 def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
     """The cells of each strategy, in the order of `HEAD`."""
-    theirs = PUBLISHED.get((summary["space"], summary["dataset"]), ())
-    theirs = (
-        dict(zip(("random", "evolution", "reinforce"), theirs, strict=False))
-        if summary["children"] == 100
-        else {}
-    )
     found, chances = {}, summary["p_over_random"]
     for name, best in summary["best"].items():
         means = (summary[key][name] for key in ("top5", "top25", "mean_last_fifth"))
         found[name] = (
             f"{_number(best['mean'])} ± {_number(best['std'])}",
-            theirs.get(name, ""),
             *map(_number, means),
             "" if name == "random" else _chance(chances[name]),
         )
