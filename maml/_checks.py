@@ -88,13 +88,14 @@ def _is_real(value: Any) -> bool:
     return np.shape(value) == () and any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
-def check_callable(function: Any, name: str, arguments: str) -> None:
+def check_callable(function: Any, name: str, arguments: str, keyword: str = "") -> None:
     """Refuses a value that cannot be called with these positional arguments.
 
     Args:
         function: Value to check.
         name: Name of the value in the error.
         arguments: Names of the positional arguments, such as `"params, batch, key"`.
+        keyword: Name of a further argument that is passed by keyword; "" for none.
 
     Raises:
         ValueError: the value is not a function, or takes other arguments.
@@ -106,10 +107,11 @@ def check_callable(function: Any, name: str, arguments: str) -> None:
     except (TypeError, ValueError):  # some built-in functions have no signature
         return
     try:
-        signature.bind(*arguments.split(", "))
+        signature.bind(*arguments.split(", "), **dict.fromkeys([keyword] if keyword else ()))
     except TypeError as error:
+        wanted = f"{arguments}, {keyword}" if keyword else arguments
         raise ValueError(
-            f"{name} must be a function of ({arguments}); got one of {signature}"
+            f"{name} must be a function of ({wanted}); got one of {signature}"
         ) from error
 
 

@@ -11,17 +11,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from maml._checks import check_callable
+from maml._checks import check_callable, check_count, check_flags
+from maml._leaves import is_array, is_inexact, is_number
+from maml._leaves import name as name_of
 from maml.types import (
     Algorithm,
-    Batch,
+    Episode,
     Inner,
     LossFn,
     MetaGradient,
     MetaState,
-    Metrics,
     Params,
-    RandomKey,
 )
 
 
@@ -32,47 +32,6 @@ def check_loss(loss: LossFn, name: str = "loss") -> None:
         ValueError: the loss is not a function, or takes other arguments.
     """
     check_callable(loss, name, "params, batch, key")
-
-
-def checked(loss: LossFn) -> LossFn:
-    """The same loss, which checks while it is traced that it returns `(scalar, metrics)`.
-
-    Raises:
-        ValueError: (when traced) the loss returns a vector, an integer, a complex number, metrics
-            that are not numbers, or no pair.
-    """
-
-    def checked_loss(params: Params, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
-        out = loss(params, batch, key)
-        if not (isinstance(out, tuple) and len(out) == 2):
-            raise ValueError(f"a loss returns (scalar, metrics); got {type(out).__name__}")
-        value, metrics = out
-        if not is_array(value):
-            raise ValueError(f"a loss returns one number; got {value!r}")
-        if jnp.shape(value) != ():
-            raise ValueError(f"a loss returns one number; got an array of {jnp.shape(value)}")
-        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            raise ValueError(
-                f"a loss returns a real floating-point number; got {jnp.result_type(value)}"
-            )
-        for path, leaf in jax.tree.leaves_with_path(metrics):
-            if not is_array(leaf):
-                raise ValueError(
-                    f"the metrics of a loss are numbers; got {leaf!r} at {_name(path)}"
-                )
-        return out
-
-    return checked_loss
-
-
-def is_array(leaf: Any) -> bool:
-    """Whether a leaf is a Python number, a numpy array or a JAX array."""
-    return isinstance(leaf, bool | int | float | complex | np.generic | np.ndarray | jax.Array)
-
-
-def is_number(leaf: Any) -> bool:
-    """Whether a leaf is a number or an array of numbers, and no random key."""
-    return is_array(leaf) and not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
 def check_learner(learner: Any) -> None:
@@ -88,12 +47,27 @@ def check_inner(inner: Any) -> None:
     """Refuses a result of a learner that is not an `Inner`.
 
     Raises:
-        ValueError: the value is not an `Inner`.
+        ValueError: the value is not an `Inner`, or its members have other types.
     """
     if not isinstance(inner, Inner):
         raise ValueError(
             "a learner returns an Inner, such as that of maml.gradient_descent; got"
             f" {type(inner).__name__}"
+        )
+    check_callable(inner.step, "the step of an Inner", "state, batch, key")
+    check_callable(inner.params, "params of an Inner", "state")
+    check_flags(remat=inner.remat)
+
+
+def check_episode(episodes: Any) -> None:
+    """Refuses a value that is not an `Episode`, such as a tuple.
+
+    Raises:
+        ValueError: the value is not an `Episode`.
+    """
+    if not isinstance(episodes, Episode):
+        raise ValueError(
+            f"the episodes must be an Episode of arrays; got {type(episodes).__name__}"
         )
 
 
@@ -116,8 +90,14 @@ def check_gradient(grad: Any) -> None:
         check_callable(grad.gradient, "the gradient", "meta_params, episode, key")
     if grad.objective is not None:
         check_callable(grad.objective, "the objective", "meta_params, episode, key, step")
-    if grad.early is not None:
-        check_gradient(grad.early)
+    check_count(grad.early_steps, least=0, of="meta-steps of early")
+    if grad.early is None:
+        if grad.early_steps:
+            raise ValueError(f"early_steps must be 0 without early; got {grad.early_steps}")
+        return
+    check_gradient(grad.early)
+    if grad.early.early is not None:
+        raise ValueError(f"the early meta-gradient must have no early of its own; got {grad.early}")
 
 
 def check_meta_params(meta_params: Any) -> None:
@@ -128,6 +108,19 @@ def check_meta_params(meta_params: Any) -> None:
     """
     if isinstance(meta_params, MetaState):
         raise ValueError("the meta-parameters are a tree of arrays; got a MetaState: pass .params")
+
+
+def check_type(meta_params: Any, kind: type) -> None:
+    """Refuses the parameters of a model where an algorithm has other meta-parameters.
+
+    Raises:
+        ValueError: the value is not of this type.
+    """
+    if not isinstance(meta_params, kind):
+        raise ValueError(
+            f"the meta-parameters must be a {kind.__name__}, such as the result of algorithm.init;"
+            f" got {type(meta_params).__name__}"
+        )
 
 
 def check_algorithm(algorithm: Any) -> None:
@@ -142,6 +135,8 @@ def check_algorithm(algorithm: Any) -> None:
             f" {type(algorithm).__name__}"
         )
     check_gradient(algorithm.grad)
+    check_callable(algorithm.init, "init of an Algorithm", "params")
+    check_learner(algorithm.learner)
 
 
 def check_state(state: Any) -> None:
@@ -155,10 +150,20 @@ def check_state(state: Any) -> None:
             "the state must be a MetaState, such as the result of maml.init; got"
             f" {type(state).__name__}"
         )
-    step = state.step
-    is_integer = jnp.shape(step) == () and jnp.issubdtype(jnp.result_type(step), jnp.integer)
-    if not is_integer or not (isinstance(step, Tracer) or step >= 0):
-        raise ValueError(f"the step of a MetaState must be an integer >= 0; got {step!r}")
+    check_step(state.step, "the step of a MetaState")
+
+
+def check_step(step: Any, name: str = "the step") -> None:
+    """Refuses a value that is not a number of meta-steps.
+
+    Raises:
+        ValueError: the value is not one integer >= 0 that an int32 can hold.
+    """
+    is_integer = is_number(step) and jnp.issubdtype(getattr(step, "dtype", type(step)), jnp.integer)
+    is_count = is_integer and jnp.shape(step) == ()
+    if is_count and (isinstance(step, Tracer) or 0 <= int(step) < 2**31):
+        return
+    raise ValueError(f"{name} must be an integer >= 0 and < 2**31; got {step!r}")
 
 
 def check_params(params: Params) -> None:
@@ -170,7 +175,7 @@ def check_params(params: Params) -> None:
     leaves = jax.tree.leaves_with_path(params)
     for path, leaf in leaves:
         if not is_array(leaf) or getattr(leaf, "dtype", None) == np.dtype(object):
-            raise ValueError(f"parameters are arrays of numbers; got {leaf!r} at {_name(path)}")
+            raise ValueError(f"parameters are arrays of numbers; got {leaf!r} at {name_of(path)}")
     if not any(is_inexact(leaf) for _, leaf in leaves):
         raise ValueError(f"parameters need a floating-point leaf to learn; got {params!r}")
 
@@ -196,12 +201,12 @@ def check_mask(
         )
     for path, leaf in jax.tree.leaves_with_path(mask):
         if not isinstance(leaf, bool | np.bool_):
-            raise ValueError(f"the {name} must be True or False at {_name(path)}; got {leaf!r}")
+            raise ValueError(f"the {name} must be True or False at {name_of(path)}; got {leaf!r}")
     if some and not any(jax.tree.leaves(mask)):
         raise ValueError(f"the {name} is False everywhere and selects no leaf; got {mask!r}")
 
 
-def check_shapes(tree: PyTree, params: Params, name: str) -> None:
+def check_shapes(tree: PyTree, params: Params, name: str, others: str = "parameters have") -> None:
     """Refuses a tree whose leaves do not have the shapes of the parameters.
 
     Raises:
@@ -209,15 +214,13 @@ def check_shapes(tree: PyTree, params: Params, name: str) -> None:
     """
     structure, expected = jax.tree.structure(tree), jax.tree.structure(params)
     if structure != expected:
-        raise ValueError(
-            f"the {name} has the structure {structure}; the parameters have {expected}"
-        )
+        raise ValueError(f"the {name} has the structure {structure}; the {others} {expected}")
     leaves = zip(jax.tree.leaves_with_path(tree), jax.tree.leaves(params), strict=True)
     for (path, leaf), param in leaves:
         if jnp.shape(leaf) != jnp.shape(param):
             raise ValueError(
-                f"the {name} has the shape {jnp.shape(leaf)} at {_name(path)}; the parameters have"
-                f" {jnp.shape(param)}"
+                f"the {name} has the shape {jnp.shape(leaf)} at {name_of(path)}; the"
+                f" {others} {jnp.shape(param)}"
             )
 
 
@@ -233,18 +236,5 @@ def check_floating(params: Params, mask: PyTree[bool], name: str = "mask") -> No
         if selected and not is_inexact(leaf):
             raise ValueError(
                 f"only floating-point leaves can adapt; got {jnp.asarray(leaf).dtype} at"
-                f" {_name(path)}: let the {name} be False there"
+                f" {name_of(path)}: let the {name} be False there"
             )
-
-
-def is_inexact(leaf: Any) -> bool:
-    """Whether a leaf is a floating-point or complex number or array, and so has a derivative.
-
-    >>> is_inexact(1.0), is_inexact(jnp.arange(3)), is_inexact(jax.random.key(0))
-    (True, False, False)
-    """
-    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
-
-
-def _name(path: tuple) -> str:
-    return repr(jax.tree_util.keystr(path, simple=True, separator="/") or "the only leaf")

@@ -16,6 +16,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import PyTree, Scalar
 
+from maml._contracts import check_shapes
 from maml.types import RandomKey
 
 MATRIX = np.ones((2, 2), np.float32)
@@ -69,10 +70,11 @@ def check_opt_state(
     Raises:
         ValueError: the state differs from `optimizer.init(params)` in structure or shapes.
     """
-    expected = jax.eval_shape(optimizer.init, params)
+    expected = jax.eval_shape(partial(start, optimizer), params)
     trees = opt_state, expected
     if jax.tree.structure(opt_state) != jax.tree.structure(expected) or any(
         jnp.shape(leaf) != other.shape
+        or jnp.issubdtype(leaf.dtype, jnp.inexact) != jnp.issubdtype(other.dtype, jnp.inexact)
         for leaf, other in zip(*map(jax.tree.leaves, trees), strict=True)
     ):
         raise ValueError(
@@ -142,7 +144,7 @@ def check_for(
         check: Check made in addition to `check_optimizer`, such as `check_differentiable`.
 
     Raises:
-        ValueError: as `check_optimizer` and `check`.
+        ValueError: as `start`, `update`, `check_optimizer` and `check`.
     """
     try:
         jax.eval_shape(partial(_steps, optimizer, 1), MATRIX, MATRIX)
@@ -150,6 +152,7 @@ def check_for(
         small_params = jax.tree.map(
             lambda leaf: np.ones([min(size, 2) for size in jnp.shape(leaf)], np.float32), params
         )
+        jax.eval_shape(partial(_steps, optimizer, 1), params, params)  # refuses what cannot fit
         for run_check in (check_optimizer, check):
             run_check(optimizer, small_params)
 
@@ -172,7 +175,7 @@ def _steps(
     optimizer: optax.GradientTransformation, count: int, grads: PyTree, params: PyTree
 ) -> PyTree:
     """The parameters after `count` updates by the same gradients."""
-    opt_state = optimizer.init(params)
+    opt_state = start(optimizer, params)
 
     def loss(params: PyTree) -> Any:
         return 1 + sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, params)))
@@ -208,6 +211,27 @@ def _probe(
         return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
 
+def start(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
+    """The initial state of an optimiser.
+
+    Raises:
+        ValueError: the optimiser cannot be started with these parameters, as one with a mask or
+            with labels of another tree.
+    """
+    try:
+        return optimizer.init(params)
+    except Exception as error:
+        raise _misfit(params, error) from error
+
+
+def _misfit(params: PyTree, error: Exception) -> ValueError:
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+    return ValueError(
+        f"the optimiser must fit the parameters, with the leaves {', '.join(paths):.99}; got"
+        f" {type(error).__name__}: {' '.join(str(error).split()):.300}"
+    )
+
+
 def update(
     optimizer: optax.GradientTransformation,
     grads: PyTree,
@@ -228,13 +252,24 @@ def update(
         The updates, to be added to the parameters, and the state after the update.
 
     Raises:
-        ValueError: the optimiser needs another argument than `value`, `grad` and `value_fn`.
+        ValueError: the optimiser needs another argument than `value`, `grad` and `value_fn`, or its
+            updates do not fit the parameters.
     """
+    out = _update(optimizer, grads, opt_state, params, value_fn)
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise ValueError(f"the update of an optimiser returns (updates, state); got {out!r}")
+    check_shapes(out[0], params, "update of the optimiser")
+    return out
+
+
+def _update(
+    optimizer: Any, grads: PyTree, opt_state: PyTree, params: PyTree, value_fn: Callable
+) -> Any:
     try:
         return optimizer.update(grads, opt_state, params)
-    except TypeError as error:  # the call of an optimiser that needs further arguments fails so
-        if "required keyword-only argument" not in str(error):
-            raise
+    except Exception as error:  # the call of an optimiser that needs further arguments fails so
+        if not isinstance(error, TypeError) or "required keyword-only argument" not in str(error):
+            raise _misfit(params, error) from error
     extra = {"value": value_fn(params), "grad": grads, "value_fn": value_fn}
     try:
         return optimizer.update(grads, opt_state, params, **extra)

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 
 from maml import tree
 from maml._checks import check_number
-from maml._contracts import check_floating, check_mask, check_params
+from maml._contracts import check_floating, check_mask, check_params, check_type
 from maml._optimizers import check_differentiable, check_for, check_optimizer
 from maml.estimators import implicit, unrolled
 from maml.hvp import Hvp, check_hvp
@@ -217,12 +217,15 @@ def meta_sgd(
     check_optimizer(optimizer)
     check_differentiable(optimizer)
     check_number(rate, "rate", above=0)
+    if mask is not None:
+        check_mask(mask)
 
     def init(params: Params) -> MetaSGD:
         learned, _ = tree.partition(checked_params(params, optimizer, mask), tree.floating(params))
         return MetaSGD(params, jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), learned))
 
     def learner(meta: MetaSGD) -> Inner:
+        check_type(meta, MetaSGD)
         rates = meta.rates
         if mask is not None:
             rates = jax.tree.map(lambda adapts, rate: rate if adapts else None, mask, rates)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from maml._checks import check_callable, check_count
+from maml._checks import check_callable, check_count, check_number
+from maml._returns import as_array
 from maml.rows import Apply, Weights, masked, nonzero, of_rows, replaced, wide
 from maml.sampling import Query
 from maml.types import Params
@@ -50,12 +51,12 @@ def few_shot_apply(apply: Normalised, mode: Mode = "transductive") -> Apply:
     Raises:
         ValueError: `mode` has another value.
     """
-    check_callable(apply, "apply", "params, inputs")
+    check_callable(apply, "apply", "params, inputs", "reference" if mode == "support" else "")
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}; got {mode!r}")
 
     def run(params: Params, inputs: Array, **reference: Any) -> Array:
-        return jnp.asarray(apply(params, inputs, **reference))
+        return as_array(apply(params, inputs, **reference), "apply")
 
     def few_shot(params: Params, inputs: Array | Query, weights: Weights = None) -> Array:
         if not isinstance(inputs, Query):
@@ -102,6 +103,10 @@ def normalised(
     >>> normalised(jnp.array([[1.0], [3.0]]), epsilon=0.0).tolist()
     [[-1.0], [1.0]]
     """
+    dtype = getattr(x, "dtype", type(x))
+    if jnp.ndim(x) < 2 or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"x must be floating-point [n, ..., channels]; got {dtype}{jnp.shape(x)}")
+    check_number(epsilon, "epsilon", least=0)
     rows, weights = split(reference, x.shape[0])
     exact = wide(x)
     mean, var = moments(exact[:rows], weights, covariance=False)
@@ -147,9 +152,7 @@ def split(reference: Reference, rows: int) -> tuple[int | None, Weights]:
     """
     check_count(rows, least=1, of="rows")
     if isinstance(reference, jax.Array | np.ndarray):
-        if reference.shape != (rows,):
-            raise ValueError(f"reference weights must be [{rows}]; got {list(reference.shape)}")
-        return None, wide(reference)
+        return None, of_rows(reference, rows)
     if reference is not None:
         check_count(reference, least=1, of="reference rows")
         if reference > rows:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Num, PyTree, Scalar
 
 from maml import rows, tree
 from maml._checks import check_callable, check_number
-from maml._contracts import check_floating, check_loss, check_mask
+from maml._contracts import check_floating, check_loss, check_mask, check_type
 from maml.estimators import unrolled
 from maml.linear import solve
 from maml.rows import Apply, Weights
@@ -226,6 +226,8 @@ def r2d2(
         return R2D2(params, starts[0], starts[1], jnp.zeros_like(starts[0]))
 
     def learner(meta: R2D2) -> Inner:
+        check_type(meta, R2D2)
+
         def fit(
             inputs: Array, targets: Array, outputs: int, weights: Weights
         ) -> tuple[Array, Array]:
@@ -240,9 +242,8 @@ def r2d2(
                 targets = _one_hot(targets, outputs, weights)
                 counts = targets if weights is None else targets * weights[:, None]
                 bias = _if_any(counts.sum(axis=0), bias)
-            regularisation = jnp.exp(meta.log_regularisation)
-            matrix = jnp.exp(meta.log_scale) * ridge(inputs, targets, regularisation, weights)
-            return matrix, bias
+            regularisation, scale = jnp.exp(meta.log_regularisation), jnp.exp(meta.log_scale)
+            return scale * ridge(inputs, targets, regularisation, weights), bias
 
         return _fit_head(meta.params, features, head, fit)
 

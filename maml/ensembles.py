@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from maml import rows
 from maml._checks import check_callable
+from maml._contracts import check_inner
 from maml.rows import Apply, Weights
 from maml.types import Batch, Inner, Learner, MetaParams, Metrics, Params, RandomKey
 
@@ -40,6 +41,7 @@ def ensemble(learner: Learner) -> Learner:
 
     def ensemble_learner(members: MetaParams) -> Inner:
         _check_members(members)
+        jax.vmap(lambda member: check_inner(learner(member)))(members)
 
         def step(states: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
             def member_step(member: MetaParams, state: PyTree) -> tuple[PyTree, Metrics]:
@@ -83,10 +85,11 @@ def mixture(apply: Apply) -> Callable[..., Float[Array, "n ways"]]:
     ) -> Float[Array, "n ways"]:
         _check_members(params)
         logits = jax.vmap(lambda params: rows.outputs(apply, params, inputs, weights))(params)
-        if logits.ndim < 3 or logits.shape[-1] < 2:
+        is_floating = jnp.issubdtype(logits.dtype, jnp.floating)
+        if logits.ndim < 3 or logits.shape[-1] < 2 or not is_floating:
             raise ValueError(
-                "a mixture of probabilities needs logits [n, ways], at least 2 a row;"
-                f" got {list(logits.shape[1:])}"
+                "a mixture of probabilities needs floating-point logits [n, ways], at least 2 a"
+                f" row; got {logits.dtype}{list(logits.shape[1:])}"
             )
         log_probs = jax.nn.log_softmax(rows.wide(logits))
         impossible = jnp.isneginf(log_probs).all(axis=0)

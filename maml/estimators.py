@@ -16,7 +16,9 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml import rows, tree
 from maml._checks import check_callable, check_count, check_number
-from maml._contracts import check_learner, check_loss, checked, is_inexact
+from maml._contracts import check_learner, check_loss, check_shapes
+from maml._leaves import is_inexact, is_real
+from maml._returns import checked
 from maml.inner import adapt
 from maml.types import (
     Batch,
@@ -93,14 +95,17 @@ def unrolled(
             inner_and_outer = inner._replace(step=step_and_evaluate)
             _, traces = adapt(inner_and_outer, episode.support, support_key, inner_steps)
             trace, (values, metrics) = traces
-            step_weights = jnp.asarray(weights(step))
+            step_weights = weights(step)
+            _check_weights(step_weights)
             if jnp.shape(step_weights) != (inner_steps,):
                 raise ValueError(
                     f"there must be one weight for each of {inner_steps} inner steps; got the shape"
                     f" {jnp.shape(step_weights)}"
                 )
-            _check_weights(step_weights)
-            value, metrics = step_weights @ values, jax.tree.map(lambda leaf: leaf[-1], metrics)
+            value, metrics = (
+                jnp.asarray(step_weights) @ values,
+                jax.tree.map(lambda leaf: leaf[-1], metrics),
+            )
         return value, {"loss": value, "query": metrics, "support": trace}
 
     return MetaGradient(objective)
@@ -231,6 +236,7 @@ def displacement(
         value, metrics = checked(loss)(inner.params(state), episode.query, query_key)
         target = end(inner, state)
         _check_same(meta_params, target)
+        check_shapes(target, meta_params, "end")
         meta_grads = jax.tree.map(
             lambda theta, phi: theta - phi if is_inexact(theta) else None, meta_params, target
         )
@@ -241,8 +247,7 @@ def displacement(
 
 def _check_weights(weights: Any) -> None:
     """Refuses weights that are not real numbers or, if they are not traced, not finite."""
-    real = any(jnp.issubdtype(weights.dtype, kind) for kind in (jnp.integer, jnp.floating))
-    if not real or not (isinstance(weights, Tracer) or jnp.isfinite(weights).all()):
+    if not is_real(weights) or not (isinstance(weights, Tracer) or jnp.isfinite(weights).all()):
         raise ValueError(
             f"the weights of the inner steps must be finite real numbers; got {weights}"
         )

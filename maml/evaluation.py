@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PyTree
 
 from maml._checks import check_callable, check_count
-from maml._contracts import check_learner, is_number
+from maml._contracts import check_episode, check_learner
+from maml._leaves import is_number, is_real
 from maml.inner import adapt
 from maml.mapping import each_task
 from maml.rows import wide
@@ -52,6 +53,7 @@ def evaluate(
     check_learner(learner)
     check_callable(metric, "metric", "params, query, key")
     check_count(inner_steps, least=0, of="inner steps")
+    check_episode(episodes)
 
     def evaluate_task(meta_params: MetaParams, episode: Episode, key: RandomKey) -> PyTree[Array]:
         support_key, query_key = jax.random.split(key)
@@ -84,9 +86,8 @@ def mean_ci95(
     >>> f"{mean:.2f} +- {ci95:.2f}"
     '0.50 +- 0.57'
     """
-    if (
-        not isinstance(values, np.ndarray | jax.Array)
-        or getattr(values.dtype, "kind", "O") in "OSUT"
+    if not isinstance(values, np.ndarray | jax.Array) or not (
+        is_real(values) or values.dtype == np.bool_
     ):
         raise ValueError(f"a mean over tasks needs an array of numbers; got {values!r}")
     if not jnp.shape(values)[:1] > (0,):

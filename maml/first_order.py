@@ -14,7 +14,9 @@ from jaxtyping import PyTree
 
 from maml import tree
 from maml._checks import check_flags
+from maml._contracts import check_type
 from maml._optimizers import check_differentiable, check_optimizer
+from maml._optimizers import start as start_optimizer
 from maml.algorithms import checked_params, descent
 from maml.estimators import displacement, unrolled
 from maml.inner import gradient_descent
@@ -105,12 +107,13 @@ def reptile(
     check_optimizer(optimizer)
 
     def start(params: Params) -> PyTree:
-        return optimizer.init(tree.partition(params, tree.floating(params))[0])
+        return start_optimizer(optimizer, tree.partition(params, tree.floating(params))[0])
 
     def init(params: Params) -> Reptile:
         return Reptile(check_params(params), _to_floats(_check_averageable(start(params))))
 
     def learner(meta: Reptile) -> Inner:
+        check_type(meta, Reptile)
         initial = jax.eval_shape(start, meta.params)
         state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), meta.opt_state, initial)
         return gradient_descent(loss, optimizer, meta.params, opt_state=state)

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from maml import tree
-from maml._contracts import check_gradient
+from maml._checks import check_key
+from maml._contracts import (
+    check_episode,
+    check_gradient,
+    check_meta_params,
+    check_params,
+    check_step,
+)
+from maml._leaves import is_number
+from maml._returns import check_metrics, checked_objective
 from maml.types import Episode, MetaGradient, MetaParams, Metrics, RandomKey, Step
 
 
@@ -39,6 +48,11 @@ def task_gradient(
             than the meta-parameters.
     """
     check_gradient(grad)
+    check_meta_params(meta_params)
+    check_params(meta_params)
+    check_episode(episode)
+    check_key(key)
+    check_step(step)
 
     def run(part: MetaGradient, *task: Any) -> tuple[Array, Metrics, PyTree]:
         return value_and_gradient(part, step, *task)
@@ -59,10 +73,16 @@ def of_phase(grad: MetaGradient, step: Step, run: Callable[..., Any], *args: Any
     Returns:
         The result of `run`.
     """
-    late = grad._replace(early=None, early_steps=0)
+    parts = (grad,) if grad.early is None else (grad.early, grad)
+    branches = [
+        partial(
+            run,
+            MetaGradient(checked_objective(part.objective), part.gradient),
+        )
+        for part in parts
+    ]
     if grad.early is None:
-        return run(late, *args)
-    branches = [partial(run, part) for part in (grad.early, late)]
+        return branches[0](*args)
     return jax.lax.cond(jnp.asarray(step) < grad.early_steps, *branches, *args)
 
 
@@ -88,6 +108,9 @@ def value_and_gradient(
     grads, metrics = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
     if not isinstance(metrics, dict):
         raise ValueError(f"a meta-gradient returns (gradients, metrics by name); got {out!r}")
+    check_metrics(metrics)
+    if strange := [leaf for leaf in jax.tree.leaves(grads) if not is_number(leaf)]:
+        raise ValueError(f"a meta-gradient must be a tree of numbers; got {strange[0]!r}")
     shapes = [jax.tree.map(jnp.shape, part) for part in (grads, learned)]
     if shapes[0] != shapes[1]:
         raise ValueError(

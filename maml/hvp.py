@@ -30,7 +30,7 @@ def check_hvp(hvp: str, remat: bool, *, first_order: bool = False) -> None:
     """
     if hvp not in get_args(Hvp):
         raise ValueError(f"hvp must be one of {', '.join(get_args(Hvp))}; got {hvp!r}")
-    check_flags(remat=remat)
+    check_flags(remat=remat, first_order=first_order)
     if first_order and (hvp, remat) != ("reverse", False):
         raise ValueError(
             "first-order steps have no second derivatives: leave hvp='reverse' and remat=False;"

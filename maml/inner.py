@@ -23,9 +23,9 @@ from maml._contracts import (
     check_loss,
     check_mask,
     check_params,
-    checked,
 )
-from maml._optimizers import check_optimizer, update, with_noise_from
+from maml._optimizers import check_opt_state, check_optimizer, start, update, with_noise_from
+from maml._returns import check_arrays, checked, pair
 from maml.hvp import Hvp, check_hvp, grad
 from maml.types import (
     Batch,
@@ -100,6 +100,10 @@ def gradient_descent(
     check_floating(params, mask)
     check_per_step(per_step, mask, params)
     adapted, _ = tree.partition(params, mask)
+    if opt_state is None:
+        opt_state = start(optimizer, adapted)
+    else:
+        check_opt_state(optimizer, opt_state, adapted)
 
     def assemble(adapted: Params, count: Any) -> Params:
         def value_of_step(leaf: Any, varies: bool) -> Any:
@@ -126,8 +130,7 @@ def gradient_descent(
         return state, jax.lax.stop_gradient(metrics)
 
     step = jax.checkpoint(step, prevent_cse=False) if remat else step
-    start = adapted, optimizer.init(adapted) if opt_state is None else opt_state, 0
-    return Inner(start, step, lambda state: assemble(state[0], state[2]), remat)
+    return Inner((adapted, opt_state, 0), step, lambda state: assemble(state[0], state[2]), remat)
 
 
 def check_per_step(per_step: PyTree[bool], mask: PyTree[bool], params: Params) -> None:
@@ -197,8 +200,11 @@ def adapt(
 
     def body(state: PyTree, step: tuple[RandomKey, Batch]) -> tuple[PyTree, PyTree]:
         step_key, step_batch = step
-        state, metrics = inner.step(state, batch if step_batch is None else step_batch, step_key)
-        return state, metrics if probe is None else probe(inner.params(state))
+        out = inner.step(state, batch if step_batch is None else step_batch, step_key)
+        state, metrics = pair(out, "the step of an Inner", "state, metrics")
+        trace = metrics if probe is None else probe(inner.params(state))
+        check_arrays(trace, "the step of an Inner" if probe is None else "probe")
+        return state, trace
 
     def run(state: PyTree, steps: tuple[RandomKeys, Batch]) -> tuple[PyTree, PyTree]:
         if inner.remat or not 0 < inner_steps <= UNROLLED:

@@ -4,9 +4,14 @@
 slower on a CPU than a batched matrix product.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from maml._checks import check_count
+from maml._leaves import is_real
 
 
 def convolution(
@@ -28,6 +33,13 @@ def convolution(
     >>> convolution(jnp.ones((2, 28, 28, 1)), jnp.ones((3, 3, 1, 8)), stride=2).shape
     (2, 14, 14, 8)
     """
+    _check_images(x)
+    shape, channels = jnp.shape(kernel), x.shape[3]
+    if len(shape) != 4 or shape[0] != shape[1] or shape[2] != channels or not is_real(kernel):
+        raise ValueError(
+            f"a kernel must be real numbers [size, size, {channels}, features]; got {list(shape)}"
+        )
+    check_count(stride, least=1, of="pixels of a stride")
     return patches(x, kernel.shape[0], stride) @ kernel.reshape(-1, kernel.shape[-1])
 
 
@@ -81,10 +93,20 @@ def max_pool(
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
+    _check_images(x, 2)
     _, height, width, _ = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
     x = larger(x[:, ::2], x[:, 1::2])
     return larger(x[:, :, ::2], x[:, :, 1::2])
+
+
+def _check_images(x: Any, side: int = 1) -> None:
+    if not is_real(x) or jnp.ndim(x) != 4 or min(x.shape[1:3]) < side:
+        got = list(jnp.shape(x)) if is_real(x) else getattr(x, "dtype", repr(x))
+        raise ValueError(
+            f"images must be real numbers [n, height, width, channels], of {side}x{side} pixels or"
+            f" more; got {got}"
+        )
 
 
 def larger(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -7,7 +7,9 @@ from jaxtyping import Array, PyTree
 
 from maml import rows
 from maml._checks import check_callable, check_number
-from maml._contracts import check_loss, check_shapes, checked, is_inexact
+from maml._contracts import check_loss, check_shapes
+from maml._leaves import is_inexact
+from maml._returns import checked
 from maml.rows import Apply
 from maml.types import Batch, LossFn, Params, RandomKey
 

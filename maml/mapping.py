@@ -18,6 +18,7 @@ from jaxtyping import Array, PyTree
 
 from maml._checks import check_count, check_key
 from maml._contracts import check_meta_params
+from maml._leaves import is_number
 from maml.types import Episode, MetaParams, RandomKey, RandomKeys
 
 TASK = "task"  # name of the mesh axis along which tasks are divided
@@ -82,7 +83,11 @@ def check_tasks(tasks: Episode | PyTree) -> None:
     for name in tasks._fields if isinstance(tasks, Episode) else ():
         if not jax.tree.leaves(getattr(tasks, name)):
             raise ValueError(f"episodes need a {name} set; got {getattr(tasks, name)!r}")
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(tasks)]
+    leaves = jax.tree.leaves(tasks)
+    for leaf in leaves:
+        if not isinstance(leaf, jax.Array) and not is_number(leaf):
+            raise ValueError(f"tasks must be arrays of numbers; got {leaf!r}")
+    shapes = [jnp.shape(leaf) for leaf in leaves]
     if empty := [shape for shape in shapes if 0 in shape]:
         raise ValueError(f"the arrays of a task must not be empty; got one of shape {empty[0]}")
 

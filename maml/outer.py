@@ -15,19 +15,22 @@ from maml import tree
 from maml._checks import check_callable, check_count, check_key
 from maml._contracts import (
     check_algorithm,
+    check_episode,
     check_gradient,
     check_meta_params,
     check_params,
     check_state,
-    is_array,
+    check_step,
 )
 from maml._optimizers import (
     check_for,
     check_opt_state,
     check_optimizer,
     check_transformation,
+    start,
     update,
 )
+from maml._returns import check_alike, check_arrays
 from maml.first_order import check_keeping
 from maml.gradients import of_phase
 from maml.mapping import TASK, across, check_tasks, count_tasks, tasks_at_once
@@ -74,7 +77,7 @@ def init(
     meta_params = algorithm.init(params)
     learned, _ = tree.partition(meta_params, tree.floating(meta_params))
     check_for(optimizer, learned)
-    opt_state = optimizer.init(learned)
+    opt_state = start(optimizer, learned)
     check_keeping(meta_params, opt_state)
     return MetaState(meta_params, opt_state, jnp.zeros((), jnp.int32))
 
@@ -121,9 +124,9 @@ class _Batch(NamedTuple):
 
         def checked_sample(key: RandomKey) -> Episode:
             episode = sample(key)
-            for leaf in jax.tree.leaves(episode):
-                if not is_array(leaf):
-                    raise ValueError(f"a sampler returns arrays; got {leaf!r}")
+            check_arrays(episode, "a sampler")
+            if not jax.tree.leaves(episode):
+                raise ValueError(f"a sampler returns arrays; got {episode!r}")
             return episode
 
         return jax.vmap(checked_sample)(jax.random.split(key, self.num_tasks))
@@ -191,10 +194,9 @@ def _gradient_and_mask(
     check_meta_params(meta_params)
     check_key(key)
     check_gradient(grad)
-    if not isinstance(episodes, Episode):
-        raise ValueError(
-            f"the episodes must be an Episode of arrays; got {type(episodes).__name__}"
-        )
+    check_params(meta_params)
+    check_step(step)
+    check_episode(episodes)
     check_tasks(episodes)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
@@ -356,12 +358,19 @@ def iterate(
         out = step(state, *drawn)
         if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], MetaState)):
             raise ValueError(f"step returns (MetaState, metrics); got {type(out).__name__}")
+        check_arrays(out, "step")
+        check_alike(out[0], state, "state after a step")
         return out
+
+    def draw(key: RandomKey) -> Any:
+        drawn = sample(key)
+        check_arrays(drawn, "sample")
+        return drawn
 
     def block(state: MetaState, _: None) -> tuple[MetaState, Metrics]:
         steps = state.step + jnp.arange(prefetch)
         keys = jax.vmap(lambda step: jax.random.split(jax.random.fold_in(key, step)))(steps)
-        return jax.lax.scan(body, state, (jax.vmap(sample)(keys[:, 0]), keys[:, 1]))
+        return jax.lax.scan(body, state, (jax.vmap(draw)(keys[:, 0]), keys[:, 1]))
 
     state, metrics = jax.lax.scan(block, state, length=meta_steps // prefetch)
     return state, jax.tree.map(lambda leaf: leaf.reshape(meta_steps, *leaf.shape[2:]), metrics)

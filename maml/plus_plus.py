@@ -20,7 +20,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from maml import tree
-from maml._checks import check_count, check_number
+from maml._checks import check_count, check_flags, check_number
+from maml._contracts import check_mask, check_type
 from maml._optimizers import check_differentiable, check_optimizer
 from maml.algorithms import checked_params
 from maml.estimators import unrolled
@@ -125,6 +126,10 @@ def maml_plus_plus(
     check_count(inner_steps, least=1, of="inner steps")
     check_count(multi_step, least=0, of="meta-steps of the multi-step loss")
     check_count(first_order, least=0, of="meta-steps of first order")
+    check_flags(learn_rates=learn_rates)
+    for name, leaves in {"mask": mask, "per_step mask": per_step}.items():
+        if leaves is not None:
+            check_mask(leaves, name=name, some=name == "mask")
 
     def init(params: Params) -> PlusPlus:
         checked_params(params, optimizer, mask)
@@ -132,7 +137,8 @@ def maml_plus_plus(
         adapted, _ = tree.partition(params, adapts)
         if per_step is not None:
             check_per_step(per_step, adapts, params)
-        rates = jax.tree.map(lambda leaf: jnp.full(inner_steps, rate, leaf.dtype), adapted)
+        types = jax.tree.map(jnp.result_type, adapted)
+        rates = jax.tree.map(lambda dtype: jnp.full(inner_steps, rate, dtype), types)
         if per_step is not None:
             varying, others = tree.partition(params, per_step)
             copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * (inner_steps + 1)), varying)
@@ -144,6 +150,7 @@ def maml_plus_plus(
         options |= {"first_order": True} if first_order else {"hvp": hvp, "remat": remat}
 
         def learner(meta: PlusPlus) -> Inner:
+            check_type(meta, PlusPlus)
             scale = _scale_by_rates(meta.rates) if learn_rates else optax.scale(rate)
             return gradient_descent(loss, optax.chain(optimizer, scale), meta.params, **options)
 

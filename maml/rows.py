@@ -19,6 +19,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Integer, PyTree
 
+from maml._leaves import is_number
+from maml._returns import as_array
 from maml.types import Batch, Params
 
 Apply = Callable[[Params, PyTree], Array]
@@ -39,6 +41,8 @@ def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
     inputs, targets, weights = (*batch, None)[:3]
     if not isinstance(targets, np.ndarray | jax.Array | np.generic | int | float):
         raise ValueError(f"targets must be an array; got {type(targets).__name__}")
+    if not is_number(targets):
+        raise ValueError(f"targets must be an array of numbers; got {targets!r:.99}")
     targets = jnp.asarray(targets)
     if targets.ndim == 0:
         raise ValueError(
@@ -102,10 +106,10 @@ def outputs(apply: Apply, params: Params, inputs: PyTree, weights: Weights) -> A
         The outputs, `[n, ...]`.
     """
     if weights is None:
-        return jnp.asarray(apply(params, inputs))
+        return as_array(apply(params, inputs), "apply")
     if _takes_weights(apply):
-        return jnp.asarray(apply(params, inputs, weights=weights))  # pyright: ignore[reportCallIssue]
-    return jnp.asarray(apply(params, replaced(inputs, weights)))
+        return as_array(apply(params, inputs, weights=weights), "apply")  # pyright: ignore[reportCallIssue]
+    return as_array(apply(params, replaced(inputs, weights)), "apply")
 
 
 def _takes_weights(apply: Apply) -> bool:

@@ -33,6 +33,7 @@ import numpy as np
 from jaxtyping import Array, Float, Scalar
 
 from maml._checks import check_number
+from maml._leaves import is_real
 from maml.rows import wide
 
 Steps = Float[Array, " time"]
@@ -43,11 +44,29 @@ The surrogates of this module raise a `ValueError` for arguments other than two 
 """
 
 
+def checked_surrogate(surrogate: Surrogate) -> Surrogate:
+    """The same surrogate, which checks while it is traced that it returns one real number.
+
+    Raises:
+        ValueError: (when traced) the surrogate returns something else.
+    """
+
+    def checked(log_ratio: Steps, advantage: Steps) -> Scalar:
+        value = surrogate(log_ratio, advantage)
+        if not is_real(value) or jnp.shape(value) != ():
+            raise ValueError(f"a surrogate must return one real number; got {value!r}")
+        return jnp.asarray(value)
+
+    return checked
+
+
 def _check_steps(log_ratio: Any, advantage: Any) -> tuple[Array, Array]:
     for name, steps in {"log_ratio": log_ratio, "advantage": advantage}.items():
         description = type(steps).__name__
         if isinstance(steps, jax.Array | np.ndarray):
             description = f"an array of shape {steps.shape}"
+            if not is_real(steps):
+                raise ValueError(f"{name} must be real numbers; got an array of {steps.dtype}")
             if steps.ndim == 1:
                 continue
         raise ValueError(

@@ -115,7 +115,7 @@ def _chunk_gradient(
         values, metrics, grads = jax.vmap(partial(value_and_gradient, grad, step, meta_params))(
             *tasks
         )
-        kept = jax.vmap(is_finite)((values, grads)) & jax.vmap(is_learned)(metrics)
+        kept = jax.vmap(lambda x, m: is_finite(x) & is_learned(m))((values, grads), metrics)
         return _total(kept, values, metrics, sum_over(kept, grads)), kept
 
     if grad.objective is None:

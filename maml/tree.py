@@ -6,7 +6,8 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from maml._contracts import check_mask, is_inexact
+from maml._contracts import check_mask
+from maml._leaves import is_inexact
 
 
 def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:

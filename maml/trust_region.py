@@ -24,7 +24,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PyTree, Scalar
 
 from maml import tree
-from maml._checks import check_count, check_key, check_number
+from maml._checks import check_callable, check_count, check_key, check_number
+from maml._contracts import check_episode, check_meta_params, check_params
+from maml._returns import checked
 from maml.mapping import TASK, across, check_tasks, count_tasks, in_chunks, tasks_at_once
 from maml.rows import wide
 from maml.total import Tasks, like, only, sum_over, total_gradient
@@ -116,7 +118,17 @@ def trust_region_step(
     check_region(
         radius=radius, damping=damping, shrink=shrink, cg_steps=cg_steps, backtracks=backtracks
     )
+    if not isinstance(region, Region):
+        raise ValueError(f"the region must be a Region; got {region!r}")
+    check_callable(region.objective, "objective", "meta_params, episode, key")
+    check_callable(region.outputs, "outputs", "meta_params, episode, key")
+    check_callable(region.divergence, "divergence", "old, new, episode")
+    check_callable(region.measured, "measured", "metrics")
+    region = region._replace(objective=checked(region.objective, "an objective"))
+    check_meta_params(meta_params)
+    check_params(meta_params)
     check_key(key)
+    check_episode(episodes)
     check_tasks(episodes)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)

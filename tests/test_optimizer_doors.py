@@ -149,3 +149,43 @@ def test_a_gradient_that_is_not_finite_leaves_a_controller_as_it_is(epochs):
     ):
         assert (old == new).all()
     assert after.told == 2
+
+
+UPDATES = {
+    "another shape": lambda updates, state, params=None: (jax.tree.map(jnp.sum, updates), state),
+    "no state": lambda updates, state, params=None: updates,
+    "nothing": lambda updates, state, params=None: None,
+}
+MISFITS = {
+    "mask of another tree": optax.masked(SGD, {"x": True}),
+    "mask of a part": optax.masked(SGD, {"w": True}),
+    "mask of a matrix": optax.masked(SGD, np.ones((2, 2), bool)),
+    "labels without an optimiser": optax.multi_transform({"a": SGD}, {"w": "a", "b": "zz"}),
+    "labels of another tree": optax.multi_transform({"a": SGD}, {"x": "a"}),
+    "a label of None": optax.multi_transform({"a": SGD}, {"w": "a", "b": None}),
+    "a rate that is a string": optax.sgd("0.1"),
+} | {name: optax.GradientTransformation(lambda params: (), u) for name, u in UPDATES.items()}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_an_optimiser_that_does_not_fit_the_parameters_is_refused(name):
+    """A mask or labels of another tree can be found only when the parameters are known."""
+    says = "the optimiser must fit the parameters|update of (the|an) optimiser"
+    optimizer, algorithm = MISFITS[name], maml.maml(loss, SGD, 1)
+    for build in (maml.maml, maml.fomaml, maml.reptile):
+        with pytest.raises(ValueError, match=says):
+            maml.init(build(loss, optimizer, 1), SGD, PARAMS)
+    for outer in (optimizer, maml.skip_nonfinite(optimizer)):
+        with pytest.raises(ValueError, match=says):
+            maml.init(algorithm, outer, PARAMS)
+    learner = partial(maml.gradient_descent, loss, optimizer)
+    with pytest.raises(ValueError, match=says):
+        maml.evaluate(learner, loss, PARAMS, EPISODES, KEY, 1)
+    with pytest.raises(ValueError, match=says):
+        told(reinforce(POLICY, optimizer, batch=2), jnp.array([1.0, 0.0]))
+
+
+def test_the_state_of_another_inner_optimiser_is_refused():
+    for state in ("a", optax.adam(0.1).init(PARAMS)):
+        with pytest.raises(ValueError, match="of another optimiser"):
+            maml.gradient_descent(loss, SGD, PARAMS, opt_state=state)

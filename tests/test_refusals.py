@@ -301,6 +301,206 @@ CALLS = {
 }
 
 
+def gradient_of(value, metrics):
+    return computed(lambda *_: (value, metrics))
+
+
+def objective_of(value):
+    grad = maml.MetaGradient(lambda *_: value)
+    return maml.task_gradient(grad, PARAMS, TASK, KEY)
+
+
+def task_gradient(params: Any = PARAMS, episode: Any = TASK, key: Any = KEY, step: Any = 0):
+    return maml.task_gradient(ALGORITHM.grad, params, episode, key, step=step)
+
+
+def early(**changes):
+    return maml.meta_gradient(ALGORITHM.grad._replace(**changes), PARAMS, EPISODES, KEY)
+
+
+def adapted(**changes):
+    return maml.adapt(INNER._replace(**changes), TASK.support, KEY, 1)
+
+
+def stepped(change):
+    return maml.iterate(lambda state, *_: change(state), SAMPLE, STATE, KEY, 1)
+
+
+GRAD, IMAGE, ROWS = ALGORITHM.grad, jnp.ones((1, 4, 4, 1)), jnp.ones((4, 3))
+KERNEL, LABELS = jnp.ones((3, 3, 1, 2)), jnp.zeros(4, int)
+classify = maml.classification(lambda params, x: x)
+CALLS |= {
+    **{f"task key {n}": (lambda k=k: task_gradient(key=k), one_key) for n, k in KEYS.items()},
+    "task of a MetaState": (lambda: task_gradient(STATE), "got a MetaState"),
+    "task of no params": (lambda: task_gradient({}), "need a floating-point leaf"),
+    "gradient of no params": (lambda: gradient(params=None), "need a floating-point leaf"),
+    "task a tuple": (lambda: task_gradient(episode=tuple(TASK)), "must be an Episode"),
+    "evaluate a tuple": (lambda: evaluate(episodes=tuple(EPISODES)), "must be an Episode"),
+    "objects": (
+        lambda: gradient(episodes=jax.tree.map(lambda x: np.asarray(x, object), EPISODES)),
+        "tasks must be arrays of numbers",
+    ),
+    **{
+        f"step {step!r}": (lambda s=step: task_gradient(step=s), "the step must be an integer >= 0")
+        for step in (-1, 1.5, "1", None, True, 2**31)
+    },
+    "early_steps -3": (lambda: early(early=GRAD, early_steps=-3), "meta-steps of early must be"),
+    "early_steps alone": (lambda: early(early_steps=2), "must be 0 without early; got 2"),
+    "early twice": (
+        lambda: early(early=GRAD._replace(early=GRAD, early_steps=1), early_steps=2),
+        "must have no early of its own",
+    ),
+    **{
+        f"objective {value!r}": (lambda v=value: objective_of(v), message)
+        for value, message in (
+            (1.0, r"an objective returns \(scalar, metrics\); got float"),
+            ((jnp.ones(1), {}), r"an objective returns one number; got an array of \(1,\)"),
+            ((1, {}), "an objective returns a real floating-point number; got int32"),
+            ((1j, {}), "an objective returns a real floating-point number; got complex"),
+            ((1.0, [1.0]), "metrics of a meta-gradient are a dictionary; got list"),
+            ((1.0, {"m": "a"}), "metrics of an objective are numbers; got 'a' at 'm'"),
+            ((1.0, {"m": KEY}), "metrics of a meta-gradient are numbers"),
+        )
+    },
+    "gradients of strings": (
+        lambda: gradient_of({"w": "a", "b": "b"}, {}),
+        "must be a tree of numbers; got 'b'",
+    ),
+    "metrics of strings": (lambda: gradient_of(PARAMS, {"m": "a"}), "are numbers; got 'a' at 'm'"),
+    "step None": (lambda: adapted(step=None), "step of an Inner must be a function"),
+    "params None": (lambda: adapted(params=None), "params of an Inner must be a function"),
+    "remat a string": (lambda: adapted(remat="no"), "remat must be True or False; got 'no'"),
+    "step of one value": (lambda: adapted(step=lambda *_: 1), r"must return \(state, metrics\)"),
+    "probe of strings": (
+        lambda: maml.adapt(INNER, TASK.support, KEY, 1, probe=lambda params: "a"),
+        "probe returns arrays; got 'a'",
+    ),
+    "Algorithm without init": (
+        lambda: maml.init(ALGORITHM._replace(init=None), SGD, PARAMS),
+        "init of an Algorithm must be a function",
+    ),
+    **{
+        f"{name} at params": (
+            lambda n=name, o=options: maml.task_gradient(build(n, **o).grad, PARAMS, TASK, KEY),
+            f"must be a {kind}.*got dict",
+        )
+        for name, options, kind in (
+            ("meta_sgd", {"rate": 0.1}, "MetaSGD"),
+            ("maml_plus_plus", {"rate": 0.1}, "PlusPlus"),
+            ("reptile", {"keep_state": True}, "Reptile"),
+        )
+    },
+    "learn_rates": (
+        lambda: build("maml_plus_plus", rate=0.1, learn_rates="no"),
+        "learn_rates must",
+    ),
+    "per_step strings": (
+        lambda: build("maml_plus_plus", rate=0.1, per_step={"w": "a", "b": "b"}),
+        "per_step mask must be True or False",
+    ),
+    "first_order": (
+        lambda: maml.gradient_descent(loss, SGD, PARAMS, first_order="no"),
+        "first_order must be True or False",
+    ),
+    "weights a string": (
+        lambda: maml.task_gradient(
+            maml.unrolled(ALGORITHM.learner, loss, 1, weights=lambda step: "a"), PARAMS, TASK, KEY
+        ),
+        "must be finite real numbers; got a",
+    ),
+    "end of another shape": (
+        lambda: maml.task_gradient(
+            maml.displacement(ALGORITHM.learner, loss, 1, end=lambda *_: {"w": 1.0, "b": 0.0}),
+            *(PARAMS, TASK, KEY),
+        ),
+        r"the end has the shape \(\) at 'b'",
+    ),
+    "sampler of None": (lambda: maml.batched(lambda key: None, 2)(KEY), "returns arrays; got None"),
+    "iterate a string": (
+        lambda: maml.iterate(lambda s, *_: (s, {}), lambda key: "a", STATE, KEY, 1),
+        "sample returns arrays; got 'a'",
+    ),
+    "metrics of a step": (lambda: stepped(lambda s: (s, {"m": "a"})), "step returns arrays; got"),
+    "a step of other params": (
+        lambda: stepped(lambda s: (s._replace(params={"w": 1.0}), {})),
+        "state after a step has the structure",
+    ),
+    "a step that is a float": (
+        lambda: stepped(lambda s: (s._replace(step=s.step + 1.0), {})),
+        "the state after a step has float32 at 'step'; the state before it has int32",
+    ),
+    **{
+        f"surrogate of {steps.dtype}": (
+            lambda s=steps: maml.surrogates.dice(s, jnp.ones(2)),
+            "log_ratio must be real numbers",
+        )
+        for steps in (jnp.ones(2) * 1j, jnp.ones(2) > 0, np.array(["a", "b"]), KEY[None])
+    },
+    "a mean of complex": (lambda: maml.mean_ci95(jnp.ones(2) * 1j), "needs an array of numbers"),
+    **{
+        f"model of {out!r}": (
+            lambda o=out: maml.classification(lambda *_: o)(None, (ROWS, LABELS), KEY),
+            "apply must return an array of numbers",
+        )
+        for out in ("a", None, {"y": 1.0})
+    },
+    "labels strings": (
+        lambda: classify(None, (ROWS, np.array(["a"] * 4)), KEY),
+        "targets must be an array",
+    ),
+    "support without reference": (
+        lambda: maml.few_shot_apply(lambda params, x: x, "support"),
+        r"\(params, inputs, reference\); got one of",
+    ),
+    **{
+        f"normalised {options}": (lambda o=options: maml.normalised(**({"x": ROWS} | o)), message)
+        for options, message in (
+            ({"epsilon": -1.0}, "epsilon must be a finite number >= 0"),
+            ({"x": jnp.ones(3)}, r"floating-point \[n, ..., channels\]"),
+            ({"x": LABELS[:, None]}, "floating-point"),
+            ({"reference": -jnp.ones(4)}, "weights must be finite and >= 0"),
+        )
+    },
+    **{
+        f"convolution {n}": (lambda a=a, s=s: maml.convolution(*a, stride=s), message)
+        for n, a, s, message in (
+            ("of one image", (IMAGE[0], KERNEL), 1, "images must be real numbers"),
+            ("of another channel", (IMAGE, KERNEL[:, :, [0, 0]]), 1, "a kernel must be"),
+            ("rectangle", (IMAGE, KERNEL[:2]), 1, "a kernel must be"),
+            ("stride 0", (IMAGE, KERNEL), 0, "pixels of a stride must be an integer >= 1"),
+        )
+    },
+    "pool of a string": (lambda: maml.max_pool("a"), "images must be real numbers"),
+    "pool of a pixel": (lambda: maml.max_pool(IMAGE[:, :1]), "2x2 pixels or more"),
+    "region a tuple": (
+        lambda: trust_region_step(tuple(REGION), PARAMS, EPISODES, KEY),
+        "must be a Region",
+    ),
+    "region without outputs": (
+        lambda: trust_region_step(REGION._replace(outputs=None), PARAMS, EPISODES, KEY),
+        "outputs must be a function",
+    ),
+    "region at a MetaState": (
+        lambda: trust_region_step(REGION, STATE, EPISODES, KEY),
+        "got a MetaState",
+    ),
+    "mixture of integers": (
+        lambda: maml.mixture(lambda params, x: x.astype(int))({"w": jnp.ones((3, 1))}, ROWS),
+        "needs floating-point logits",
+    ),
+    "ensemble of params": (
+        lambda: maml.ensemble(lambda theta: theta)({"w": jnp.ones((3, 1))}),
+        "a learner returns an Inner",
+    ),
+}
+
+
+def test_a_gradient_without_metrics_has_a_mean():
+    grads, metrics = computed(lambda params, *_: (params, {}))
+    np.testing.assert_array_equal(grads["w"], PARAMS["w"])
+    assert metrics.keys() == {"left_out"} and metrics["left_out"] == 0
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_that_cannot_be_meant_is_refused_in_words(name):
     call, message = CALLS[name]

@@ -1,0 +1,139 @@
+"""Checks of what the functions of a user return, made while they are traced."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from maml._contracts import check_shapes
+from maml._leaves import is_array, is_inexact, is_number
+from maml._leaves import name as name_of
+from maml.types import (
+    Batch,
+    Episode,
+    LossFn,
+    MetaParams,
+    Metrics,
+    Objective,
+    Params,
+    RandomKey,
+    Step,
+)
+
+
+def checked(loss: LossFn, name: str = "a loss") -> LossFn:
+    """The same loss, which checks while it is traced that it returns `(scalar, metrics)`.
+
+    Raises:
+        ValueError: (when traced) the loss returns a vector, an integer, a complex number, metrics
+            that are not numbers, or no pair.
+    """
+
+    def checked_loss(params: Params, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
+        return _checked_pair(loss(params, batch, key), name)
+
+    return checked_loss
+
+
+def checked_objective(objective: Objective | None) -> Objective | None:
+    """The same objective, with the check of `checked`, and metrics by name that have a mean."""
+    if objective is None:
+        return None
+
+    def checked_objective(
+        meta_params: MetaParams, episode: Episode, key: RandomKey, step: Step
+    ) -> tuple[Any, Metrics]:
+        value, metrics = _checked_pair(objective(meta_params, episode, key, step), "an objective")
+        check_metrics(metrics)
+        return value, metrics
+
+    return checked_objective
+
+
+def _checked_pair(out: Any, name: str) -> tuple[Any, Metrics]:
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise ValueError(f"{name} returns (scalar, metrics); got {type(out).__name__}")
+    value, metrics = out
+    if not is_number(value):
+        raise ValueError(f"{name} returns one number; got {value!r}")
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} returns one number; got an array of {jnp.shape(value)}")
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise ValueError(
+            f"{name} returns a real floating-point number; got {jnp.result_type(value)}"
+        )
+    for path, leaf in jax.tree.leaves_with_path(metrics):
+        if not is_array(leaf):
+            raise ValueError(f"the metrics of {name} are numbers; got {leaf!r} at {name_of(path)}")
+    return out
+
+
+def check_metrics(metrics: Any) -> None:
+    """Refuses metrics of a meta-gradient that are not numbers by name.
+
+    Raises:
+        ValueError: the metrics are not a dictionary, or a leaf is not a number.
+    """
+    if not isinstance(metrics, dict):
+        raise ValueError(
+            f"the metrics of a meta-gradient are a dictionary; got {type(metrics).__name__}"
+        )
+    for path, leaf in jax.tree.leaves_with_path(metrics):
+        if not is_number(leaf):
+            raise ValueError(
+                f"the metrics of a meta-gradient are numbers; got {leaf!r} at {name_of(path)}"
+            )
+
+
+def as_array(out: Any, name: str) -> Array:
+    """The result of a model as an array.
+
+    Raises:
+        ValueError: the result is not a number or an array of numbers.
+    """
+    if not is_number(out):
+        raise ValueError(f"{name} must return an array of numbers; got {out!r}")
+    return jnp.asarray(out)
+
+
+def pair(out: PyTree, name: str, members: str) -> tuple[Any, Any]:
+    """The result of a function, if it is a pair.
+
+    Raises:
+        ValueError: the result is not a tuple of two members.
+    """
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise ValueError(f"{name} must return ({members}); got {type(out).__name__}")
+    return out
+
+
+def check_arrays(out: PyTree, name: str) -> None:
+    """Refuses the result of a function that has other leaves than numbers and arrays.
+
+    Raises:
+        ValueError: a leaf is not a number, an array of numbers or a key.
+    """
+    for path, leaf in jax.tree.leaves_with_path(out):
+        if not isinstance(leaf, jax.Array) and not is_number(leaf):
+            raise ValueError(f"{name} returns arrays; got {leaf!r} at {name_of(path)}")
+
+
+def check_alike(after: PyTree, before: PyTree, name: str) -> None:
+    """Refuses a state that has another structure, or other shapes or types, than the one before.
+
+    Raises:
+        ValueError: the structure differs, or a shape, or the kind of a leaf, such as integers.
+    """
+    check_shapes(after, before, name, "state before it has")
+    leaves = zip(jax.tree.leaves_with_path(after), jax.tree.leaves(before), strict=True)
+    for (path, new), old in leaves:
+        if _kind(new) != _kind(old):
+            raise ValueError(
+                f"the {name} has {jnp.result_type(new)} at {name_of(path)}; the state before it has"
+                f" {jnp.result_type(old)}"
+            )
+
+
+def _kind(leaf: Any) -> tuple[bool, bool]:
+    return is_inexact(leaf), jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
