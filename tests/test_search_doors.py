@@ -42,6 +42,8 @@ from maml.search import (
     uniform,
 )
 from maml.search.controllers import acting, gradient
+from maml.search.replicas import Server
+from maml.search.space import walk
 from maml.search.strategies import LARGEST
 
 KEY = jax.random.key(0)
@@ -87,6 +89,17 @@ def replicas(**changes):
     return replicate(policy, optimizer, **(usual | {"replicas": 1, "batch": 2} | changes))
 
 
+def drawn(step):
+    """A sample of a policy with this step."""
+    return sequential(SPACE, lambda key: jnp.zeros(4), lambda _: (), step).sample(jnp.zeros(4), KEY)
+
+
+def judged(surrogate):
+    options = {"batch": 4, "epochs": 1, "decay": 0.9, "bonus": 0.0}
+    strategy = policy_gradient(factorised(SPACE), ADAM, surrogate=surrogate, **options)
+    return told(jnp.ones(4), strategy=strategy)
+
+
 def learner(**options):
     return reinforce(factorised(SPACE), ADAM, **options)
 
@@ -104,6 +117,35 @@ class TestAtTheDoor:
             (lambda: Space(np.array([3, 2])), "must be a tuple"),
             (lambda: Space((3, 2.0)), "options must be an integer >= 1; got 2.0"),
             (lambda: Space((True, 2)), "got True"),
+            (lambda: Space((jnp.ones(2), 2)), "options must be an integer >= 1"),
+            (lambda: SPACE.options(TOKENS[0], 9), "the position must be .* <= 2; got 9"),
+            (lambda: SPACE.contains(None), "3 integers"),
+            (lambda: SPACE.contains(TOKENS), "3 integers"),
+            (lambda: walk(SPACE, None, None, KEY), "choose must be a function"),
+            (lambda: walk(SPACE, lambda *_: 1, None, KEY), r"must return \(carry, token\)"),
+            (lambda: drawn(lambda params, *_: ((), params[:2])), r"logits \[4\].*got \[2\]"),
+            (lambda: drawn(lambda params, *_: ((), "a")), r"logits \[4\].*got 'a'"),
+            (lambda: drawn(lambda params, *_: params), r"must return \(carry, logits\)"),
+            (lambda: factorised(SPACE).sample(jnp.zeros((1, 4)), KEY), "tree of parameters"),
+            (lambda: entropy(None), "real numbers .token, option.; got None"),
+            (lambda: log_prob(jnp.zeros(3), TOKENS[0]), r"got \[3\]"),
+            (lambda: judged(lambda *_: "a"), "must return one real number; got 'a'"),
+            (lambda: judged(lambda ratio, _: ratio), "must return one real number"),
+            (lambda: judged(lambda ratio, _: 1j * ratio.sum()), "must return one real number"),
+            (lambda: PLAIN.ask(STATE._replace(told=jnp.zeros(())), KEY), "told must be an integer"),
+            (lambda: run(state=STATE._replace(told=jnp.array(-3))), "told must be an integer >= 0"),
+            (lambda: run(children=2**40), r"must be an integer >= 0 and < 2\*\*31"),
+            (lambda: told([[1], [1, 2]]), "a reward must be a real number"),
+            (lambda: ask_key(KEY, -1), "told must be an integer >= 0"),
+            (lambda: child_keys(KEY, jnp.ones(2)), r"integers \[child\]; got float32\[2\]"),
+            (lambda: child_keys(KEY, 3), r"integers \[child\]"),
+            (lambda: child_keys(KEY, jnp.array([-1])), "must be >= 0; got -1"),
+            (lambda: over_devices(3), "a mesh must be made by"),
+            (lambda: list(over_devices()(None, [(1.0,)])), "needs a function of an item"),
+            (
+                lambda: in_shards(factorised(SPACE), ADAM, 2)[0].sample(jnp.zeros(12), KEY),
+                "2 shards",
+            ),
             (lambda: Space((3, 2), "all"), r"function of \(tokens, position\); got 'all'"),
             (lambda: Space((3, 2), lambda tokens: tokens > 0), r"\(tokens, position\); got one of"),
             (lambda: Space((3, 2), lambda tokens, at: at == 0), r"return bool\[3\]"),
@@ -207,6 +249,11 @@ class TestAtTheDoor:
     def test_what_cannot_be_meant_is_refused_in_words(self, call, says):
         with pytest.raises(ValueError, match=says):
             call()
+
+    @pytest.mark.parametrize("found", [None, [1], [(0, 1.0, 2)], [([0], 1.0)]])
+    def test_what_is_no_outcome_is_refused(self, found):
+        with pytest.raises(RuntimeError, match=r"must yield \(index, outcome\) pairs; got"):
+            on_host(executor=lambda function, items: found)
 
     def test_no_items_are_no_program(self):
         assert list(over_devices()(reward, [])) == []
@@ -370,3 +417,30 @@ def test_a_broken_reward_on_the_host_is_nan_logged_and_counted(caplog):
 def test_a_policy_of_shards_is_of_the_same_space():
     policy, _ = in_shards(factorised(SPACE), ADAM, 2)
     assert isinstance(policy, Policy) and policy.space is SPACE
+
+
+def server():
+    """A server of one shard, in this process; it restricts JAX to the CPU, as the tests do."""
+    _, optimizer = in_shards(factorised(SPACE), ADAM, 2)
+    return Server(optimizer, jnp.zeros(6), ADAM.init(jnp.zeros(6)))
+
+
+@pytest.mark.parametrize("grad", [np.ones(5), np.ones(1), 1.0, np.ones(6) * 1j, None, "a"])
+def test_a_server_refuses_a_gradient_of_another_shape_and_applies_its_successor(grad):
+    """The refused gradient is not counted, so that a restarted replica can send it anew."""
+    holder = server()
+    with pytest.raises(ValueError, match=r"gradient of a shard|a replica returns arrays"):
+        holder.apply(0, grad)
+    holder.apply(0, np.ones(6, np.float32))
+    once = holder.read()
+    np.testing.assert_allclose(once[0], -0.1, rtol=1e-5)
+    holder.apply(0, np.ones(6, np.float32))
+    jax.tree.map(np.testing.assert_array_equal, holder.read(), once)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_server_stays_as_it_is_where_a_gradient_is_not_finite(value):
+    holder = server()
+    before = holder.read()
+    holder.apply(0, np.array([0, 0, value, 0, 0, 0], np.float32))
+    jax.tree.map(np.testing.assert_array_equal, holder.read(), before)

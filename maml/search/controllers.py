@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml import surrogates
 from maml._checks import check_callable, check_count, check_number
-from maml._optimizers import check_optimizer, update
+from maml._optimizers import check_optimizer, start, update
 from maml.finite import is_finite, where
 from maml.search.policies import Policy, check_policy, entropy, log_prob
 from maml.search.space import Tokens
 from maml.search.strategies import Batch, Rewards, State, Strategy, is_broken, strategy
-from maml.surrogates import Surrogate
+from maml.surrogates import Surrogate, checked_surrogate
 from maml.types import Params, RandomKey
 
 
@@ -72,7 +72,8 @@ def gain(
     current = log_prob(log_probs, tokens)
     possible = (current != -jnp.inf) & (acted != -jnp.inf)
     change = jnp.where(possible, current, 0.0) - jnp.where(possible, acted, 0.0)
-    return surrogate(change, jnp.full_like(change, advantage)) + bonus * entropy(log_probs)
+    advantages, surrogate = jnp.full_like(change, advantage), checked_surrogate(surrogate)
+    return surrogate(change, advantages) + bonus * entropy(log_probs)
 
 
 def judge(
@@ -167,7 +168,7 @@ def policy_gradient(
 
     def init(key: RandomKey) -> Controller:
         params = policy.init(key)
-        return Controller(params, optimizer.init(params), jnp.zeros(()), jnp.full((), jnp.inf))
+        return Controller(params, start(optimizer, params), jnp.zeros(()), jnp.full((), jnp.inf))
 
     def child(state: State, key: RandomKey) -> Tokens:
         return policy.sample(state.learned.params, key)
@@ -182,12 +183,11 @@ def policy_gradient(
         def epoch(state: tuple, _: None) -> tuple[tuple, None]:
             params, opt_state = state
             grads = jax.grad(loss)(params)
-            updates, opt_state = update(optimizer, grads, opt_state, params, loss)
-            proposed = optax.apply_updates(params, updates), opt_state
+            updates, after = update(optimizer, grads, opt_state, params, loss)
+            proposed = optax.apply_updates(params, updates), after
             return where(is_finite((grads, proposed[0])), proposed, state), None
 
-        start = learned.params, learned.opt_state
-        (params, opt_state), _ = jax.lax.scan(epoch, start, length=epochs)
+        (params, opt_state), _ = jax.lax.scan(epoch, learned[:2], length=epochs)
         return updated._replace(params=params, opt_state=opt_state)
 
     return strategy(policy.space, batch, init, child, learn)

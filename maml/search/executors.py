@@ -87,8 +87,8 @@ def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
     [1.0, 4.0, 9.0]
     """
     check_count(chunk, least=1, of="items in a chunk")
+    share_of(0, mesh)
     devices = 1 if mesh is None else mesh.size
-    share_of(devices, mesh)
 
     @jax.jit
     def program(function: Partial, items: Item) -> Any:
@@ -100,6 +100,8 @@ def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterable[Outcome]:
         if not items:
             return
+        if not callable(function):
+            raise ValueError(f"an executor needs a function of an item; got {function!r}")
         partial_function = function if isinstance(function, Partial) else Partial(function)
         padding = -len(items) % devices  # these repeat the last item, and their results are ignored
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *items, *[items[-1]] * padding)
@@ -205,7 +207,13 @@ def outcomes(
         RuntimeError: an outcome is repeated or missing, or its index is not that of an item.
     """
     waiting = set(range(len(items)))
-    for index, outcome in executor(function, items) if items else ():
+    found = executor(function, items) if items else ()
+    if not isinstance(found, Iterable):
+        raise RuntimeError(f"an executor must yield (index, outcome) pairs; got {found!r}")
+    for pair in found:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], int)):
+            raise RuntimeError(f"an executor must yield (index, outcome) pairs; got {pair!r}")
+        index, outcome = pair
         if index not in waiting:
             raise RuntimeError(
                 f"the executor returned item {index} twice, or there is no such item"

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Scalar
 
 from maml._checks import check_callable, check_count, check_key
+from maml._contracts import check_step
 from maml.search.space import Tokens
 from maml.search.strategies import (
     Batch,
@@ -45,12 +48,18 @@ class History(NamedTuple):
 def ask_key(key: RandomKey, told: Int[Array, ""] | int) -> RandomKey:
     """The key with which a batch is proposed after `told` rewards, in a search with this key."""
     check_key(key)
+    check_step(told, "the number of children told")
     return jax.random.fold_in(jax.random.fold_in(key, 0), told)
 
 
 def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
     """The random keys of the rewards of children with these numbers, in a search with this key."""
     check_key(key)
+    dtype, shape = getattr(numbers, "dtype", type(numbers)), np.shape(numbers)
+    if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(f"numbers of children must be integers [child]; got {dtype}{list(shape)}")
+    if not isinstance(numbers, Tracer) and (numbers < 0).any():
+        raise ValueError(f"numbers of children must be >= 0; got {numbers.min()}")
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), numbers)
 
 
@@ -90,6 +99,9 @@ def check_search(strategy: Any, reward: Any, state: Any, key: Any, children: int
     check_callable(reward, "reward", "tokens, key")
     check_key(key)
     check_own_state(state, strategy.init)
+    check_count(children, least=0, of="children")
+    if not isinstance(state.told, Tracer):
+        check_step(int(state.told) + children, "the number of children of a search")
     return count_batches(children, strategy.batch)
 
 

@@ -14,6 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml._checks import check_callable, check_count, check_key, check_number
+from maml._contracts import check_shapes
+from maml._leaves import is_real
+from maml._returns import pair
 from maml.search.space import Options, Position, Space, Tokens, check_row, check_space, walk
 from maml.types import Params, RandomKey
 
@@ -61,7 +64,9 @@ def log_prob(log_probs: LogProbs, tokens: Tokens) -> Float[Array, " token"]:
     Returns:
         The log-probabilities of the tokens, `[token]`.
     """
+    _check_log_probs(log_probs)
     check_row(tokens, log_probs.shape[0])
+    tokens = jnp.asarray(tokens)
     exist = (tokens >= 0) & (tokens < log_probs.shape[1])
     token_log_probs = jnp.take_along_axis(log_probs, jnp.where(exist, tokens, 0)[:, None], axis=1)[
         :, 0
@@ -77,10 +82,17 @@ def entropy(log_probs: LogProbs) -> Scalar:
 
     Its mean over the architectures that a policy draws is the entropy of the policy.
     """
+    _check_log_probs(log_probs)
     # 0 log 0 is 0, with a derivative of 0; NaN stays NaN.
     allowed = log_probs != -jnp.inf
     finite = jnp.where(allowed, log_probs, 0.0)
     return -jnp.where(allowed, jnp.exp(finite) * finite, 0.0).sum()
+
+
+def _check_log_probs(log_probs: Any) -> None:
+    if not is_real(log_probs) or jnp.ndim(log_probs) != 2:
+        got = list(jnp.shape(log_probs)) if is_real(log_probs) else repr(log_probs)
+        raise ValueError(f"log_probs must be real numbers [token, option]; got {got}")
 
 
 def sequential(
@@ -109,6 +121,18 @@ def sequential(
     check_callable(start, "start", "params")
     check_callable(step, "step", "params, carry, previous, position")
 
+    def checked_step(params: Params, carry: PyTree, previous: Array, position: Position) -> tuple:
+        out = step(params, carry, previous, position)
+        carry, logits = pair(out, "step", "carry, logits")
+        if not is_real(logits) or jnp.shape(logits) != (space.widest,):
+            got = list(jnp.shape(logits)) if is_real(logits) else repr(logits)
+            raise ValueError(f"step must return logits [{space.widest}], real numbers; got {got}")
+        return carry, logits
+
+    def check_params(params: Params) -> None:
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        check_shapes(params, shapes, "tree of parameters", "result of init has")
+
     def checked_init(key: RandomKey) -> Params:
         check_key(key)
         return init(key)
@@ -118,17 +142,21 @@ def sequential(
         return jnp.maximum(jnp.roll(tokens, 1).at[0].set(0), 0)
 
     def sample(params: Params, key: RandomKey) -> Tokens:
+        check_params(params)
+
         def choose(
             carry: PyTree, tokens: Tokens, options: Options, position: Position, key: RandomKey
         ) -> tuple[PyTree, Array]:
-            carry, logits = step(params, carry, previous_tokens(tokens)[position], position)
+            carry, logits = checked_step(params, carry, previous_tokens(tokens)[position], position)
             return carry, jax.random.categorical(key, jnp.where(options, logits, -jnp.inf))
 
         return walk(space, choose, start(params), key)
 
     def log_probs(params: Params, tokens: Tokens) -> LogProbs:
+        check_params(params)
+
         def step_at(carry: PyTree, at: tuple[Array, Position]) -> tuple[PyTree, Array]:
-            return step(params, carry, *at)
+            return checked_step(params, carry, *at)
 
         options = space.along(tokens)
         inputs = previous_tokens(tokens), jnp.arange(space.length)

@@ -26,7 +26,8 @@ from jaxtyping import PyTree
 
 from maml import surrogates
 from maml._checks import check_count
-from maml._optimizers import check_optimizer
+from maml._optimizers import check_optimizer, start
+from maml._returns import check_alike, check_arrays
 from maml.finite import is_finite, where
 from maml.search.controllers import Controller, acting, gradient, judge, reinforce
 from maml.search.executors import PATIENCE, Child, Executor, as_float, ledger, outcomes
@@ -67,6 +68,12 @@ def in_shards(
         raise ValueError(f"{size} parameters cannot be in {shards} shards; 1 to {size} would work")
 
     def unshard(parts: Params) -> Params:
+        sizes = [jnp.size(part) for part in parts] if isinstance(parts, tuple) else None
+        if sizes != [part.size for part in np.array_split(np.zeros(size), shards)]:
+            raise ValueError(
+                f"parameters must be a tuple of {shards} shards of {size} numbers in all; got the"
+                f" sizes {sizes}"
+            )
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         return ravel_pytree(zeros)[1](jnp.concatenate(parts))
 
@@ -79,15 +86,15 @@ def in_shards(
     def log_probs(parts: Params, tokens: Tokens) -> jax.Array:
         return policy.log_probs(unshard(parts), tokens)
 
-    def start(params: Params) -> PyTree:
-        return tuple(map(optimizer.init, params))
+    def start_shards(params: Params) -> PyTree:
+        return tuple(start(optimizer, part) for part in params)
 
     def update(updates: Params, state: PyTree, params: Params | None = None) -> tuple:
         parts = [None] * len(updates) if params is None else params
         return tuple(zip(*map(optimizer.update, updates, state, parts), strict=True))
 
     return Policy(init, sample, log_probs, policy.space), optax.GradientTransformation(
-        start, update
+        start_shards, update
     )
 
 
@@ -104,6 +111,7 @@ class Server:
         self.state, self.applied = ((part,), (opt_state,)), set()
 
         def step(parts: Params, opt_states: PyTree, grad: Any) -> tuple[Params, PyTree]:
+            check_alike((grad,), parts, "gradient of a shard")
             updates, new_states = optimizer.update((grad,), opt_states, parts)
             proposed = optax.apply_updates(parts, updates), new_states
             return where(is_finite((grad, proposed[0])), proposed, (parts, opt_states))
@@ -118,8 +126,9 @@ class Server:
     def apply(self, batch: int, grad: Any) -> None:
         """Applies a gradient, unless a restarted replica has sent it before."""
         if batch not in self.applied:
-            self.applied.add(batch)
+            check_arrays(grad, "a replica")
             self.state = self.step(*self.state, grad)
+            self.applied.add(batch)
 
 
 class Replica:

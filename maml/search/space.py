@@ -14,7 +14,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
-from maml._checks import check_callable, check_count, check_key
+from maml._checks import check_callable, check_count, check_key, check_number
+from maml._returns import pair
 from maml.types import RandomKey
 
 Tokens = Int[Array, " token"]
@@ -51,10 +52,8 @@ class Space:
             raise ValueError(
                 f"choices must be a tuple with the options of each token; got {self.choices!r}"
             )
-        if not self.choices or 0 in self.choices:
-            raise ValueError(
-                f"choices must have a token or more, each with an option; got {self.choices}"
-            )
+        if not self.choices:
+            raise ValueError("choices must have a token or more, each with an option; got ()")
         for count in self.choices:
             check_count(count, least=1, of="options")
         if self.allowed is not None:
@@ -93,6 +92,7 @@ class Space:
     def options(self, tokens: Tokens, position: Position) -> Options:
         """The mask of the options of the token at a position, given the tokens before it."""
         check_row(tokens, self.length)
+        check_number(position, "the position", least=0, most=self.length - 1)
         exist = jnp.arange(self.widest) < jnp.array(self.choices)[position]
         if self.allowed is None:
             return exist
@@ -102,11 +102,13 @@ class Space:
     def along(self, tokens: Tokens) -> Bool[Array, "token option"]:
         """The mask of the options of each token of an architecture, given the tokens before it."""
         check_row(tokens, self.length)
+        tokens = jnp.asarray(tokens)
         return jax.vmap(self.options, (None, 0))(tokens, jnp.arange(self.length))
 
     def contains(self, tokens: Tokens) -> Bool[Array, ""]:
         """Whether every token is one of its options, given the tokens before it."""
-        one_hot = jnp.arange(self.widest) == tokens[:, None]
+        check_row(tokens, self.length)
+        one_hot = jnp.arange(self.widest) == jnp.asarray(tokens)[:, None]
         return (self.along(tokens) & one_hot).any(axis=1).all()
 
 
@@ -199,11 +201,13 @@ def walk(
     """
     check_space(space)
     check_key(key)
+    check_callable(choose, "choose", "carry, tokens, options, position, key")
 
     def step(state: tuple[Carry, Tokens], at: tuple[Position, RandomKey]) -> tuple:
         (carry, tokens), (position, key) = state, at
         options = space.options(tokens, position)
-        carry, token = choose(carry, tokens, options, position, key)
+        out = choose(carry, tokens, options, position, key)
+        carry, token = pair(out, "choose", "carry, token")
         token = jnp.where(options.any(), token, -1).astype(tokens.dtype)
         return (carry, tokens.at[position].set(token)), None
 

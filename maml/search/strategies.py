@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
 from maml._checks import check_count, check_key
+from maml._contracts import check_step
 from maml.rows import wide
 from maml.search.space import (
     Space,
@@ -82,7 +83,10 @@ def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:
     Raises:
         ValueError: the value is a string, a bool or complex, or has another shape.
     """
-    array = reward if isinstance(reward, jax.Array) else np.asarray(reward)
+    try:
+        array = reward if isinstance(reward, jax.Array) else np.asarray(reward)
+    except ValueError as error:  # lists of several lengths
+        raise ValueError(f"a reward must be a real number; got {reward!r}") from error
     if array.shape != children:
         expected = f"an array of {children}, one for each child" if children else "one number"
         raise ValueError(f"a reward must be {expected}; got an array of {array.shape}")
@@ -104,9 +108,10 @@ def check_own_state(state: Any, init: Callable[[RandomKey], State]) -> None:
     )
     if jax.tree.flatten(shapes) != jax.tree.flatten(expected):
         raise ValueError(
-            "the state is of another strategy, space or optimiser; got the shapes"
-            f" {shapes}, and strategy.init(key) has {expected}"
+            f"the state is of another strategy, space or optimiser; got the shapes {shapes}, and"
+            f" strategy.init(key) has {expected}"
         )
+    check_step(state.told, "the number of children told")
 
 
 def strategy(
@@ -150,15 +155,15 @@ def strategy(
     def tell(state: State, tokens: Batch, rewards: Rewards) -> State:
         check_own_state(state, checked_init)
         check_row(tokens, space.length, 2)
-        check_ends(tokens)
+        check_ends(tokens := jnp.asarray(tokens))
         check_tokens(tokens, space.choices, 2)
         check_count(len(tokens), least=1, of="children with rewards")
         check_reward(rewards, children=(len(tokens),))
         broken = is_broken(jnp.asarray(rewards)) | ~jax.vmap(space.contains)(tokens)
         rewards = jnp.where(broken, -jnp.inf, rewards)
         learned = learn(state.learned, tokens, rewards, state.told)
-        num_broken = broken.sum(dtype=state.broken.dtype)
-        return State(learned, state.told + len(rewards), state.broken + num_broken)
+        total = state.broken + broken.sum(dtype=state.broken.dtype)
+        return State(learned, state.told + len(rewards), total)
 
     return Strategy(batch, checked_init, ask, tell)
 
