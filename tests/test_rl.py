@@ -254,6 +254,8 @@ def changing(**leaves):
         (changing(reward=jnp.zeros(1)), {}, r"reward as float32\[\]; got float32\[1\]"),
         (changing(done=jnp.zeros(())), {}, r"done as bool\[\]; got float32\[\]"),
         (changing(state={"x": jnp.zeros(2)}), {}, "keep the structure of the state"),
+        (changing(reward="a"), {}, "must return arrays; got 'a' for the reward"),
+        (WALK._replace(reset=lambda key, task: "a" + task), {}, "cannot be reset in this task"),
     ],
 )
 def test_what_cannot_be_walked_in_is_refused(environment, options, message):

@@ -16,10 +16,10 @@ from maml import surrogates
 from maml.rl import outer_steps
 from maml.rl.baselines import advantages
 from maml.rl.distributions import categorical
-from maml.rl.environment import Environment, rollout
+from maml.rl.environment import Environment, rollout, undiscounted
 from maml.rl.losses import Experience, collector, surrogate_loss
 from maml.rl.policies import gaussian_policy, memoryless, table_policy
-from maml.rl.rl2 import trials
+from maml.rl.rl2 import by_episode, trials
 from tasks.rl import navigation, tabular
 from tasks.rl.networks import CategoricalGRU, GaussianMLP, recurrent_policy
 
@@ -246,4 +246,65 @@ def chosen():
 )
 def test_what_cannot_be_meant_is_refused_in_words(call):
     with pytest.raises(ValueError, match=r"must be|needs|got"):
+        call()
+
+
+def experience(**changes):
+    task = jnp.zeros(3)
+    collect = collector(tabular.bandit(3), table_policy(3), horizon=2, trajectories=2)
+    return collect(jnp.zeros((1, 3)), task, KEY)._replace(**changes)
+
+
+def drawn(**changes):
+    return experience().seen._replace(**changes)
+
+
+def inner(reward):
+    options = {"horizon": 2, "trajectories": 2, "inner_reward": reward}
+    return collector(tabular.bandit(3), table_policy(3), **options)(
+        jnp.zeros((1, 3)), jnp.zeros(3), KEY
+    )
+
+
+def judged(surrogate=surrogates.dice, **changes):
+    return surrogate_loss(table_policy(3), surrogate)(jnp.zeros((1, 3)), experience(**changes), KEY)
+
+
+MDP = tabular.TabularMDP(jnp.full((2, 1, 2), 0.5), jnp.zeros((2, 1)))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: advantages(drawn(), normalise="no"), "normalise must be True or False"),
+        (lambda: advantages(drawn(reward=jnp.ones(2))), r"rewards must be real numbers \[2, 2\]"),
+        (lambda: advantages(drawn(reward=None)), "rewards must be real numbers .* got None"),
+        (lambda: advantages(drawn(alive=jnp.ones((2, 2)))), "alive must be bools"),
+        (lambda: undiscounted(None), "must be Trajectories"),
+        (lambda: by_episode(None, 1), "must be Trajectories"),
+        (lambda: inner(lambda reward: "a"), "inner_reward must return real numbers; got 'a'"),
+        (lambda: inner(lambda reward: 1j * reward), "inner_reward must return real numbers"),
+        (lambda: judged(advantage=jnp.ones((2, 1))), r"advantages must be real numbers \[2, 2\]"),
+        (lambda: judged(advantage=None), "advantages must be real numbers .* got None"),
+        (lambda: judged(lambda ratio, _: ratio), "a surrogate must return one real number"),
+        (lambda: outer_steps.recording(lambda *_: 0, None, lambda *_: 0), "must be a Policy"),
+        (lambda: memoryless(None, None, None), r"init must be a function of \(key, observation\)"),
+        (lambda: memoryless(lambda key, x: x, lambda p, x: x, None), "must be a Family; got None"),
+        (lambda: navigation.navigation(squared=1), "squared must be True or False; got 1"),
+        (lambda: navigation.navigation().reset(KEY, jnp.zeros(3)), r"goal .* \(2,\); got \(3,\)"),
+        (lambda: navigation.corners().reset(KEY, "a"), "goal must be an array of numbers"),
+        (lambda: navigation.draw_goal(0), "must be a key"),
+        (lambda: navigation.draw_corner("a"), "must be a key"),
+        (lambda: tabular.draw_bandit(0, 2), "must be a key"),
+        (lambda: tabular.draw_mdp(0), "must be a key"),
+        (lambda: tabular.bandit(2).step(KEY, None, 0.5, jnp.zeros(2)), "action must be an integer"),
+        (lambda: tabular.tabular(2, 1).reset(KEY, tuple(MDP)), "the task must be a TabularMDP"),
+        (lambda: tabular.tabular(2, 1).reset(KEY, MDP._replace(transitions=0 * MDP[0])), "sum 1"),
+        (lambda: tabular.values(MDP, jnp.zeros((2, 1)), 1), "policy must have the sum 1"),
+        (lambda: tabular.best_values(None, 1), "mdp must be a TabularMDP"),
+    ],
+)
+def test_what_is_no_trajectory_task_or_policy_is_refused(call, says):
+    with pytest.raises(ValueError, match=says):
         call()

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num, PyTree
 
-from maml._checks import check_number
+from maml._checks import check_flags, check_number
 from maml.linear import solve
-from maml.rl.environment import Trajectories, filled
+from maml.rl._trajectories import Trajectories, check_trajectories
+from maml.rl.environment import filled
 from maml.rows import wide
 
 PerStep = Float[Array, "trajectory time"]
@@ -117,8 +118,8 @@ def advantages(
     advantage estimation (ICLR 2016).
     """
     check_number(gae_lambda, "gae_lambda", least=0, most=1)
-    if not isinstance(seen, Trajectories):
-        raise ValueError(f"trajectories must be Trajectories, as rollout returns; got {seen!r}")
+    check_flags(normalise=normalise)
+    check_trajectories(seen)
     seen, alive = filled(seen), seen.alive
     # Squares of larger rewards would overflow; rewards that are not finite do not change.
     largest = jnp.abs(seen.reward).max(initial=0)

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from maml._checks import check_callable, check_count, check_key
+from maml._leaves import is_array, is_real
+from maml.rl._trajectories import Trajectories, check_trajectories
 from maml.rl.policies import Policy, check_policy
 from maml.rows import wide
 from maml.types import Params, RandomKey
@@ -28,27 +30,6 @@ class Environment(NamedTuple):
     reset: Callable[[RandomKey, PyTree], tuple[PyTree, PyTree]]
     step: Callable[[RandomKey, PyTree, Array, PyTree], tuple[PyTree, PyTree, Array, Array]]
     actions: int | tuple[int, ...]
-
-
-class Trajectories(NamedTuple):
-    """Trajectories of equal length, whose steps after the end of an episode do not count.
-
-    Attributes:
-        observation: Observations of the policy, each leaf `[trajectory, time, ...]`.
-        action: Actions, `[trajectory, time, ...]`.
-        distribution: Distributions of the actions, in the form of the policy's family.
-        log_prob: Log-probabilities of the actions, in nats, `[trajectory, time]`.
-        reward: Rewards of the actions, 0 after the end, `[trajectory, time]`.
-        alive: Mask of the steps that count, those up to the end of the episode,
-            `[trajectory, time]`.
-    """
-
-    observation: PyTree
-    action: Array
-    distribution: PyTree
-    log_prob: Float[Array, "trajectory time"]
-    reward: Float[Array, "trajectory time"]
-    alive: Bool[Array, "trajectory time"]
 
 
 def rollout(
@@ -147,7 +128,7 @@ def advance(
     return (
         _cast_like("state", state, next_state),
         _cast_like("observation", observation, next_observation),
-        _cast_like("reward", jnp.zeros(()), jax.tree.map(wide, reward)),
+        _cast_like("reward", jnp.zeros(()), wide(reward) if is_real(reward) else reward),
         _cast_like("done", jnp.asarray(False), done),
     )
 
@@ -171,6 +152,7 @@ def filled(seen: Trajectories) -> Trajectories:
 
 def undiscounted(seen: Trajectories) -> Float[Array, " trajectory"]:
     """The undiscounted return of each trajectory, NaN for one without a step that counts."""
+    check_trajectories(seen)
     returns = jnp.sum(wide(seen.reward), axis=1, where=seen.alive)
     return jnp.where(seen.alive.any(axis=1), returns, jnp.nan)
 
@@ -193,7 +175,10 @@ def check_environment(environment: Any) -> None:
 def _check_actions(
     environment: Environment, policy: Policy, params: Params, task: PyTree, key: RandomKey
 ) -> None:
-    out = jax.eval_shape(environment.reset, key, task)
+    try:
+        out = jax.eval_shape(environment.reset, key, task)
+    except Exception as error:
+        raise ValueError(f"the environment cannot be reset in this task: {error}") from error
     if not (isinstance(out, tuple | list) and len(out) == 2):
         raise ValueError(f"reset must return (state, observation); got {out}")
     observation = out[1]
@@ -224,7 +209,9 @@ def _cast_like(name: str, before: PyTree, after: PyTree) -> PyTree:
             f" {jax.tree.structure(after)}"
         )
 
-    def cast_leaf(path: tuple, old: Array, new: Array) -> Array:
+    def cast_leaf(path: tuple, old: Array, new: Any) -> Array:
+        if not is_array(new):
+            raise ValueError(f"a step must return arrays; got {new!r} for the {name}")
         old, new = jnp.asarray(old), jnp.asarray(new)
         if (new.shape, _kind(new.dtype)) != (old.shape, _kind(old.dtype)):
             raise ValueError(

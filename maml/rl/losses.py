@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from maml._checks import check_callable, check_count, check_flags, check_number
+from maml._leaves import is_real
+from maml.rl._trajectories import check_trajectories
 from maml.rl.baselines import advantages
 from maml.rl.environment import (
     Environment,
@@ -18,7 +20,7 @@ from maml.rl.environment import (
     undiscounted,
 )
 from maml.rl.policies import Policy, check_policy
-from maml.surrogates import Surrogate, likelihood_ratio
+from maml.surrogates import Surrogate, checked_surrogate, likelihood_ratio
 from maml.types import LossFn, Metrics, Params, RandomKey
 
 
@@ -77,7 +79,10 @@ def collector(
     def collect(params: Params, task: PyTree, key: RandomKey) -> Experience:
         counts = {"horizon": horizon, "trajectories": trajectories}
         drawn = rollout(environment, policy, params, task, key, **counts)
-        inner_rewards = jnp.asarray(inner_reward(drawn.reward))
+        inner_rewards = inner_reward(drawn.reward)
+        if not is_real(inner_rewards):
+            raise ValueError(f"inner_reward must return real numbers; got {inner_rewards!r}")
+        inner_rewards = jnp.asarray(inner_rewards)
         if inner_rewards.shape != drawn.reward.shape:
             raise ValueError(
                 "inner_reward must return a number for each reward, of shape"
@@ -119,11 +124,19 @@ def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> L
                 "the batch must be an Experience, as a function of maml.rl.collector returns; got"
                 f" {type(batch).__name__}"
             )
+        check_trajectories(batch.seen)
+        if not is_real(batch.advantage) or batch.advantage.shape != batch.seen.alive.shape:
+            raise ValueError(
+                f"advantages must be real numbers {list(batch.seen.alive.shape)}; got"
+                f" {jnp.shape(batch.advantage) if is_real(batch.advantage) else batch.advantage!r}"
+            )
         drawn, alive = filled(batch.seen), batch.seen.alive
         distribution = jax.vmap(policy.along, (None, 0))(params, drawn.observation)
         log_prob = twice(policy.family.log_prob)(distribution, drawn.action)
         log_ratio = jnp.where(alive, log_prob - drawn.log_prob, 0)
-        values = jax.vmap(surrogate)(log_ratio, jnp.where(alive, batch.advantage, 0))
+        values = jax.vmap(checked_surrogate(surrogate))(
+            log_ratio, jnp.where(alive, batch.advantage, 0)
+        )
         kl = twice(policy.family.kl)(drawn.distribution, distribution)
         returns = undiscounted(drawn)
         metrics = {

@@ -64,6 +64,7 @@ def recording(collect: Collect, policy: Policy, loss: LossFn) -> LossFn:
         ValueError: `collect` or `loss` takes other arguments.
     """
     check_callable(collect, "collect", "params, task, key")
+    check_policy(policy)
     check_loss(loss)
 
     def on_policy(params: PyTree, task: PyTree, key: RandomKey) -> tuple[Scalar, Experience]:
@@ -96,6 +97,11 @@ def collect_episode(
     def episode(meta_params: MetaParams, task: PyTree, key: RandomKey) -> Episode:
         support_key, query_key = jax.random.split(key)
         params, experience = adapt(learner(meta_params), task, support_key, inner_steps)
+        if inner_steps and not isinstance(experience, Experience):
+            raise ValueError(
+                "the learner must have a loss made by recording, whose metrics are an Experience;"
+                f" got {type(experience).__name__}"
+            )
         query = collect(params, task, query_key)
         support = PerStep(experience) if inner_steps else query
         return jax.lax.stop_gradient(Episode(support, query))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from maml._checks import check_count
+from maml._checks import check_callable, check_count
 from maml.rl.distributions import Family, categorical, gaussian
 from maml.types import Params, RandomKey
 
@@ -70,6 +70,9 @@ def check_policy(policy: Any) -> None:
             "the policy must be a Policy, such as the result of gaussian_policy(model) or"
             f" categorical_policy(model); got {type(policy).__name__}"
         )
+    check_callable(policy.apply, "apply of a Policy", "params, observation, memory")
+    if not isinstance(policy.family, Family):
+        raise ValueError(f"the family of a Policy must be a Family; got {policy.family!r}")
 
 
 def vector(observation: PyTree) -> Array:
@@ -96,7 +99,11 @@ def memoryless(
     Returns:
         The policy.
     """
-    return Policy(init, lambda params, x, memory: (apply(params, x), memory), family)
+    check_callable(init, "init", "key, observation")
+    check_callable(apply, "apply", "params, observation")
+    policy = Policy(init, lambda params, x, memory: (apply(params, x), memory), family)
+    check_policy(policy)
+    return policy
 
 
 def gaussian_policy(network: Network) -> Policy:
@@ -132,7 +139,7 @@ def categorical_policy(network: Network) -> Policy:
 
 def _from_network(network: Network, family: Family) -> Policy:
     for name in ("init", "apply"):
-        if not callable(getattr(network, name, None)):
+        if isinstance(network, type) or not callable(getattr(network, name, None)):
             raise ValueError(
                 "a policy needs a network with init(key, observation) and apply(params,"
                 f" observation), such as a flax module; got {network!r}"

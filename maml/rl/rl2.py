@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml._checks import check_count, check_key
+from maml.rl._trajectories import check_trajectories
 from maml.rl.environment import (
     Environment,
     Trajectories,
@@ -112,6 +113,7 @@ def by_episode(seen: Trajectories, episodes: int) -> Float[Array, "trajectory ep
         ValueError: `episodes` is below 1, or the observations are not vectors, as in `trials`.
     """
     check_count(episodes, least=1, of="episodes")
+    check_trajectories(seen)
     if getattr(seen.observation, "ndim", None) != 3:
         shapes = jax.tree.map(jnp.shape, seen.observation)
         raise ValueError(
