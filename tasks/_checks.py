@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Integer
 
+from maml._leaves import is_number
+
 
 def as_path(value: Any, name: str) -> Path:
     """A `Path` from a string or a path, with `~` expanded to the home folder.
@@ -20,6 +22,42 @@ def as_path(value: Any, name: str) -> Path:
     return Path(value).expanduser()
 
 
+def check_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
+    """Refuses a value that is not an array of numbers of this shape.
+
+    Raises:
+        ValueError: the value is not an array of numbers, or has another shape.
+    """
+    if not is_number(array):
+        raise ValueError(f"{name} must be an array of numbers {list(shape)}; got {array!r}")
+    if jnp.shape(array) != shape:
+        raise ValueError(f"{name} must have the shape {shape}; got {jnp.shape(array)}")
+
+
+def check_is(value: Any, name: str, kind: type) -> None:
+    """Refuses a value of another type.
+
+    Raises:
+        ValueError: the value is not an instance of the type.
+    """
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be a {kind.__name__}; got {value!r}")
+
+
+def check_dtype(dtype: Any) -> None:
+    """Refuses a type in which layers cannot compute; None is allowed.
+
+    Raises:
+        ValueError: the type is not a floating-point type.
+    """
+    try:
+        is_floating = dtype is None or jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        is_floating = False
+    if not is_floating:
+        raise ValueError(f"dtype must be a floating-point type, or None; got {dtype!r}")
+
+
 def check_tokens(tokens: Integer[Array, "n time"], vocabulary: int | None = None) -> None:
     """Refuses values that are not tokens; traced tokens pass, because their values are unknown.
 
@@ -27,6 +65,8 @@ def check_tokens(tokens: Integer[Array, "n time"], vocabulary: int | None = None
         ValueError: the tokens are not integers `[n, time]`, are negative, or are not below the
             vocabulary.
     """
+    if not is_number(tokens):
+        raise ValueError(f"tokens must be integers [n, time]; got {tokens!r}")
     shape, dtype = jnp.shape(tokens), jnp.result_type(tokens)
     if len(shape) != 2 or not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(f"tokens must be integers [n, time]; got {dtype} {list(shape)}")

@@ -21,10 +21,13 @@ from flax import linen as nn
 from jaxtyping import Array, PyTree
 
 from maml import LossFn, batch_norm, classification
+from maml._checks import check_flags, check_number
+from maml._optimizers import check_transformation
 from maml.batch_norm import reference_rows
 from maml.rows import Apply, Weights, replaced, unpack
 from maml.sampling import Query
 from maml.types import Batch, Params, RandomKey
+from tasks._checks import check_is
 
 Mode = Literal["transductive", "support", "running"]
 STATISTICS = "batch_stats"
@@ -49,6 +52,8 @@ def few_shot_apply(
     Raises:
         ValueError: the mode is unknown, or the model's `track` does not fit it.
     """
+    check_is(model, "the model", nn.Module)
+    check_flags(evaluating=evaluating, features=features)
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}; got {mode!r}")
     if (mode == "running") != getattr(model, "track", False):
@@ -124,8 +129,8 @@ def averaging(
     Raises:
         ValueError: the momentum is outside [0, 1).
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f"the momentum must be in [0, 1); got {momentum!r}")
+    check_number(momentum, "the momentum", least=0, below=1)
+    check_transformation(optimizer)
 
     def labels(params: Params) -> PyTree[str]:
         return jax.tree.map_with_path(

@@ -66,6 +66,8 @@ class Transformer(nn.Module):
         (2, 9, 256)
         """
         check_tokens(tokens, self.vocabulary)
+        if 0 in tokens.shape:
+            raise ValueError(f"a model reads one token or more; got {list(tokens.shape)}")
         time = tokens.shape[1]
         if time > self.length:
             raise ValueError(f"the model reads at most {self.length} tokens; got {time}")
@@ -96,6 +98,9 @@ def attention(
     >>> attention(jnp.zeros_like(values), values, values).ravel().tolist()
     [0.0, 0.5, 1.0]
     """
+    shapes = [jnp.shape(part) for part in (queries, keys, values)]
+    if len(shapes[0]) != 4 or shapes.count(shapes[0]) != 3:
+        raise ValueError(f"queries, keys and values must be [n, time, heads, size]; got {shapes}")
     time, _, size = queries.shape[1:]
     scores = jnp.einsum("nthd,nshd->nhts", queries, keys) / np.sqrt(size).astype(queries.dtype)
     weights = jax.nn.softmax(scores, where=jnp.tri(time, dtype=bool))
@@ -131,8 +136,8 @@ def next_token(model: nn.Module) -> LossFn:
         params: Params, tokens: Integer[Array, "n tokens"], key: RandomKey
     ) -> tuple[Array, dict]:
         check_tokens(tokens)
-        if tokens.shape[1] < 2:
-            raise ValueError(f"a passage needs two tokens or more; got {tokens.shape[1]}")
+        if tokens.shape[0] < 1 or tokens.shape[1] < 2:
+            raise ValueError(f"a passage needs two tokens or more; got {list(tokens.shape)}")
         logits = jnp.asarray(model.apply(params, tokens[:, :-1]))
         check_tokens(tokens, logits.shape[-1])
         tokens = nan_below_zero(tokens)

@@ -6,8 +6,10 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from maml._checks import check_flags, check_number
 from maml.batch_norm import Reference, moments, split
 from maml.rows import wide
+from tasks._checks import check_dtype
 
 
 class BatchNorm(nn.Module):
@@ -35,6 +37,12 @@ class BatchNorm(nn.Module):
     track: bool = False
     epsilon: float = 1e-3
     dtype: DTypeLike | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flags(track=self.track)
+        check_number(self.epsilon, "epsilon", least=0)
+        check_dtype(self.dtype)
 
     @nn.compact
     def __call__(
@@ -64,6 +72,10 @@ class BatchNorm(nn.Module):
         if running and not self.track:
             raise ValueError("running averages need track=True; got running=True, track=False")
         rows, weights = split(reference, x.shape[0])
+        if kernel is not None and (jnp.ndim(kernel) != 2 or kernel.shape[0] != x.shape[-1]):
+            raise ValueError(
+                f"the kernel must be [{x.shape[-1]}, features]; got {list(jnp.shape(kernel))}"
+            )
         inputs, features = (x.shape[-1],) * 2 if kernel is None else kernel.shape
         bias = self.param("bias", nn.initializers.zeros_init(), (features,))
         narrow = inputs < features

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 from maml._checks import check_count, check_counts, check_flags, check_number
 from maml.batch_norm import Reference, split
 from maml.layers import max_pool, patches
+from tasks._checks import check_dtype
 from tasks.layers import BatchNorm
 
 
@@ -40,6 +42,7 @@ class MLP(nn.Module):
         check_counts(outputs=self.outputs)
         check_count(self.context, least=0, of="context parameters")
         check_number(self.deviation, "deviation", least=0.0)
+        check_dtype(self.dtype)
 
     @nn.compact
     def __call__(
@@ -50,8 +53,9 @@ class MLP(nn.Module):
         Raises:
             ValueError: the inputs are not `[n, inputs]`.
         """
-        if x.ndim != 2:
-            raise ValueError(f"inputs must be [n, inputs]; got {list(x.shape)}")
+        shape = np.shape(x)
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(f"inputs must be [n, inputs]; got {list(shape)}")
         draw = nn.initializers.truncated_normal(self.deviation)
         if self.context:
             context = self.param("context", nn.initializers.zeros_init(), (self.context,))
@@ -89,6 +93,7 @@ class Conv4(nn.Module):
         super().__post_init__()
         check_counts(ways=self.ways, features=self.features)
         check_flags(pool=self.pool, track=self.track)
+        check_dtype(self.dtype)
 
     @nn.compact
     def __call__(
@@ -108,10 +113,11 @@ class Conv4(nn.Module):
                 times, or there are fewer rows than `reference`.
         """
         side = 16 if self.pool else 1
-        if x.ndim != 4 or min(x.shape[1:3]) < side or x.shape[3] < 1:
+        shape = np.shape(x)
+        if len(shape) != 4 or min(shape[1:3]) < side or shape[3] < 1:
             raise ValueError(
                 f"images must be [n, height, width, channels], of {side}x{side} pixels or more;"
-                f" got {list(x.shape)}"
+                f" got {list(shape)}"
             )
         split(reference, x.shape[0])  # refuses more reference rows than there are rows
         draw = nn.initializers.glorot_uniform()
@@ -148,6 +154,7 @@ class FullyConnected(nn.Module):
         _check_widths(self.widths)
         check_counts(ways=self.ways)
         check_flags(track=self.track)
+        check_dtype(self.dtype)
 
     @nn.compact
     def __call__(
@@ -166,8 +173,8 @@ class FullyConnected(nn.Module):
             ValueError: the images are not `[n, ...]` or have no pixels, or there are fewer rows
                 than `reference`.
         """
-        if x.ndim < 2 or 0 in x.shape[1:]:
-            raise ValueError(f"images must be [n, ...], with pixels; got {list(x.shape)}")
+        if len(np.shape(x)) < 2 or 0 in np.shape(x)[1:]:
+            raise ValueError(f"images must be [n, ...], with pixels; got {list(np.shape(x))}")
         split(reference, x.shape[0])  # refuses more reference rows than there are rows
         x = x.reshape(x.shape[0], -1)
         draw = nn.initializers.truncated_normal(0.01)

@@ -26,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from tasks._checks import as_path
+from tasks._checks import as_path, check_is
 from tasks.characters import (
     Characters,
     Images,
@@ -106,6 +106,7 @@ def splits(characters: Characters, name_or_path: str | Path, *, seed: int = 0) -
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise ValueError(f"the seed must be an integer; got {seed!r}")
+    check_is(characters, "characters", Characters)
     names = characters.names
     if name_or_path == "paper":
         order = shuffled(names, seed)

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 from maml import Episode, Sampler
 from maml._checks import check_counts, check_flags, check_key
 from maml.types import RandomKey
+from tasks._checks import check_is
 
 AMPLITUDE = (0.1, 5.0)
 PHASE = (0.0, jnp.pi)
@@ -111,6 +112,10 @@ def few_points(
 
 def points(wave: Wave, x: Float[Array, " n"], *, oracle: bool = False) -> tuple[Array, Array]:
     """Inputs and targets of a wave at x, in the form of `few_points`."""
+    check_is(wave, "the wave", Wave)
+    check_flags(oracle=oracle)
+    if jnp.ndim(x) != 1:
+        raise ValueError(f"x must be an array [n]; got the shape {list(jnp.shape(x))}")
     columns = [x, *(jnp.full_like(x, number) for number in wave[:2])] if oracle else [x]
     return jnp.stack(columns, axis=-1), wave(x)[:, None]
 

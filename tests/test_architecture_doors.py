@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import optax
 import pytest
 from jax.tree_util import Partial
 from problems import quick
@@ -18,13 +19,17 @@ import maml
 from benchmarks.search import drawing, figures, tables
 from maml.sampling import few_shot
 from maml.search import Space
-from tasks.architectures import graphs, tabular
-from tasks.architectures.alphabets import shrunk
+from tasks import language, omniglot, sinusoid
+from tasks.architectures import cells, graphs, tabular
+from tasks.architectures.alphabets import shrunk, small
 from tasks.architectures.cells import CellNet, Cells
 from tasks.architectures.macro import Macro, MacroNet, decode
 from tasks.architectures.masked import MaskedBatchNorm
 from tasks.architectures.reward import Budget, from_scratch, from_shared, shared_weights
 from tasks.architectures.stack import Stack
+from tasks.batch_norm import averaging, few_shot_apply
+from tasks.layers import BatchNorm
+from tasks.models import MLP, Conv4
 
 KEY = jax.random.key(0)
 MACRO = Macro(layers=1, side=5, sizes=(1, 3), filters=(1, 2))
@@ -36,6 +41,13 @@ CHILD = partial(MacroNet, MACRO, ways=3)
 
 def build(net, tokens, images=IMAGES):
     return net(tokens=jnp.asarray(tokens)).init(KEY, images)
+
+
+TOKEN, WAVE, points = jnp.zeros(3, int), sinusoid.Wave(1.0, 1.0), sinusoid.few_points(1, 1)
+
+
+def next_token(tokens):
+    return language.next_token(language.Transformer(4, 8, 0, 2, 4))({}, tokens, KEY)
 
 
 def sample(key):
@@ -94,6 +106,38 @@ class TestAtTheDoor:
             (lambda: shrunk(np.ones((1, 1, 4, 4), np.uint8), True), "side must be an integer"),
             (lambda: tabular.lookup(jnp.ones((3, 2)), jnp.array([1])), "2 integers"),
             (lambda: tabular.lookup(jnp.ones((3, 2)), jnp.ones(2)), "2 integers"),
+            (lambda: tabular.lookup(None, jnp.ones(2)), "values must be an array of real numbers"),
+            (lambda: tabular.only(np.ones((2, 2), int)), "an array of bools"),
+            (lambda: tabular.nasbench201(3), "must be a path; got 3"),
+            (lambda: graphs.nasbench_graph("cora", folder=3), "the folder must be a path; got 3"),
+            (lambda: cells.space(None), "cells must be a Cells; got None"),
+            (lambda: decode(None, [0]), "macro must be a Macro; got None"),
+            (lambda: shrunk(None, 2), r"images must be \[class, drawing, height, width\]"),
+            (lambda: small(None, [], 1), "must be a Characters; got None"),
+            (lambda: omniglot.splits(None, "paper"), "must be a Characters; got None"),
+            (
+                lambda: from_scratch(lambda tokens: None, points, points, Budget())(TOKEN, KEY),
+                "a child must be a Module; got None",
+            ),
+            (
+                lambda: from_scratch(lambda tokens: MLP(), points, points, Budget())(TOKEN, 0),
+                "must be a key",
+            ),
+            (lambda: Conv4(5, dtype="float99"), "a floating-point type, or None; got 'float99'"),
+            (lambda: MLP(dtype=jnp.int32), "dtype must be a floating-point type"),
+            (lambda: MLP().init(KEY, jnp.ones((3, 0))), r"inputs must be .* got \[3, 0\]"),
+            (lambda: Conv4(5).init(KEY, None), r"images must be .* got \[\]"),
+            (lambda: BatchNorm(epsilon=-1.0), "epsilon must be a finite number >= 0"),
+            (lambda: BatchNorm(track="a"), "track must be True or False"),
+            (lambda: BatchNorm().init(KEY, jnp.ones((3, 4)), jnp.ones((5, 2))), r"\[4, features\]"),
+            (lambda: few_shot_apply(None, "support"), "the model must be a Module; got None"),
+            (lambda: few_shot_apply(MLP(), "support", features=1), "features must be True or"),
+            (lambda: averaging(None, 0.9), "must be an optax transformation"),
+            (lambda: averaging(optax.sgd(0.1), "0.9"), "the momentum must be a finite number"),
+            (lambda: language.attention(*jnp.ones((3, 2, 2, 2))), "queries, keys and values"),
+            (lambda: next_token(jnp.zeros((0, 3), int)), r"two tokens or more; got \[0, 3\]"),
+            (lambda: sinusoid.points(None, jnp.ones(3)), "the wave must be a Wave; got None"),
+            (lambda: sinusoid.points(WAVE, jnp.ones((3, 1))), r"x must be an array \[n\]"),
         ],
     )
     def test_what_cannot_be_meant_is_refused_in_words(self, call, says):

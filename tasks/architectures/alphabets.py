@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from maml._checks import check_count
+from tasks._checks import check_is
 from tasks.characters import Characters, Images, alphabet, shuffled
 
 Shrink = Literal["largest", "mean"]
@@ -29,6 +30,7 @@ def small(
     Raises:
         ValueError: `count` is below 1 or above the number of alphabets.
     """
+    check_is(characters, "characters", Characters)
     sizes = Counter(map(alphabet, names))
     check_count(count, least=1, of="alphabets")
     if count > len(sizes):
@@ -62,6 +64,8 @@ def shrunk(
     >>> shrunk(np.full((1, 1, 28, 28), 8, np.uint8), 14, by="mean").shape
     (1, 1, 14, 14)
     """
+    if np.ndim(images) != 4:
+        raise ValueError(f"images must be [class, drawing, height, width]; got {np.shape(images)}")
     if by not in get_args(Shrink):
         raise ValueError(f"by must be {' or '.join(get_args(Shrink))}; got {by!r}")
     check_count(side, least=1, of="pixels of a side")

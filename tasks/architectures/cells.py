@@ -26,6 +26,7 @@ from maml._checks import check_count
 from maml.batch_norm import Reference
 from maml.search import Space
 from maml.search.space import Tokens, check_tokens, within
+from tasks._checks import check_is
 from tasks.architectures.masked import check_images, flattened, kernel_mask, selected, window
 from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
 
@@ -65,6 +66,7 @@ def space(cells: Cells) -> Space:
     >>> space(Cells(blocks=2)).choices[:10]
     (2, 2, 6, 6, 2, 3, 3, 6, 6, 2)
     """
+    check_is(cells, "cells", Cells)
     operations = (len(OPERATIONS),) * 2 + (len(COMBINERS),)
     cell = tuple(c for block in range(cells.blocks) for c in (block + 2, block + 2, *operations))
     return Space(2 * cell)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks._checks import as_path
 from tasks.architectures.tabular import Table, tabulate
 
 DATASETS = "cora", "citeseer", "pubmed", "cs", "physics", "photo", "computers", "arxiv", "proteins"
@@ -86,7 +87,8 @@ def nasbench_graph(dataset: str = "cora", *, folder: Path | None = None) -> Tabl
     """
     if dataset not in DATASETS:
         raise ValueError(f"the data set must be one of {', '.join(DATASETS)}; got {dataset!r}")
-    path = (folder or installed()) / f"{dataset}.bench"
+    folder = installed() if folder is None else as_path(folder, "the folder")
+    path = folder / f"{dataset}.bench"
     expected = "entries with `valid_perf` and `perf` by code"
     try:
         with path.open("rb") as file:

@@ -20,6 +20,7 @@ from maml._checks import check_count
 from maml.batch_norm import Reference
 from maml.search import Space
 from maml.search.space import Tokens, check_tokens, within
+from tasks._checks import check_is
 from tasks.architectures.masked import (
     MaskedBatchNorm,
     check_images,
@@ -109,6 +110,7 @@ def _start(layer: int) -> int:
 
 def choices(macro: Macro) -> tuple[int, ...]:
     """The number of options of each token: sources, filter size, strides and number of filters."""
+    check_is(macro, "macro", Macro)
     sizes, strides = len(macro.sizes), len(macro.strides)
     layer_options = (sizes, sizes, strides, strides, len(macro.filters))
     return tuple(option for layer in range(macro.layers) for option in (2,) * layer + layer_options)
@@ -213,6 +215,7 @@ class MacroNet(nn.Module):
         features: bool = False,
     ) -> Float[Array, "n outputs"]:
         """Logits, or with `features` the inputs of the head; `running` must be False."""
+        check_is(self.macro, "macro", Macro)
         check_images(x, self.macro.side)
         check_count(self.ways, least=1, of="ways")
         side, size, max_filters = self.macro.side, max(self.macro.sizes), max(self.macro.filters)

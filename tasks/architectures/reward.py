@@ -27,6 +27,7 @@ from maml._checks import check_callable, check_count, check_key, check_number
 from maml.search import Reward, Space, uniform
 from maml.search.space import Tokens, check_space
 from maml.types import Params, RandomKey
+from tasks._checks import check_is
 from tasks.architectures.masked import glorot
 from tasks.batch_norm import few_shot_apply, few_shot_loss
 
@@ -138,7 +139,9 @@ def accuracy(
     Returns:
         The accuracy, a fraction of 1.
     """
+    check_key(key)
     model = child(tokens)
+    check_is(model, "a child", nn.Module)
     learner = algorithm(model, params, budget).learner
     metric = few_shot_loss(model, budget.batch_norm)
     episodes = maml.batched(held_out, budget.eval_tasks)(jax.random.key(2018))
@@ -230,6 +233,7 @@ def trained(
     Returns:
         The parameters.
     """
+    check_key(key)
     init_key, train_key = jax.random.split(key)
     model = child(tokens)
     params = initial(model, train, init_key)
@@ -245,6 +249,7 @@ def trained(
 
 def initial(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
     """The initial parameters of a model, for images of the sampler's shape."""
+    check_is(model, "a child", nn.Module)
     images, _ = jax.eval_shape(sample, key).support
     return model.init(key, jnp.zeros(images.shape, images.dtype))
 

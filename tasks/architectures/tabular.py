@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Scalar
 
+from maml._leaves import is_real
 from maml.search import Space
 from maml.search.space import Options, Position, Tokens, check_row, within
+from tasks._checks import as_path
 
 DATASETS = "cifar10", "cifar100", "ImageNet16-120"  # NAS-Bench-201, in the order of the file
 EDGES, OPERATIONS = 6, 5
@@ -62,6 +64,8 @@ def lookup(values: Float[Array, "*choice"], tokens: Tokens) -> Scalar:
     >>> lookup(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0])).item()
     3.0
     """
+    if not is_real(values):
+        raise ValueError(f"values must be an array of real numbers; got {values!r}")
     check_row(tokens, values.ndim)
     return jnp.where(within(tokens, values.shape), values[tuple(tokens)], jnp.nan)
 
@@ -84,6 +88,8 @@ def only(present: np.ndarray) -> Space:
     >>> space.options(jnp.array([1, 0]), jnp.array(1)).tolist()
     [False, True]
     """
+    if getattr(present, "dtype", None) != np.bool_:
+        raise ValueError(f"present must be an array of bools; got {present!r}")
     if not present.any():
         raise ValueError("a space needs at least one architecture; the table has none")
     choices = present.shape
@@ -280,5 +286,6 @@ def _archive(path: Path, name: str, expected: Sequence[str]) -> dict[str, np.nda
 
 
 def _check_file(path: Path, name: str) -> None:
-    if not path.is_file():
+    as_path(path, f"the file of {name}")
+    if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file of {name} at {path}; pass the path of a copy")

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from maml._checks import check_count
+from maml._checks import check_count, check_flags, check_key
 from maml.rl.environment import Environment
 from maml.types import RandomKey
+from tasks._checks import check_shape
 
 Point = Float[Array, "2"]
 STRIDE = 0.1  # length of the step for an action of 1, as in MAML's code
@@ -43,8 +44,10 @@ def navigation(*, squared: bool = False, oracle: bool = False) -> Environment:
     >>> round(float(reward), 3), bool(done)
     (-0.447, False)
     """
+    check_flags(squared=squared, oracle=oracle)
 
     def observe(position: Point, goal: Point) -> Array:
+        check_shape("the goal", goal, (2,))
         return jnp.concatenate([position, goal]) if oracle else position
 
     def reset(key: RandomKey, goal: Point) -> tuple[Point, Array]:
@@ -64,6 +67,7 @@ def navigation(*, squared: bool = False, oracle: bool = False) -> Environment:
 
 def draw_goal(key: RandomKey) -> Point:
     """A random goal of MAML's distribution, U[-1/2, 1/2]^2."""
+    check_key(key)
     return jax.random.uniform(key, (2,), minval=-0.5, maxval=0.5)
 
 
@@ -99,6 +103,7 @@ def corners() -> Environment:
     stride, dead_zone = 0.2, 0.5
 
     def reset(key: RandomKey, goal: Point) -> tuple[Point, Array]:
+        check_shape("the goal", goal, (2,))
         start = jax.random.uniform(key, (2,), minval=-0.2, maxval=0.2)
         return start, start
 
@@ -123,4 +128,5 @@ def corners() -> Environment:
 
 def draw_corner(key: RandomKey) -> Point:
     """A random one of the four corners."""
+    check_key(key)
     return jax.random.choice(key, jnp.asarray(CORNERS))

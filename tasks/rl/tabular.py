@@ -13,9 +13,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from maml._checks import check_count, check_number
+from maml._checks import check_count, check_key, check_number
 from maml.rl.environment import Environment
 from maml.types import RandomKey
+from tasks._checks import check_is, check_shape
 
 
 class TabularMDP(NamedTuple):
@@ -52,13 +53,13 @@ def bandit(arms: int) -> Environment:
     check_count(arms, least=1, of="arms")
 
     def reset(key: RandomKey, task: Float[Array, " arm"]) -> tuple[None, Array]:
-        _check_shape("task", task, (arms,))
+        check_shape("task", task, (arms,))
         return None, jnp.ones(1)
 
     def step(
         key: RandomKey, state: None, action: Array, task: Float[Array, " arm"]
     ) -> tuple[None, Array, Array, Array]:
-        _check_shape("task", task, (arms,))
+        check_shape("task", task, (arms,))
         _check_probabilities("task", task)
         probability = _at(task, action, arms)
         reward = jax.random.bernoulli(key, probability).astype(probability.dtype)
@@ -70,6 +71,7 @@ def bandit(arms: int) -> Environment:
 
 def draw_bandit(key: RandomKey, arms: int) -> Float[Array, " arm"]:
     """A random task of `bandit`, with the probability of each arm from U[0, 1]."""
+    check_key(key)
     check_count(arms, least=1, of="arms")
     return jax.random.uniform(key, (arms,))
 
@@ -94,9 +96,10 @@ def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
     check_number(noise, "noise", least=0)
 
     def reset(key: RandomKey, task: TabularMDP) -> tuple[Array, Array]:
-        _check_shape("transitions", task.transitions, (states, actions, states))
-        _check_shape("rewards", task.rewards, (states, actions))
-        _check_probabilities("transitions", task.transitions)
+        check_is(task, "the task", TabularMDP)
+        check_shape("transitions", task.transitions, (states, actions, states))
+        check_shape("rewards", task.rewards, (states, actions))
+        _check_probabilities("transitions", task.transitions, sums=True)
         return jnp.zeros((), jnp.int32), jax.nn.one_hot(0, states)
 
     def step(
@@ -128,6 +131,7 @@ def draw_mdp(key: RandomKey, states: int = 10, actions: int = 5) -> TabularMDP:
     """
     check_count(states, least=1, of="states")
     check_count(actions, least=1, of="actions")
+    check_key(key)
     transition_key, reward_key = jax.random.split(key)
     transitions = jax.random.dirichlet(transition_key, jnp.ones(states), (states, actions))
     return TabularMDP(transitions, 1 + jax.random.normal(reward_key, (states, actions)))
@@ -153,7 +157,9 @@ def values(
         ValueError: horizon or discount is out of range, or the policy has another shape than the
             rewards.
     """
-    _check_shape("policy", policy, mdp.rewards.shape)
+    check_is(mdp, "mdp", TabularMDP)
+    check_shape("policy", policy, mdp.rewards.shape)
+    _check_probabilities("policy", policy, sums=True)
     return _backward_induction(mdp, lambda gain: jnp.sum(policy * gain, axis=1), horizon, discount)
 
 
@@ -166,6 +172,7 @@ def _backward_induction(
     mdp: TabularMDP, choose: Callable[[Array], Array], horizon: int, discount: float
 ) -> Float[Array, " state"]:
     """The values V_0, where `choose` turns the values of actions into those of states."""
+    check_is(mdp, "mdp", TabularMDP)
     check_count(horizon, least=0)
     check_number(discount, "discount", least=0, most=1)
 
@@ -179,16 +186,16 @@ def _backward_induction(
 def _at(numbers: Float[Array, " action"], action: Array, actions: int) -> Float[Array, ""]:
     """The number of an action, NaN if there is no such action."""
     check_number(action, "the action", least=0, most=actions - 1)
+    if not jnp.issubdtype(jnp.result_type(action), jnp.integer):
+        raise ValueError(f"the action must be an integer; got {action!r}")
     return numbers.at[action].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
-def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
-    if jnp.shape(array) != shape:
-        raise ValueError(f"{name} must have the shape {shape}; got {jnp.shape(array)}")
-
-
-def _check_probabilities(name: str, probabilities: Array) -> None:
+def _check_probabilities(name: str, probabilities: Array, *, sums: bool = False) -> None:
     if isinstance(probabilities, Tracer):
         return
-    if not np.all((np.asarray(probabilities) >= 0) & (np.asarray(probabilities) <= 1 + 1e-5)):
+    values = np.asarray(probabilities)
+    if not np.all((values >= 0) & (values <= 1 + 1e-5)):
         raise ValueError(f"{name} must be probabilities, in [0, 1]; got {probabilities}")
+    if sums and np.abs(values.sum(axis=-1) - 1).max() > 1e-3:
+        raise ValueError(f"{name} must have the sum 1 over the last axis; got {probabilities}")
