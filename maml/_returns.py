@@ -1,5 +1,6 @@
 """Checks of what the functions of a user return, made while they are traced."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from maml._contracts import check_shapes
-from maml._leaves import is_array, is_inexact, is_number
+from maml._leaves import is_array, is_inexact, is_number, is_real
 from maml._leaves import name as name_of
 from maml.types import (
     Batch,
@@ -106,6 +107,22 @@ def pair(out: PyTree, name: str, members: str) -> tuple[Any, Any]:
     if not (isinstance(out, tuple) and len(out) == 2):
         raise ValueError(f"{name} must return ({members}); got {type(out).__name__}")
     return out
+
+
+def one_number(function: Callable[..., Any], name: str) -> Callable[..., Array]:
+    """The same function, which checks while it is traced that it returns one real number.
+
+    Raises:
+        ValueError: (when traced) the function returns something else.
+    """
+
+    def checked_function(*args: Any) -> Array:
+        value = function(*args)
+        if not is_real(value) or jnp.shape(value) != ():
+            raise ValueError(f"{name} must return one real number; got {value!r}")
+        return jnp.asarray(value)
+
+    return checked_function
 
 
 def check_arrays(out: PyTree, name: str) -> None:

@@ -88,8 +88,8 @@ def mixture(apply: Apply) -> Callable[..., Float[Array, "n ways"]]:
         is_floating = jnp.issubdtype(logits.dtype, jnp.floating)
         if logits.ndim < 3 or logits.shape[-1] < 2 or not is_floating:
             raise ValueError(
-                "a mixture of probabilities needs floating-point logits [n, ways], at least 2 a"
-                f" row; got {logits.dtype}{list(logits.shape[1:])}"
+                "a mixture of probabilities needs logits [n, ways], at least 2 a row, in floating"
+                f" point; got {logits.dtype}{list(logits.shape[1:])}"
             )
         log_probs = jax.nn.log_softmax(rows.wide(logits))
         impossible = jnp.isneginf(log_probs).all(axis=0)

@@ -44,22 +44,6 @@ The surrogates of this module raise a `ValueError` for arguments other than two 
 """
 
 
-def checked_surrogate(surrogate: Surrogate) -> Surrogate:
-    """The same surrogate, which checks while it is traced that it returns one real number.
-
-    Raises:
-        ValueError: (when traced) the surrogate returns something else.
-    """
-
-    def checked(log_ratio: Steps, advantage: Steps) -> Scalar:
-        value = surrogate(log_ratio, advantage)
-        if not is_real(value) or jnp.shape(value) != ():
-            raise ValueError(f"a surrogate must return one real number; got {value!r}")
-        return jnp.asarray(value)
-
-    return checked
-
-
 def _check_steps(log_ratio: Any, advantage: Any) -> tuple[Array, Array]:
     for name, steps in {"log_ratio": log_ratio, "advantage": advantage}.items():
         description = type(steps).__name__

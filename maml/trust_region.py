@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 from maml import tree
 from maml._checks import check_callable, check_count, check_key, check_number
 from maml._contracts import check_episode, check_meta_params, check_params
-from maml._returns import checked
+from maml._returns import checked, one_number
 from maml.mapping import TASK, across, check_tasks, count_tasks, in_chunks, tasks_at_once
 from maml.rows import wide
 from maml.total import Tasks, like, only, sum_over, total_gradient
@@ -124,7 +124,11 @@ def trust_region_step(
     check_callable(region.outputs, "outputs", "meta_params, episode, key")
     check_callable(region.divergence, "divergence", "old, new, episode")
     check_callable(region.measured, "measured", "metrics")
-    region = region._replace(objective=checked(region.objective, "an objective"))
+    region = region._replace(
+        objective=checked(region.objective, "an objective"),
+        divergence=one_number(region.divergence, "divergence"),
+        measured=one_number(region.measured, "measured"),
+    )
     check_meta_params(meta_params)
     check_params(meta_params)
     check_key(key)

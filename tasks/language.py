@@ -137,7 +137,8 @@ def next_token(model: nn.Module) -> LossFn:
     ) -> tuple[Array, dict]:
         check_tokens(tokens)
         if tokens.shape[0] < 1 or tokens.shape[1] < 2:
-            raise ValueError(f"a passage needs two tokens or more; got {list(tokens.shape)}")
+            got = f"{tokens.shape[1]} in each of {tokens.shape[0]} passages"
+            raise ValueError(f"a passage needs two tokens or more; got {got}")
         logits = jnp.asarray(model.apply(params, tokens[:, :-1]))
         check_tokens(tokens, logits.shape[-1])
         tokens = nan_below_zero(tokens)

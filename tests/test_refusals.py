@@ -480,13 +480,22 @@ CALLS |= {
         lambda: trust_region_step(REGION._replace(outputs=None), PARAMS, EPISODES, KEY),
         "outputs must be a function",
     ),
+    **{
+        f"{name} of a vector": (
+            lambda n=name: trust_region_step(
+                REGION._replace(**{n: lambda *_: jnp.ones(2)}), PARAMS, EPISODES, KEY
+            ),
+            f"{name} must return one real number",
+        )
+        for name in ("divergence", "measured")
+    },
     "region at a MetaState": (
         lambda: trust_region_step(REGION, STATE, EPISODES, KEY),
         "got a MetaState",
     ),
     "mixture of integers": (
         lambda: maml.mixture(lambda params, x: x.astype(int))({"w": jnp.ones((3, 1))}, ROWS),
-        "needs floating-point logits",
+        "in floating point; got int32",
     ),
     "ensemble of params": (
         lambda: maml.ensemble(lambda theta: theta)({"w": jnp.ones((3, 1))}),

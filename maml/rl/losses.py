@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from maml._checks import check_callable, check_count, check_flags, check_number
 from maml._leaves import is_real
+from maml._returns import one_number
 from maml.rl._trajectories import check_trajectories
 from maml.rl.baselines import advantages
 from maml.rl.environment import (
@@ -20,7 +21,7 @@ from maml.rl.environment import (
     undiscounted,
 )
 from maml.rl.policies import Policy, check_policy
-from maml.surrogates import Surrogate, checked_surrogate, likelihood_ratio
+from maml.surrogates import Surrogate, likelihood_ratio
 from maml.types import LossFn, Metrics, Params, RandomKey
 
 
@@ -134,7 +135,7 @@ def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> L
         distribution = jax.vmap(policy.along, (None, 0))(params, drawn.observation)
         log_prob = twice(policy.family.log_prob)(distribution, drawn.action)
         log_ratio = jnp.where(alive, log_prob - drawn.log_prob, 0)
-        values = jax.vmap(checked_surrogate(surrogate))(
+        values = jax.vmap(one_number(surrogate, "a surrogate"))(
             log_ratio, jnp.where(alive, batch.advantage, 0)
         )
         kl = twice(policy.family.kl)(drawn.distribution, distribution)

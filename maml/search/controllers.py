@@ -15,11 +15,11 @@ from jaxtyping import Array, Float, PyTree, Scalar
 from maml import surrogates
 from maml._checks import check_callable, check_count, check_number
 from maml._optimizers import check_optimizer, start, update
+from maml._returns import one_number
 from maml.finite import is_finite, where
 from maml.search.policies import Policy, check_policy, entropy, log_prob
 from maml.search.space import Tokens
 from maml.search.strategies import Batch, Rewards, State, Strategy, is_broken, strategy
-from maml.surrogates import Surrogate, checked_surrogate
 from maml.types import Params, RandomKey
 
 
@@ -41,7 +41,7 @@ class Controller(NamedTuple):
 
 def gain(
     policy: Policy,
-    surrogate: Surrogate,
+    surrogate: surrogates.Surrogate,
     params: Params,
     tokens: Tokens,
     acted: Float[Array, " token"],
@@ -72,7 +72,7 @@ def gain(
     current = log_prob(log_probs, tokens)
     possible = (current != -jnp.inf) & (acted != -jnp.inf)
     change = jnp.where(possible, current, 0.0) - jnp.where(possible, acted, 0.0)
-    advantages, surrogate = jnp.full_like(change, advantage), checked_surrogate(surrogate)
+    advantages, surrogate = jnp.full_like(change, advantage), one_number(surrogate, "a surrogate")
     return surrogate(change, advantages) + bonus * entropy(log_probs)
 
 
@@ -111,7 +111,7 @@ def acting(policy: Policy, params: Params, tokens: Batch) -> Float[Array, "child
 
 def loss_of(
     policy: Policy,
-    surrogate: Surrogate,
+    surrogate: surrogates.Surrogate,
     params: Params,
     tokens: Batch,
     acted: Float[Array, "child token"],
@@ -131,7 +131,7 @@ def policy_gradient(
     policy: Policy,
     optimizer: optax.GradientTransformation,
     *,
-    surrogate: Surrogate,
+    surrogate: surrogates.Surrogate,
     batch: int,
     epochs: int,
     decay: float,
