@@ -52,8 +52,10 @@ class Space:
             raise ValueError(
                 f"choices must be a tuple with the options of each token; got {self.choices!r}"
             )
-        if not self.choices:
-            raise ValueError("choices must have a token or more, each with an option; got ()")
+        if not self.choices or any(type(count) is int and count == 0 for count in self.choices):
+            raise ValueError(
+                f"choices must have a token or more, each with an option; got {self.choices}"
+            )
         for count in self.choices:
             check_count(count, least=1, of="options")
         if self.allowed is not None:
