@@ -30,9 +30,7 @@ test-slow: .venv/installed
 	.venv/bin/pytest -m slow
 
 # The site of the documentation, in site/; a broken link ends it.
-docs: .venv/docs-installed
-	@.venv/bin/python -c 'import latex2mathml, material, mkdocs, mkdocs_jupyter, mkdocstrings' 2>/dev/null || \
-	  { echo "make docs needs the packages of the extra 'docs': .venv/bin/pip install '.[docs]'"; exit 1; }
+docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
 # The newest packages that a newer Python gets, none of them pinned.
@@ -56,11 +54,7 @@ results: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[tasks,dev]'
-	touch $@
-
-.venv/docs-installed: .venv/installed
-	.venv/bin/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[docs]'
+	.venv/bin/pip install --quiet --constraint constraints.txt $(EDITABLE) '.[tasks,dev,docs]'
 	touch $@
 
 # Our meta-step against PyTorch's, which is in an environment of its own.

@@ -150,6 +150,7 @@ def main(config: FewShot) -> Result:
         scale=100,
     )
     figures.episodes(result.out, chosen, result.of_seed(), max(1, config.inner_steps))
+    print(f"Results and figures: {result.out}")
     return result
 
 

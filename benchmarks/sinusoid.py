@@ -189,6 +189,7 @@ def main(config: Sinusoid) -> Result:
     )
     if config.algorithm != "oracle":
         figures.fits(result.out, chosen, result.of_seed())
+    print(f"Results and figures: {result.out}")
     return result
 
 

@@ -18,7 +18,8 @@ from benchmarks import omniglot, weights
 from benchmarks.architecture_search import Search
 from benchmarks.harness import folders
 from benchmarks.harness.bounds import BOUNDS
-from benchmarks.harness.command_line import configure, launch, parsed
+from benchmarks.harness.command_line import configure, launch
+from benchmarks.harness.command_line import parse as read_options
 from benchmarks.report import tables
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,8 @@ REFUSED = {
         "--preset": "argument --preset: expected one argument",
         "--preset nonesuch": "no preset 'nonesuch'; there are maml-paper-5-shot",
         "--nonesuch 1": "Unrecognized options: --nonesuch",
+        "--meta-step 1": "Unrecognized options: --meta-step, 1 (did you mean --meta-steps?)",
+        "--preset quik": "no preset 'quik' (did you mean quick?); there are",
         "--meta-steps many": "invalid literal for int() with base 10: 'many'",
         "--meta-steps 1e9": "Error parsing --meta-steps",
         "--meta-steps": "Missing value for argument '--meta-steps'",
@@ -282,7 +285,29 @@ def parse(script, argv):
     options = options_of(script)
     if isinstance(options, Mapping):
         return configure(options, "words", argv)
-    return parsed(options, "words", argv)
+    return read_options(options, "words", argv)
+
+
+def test_the_number_of_meta_steps_in_a_call_follows_that_of_the_run():
+    config = parse_preset("--meta-steps", "100")
+    assert (config.meta_steps, config.steps_per_call) == (100, 100)
+    assert parse_preset("--meta-steps", "5200").steps_per_call == 2600
+    assert parse_preset("--meta-steps=6", "--steps-per-call", "3").steps_per_call == 3
+    with pytest.raises(ValueError, match="steps_per_call must divide meta_steps"):
+        parse_preset("--meta-steps", "10007")
+    with pytest.raises(ValueError, match="steps_per_call must divide meta_steps"):
+        parse_preset("--meta-steps", "100", "--resume", "--out", "results/runs/nowhere")
+
+
+def parse_preset(*argv):
+    return configure(options_of("sinusoid"), "words", argv)
+
+
+def test_help_has_a_line_for_each_preset(capsys):
+    with pytest.raises(SystemExit):
+        parse("omniglot", ["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"{name}: " in shown for name in options_of("omniglot"))
 
 
 def fail(*_, **__):

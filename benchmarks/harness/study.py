@@ -61,7 +61,7 @@ class Study(NamedTuple):
     shown: tuple[str, ...]
     score: Callable[[dict[str, float]], float]
     evaluate: Callable[[MetaParams, str], Values]
-    headline: tuple[str, str]
+    headline: tuple[str, int | str]
     facts: dict[str, Any]
     trouble: Callable[[MetaState, dict[str, np.ndarray], int], str | None]
     about: str

@@ -66,6 +66,7 @@ def bar(total: int, done: int = 0) -> Iterator[Callable[[int, str, str], None]]:
     columns = (
         progress.BarColumn(bar_width=16),
         progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
         progress.TextColumn("{task.fields[speed]}"),
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[latest]}"),

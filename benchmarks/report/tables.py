@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.command_line import in_words
+from benchmarks.harness.command_line import one_line_errors
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import FREE, RESULTS
 from benchmarks.harness.statistics import over_seeds
@@ -232,6 +232,6 @@ PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
 if __name__ == "__main__":
     shape = argparse.RawDescriptionHelpFormatter
     argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
-    with in_words():
+    with one_line_errors():
         for page, tables in PAGES.items():
             write_text(page, with_tables(page.read_text(), tables(recorded())))
