@@ -16,7 +16,7 @@ from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import Run
 from benchmarks.harness.study import Study, Values, not_finite_at_once
 from maml import surrogates
-from maml.rl import outer_steps
+from maml.rl import outer_steps, terms
 from maml.rl.environment import Environment
 from maml.rl.losses import Collect, collector, policy_gradient, surrogate_loss
 from maml.rl.policies import Policy
@@ -205,9 +205,9 @@ def study(
     chosen = algorithm(config, inner)
     chosen = chosen._replace(grad=maml.unrolled(chosen.learner, outer, steps))
     if steps and config.exploration_coef:
-        chosen = outer_steps.exploring(chosen, policy, config.exploration_coef)
+        chosen = terms.exploring(chosen, policy, config.exploration_coef)
     if steps and promp:
-        chosen = outer_steps.anchored(chosen, policy, config.kl_coef)
+        chosen = terms.anchored(chosen, policy, config.kl_coef)
     optimizer = optax.adam(config.outer_rate)
     if config.outer == "trpo":
         region: dict[str, Any] = {"radius": config.radius, "cg_steps": config.cg_steps, **options}
