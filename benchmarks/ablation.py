@@ -80,7 +80,7 @@ class Ablation:
         check_used(self, ("data",), self.dataset == "omniglot", "dataset omniglot")
 
 
-def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
+def run_variant(options: Ablation, variant: str, seed: int) -> Summary:
     """Of a run that is run, or resumed, unless it is there.
 
     Raises:
@@ -93,11 +93,11 @@ def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
     shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": begun}
     config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
     ended = (out / "summary.json").exists()
-    found = summaries.ended(out, FINISHED) if ended else {"interrupted": True}
+    found = summaries.read_summary(out, FINISHED) if ended else {"interrupted": True}
     if found["interrupted"]:
         found = run(experiment(config), config).summary
     else:
-        folders.claim(out, folders.lasting("omniglot", config))
+        folders.claim_folder(out, folders.result_options("omniglot", config))
     if found["interrupted"]:
         raise SystemExit(f"{out} was interrupted; the same command goes on with it.")
     return found
@@ -105,11 +105,11 @@ def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
 
 def main(options: Ablation) -> Summary:
     """Runs what is missing, prints the table, draws the figure."""
-    wanted = folders.lasting("ablation", options)
+    wanted = folders.result_options("ablation", options)
     del wanted["seeds"]  # others may be added
-    folders.claim(options.out, wanted)
+    folders.claim_folder(options.out, wanted)
     runs = {
-        variant: [summary_of(options, variant, seed) for seed in range(options.seeds)]
+        variant: [run_variant(options, variant, seed) for seed in range(options.seeds)]
         for variant in VARIANTS
     }
     means = {name: [[run["mean"]] for run in found] for name, found in runs.items()}
@@ -128,7 +128,7 @@ def main(options: Ablation) -> Summary:
     Console().print(table)
     seconds = {name: sum(run["seconds"]["train"] for run in found) for name, found in runs.items()}
     found = {"variants": variants, "seconds": seconds}
-    summary = summaries.write("ablation", options, options.out, found, record=False)
+    summary = summaries.write_summary("ablation", options, options.out, found, record=False)
     draw(options.out, values)
     return summary
 

@@ -27,12 +27,12 @@ from scipy import stats
 from benchmarks.harness import hardware
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import own, plain
+from benchmarks.harness.folders import options_as_json, script_folder
 from benchmarks.harness.plot import save_figure
 from benchmarks.harness.summaries import command
 from benchmarks.search import children
 from benchmarks.search.children import Children
-from benchmarks.search.figures import unbroken
+from benchmarks.search.figures import replace_broken
 from maml.search import Reward, uniform
 from tasks.architectures.reward import from_scratch
 
@@ -57,10 +57,10 @@ class Pilot(Children):
     """Folder of `summary.json` and of the figure; None is a new one under results/runs."""
 
     def __post_init__(self) -> None:
-        self.judge(self.space, self.dataset)
+        self.check_options(self.space, self.dataset)
 
 
-def intraclass(values: Float[np.ndarray, "architecture retraining"]) -> dict[str, Any]:
+def intraclass_correlation(values: Float[np.ndarray, "architecture retraining"]) -> dict[str, Any]:
     """Of one-way random effects: which part of the variance is between architectures.
 
         ICC(1) = (B - W) / (B + (R - 1) W)
@@ -87,7 +87,9 @@ def intraclass(values: Float[np.ndarray, "architecture retraining"]) -> dict[str
     return {"icc": float(icc), "ci95": [float(low), float(high)], "p": p, "std": deviations}
 
 
-def ranks(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> dict[str, float]:
+def rank_correlations(
+    one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]
+) -> dict[str, float]:
     """Spearman's and Kendall's rank correlation."""
     pairs = {"spearman": stats.spearmanr(one, other), "kendall": stats.kendalltau(one, other)}
     return {name: float(np.asarray(found)[0]) for name, found in pairs.items()}
@@ -95,7 +97,7 @@ def ranks(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> dict[
 
 def measure(config: Pilot) -> dict[str, Any]:
     """Trains every child as often as asked for, and the shared weights once."""
-    space, child = children.networks(config.space, config)
+    space, child = children.space_and_network(config.space, config)
     sample, source = children.samplers(config.dataset, config)
     keys = jax.random.split(jax.random.key(config.seed), 4)
     drawn = jax.jit(jax.vmap(partial(uniform, space)))
@@ -128,20 +130,20 @@ def measure(config: Pilot) -> dict[str, Any]:
         "rewards": rewards.tolist(),
         "broken": int((~np.isfinite(rewards)).sum()),
     }
-    rewards = unbroken(rewards)
-    found["intraclass"] = intraclass(rewards)
+    rewards = replace_broken(rewards)
+    found["intraclass"] = intraclass_correlation(rewards)
     mean = rewards.mean(1)
     summaries = {"mean": np.mean, "best": np.max, "worst": np.min}
     found["accuracy"] = {name: float(summary(mean)) for name, summary in summaries.items()}
-    found["retrained"] = ranks(rewards[:, 0], rewards[:, 1:].mean(1))
+    found["retrained"] = rank_correlations(rewards[:, 0], rewards[:, 1:].mean(1))
     if config.shared_steps:
         start = time.perf_counter()
         reward = children.reward(space, child, sample, config, keys[2])
         seconds["share"], start = time.perf_counter() - start, time.perf_counter()
         shared = np.array(all_of(reward, keys[3], "shared weights"))
         seconds["shared"] = time.perf_counter() - start
-        found["shared"] = {"rewards": shared.tolist(), "mean": float(unbroken(shared).mean())}
-        found["shared"] |= ranks(unbroken(shared), mean)
+        found["shared"] = {"rewards": shared.tolist(), "mean": float(replace_broken(shared).mean())}
+        found["shared"] |= rank_correlations(replace_broken(shared), mean)
     trained = rewards.size * max(config.budget.meta_steps, 1)
     found["ms_per_child_and_meta_step"] = 1e3 * seconds["scratch"] / trained
     found["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
@@ -174,8 +176,8 @@ def draw(out: Path, found: dict[str, Any], ways: int) -> Figure:
 
 def main(config: Pilot) -> dict[str, Any]:
     """Measures, prints, writes `summary.json` and draws."""
-    out = own("architecture_pilot", config)
-    found = measure(config) | {"config": plain(config)}
+    out = script_folder("architecture_pilot", config)
+    found = measure(config) | {"config": options_as_json(config)}
     about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
     write_text(out / "summary.json", as_json(found | about, indent=2) + "\n")
     draw(out, found, config.ways)

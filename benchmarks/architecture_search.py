@@ -26,12 +26,12 @@ from scipy import stats
 
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.folders import fresh, own
+from benchmarks.harness.folders import new_folder, script_folder
 from benchmarks.harness.statistics import not_finite
-from benchmarks.harness.summaries import write
+from benchmarks.harness.summaries import write_summary
 from benchmarks.search import children, drawing, figures, live, tables, tabulated
 from benchmarks.search.children import Children
-from benchmarks.search.figures import top, unbroken
+from benchmarks.search.figures import mean_of_top, replace_broken
 from benchmarks.search.live import Outcome
 from maml.search import (
     Space,
@@ -85,7 +85,7 @@ class Search(Children):
     """Add the summary to results/*.jsonl, from which the tables are made."""
 
     def __post_init__(self) -> None:
-        self.judge(self.space, self.dataset)
+        self.check_options(self.space, self.dataset)
         if self.children < (least := max(figures.TOPS)):
             raise ValueError(f"children must be >= {least}; got {self.children}")
         if self.children % self.batch:
@@ -127,16 +127,18 @@ def strategies(config: Search, space: Space) -> dict[str, Strategy]:
     return dict(zip(NAMES, found, strict=True))
 
 
-def described(config: Search, outcome: Outcome) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def describe_outcome(
+    config: Search, outcome: Outcome
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Percent: the rewards by strategy, `[run, child]`, 0 if broken, and what is said of them."""
-    rewards = {name: unbroken(100 * x) for name, x in outcome.rewards.items()}
+    rewards = {name: replace_broken(100 * x) for name, x in outcome.rewards.items()}
     best = {name: 100 * reported for name, reported in outcome.best.items()}
     last = config.children // 5
     found = {
         "best": {
             n: {"mean": float(x.mean()), "std": float(x.std(ddof=1))} for n, x in best.items()
         },
-        "p_over_random": {name: p_above(x, best["random"]) for name, x in best.items()},
+        "p_over_random": {name: p_value(x, best["random"]) for name, x in best.items()},
         "mean_last_fifth": {name: float(seen[:, -last:].mean()) for name, seen in rewards.items()},
         "broken": outcome.broken,
         "seconds": outcome.seconds,
@@ -144,11 +146,13 @@ def described(config: Search, outcome: Outcome) -> tuple[dict[str, np.ndarray], 
         **not_finite({"best": best}),
     }
     for count in figures.TOPS:
-        found[f"top{count}"] = {n: float(top(seen, count)[-1]) for n, seen in rewards.items()}
+        found[f"top{count}"] = {
+            n: float(mean_of_top(seen, count)[-1]) for n, seen in rewards.items()
+        }
     return rewards, found
 
 
-def p_above(values: np.ndarray, baseline: np.ndarray) -> float:
+def p_value(values: np.ndarray, baseline: np.ndarray) -> float:
     """How probable so large a mean is, were it no larger than the baseline's: Welch's test."""
     if np.ptp(values) == np.ptp(baseline) == 0:  # where nothing varies, one difference says all
         return float(0.5 - 0.5 * np.sign(values[0] - baseline[0]))
@@ -157,37 +161,37 @@ def p_above(values: np.ndarray, baseline: np.ndarray) -> float:
     return float(np.asarray(test)[1])
 
 
-def prepared(config: Search) -> tuple[Callable[[Path], Outcome], str]:
+def prepare_search(config: Search) -> tuple[Callable[[Path], Outcome], str]:
     """What searches, given a folder, and the name of the data set.
 
     Raises:
         FileNotFoundError, ValueError: as `tabulated.read` and `children.samplers`.
     """
     if config.space not in children.SPACES:
-        table, dataset = tabulated.read(config)
+        table, dataset = tabulated.read_table(config)
         compared = strategies(config, table.space)
         return lambda out: tabulated.measure(config, compared, table), dataset
     dataset = config.dataset or children.DATASETS[0]
-    space, child = children.networks(config.space, config)
+    space, child = children.space_and_network(config.space, config)
     learning, compared = children.samplers(dataset, config), strategies(config, space)
     return partial(live.measure, config, compared, space, child, learning), dataset
 
 
 def main(config: Search) -> dict[str, Any]:
     """Searches, prints the table, draws the figures and writes `summary.json`."""
-    searched, dataset = prepared(config)
-    out = config.out or fresh(f"architecture-search-{config.space}-{dataset}")
+    searched, dataset = prepare_search(config)
+    out = config.out or new_folder(f"architecture-search-{config.space}-{dataset}")
     if config.space not in children.SPACES:  # the others claim it for what they go on with
-        own("architecture_search", replace(config, out=out))
-    rewards, found = described(config, searched(out))
+        script_folder("architecture_search", replace(config, out=out))
+    rewards, found = describe_outcome(config, searched(out))
     about = {name: getattr(config, name) for name in ("space", "children", "policy", "seed")}
     summary = about | {"runs": config.repeats, "dataset": dataset, "unit": "%"} | found
-    summary = write("architecture_search", config, out, summary, record=config.record)
+    summary = write_summary("architecture_search", config, out, summary, record=config.record)
     tables.show(summary)
-    figures.running_mean(out, rewards)
-    figures.tops(out, rewards)
+    figures.draw_running_mean(out, rewards)
+    figures.draw_top_means(out, rewards)
     if config.space in children.SPACES:
-        drawing.best(out, config, summary["chosen"])
+        drawing.draw_best(out, config, summary["chosen"])
     print(f"figures: {out}")
     return summary
 

@@ -27,7 +27,7 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.study import Result, Study, by_step, run
-from benchmarks.meta_rl import MetaRL, Problem, evaluated
+from benchmarks.meta_rl import MetaRL, Problem, evaluation_learner
 from benchmarks.report import tables
 from maml.mapping import each_task
 from maml.rl.policies import table_policy
@@ -144,7 +144,7 @@ def study(config: Bandits) -> Study:
                 return returns.reshape(config.inner_steps + 1, -1).mean(axis=1)
 
             return each_task(episodes, meta_params, tasks, key, chunk=100)
-        learner, loss = evaluated(chosen, config)
+        learner, loss = evaluation_learner(chosen, config)
         episode, updates = maml.Episode(tasks, tasks), config.inner_steps
         return maml.evaluate(learner, loss, meta_params, episode, key, updates)[1]["return"]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks import navigation, omniglot, sinusoid
 from benchmarks.harness import hardware
-from benchmarks.harness.command_line import in_words
+from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import read_object
 from benchmarks.harness.folders import RESULTS
 from benchmarks.harness.options import Run
@@ -91,7 +91,7 @@ def replace_parts(out: Path, fresh: Path) -> None:
 
 
 if __name__ == "__main__":
-    with in_words():
+    with exit_with_message():
         options = tyro.cli(Demo, description=__doc__)
         hardware.start()
         main(options.out)

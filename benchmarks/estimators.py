@@ -26,7 +26,7 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import own
+from benchmarks.harness.folders import script_folder
 from benchmarks.harness.plot import save_figure
 from benchmarks.harness.summaries import command
 from benchmarks.meta_rl import SURROGATES
@@ -127,7 +127,7 @@ def draw(out: Path, found: dict[str, Any]) -> Figure:
 
 def main(config: Estimators) -> dict[str, Any]:
     """Measures, writes `estimators.json` and draws."""
-    out = own("estimators", config)
+    out = script_folder("estimators", config)
     found = measure(config)
     about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
     write_text(out / "estimators.json", as_json(found | about, indent=2) + "\n")

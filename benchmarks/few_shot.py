@@ -192,7 +192,7 @@ def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params)
     }[config.algorithm]()
 
 
-def judge(
+def evaluation_loss(
     model: nn.Module, mode: Mode, combined: Callable[[Apply], Apply] = lambda apply: apply
 ) -> LossFn:
     """The loss of an evaluation; beside its accuracy, that by other statistics for the query."""
@@ -260,10 +260,13 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
         "source": characters.source,
     }
-    chosen, judged = algorithm(config, loss, features, params), judge(model, config.batch_norm)
+    chosen, judged = (
+        algorithm(config, loss, features, params),
+        evaluation_loss(model, config.batch_norm),
+    )
     if members > 1:
         chosen = chosen._replace(learner=maml.ensemble(chosen.learner))
-        judged = judge(model, config.batch_norm, maml.mixture)
+        judged = evaluation_loss(model, config.batch_norm, maml.mixture)
         facts["algorithm"] = f"{config.algorithm}, ensemble of {members}"
     return Experiment(
         "omniglot",

@@ -28,10 +28,10 @@ from scipy import stats
 
 import maml
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import read_arrays, whole
-from benchmarks.harness.folders import RESULTS, check_free, claim, plain
+from benchmarks.harness.files import atomic_write, read_arrays
+from benchmarks.harness.folders import RESULTS, check_free, claim_folder, options_as_json
 from benchmarks.harness.plot import save_figure
-from benchmarks.harness.summaries import write
+from benchmarks.harness.summaries import write_summary
 from benchmarks.harness.terminal import track
 from benchmarks.search import children
 from benchmarks.search.children import Children
@@ -67,10 +67,10 @@ class Bench(Children):
     """Folder of `table.npz`, `summary.json` and the figure."""
 
     def __post_init__(self) -> None:
-        self.judge("macro", self.dataset)
+        self.check_options("macro", self.dataset)
         if self.shared_steps:
             raise ValueError("every network of the table is trained alone; no --shared-steps")
-        entries = prod(macro.space(children.convolutions(self)).choices)
+        entries = prod(macro.space(children.macro_config(self)).choices)
         if entries > LARGEST:
             raise ValueError(
                 f"a table of up to {entries:,} architectures is beyond {LARGEST:,};"
@@ -78,7 +78,7 @@ class Bench(Children):
             )
 
 
-def everything(space: Space) -> Int[np.ndarray, "entry token"]:
+def all_architectures(space: Space) -> Int[np.ndarray, "entry token"]:
     """Every architecture that a space allows, in the order of their tokens."""
     tokens = np.array(list(product(*map(range, space.choices))))
 
@@ -88,14 +88,14 @@ def everything(space: Space) -> Int[np.ndarray, "entry token"]:
     return tokens[np.asarray(jax.jit(jax.vmap(whole))(tokens))]
 
 
-def both(
+def accuracies(
     child: Child, budget: Budget, *data: maml.Sampler
 ) -> Callable[[Tokens, RandomKey], Float[Array, "2"]]:
     """Accuracy on held-out and on test classes, of one training; `data` are the three samplers."""
-    return Partial(Bound(_both, child, budget), *data)
+    return Partial(Bound(_accuracies, child, budget), *data)
 
 
-def _both(
+def _accuracies(
     child: Child,
     budget: Budget,
     train: maml.Sampler,
@@ -109,22 +109,24 @@ def _both(
     return jnp.stack([accuracy(child, budget, part, params, tokens, key) for part in parts])
 
 
-def begun(config: Bench, entries: int) -> tuple[Float[np.ndarray, "entry training 2"], float]:
+def load_accuracies(
+    config: Bench, entries: int
+) -> tuple[Float[np.ndarray, "entry training 2"], float]:
     """The accuracies that a folder holds, NaN where there are none yet, and their seconds.
 
     Raises:
         ValueError: they are of other options, or missing, or of another shape.
     """
     path, options = config.out / PARTIAL, config.out / "config.json"
-    wanted = {name: value for name, value in plain(config).items() if name != "out"}
+    wanted = {name: value for name, value in options_as_json(config).items() if name != "out"}
     shape = (entries, config.trainings, 2)
     if not options.exists():
         if path.exists() or (config.out / "table.npz").exists():
             raise ValueError(f"{config.out} holds a table without {options}: name another --out")
         check_free(config.out)
         config.out.mkdir(parents=True, exist_ok=True)
-        save(config.out, np.full(shape, np.nan, np.float32), 0.0)
-    claim(config.out, wanted, (PARTIAL,))
+        save_accuracies(config.out, np.full(shape, np.nan, np.float32), 0.0)
+    claim_folder(config.out, wanted, (PARTIAL,))
     if not path.exists():
         raise ValueError(
             f"{options} tells of a table whose {PARTIAL} is missing: put it back, or name another"
@@ -132,13 +134,15 @@ def begun(config: Bench, entries: int) -> tuple[Float[np.ndarray, "entry trainin
         )
     found = read_arrays(path, "accuracy", "seconds")
     if found["accuracy"].shape != shape:
-        raise ValueError(f"{path} has accuracies {found['accuracy'].shape}; wanted {shape}")
+        raise ValueError(f"{path} has accuracies {found['accuracy'].shape}; expected {shape}")
     return found["accuracy"], float(found["seconds"])
 
 
-def save(out: Path, found: Float[np.ndarray, "entry training 2"], seconds: float) -> None:
+def save_accuracies(
+    out: Path, found: Float[np.ndarray, "entry training 2"], seconds: float
+) -> None:
     """Writes what has been trained to the folder."""
-    with whole(out / PARTIAL) as aside, aside.open("wb") as file:
+    with atomic_write(out / PARTIAL) as aside, aside.open("wb") as file:
         np.savez(file, allow_pickle=False, accuracy=found, seconds=seconds)
 
 
@@ -157,11 +161,13 @@ def draw(out: Path, found: Float[np.ndarray, "entry training 2"]) -> Figure:
 
 def main(config: Bench) -> dict[str, Any]:
     """Trains what is missing; writes the table, its summary and its figure."""
-    space, child = children.networks("macro", config)
+    space, child = children.space_and_network("macro", config)
     sample, source = children.samplers(config.dataset, config)
-    codes = everything(space)
-    found, seconds = begun(config, len(codes))
-    reward = both(child, config.budget, *(sample[part] for part in ("train", "held_out", "test")))
+    codes = all_architectures(space)
+    found, seconds = load_accuracies(config, len(codes))
+    reward = accuracies(
+        child, config.budget, *(sample[part] for part in ("train", "held_out", "test"))
+    )
     key, execute = jax.random.key(config.seed), over_devices(maml.task_mesh())
     missing = np.argwhere(np.isnan(found[..., 0]).T)  # all of a training, then all of the next
     blocks = [missing[start : start + BLOCK] for start in range(0, len(missing), BLOCK)]
@@ -172,13 +178,13 @@ def main(config: Bench) -> dict[str, Any]:
         for place, value in execute(reward, items):
             found[block[place][1], block[place][0]] = value
         seconds += time.perf_counter() - since
-        save(config.out, found, seconds)
+        save_accuracies(config.out, found, seconds)
     table = {"code": codes.astype(np.uint8), "accuracy": found.astype(np.float16)}
-    with whole(config.out / "table.npz") as aside, aside.open("wb") as file:
+    with atomic_write(config.out / "table.npz") as aside, aside.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **table)
     draw(config.out, found)
     facts = {"architectures": len(codes), "source": source, "seconds": {"train": seconds}}
-    return write("maml_bench", config, config.out, facts, record=False)
+    return write_summary("maml_bench", config, config.out, facts, record=False)
 
 
 if __name__ == "__main__":

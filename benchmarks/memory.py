@@ -41,7 +41,7 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import write_text
-from benchmarks.harness.folders import own
+from benchmarks.harness.folders import script_folder
 from benchmarks.harness.plot import save_figure
 from maml.types import LossFn, Params
 from tasks.language import Transformer, next_token, passages, synthetic
@@ -245,7 +245,7 @@ def draw(rows: Sequence[Row]) -> Figure:
 def main(options: Options) -> list[Row]:
     """Measures everything and prints the tables; what is measured is written as it comes."""
     if options.out:
-        own("memory", options)
+        script_folder("memory", options)
     problems = {model: problem(model, options) for model in options.model}
     options_used = asdict(options) | {"inner_rate": options.rate}
     facts = {"device": hardware.device(), "versions": hardware.versions()}

@@ -163,7 +163,7 @@ def algorithm(config: MetaRL, loss: LossFn, *, evaluating: bool = False) -> maml
     }.get(config.algorithm, lambda: maml.maml(loss, scaled(rate), steps))()
 
 
-def evaluated(
+def evaluation_learner(
     problem: Problem, config: MetaRL, trajectories: int | None = None
 ) -> tuple[maml.Learner, LossFn]:
     """(What adapts in an evaluation, its loss), both on trajectories drawn on the way."""

@@ -26,7 +26,7 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.study import Result, Study, by_step, run
-from benchmarks.meta_rl import MetaRL, Problem, evaluated
+from benchmarks.meta_rl import MetaRL, Problem, evaluation_learner
 from benchmarks.report import figures, published, tables
 from maml.mapping import each_task
 from maml.rl.environment import rollout
@@ -149,7 +149,7 @@ def study(config: Navigation) -> Study:
         gcd(config.meta_batch, config.goals), heavy=True, devices=config.devices, chunk=None
     )
     environment, policy, *_ = chosen
-    learner, loss = evaluated(chosen, config, config.eval_trajectories)
+    learner, loss = evaluation_learner(chosen, config, config.eval_trajectories)
     counts = {"horizon": config.horizon, "trajectories": config.eval_trajectories}
 
     def metric(params: Params, goal: Array, key: RandomKey) -> dict[str, Array]:
@@ -189,7 +189,7 @@ def walks(
 ) -> Float[Array, "goal update trajectory time 2"]:
     """Walks to some goals after 0, 1, ... updates, NaN where they have ended."""
     environment, policy, *_ = chosen = problem(config)
-    learner, _ = evaluated(chosen, config, config.eval_trajectories)
+    learner, _ = evaluation_learner(chosen, config, config.eval_trajectories)
     counts = {"horizon": config.horizon, "trajectories": 6}
 
     def metric(params: Params, goal: Array, key: RandomKey) -> Array:
@@ -211,7 +211,7 @@ def main(config: Navigation) -> Result:
             result.out,
             {name: f"{name} adaptation" for name in ("before", "after")},
             "mean return",
-            title=f"{published.task_of(result.summary)}, {config.algorithm}",
+            title=f"{published.task_title(result.summary)}, {config.algorithm}",
             levels={} if config.corners else PUBLISHED,
         )
     if config.algorithm != "rl2":

@@ -145,7 +145,7 @@ def main(config: FewShot) -> Result:
         result.out,
         {"accuracy": "meta-training tasks, adapted"},
         "accuracy, %",
-        title=f"{published.task_of(result.summary)}, {config.algorithm}",
+        title=f"{published.task_title(result.summary)}, {config.algorithm}",
         validated="accuracy",
         scale=100,
     )

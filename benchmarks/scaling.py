@@ -31,7 +31,7 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import own
+from benchmarks.harness.folders import script_folder
 from benchmarks.harness.plot import save_figure
 from maml.sampling import few_shot
 from maml.types import Params
@@ -192,7 +192,7 @@ def figure(found: dict[str, dict[int, float]]) -> Figure:
 def main(options: Options) -> None:
     """Measures, prints, and writes what was found."""
     if options.out:
-        own("scaling", options)
+        script_folder("scaling", options)
     rows = layouts(options)
     show(rows, options)
     found = growth(options)

@@ -184,7 +184,7 @@ def main(config: Sinusoid) -> Result:
         result.out,
         {"mse": "meta-training tasks, adapted"},
         "mean squared error",
-        title=f"{published.task_of(result.summary)}, {config.algorithm}",
+        title=f"{published.task_title(result.summary)}, {config.algorithm}",
         validated="mse",
     )
     if config.algorithm != "oracle":

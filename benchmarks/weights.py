@@ -26,8 +26,8 @@ from benchmarks.harness import folders, summaries, supervised
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import read_arrays, whole
-from benchmarks.harness.schemas import TEXT, TRAINED, fitting, parsed
+from benchmarks.harness.files import atomic_write, read_arrays
+from benchmarks.harness.schemas import TEXT, TRAINED, check_schema, parse_json
 from benchmarks.harness.stored import latest
 from benchmarks.harness.study import products
 from benchmarks.harness.supervised import Experiment
@@ -39,18 +39,18 @@ OPTIONS = "options"
 PATHS = "data", "out", "start_from"
 
 
-def save(path: Path, learned: MetaParams, config: dict[str, Any]) -> None:
+def save_weights(path: Path, learned: MetaParams, config: dict[str, Any]) -> None:
     """Writes meta-parameters and the options of their run, whole or not at all.
 
     Raises:
         ValueError: the file is there and holds something else than weights.
     """
     if path.exists():
-        options(path)
+        read_options(path)
     arrays = {name: _rounded(np.asarray(leaf)) for name, leaf in by_path(learned).items()}
     arrays[OPTIONS] = np.array(json.dumps(config))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
@@ -63,31 +63,31 @@ def _rounded(leaf: np.ndarray) -> np.ndarray:
     return half if (np.isfinite(half) == np.isfinite(leaf)).all() else leaf
 
 
-def options(path: Path) -> FewShot:
+def read_options(path: Path) -> FewShot:
     """The options of the run that a file comes from.
 
     Raises:
         ValueError: it is no such file.
     """
     found = read_arrays(path, OPTIONS)[OPTIONS]
-    return _config(parsed(str(found), {}, f"{OPTIONS} of {path}"), path)
+    return _config(parse_json(str(found), {}, f"{OPTIONS} of {path}"), path)
 
 
-def trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
+def load_trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
     """The experiment of a file's run, its options but for the changes, and the meta-parameters."""
-    config = replace(options(path), **changes)
+    config = replace(read_options(path), **changes)
     chosen = experiment(config)
-    return chosen, config, meta_params(path, initial(chosen, config))
+    return chosen, config, meta_params(path, initial_params(chosen, config))
 
 
-def initial(chosen: Experiment, config: FewShot) -> MetaParams:
+def initial_params(chosen: Experiment, config: FewShot) -> MetaParams:
     """The meta-parameters before meta-training, whose paths and shapes are those of the trained."""
     return chosen.algorithm.init(chosen.initial(config.seed))
 
 
 def _config(found: dict[str, Any], source: Path) -> FewShot:
     known = {field.name for field in fields(FewShot)}
-    fitting(found, dict.fromkeys(PATHS, (TEXT, None)), source)
+    check_schema(found, dict.fromkeys(PATHS, (TEXT, None)), source)
     given: dict[str, Any] = {name: value for name, value in found.items() if name in known}
     given |= {name: Path(found[name]) for name in PATHS if found.get(name)}
     try:
@@ -133,17 +133,17 @@ def main(asked: Weights) -> None:
         raise ValueError(f"one file is written, one or more are read; got {len(files)}")
     file, *others = files
     if asked.run:
-        write(file, asked.run)
+        write_weights(file, asked.run)
         return
     given = ("data", "ways", "shots", "eval_tasks", "eval_steps")
     changes = {name: getattr(asked, name) for name in given if getattr(asked, name) is not None}
     if asked.ways is not None:
-        before = options(file)
+        before = read_options(file)
         changes["train_ways"] = before.train_ways or before.ways
-    chosen, config, learned = trained(file, **changes)
+    chosen, config, learned = load_trained(file, **changes)
     if others:
-        chosen, learned = together(files, config, chosen, learned)
-    out = folders.own(f"weights-{file.stem}", asked)
+        chosen, learned = load_ensemble(files, config, chosen, learned)
+    out = folders.script_folder(f"weights-{file.stem}", asked)
     start = time.perf_counter()
     found: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
     found |= {"seeds": len(files)} if others else {}
@@ -154,10 +154,10 @@ def main(asked: Weights) -> None:
     found |= {"weights": [own.name for own in files]}
     when = min(config.inner_steps, config.eval_steps)
     found |= summaries.headline(found, chosen.headline, when)
-    tables.show(summaries.write(chosen.name, config, out, found, record=asked.record))
+    tables.show(summaries.write_summary(chosen.name, config, out, found, record=asked.record))
 
 
-def together(
+def load_ensemble(
     files: Sequence[Path], config: FewShot, single: Experiment, first: MetaParams
 ) -> tuple[Experiment, MetaParams]:
     """The ensemble of files whose options differ in their seed alone.
@@ -166,23 +166,23 @@ def together(
         ValueError: they differ in others.
     """
     for file in files[1:]:
-        own = replace(options(file), seed=config.seed)
-        if own != replace(options(files[0]), seed=config.seed):
+        own = replace(read_options(file), seed=config.seed)
+        if own != replace(read_options(files[0]), seed=config.seed):
             raise ValueError(f"{file} is of another run than {files[0]}, in more than the seed")
-    like = initial(single, config)
+    like = initial_params(single, config)
     members = [first, *(meta_params(file, like) for file in files[1:])]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     return experiment(config, members=len(files)), stacked
 
 
-def write(file: Path, run: Path) -> None:
+def write_weights(file: Path, run: Path) -> None:
     """Writes the meta-parameters of a run's last checkpoint to a file.
 
     Raises:
         ValueError: the run is not of few-shot learning, has not ended, or its checkpoint is not
             that of its summary; or the file is there and holds something else.
     """
-    summary = summaries.ended(run, TRAINED)
+    summary = summaries.read_summary(run, TRAINED)
     config = _config(summary["config"], run)
     step = int(latest(run / "checkpoints").name)
     if step != summary["meta_steps"]:
@@ -193,9 +193,9 @@ def write(file: Path, run: Path) -> None:
     if config.seeds > 1:
         raise ValueError(f"{run} trained {config.seeds} seeds, and a file holds the weights of one")
     chosen = experiment(config)
-    found = meta_params(run, initial(chosen, config))
+    found = meta_params(run, initial_params(chosen, config))
     free = dict.fromkeys(PATHS) | {"resume": False, "record": False}
-    save(file, found, folders.plain(config) | free)
+    save_weights(file, found, folders.options_as_json(config) | free)
     print(f"{file}: {file.stat().st_size / 1024:.0f} KB")
 
 

@@ -24,7 +24,7 @@ class Runs:
         interrupted = len(self.configs) == self.interrupted_at
         summary = {"mean": 0.5 - lost + 0.01 * config.seed, "interrupted": interrupted}
         summary |= {"seconds": {"train": 2.0}}
-        folders.claim(config.out, folders.lasting("omniglot", config))
+        folders.claim_folder(config.out, folders.result_options("omniglot", config))
         (config.out / "log.jsonl").touch()
         (config.out / "summary.json").write_text(json.dumps(summary))
         return Result(config.out, summary, None)

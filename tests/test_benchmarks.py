@@ -268,15 +268,15 @@ def test_a_recorded_run_is_a_row_of_the_table(waves, tmp_path, monkeypatch):
     monkeypatch.setattr(summaries, "RESULTS", tmp_path)
     config = replace(waves, record=True)
     summary = supervised.run(sinusoid.experiment(config), config).summary
-    assert tables.recorded(tmp_path) == [summary]
+    assert tables.read_results(tmp_path) == [summary]
     assert tables.cell([summary], "1") in tables.markdown([summary])
 
 
 @pytest.mark.parametrize("page", tables.PAGES, ids=str)
 def test_a_page_holds_the_tables_of_the_recorded_results(page):
     text = page.read_text()
-    made = tables.PAGES[page](tables.recorded())
-    assert "|" in made and tables.with_tables(text, made) == text
+    made = tables.PAGES[page](tables.read_results())
+    assert "|" in made and tables.insert_tables(text, made) == text
 
 
 def test_runs_that_differ_in_their_seed_are_one_row_with_an_interval_over_seeds():

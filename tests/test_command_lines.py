@@ -313,7 +313,7 @@ def test_what_cannot_be_meant_is_refused_with_status_2_before_any_work(
         ({"meta_batch": True}, "meta_batch must be an integer; got True"),
         ({"meta_batch": 2.0}, "meta_batch must be an integer; got 2.0"),
         ({"cosine": 1}, "cosine must be true or false; got 1"),
-        ({"tokens": 3}, "tokens must be a text; got 3"),
+        ({"tokens": 3}, "tokens must be a string; got 3"),
         ({"seed": None}, "seed must be an integer; got None"),
         ({"outer_rate": "0.1"}, "outer_rate must be a finite number; got '0.1'"),
         ({"algorithm": "mamba"}, "algorithm must be one of maml, .*; got 'mamba'"),
@@ -367,7 +367,7 @@ def recorded():
     mine = {ROOT / "results" / name for name in ("runs", "demo")}  # are not committed
     paths = (ROOT / "results").rglob("summary.json")
     paths = (path for path in paths if mine.isdisjoint(path.parents))
-    found = tables.recorded(ROOT / "results") + [json.loads(path.read_text()) for path in paths]
+    found = tables.read_results(ROOT / "results") + [json.loads(path.read_text()) for path in paths]
     return {run["command"]: run for run in found if "command" in run and "config" in run}
 
 
@@ -398,7 +398,7 @@ GONE = {"memory": None}
 def test_recorded_commands_still_mean_what_they_meant(run):
     module, *argv = run["command"].split()[2:]
     script = module.removeprefix("benchmarks.")
-    config = folders.plain(parse(script, argv))
+    config = folders.options_as_json(parse(script, argv))
     if script == "weights":  # its options, where they are given, change those of the file
         config = {name: value for name, value in config.items() if value is not None}
     before = {RENAMED.get(name, name): value for name, value in run["config"].items()}

@@ -97,7 +97,7 @@ def configure(
 
 
 @contextmanager
-def in_words() -> Iterator[None]:
+def exit_with_message() -> Iterator[None]:
     """What a script refuses, it refuses in one line."""
     try:
         yield
@@ -136,7 +136,7 @@ def launch(
         print(f"ValueError: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     try:
-        with in_words():
+        with exit_with_message():
             start(cache=getattr(config, "cache", True))
             main(config)
     except jax.errors.JaxRuntimeError as error:

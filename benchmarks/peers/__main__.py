@@ -36,8 +36,16 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import own
-from benchmarks.peers.ours import Arrays, Problem, Side, Workload, apart, doubled, ours
+from benchmarks.harness.folders import script_folder
+from benchmarks.peers.ours import (
+    Arrays,
+    Problem,
+    Side,
+    Workload,
+    as_float64,
+    our_side,
+    side_in_process,
+)
 
 GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # pixels cost no time
 WAVES = sinusoid.PRESETS["alpha-of-the-text-5-shot"]
@@ -93,7 +101,7 @@ def operations(ways: int, shots: int, queries: int, steps: int) -> float:
     return float(ways * (shots * steps * support + queries * query))
 
 
-def timed(run: Callable[[int], object], times: int = 1) -> float:
+def mean_seconds(run: Callable[[int], object], times: int = 1) -> float:
     """Seconds of a run, the mean of so many."""
     start = time.perf_counter()
     run(times)
@@ -103,7 +111,7 @@ def timed(run: Callable[[int], object], times: int = 1) -> float:
 def build(peer: str, problem: Problem) -> Side:
     """A peer's side; an ImportError says which package is missing."""
     if peer == "jax-naive":
-        return apart(problem)
+        return side_in_process(problem)
     return Side(*importlib.import_module("benchmarks.peers.theirs").build(peer, *problem))
 
 
@@ -115,7 +123,7 @@ def admit(peer: str, problem: Problem, expected: tuple[float, Arrays]) -> Side:
         ValueError: its loss or meta-gradient is another than ours.
     """
     with jax.enable_x64(True):
-        their_loss, their_grads = build(peer, doubled(problem)).check()
+        their_loss, their_grads = build(peer, as_float64(problem)).check()
     loss, grads = expected
     if not abs(their_loss - loss) <= TOLERANCE * abs(loss):
         raise ValueError(f"its loss is {their_loss:.8g}; ours is {loss:.8g}")
@@ -136,7 +144,7 @@ def measure(
     `after` is called after each round, and `say` is told what goes on while no clock runs.
     """
     say(now="maml")
-    mine, problem = ours(workload)
+    mine, problem = our_side(workload)
     expected, sides, failed = mine.check(), {"maml": mine}, {}
     for peer in options.peers:
         say(now=f"checking {peer}")
@@ -150,10 +158,10 @@ def measure(
         for name, side in sides.items():
             if turn == 0:
                 say(now=f"warming up {name}")
-                first[name] = timed(side.run)
+                first[name] = mean_seconds(side.run)
             elif name == "maml" or first[name] <= SLOW or turn <= SLOW_ROUNDS:
                 say(now=f"round {turn} of {options.rounds}: {name}")
-                spent = timed(side.run, times=max(1, round(SHORT / first[name])))
+                spent = mean_seconds(side.run, times=max(1, round(SHORT / first[name])))
                 seconds[name].append(spent / side.meta_steps)
         after()
     return seconds, failed
@@ -212,7 +220,7 @@ def show(summary: Summary) -> None:
 def main(options: Options) -> Summary:
     """Checks and times everything, prints the table, and writes summary.json."""
     if options.out:
-        own("peers", options)
+        script_folder("peers", options)
     matrix = np.ones((SIZE, SIZE), np.float32)
     products: dict[str, Callable[[], object]] = {"numpy": lambda: matrix @ matrix}
     threads = os.cpu_count() or 1
@@ -224,7 +232,7 @@ def main(options: Options) -> Summary:
 
     def clock_products() -> None:
         for name, call in products.items():
-            spent[name].append(timed(lambda _, call=call: call()))
+            spent[name].append(mean_seconds(lambda _, call=call: call()))
 
     columns = "{task.description}", TimeElapsedColumn(), "{task.fields[now]}"
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:

@@ -59,26 +59,26 @@ class Side(NamedTuple):
     meta_steps: int = 1
 
 
-def by_name(params: PyTree) -> Arrays:
+def leaves_by_name(params: PyTree) -> Arrays:
     """The leaves by their path."""
     leaves = by_path(params).items()
     return {name.removeprefix("params/"): np.asarray(leaf) for name, leaf in leaves}
 
 
-def doubled(tree: PyTree) -> PyTree:
+def as_float64(tree: PyTree) -> PyTree:
     """The same in float64: in float32, one program's rounding flips ReLUs of another's."""
     return jax.tree.map(
         lambda a: a.astype(np.float64) if getattr(a, "dtype", None) == np.float32 else a, tree
     )
 
 
-def in_turn(episodes: Episode, key: RandomKey) -> Episode:
+def roll_tasks(episodes: Episode, key: RandomKey) -> Episode:
     """The same tasks in another order, so that no work on them can leave a scan."""
     places = jax.random.randint(key, (), 0, 1024)
     return jax.tree.map(lambda leaf: jnp.roll(leaf, places, axis=0), episodes)
 
 
-def ours(workload: Workload) -> tuple[Side, Problem]:
+def our_side(workload: Workload) -> tuple[Side, Problem]:
     """Our side, several meta-steps in a scan as users run them, and what the peers solve."""
     few_shot = isinstance(workload, omniglot.FewShot)
     chosen = omniglot.experiment(workload) if few_shot else sinusoid.experiment(workload)
@@ -93,15 +93,15 @@ def ours(workload: Workload) -> tuple[Side, Problem]:
         return maml.meta_gradient(algorithm.grad, params, episodes, key, **options)
 
     def train(state: maml.MetaState, episodes: Episode, key: RandomKey) -> Any:
-        sample = jax.tree_util.Partial(in_turn, episodes)
+        sample = jax.tree_util.Partial(roll_tasks, episodes)
         prefetch = min(workload.prefetch, meta_steps)
         step = partial(maml.meta_step, algorithm, adam, **options)
         return maml.iterate(step, sample, state, key, meta_steps, prefetch=prefetch)
 
     def check() -> tuple[float, Arrays]:
         with jax.enable_x64(True):
-            grads, metrics = jax.jit(gradient)(*doubled((state.params, episodes)), key)
-            return float(metrics["loss"]), by_name(grads)
+            grads, metrics = jax.jit(gradient)(*as_float64((state.params, episodes)), key)
+            return float(metrics["loss"]), leaves_by_name(grads)
 
     jitted = jax.jit(train)
 
@@ -112,7 +112,7 @@ def ours(workload: Workload) -> tuple[Side, Problem]:
     side = Side(check, run, meta_steps)
     support, (query, targets) = jax.tree.map(np.asarray, episodes)
     tasks = support, (query.inputs if few_shot else query, targets)
-    params = by_name(chosen.initial())
+    params = leaves_by_name(chosen.initial())
     return side, Problem(params, tasks, workload.inner_rate, workload.inner_steps)
 
 
@@ -136,7 +136,7 @@ def mlp_loss(weights: Arrays, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.square(x - y).mean()
 
 
-def naive(problem: Problem) -> Side:
+def naive_side(problem: Problem) -> Side:
     """The usual way: every meta-step is one jitted call."""
     loss = conv4_loss if "conv0" in problem.params else mlp_loss
     adam = optax.adam(1e-3)
@@ -164,7 +164,7 @@ def naive(problem: Problem) -> Side:
 
     def check() -> tuple[float, Arrays]:
         value, grads, *_ = compiled(*start)
-        return float(value), by_name(grads)
+        return float(value), leaves_by_name(grads)
 
     def run(times: int) -> None:
         for _ in range(times):
@@ -173,7 +173,7 @@ def naive(problem: Problem) -> Side:
     return Side(check, run)
 
 
-def apart(problem: Problem) -> Side:
+def side_in_process(problem: Problem) -> Side:
     """`naive` in a process of its own, where JAX is as it comes: one device, all its threads."""
     pool = ProcessPoolExecutor(1, get_context("spawn"))
     pool.submit(_start, problem).result()
@@ -189,7 +189,7 @@ def _start(problem: Problem) -> None:
     os.environ.pop("PJRT_NPROC", None)
     double = any(leaf.dtype == np.float64 for leaf in problem.params.values())
     jax.config.update("jax_enable_x64", double)
-    _here.append(naive(problem))
+    _here.append(naive_side(problem))
 
 
 def _check() -> tuple[float, Arrays]:

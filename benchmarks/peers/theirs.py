@@ -29,7 +29,7 @@ class Problem(NamedTuple):
     steps: int
 
 
-def constant(name: str) -> bool:
+def is_constant(name: str) -> bool:
     """Whether a parameter does not adapt in the inner loop: a bias of batch normalisation."""
     return name.startswith("norm")
 
@@ -37,7 +37,7 @@ def constant(name: str) -> bool:
 strided = partial(functional.conv2d, stride=2)
 
 
-def unfolded(x: Tensor, kernel: Tensor) -> Tensor:
+def unfold_convolution(x: Tensor, kernel: Tensor) -> Tensor:
     """The same as a matrix times patches."""
     side = (x.shape[-1] - 1) // 2
     columns = functional.unfold(x, 3, stride=2)
@@ -66,7 +66,7 @@ def mlp_loss(weights: Weights, x: Tensor, y: Tensor) -> Tensor:
     return functional.mse_loss(x, y)
 
 
-class Part(torch.nn.Module):
+class Parameters(torch.nn.Module):
     """Parameters by name."""
 
     def __init__(self, weights: Weights) -> None:
@@ -82,17 +82,17 @@ class Loss(torch.nn.Module):
         super().__init__()
         leaves = problem.weights.items()
         self.loss, self.names = problem.loss, [*problem.weights]
-        self.adapted = Part({name: leaf for name, leaf in leaves if not constant(name)})
-        self.constant = Part({name: leaf for name, leaf in leaves if constant(name)})
+        self.adapted = Parameters({name: leaf for name, leaf in leaves if not is_constant(name)})
+        self.constant = Parameters({name: leaf for name, leaf in leaves if is_constant(name)})
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch."""
         parts = {False: self.adapted, True: self.constant}
-        weights = {name: getattr(parts[constant(name)], name) for name in self.names}
+        weights = {name: getattr(parts[is_constant(name)], name) for name in self.names}
         return self.loss(weights, inputs, targets)
 
 
-def one_by_one(problem: Problem, query_loss: Callable[[Batch, Batch], Tensor]) -> MetaGradient:
+def loop_over_tasks(problem: Problem, query_loss: Callable[[Batch, Batch], Tensor]) -> MetaGradient:
     """The mean over tasks in a Python loop, with one backward pass a task."""
     tasks = [*zip(*(zip(*batch, strict=True) for batch in problem.tasks), strict=True)]
 
@@ -109,7 +109,7 @@ def one_by_one(problem: Problem, query_loss: Callable[[Batch, Batch], Tensor]) -
 
 def loop(problem: Problem) -> MetaGradient:
     """Plain `torch.autograd.grad`, like learn2learn's."""
-    names = [name for name in problem.weights if not constant(name)]
+    names = [name for name in problem.weights if not is_constant(name)]
 
     def query_loss(support: Batch, query: Batch) -> Tensor:
         weights = dict(problem.weights)
@@ -121,7 +121,7 @@ def loop(problem: Problem) -> MetaGradient:
                 weights[name] = leaf - problem.rate * grad
         return problem.loss(weights, *query)
 
-    return one_by_one(problem, query_loss)
+    return loop_over_tasks(problem, query_loss)
 
 
 def higher(problem: Problem) -> MetaGradient:
@@ -137,7 +137,7 @@ def higher(problem: Problem) -> MetaGradient:
                 optimizer.step(loss(*support))
             return loss(*query)
 
-    return one_by_one(problem, query_loss)
+    return loop_over_tasks(problem, query_loss)
 
 
 def torchopt(problem: Problem) -> MetaGradient:
@@ -156,7 +156,7 @@ def torchopt(problem: Problem) -> MetaGradient:
             package.recover_state_dict(part, state)
         return value
 
-    return one_by_one(problem, query_loss)
+    return loop_over_tasks(problem, query_loss)
 
 
 def torch_func(problem: Problem) -> MetaGradient:
@@ -166,17 +166,20 @@ def torch_func(problem: Problem) -> MetaGradient:
     depends on the sizes and the machine whether that is faster or a product with patches.
     """
     if problem.loss is mlp_loss:
-        return vmapped(problem)
-    ways = [problem._replace(loss=partial(conv4_loss, convolve=way)) for way in (strided, unfolded)]
-    return min(map(vmapped, ways), key=partial(timeit, number=2))
+        return vmap_over_tasks(problem)
+    ways = [
+        problem._replace(loss=partial(conv4_loss, convolve=way))
+        for way in (strided, unfold_convolution)
+    ]
+    return min(map(vmap_over_tasks, ways), key=partial(timeit, number=2))
 
 
-def vmapped(problem: Problem) -> MetaGradient:
+def vmap_over_tasks(problem: Problem) -> MetaGradient:
     """The two transformations."""
     weights, tasks, loss, rate, steps = problem
 
     def query_loss(start: Weights, support: Batch, query: Batch) -> Tensor:
-        adapted = {name: leaf for name, leaf in start.items() if not constant(name)}
+        adapted = {name: leaf for name, leaf in start.items() if not is_constant(name)}
         for _ in range(steps):
             grads = torch.func.grad(lambda part: loss(start | part, *support))(adapted)
             adapted = {name: leaf - rate * grads[name] for name, leaf in adapted.items()}

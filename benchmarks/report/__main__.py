@@ -20,11 +20,11 @@ from rich.table import Table
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import write_text
-from benchmarks.harness.folders import FREE, own
+from benchmarks.harness.folders import FREE, script_folder
 from benchmarks.harness.plot import read_log, save_figure
-from benchmarks.harness.schemas import BANDITS, MEAN, SUMMARY, VALUES, curve_of, fitting
-from benchmarks.harness.summaries import ended
-from benchmarks.report.published import Summary, published, task_of
+from benchmarks.harness.schemas import BANDITS, MEAN, SUMMARY, VALUES, check_schema, curve_schema
+from benchmarks.harness.summaries import read_summary
+from benchmarks.report.published import Summary, published_values, task_title
 from benchmarks.report.tables import METRICS, cell
 
 
@@ -41,13 +41,13 @@ class Report:
         check(self)
 
 
-def read(runs: tuple[Path, ...]) -> list[Summary]:
+def read_summaries(runs: tuple[Path, ...]) -> list[Summary]:
     """The summaries of some runs.
 
     Raises:
         ValueError: a folder is no finished run of a benchmark with a table, or they are of several.
     """
-    summaries = [ended(run, SUMMARY) for run in runs]
+    summaries = [read_summary(run, SUMMARY) for run in runs]
     names = sorted({summary["benchmark"] for summary in summaries})
     if len(names) != 1 or names[0] not in METRICS:
         raise ValueError(
@@ -55,7 +55,7 @@ def read(runs: tuple[Path, ...]) -> list[Summary]:
         )
     own = {METRICS[names[0]][0]: {str: MEAN}, "config": BANDITS if names[0] == "bandits" else {}}
     for run, summary in zip(runs, summaries, strict=True):
-        fitting(summary, own, run / "summary.json")
+        check_schema(summary, own, run / "summary.json")
     return summaries
 
 
@@ -74,7 +74,7 @@ def rows(summaries: list[Summary]) -> list[list[str]]:
     table = [["after", *labels(summaries), "published"]]
     for step in steps:
         cells = [cell([s], step) if step in s[metric] else "" for s in summaries]
-        theirs = {published(s).get(step, "") for s in summaries}
+        theirs = {published_values(s).get(step, "") for s in summaries}
         table.append([step, *cells, theirs.pop() if len(theirs) == 1 else ""])
     return table
 
@@ -84,10 +84,10 @@ def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figur
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes, (metric, scale, unit, _) = figure.subplots(), METRICS[summaries[0]["benchmark"]]
     for run, label in zip(runs, labels(summaries), strict=True):
-        lines = read_log(run, curve_of(metric) | dict.fromkeys((metric, "after"), VALUES))
+        lines = read_log(run, curve_schema(metric) | dict.fromkeys((metric, "after"), VALUES))
         if not all({"val", metric, "after"} & line.keys() for line in lines):
             raise ValueError(f"{run / 'log.jsonl'} has a line without {metric}; wanted it in all")
-        points = [scale * _shown(line, metric) for line in lines]
+        points = [scale * _mean_of_line(line, metric) for line in lines]
         axes.plot([line["step"] for line in lines], points, label=fill(label, 80))
     axes.set(xlabel="meta-steps", ylabel=unit)
     axes.grid(alpha=0.3)
@@ -95,7 +95,7 @@ def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figur
     return save_figure(figure, out / "curves.png")
 
 
-def _shown(line: dict[str, Any], metric: str) -> float:
+def _mean_of_line(line: dict[str, Any], metric: str) -> float:
     if line.get("val"):
         curve = line["val"][metric]
         shown = curve[[*curve][-1]]["mean"]
@@ -106,14 +106,14 @@ def _shown(line: dict[str, Any], metric: str) -> float:
 
 def main(options: Report) -> list[list[str]]:
     """Prints the table and writes both files."""
-    summaries = read(options.runs)
-    table, tasks = rows(summaries), dict.fromkeys(map(task_of, summaries))
+    summaries = read_summaries(options.runs)
+    table, tasks = rows(summaries), dict.fromkeys(map(task_title, summaries))
     title = f"{', '.join(tasks)}: {METRICS[summaries[0]['benchmark']][2]} (95% CI)"
     shown = Table(*table[0], title=title)
     for row in table[1:]:
         shown.add_row(*row)
     Console().print(shown)
-    out = own("report", options)
+    out = script_folder("report", options)
     head, *body = [f"| {' | '.join(row)} |" for row in table]
     lines = [f"# {title}", "", head, "| " + "--- | " * len(table[0]), *body, ""]
     named = zip(labels(summaries), summaries, strict=True)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import maml
 from benchmarks.harness.plot import read_log, save_figure
-from benchmarks.harness.schemas import VALUES, curve_of
+from benchmarks.harness.schemas import VALUES, curve_schema
 from benchmarks.harness.supervised import Experiment
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
@@ -43,7 +43,7 @@ def learning_curve(
     Returns:
         The figure.
     """
-    schema = dict.fromkeys(names, VALUES) | (curve_of(validated) if validated else {})
+    schema = dict.fromkeys(names, VALUES) | (curve_schema(validated) if validated else {})
     lines = read_log(out, schema)
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -52,7 +52,7 @@ def learning_curve(
         values = np.array(
             [np.ravel(np.array(line.get(name), float)) for line in lines]
         )  # None is NaN
-        band(axes, steps, scale * values, words)
+        draw_band(axes, steps, scale * values, words)
     curves = [line["val"][validated] for line in lines if line.get("val")] if validated else []
     for step in dict.fromkeys(("0", [*curves[0]][-1])) if curves else ():
         mean, ci95 = (
@@ -70,7 +70,7 @@ def learning_curve(
     return save_figure(figure, out / "learning_curve.png")
 
 
-def band(axes: Axes, x: list[int], values: Float[np.ndarray, "x seed"], label: str) -> None:
+def draw_band(axes: Axes, x: list[int], values: Float[np.ndarray, "x seed"], label: str) -> None:
     """Draws the mean over seeds, and each of several seeds as a thin line."""
     (mean,) = axes.plot(x, values.mean(axis=1), label=label)
     if (seeds := values.shape[1]) > 1:

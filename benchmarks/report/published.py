@@ -64,7 +64,7 @@ MDPS = {
 }
 
 
-def task_of(summary: Summary) -> str:
+def task_title(summary: Summary) -> str:
     """What was asked: `omniglot 5-way 1-shot`."""
     config = summary["config"]
     words = [config.get("dataset") or summary["benchmark"]]
@@ -77,7 +77,7 @@ def task_of(summary: Summary) -> str:
     return " ".join(words)
 
 
-def published(summary: Summary) -> dict[str, str]:
+def published_values(summary: Summary) -> dict[str, str]:
     """What the papers print for this task, algorithm and model, by inner step."""
     config = summary["config"]
     if summary["benchmark"] == "bandits":
@@ -86,4 +86,6 @@ def published(summary: Summary) -> dict[str, str]:
         cells = BANDITS.get((budget, config["arms"])) if bandit else MDPS.get(budget)
         return dict.fromkeys(("total", "at the last rate"), cells[place]) if cells else {}
     model = config.get("model") or ""
-    return PUBLISHED.get((task_of(summary), summary["algorithm"], model.removesuffix("-pool")), {})
+    return PUBLISHED.get(
+        (task_title(summary), summary["algorithm"], model.removesuffix("-pool")), {}
+    )

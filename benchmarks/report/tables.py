@@ -15,11 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.command_line import in_words
+from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import FREE, RESULTS
 from benchmarks.harness.statistics import over_seeds
-from benchmarks.report.published import PUBLISHED, Summary, published, task_of
+from benchmarks.report.published import PUBLISHED, Summary, published_values, task_title
 from benchmarks.search import tables as searches
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -54,9 +54,9 @@ def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
 def show(summary: Summary) -> None:
     """Prints the table of one run, with what has to be known to compare it."""
     metric, _, unit, _ = METRICS[summary["benchmark"]]
-    theirs = published(summary)
+    theirs = published_values(summary)
     also = [name for name in summary if name.startswith(f"{metric}_")]
-    table = Table(title=f"{task_of(summary)}, {summary['algorithm']}: {unit} (95% CI)")
+    table = Table(title=f"{task_title(summary)}, {summary['algorithm']}: {unit} (95% CI)")
     for column in ("inner steps", "ours", *also, "best checkpoint", "published"):
         if column != "best checkpoint" or "best" in summary:
             table.add_column(column, justify="right")
@@ -64,17 +64,17 @@ def show(summary: Summary) -> None:
         row = [step, *(cell([summary], step, name) for name in (metric, *also))]
         row += [cell([summary | summary["best"]], step)] if "best" in summary else []
         table.add_row(*row, theirs.get(step, ""))
-    facts = [counted(summary["meta_steps"], "meta-step"), counted(summary["tasks"], "test task")]
-    facts += [counted(seeds, "seed")] if (seeds := summary.get("seeds")) else []
+    facts = [quantity(summary["meta_steps"], "meta-step"), quantity(summary["tasks"], "test task")]
+    facts += [quantity(seeds, "seed")] if (seeds := summary.get("seeds")) else []
     facts += [f"{norm} batch norm"] if (norm := summary["batch_norm"]) != "none" else []
     if summary["benchmark"] in ("omniglot", "sinusoid"):
-        facts.append(f"{counted(summary['query_size'], 'query point')} per task")
+        facts.append(f"{quantity(summary['query_size'], 'query point')} per task")
     facts += [f"{name} {value:g} s" for name, value in summary["seconds"].items()]
     table.caption = ", ".join([*facts, summary["device"]])
     Console().print(table)
 
 
-def counted(number: int, thing: str) -> str:
+def quantity(number: int, thing: str) -> str:
     """A number of things, in the singular or the plural.
 
     >>> counted(1, "seed"), counted(5, "seed")
@@ -83,13 +83,13 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def recorded(folder: Path = RESULTS) -> list[Summary]:
+def read_results(folder: Path = RESULTS) -> list[Summary]:
     """Every result line that is committed, oldest first."""
     files = sorted(folder.glob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
+def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
     """Runs that differ in their seed alone, together; of one seed the latest.
 
     Where the options of one are all of those of another, the rest are younger than it.
@@ -122,7 +122,7 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
 
     Below it one sentence names the published numbers without a result.
     """
-    groups, parts = grouped(summaries), []
+    groups, parts = group_by_seed(summaries), []
     for benchmark in benchmarks:
         metric, _, unit, _ = METRICS[benchmark]
         rows = [row for runs in groups if runs[0]["benchmark"] == benchmark for row in _rows(runs)]
@@ -150,7 +150,7 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
 def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
     first = runs[0]
     metric = METRICS[first["benchmark"]][0]
-    theirs = published(first)
+    theirs = published_values(first)
     own = min(first["config"]["inner_steps"], len(first[metric]) - 1)
     seeds = str(max(first.get("seeds", 1), len(runs)))
     minutes = np.mean([sum(run["seconds"].values()) for run in runs]) / 60
@@ -166,7 +166,7 @@ def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
             also.append(cell(runs, step, f"{metric}_inductive"))
             also.append(cell([run | run.get("best", {}) for run in runs], step))
         yield [
-            *(task_of(first), first["algorithm"], first["preset"], step, cell(runs, step)),
+            *(task_title(first), first["algorithm"], first["preset"], step, cell(runs, step)),
             *(", ".join(also), theirs.get(step, ""), seeds, setting, f"{minutes:.1f}"),
             f"`{command}`",
         ]
@@ -177,7 +177,7 @@ def _natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
 
 
-def with_tables(page: str, tables: str) -> str:
+def insert_tables(page: str, tables: str) -> str:
     """The page with these tables between the two marks.
 
     Raises:
@@ -210,7 +210,7 @@ HEADLINES = (
 
 def headlines(summaries: Iterable[Summary]) -> str:
     """The rows of `HEADLINES`, without their commands."""
-    rows = {(row[-1], row[3]): row for runs in grouped(summaries) for row in _rows(runs)}
+    rows = {(row[-1], row[3]): row for runs in group_by_seed(summaries) for row in _rows(runs)}
     head = ["task", "algorithm", "inner steps", "ours", "published", "unit", "seeds", "minutes"]
     lines = [head, ["---"] * len(head)]
     for command, step in HEADLINES:
@@ -232,6 +232,6 @@ PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
 if __name__ == "__main__":
     shape = argparse.RawDescriptionHelpFormatter
     argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
-    with in_words():
+    with exit_with_message():
         for page, tables in PAGES.items():
-            write_text(page, with_tables(page.read_text(), tables(recorded())))
+            write_text(page, insert_tables(page.read_text(), tables(read_results())))

@@ -62,7 +62,7 @@ class Children:
     shared_steps: int = 0
     """Meta-steps of weights that all children share; 0 is none."""
 
-    def judge(self, space: str, dataset: str | None) -> None:
+    def check_options(self, space: str, dataset: str | None) -> None:
         """Refuses options outside their bounds, and those that children of a space do not read.
 
         Args:
@@ -86,16 +86,16 @@ class Children:
         check_size(tasks * images * self.side**2, f"episodes of {images} images", fewer)
 
 
-def convolutions(options: Children) -> macro.Macro:
+def macro_config(options: Children) -> macro.Macro:
     """The space of 2016, with these options."""
     names = ("layers", "side", "sizes", "strides", "filters")
     return macro.Macro(**{name: getattr(options, name) for name in names})
 
 
-def networks(space: str, options: Children) -> tuple[Space, Child]:
+def space_and_network(space: str, options: Children) -> tuple[Space, Child]:
     """The space, and what turns tokens into a model."""
     if space == "macro":
-        own = convolutions(options)
+        own = macro_config(options)
         return macro.space(own), partial(macro.MacroNet, own, ways=options.ways)
     own = cells.Cells(blocks=options.blocks, features=options.filters[-1])
     return cells.space(own), partial(cells.CellNet, own, ways=options.ways)

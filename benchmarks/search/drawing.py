@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.harness.plot import save_figure
-from benchmarks.search.children import convolutions
-from benchmarks.search.live import best_of
+from benchmarks.search.children import macro_config
+from benchmarks.search.live import best_child
 from tasks.architectures.cells import COMBINERS, STRIDES
 from tasks.architectures.macro import Macro, decode
 from tasks.architectures.operations import OPERATIONS
@@ -34,7 +34,7 @@ class Graph(NamedTuple):
     edges: set[tuple[int, int]]
 
 
-def of_network(macro: Macro, tokens: Sequence[int]) -> Graph:
+def network_graph(macro: Macro, tokens: Sequence[int]) -> Graph:
     """The layers of a network of the convolutional space; the head reads what no layer does."""
     nodes, edges = [f"image, {macro.side} x {macro.side}"], set()
     for number, layer in enumerate(decode(macro, jnp.asarray(tokens)), 1):
@@ -43,10 +43,10 @@ def of_network(macro: Macro, tokens: Sequence[int]) -> Graph:
         what = f"{features} filters of {height} x {width}\nstride {down} x {right}"
         nodes.append(f"{what}, leaves {rows} x {columns}")
         edges |= {(source, number) for source, read in enumerate(reads) if read}
-    return _ended("the best network", nodes, edges, "head", since=1)
+    return _with_end("the best network", nodes, edges, "head", since=1)
 
 
-def of_cells(tokens: Sequence[int]) -> list[Graph]:
+def cell_graphs(tokens: Sequence[int]) -> list[Graph]:
     """The normal and the reduction cell; what no block reads is put out."""
     found = []
     for kind, own in zip(STRIDES, np.reshape(tokens, (2, -1, 5)).tolist(), strict=True):
@@ -56,11 +56,11 @@ def of_cells(tokens: Sequence[int]) -> list[Graph]:
             edges |= {(state, len(nodes)) for state in (first, second)}
             parts = f"{OPERATIONS[one]} of {a}\n{OPERATIONS[other]} of {b}"
             nodes.append(f"{name}: {COMBINERS[combiner]}\n{parts}")
-        found.append(_ended(f"the best {kind} cell", nodes, edges, "put out", since=2))
+        found.append(_with_end(f"the best {kind} cell", nodes, edges, "put out", since=2))
     return found
 
 
-def _ended(
+def _with_end(
     title: str, nodes: list[str], edges: set[tuple[int, int]], end: str, *, since: int
 ) -> Graph:
     read = {source for source, _ in edges}
@@ -68,22 +68,24 @@ def _ended(
     return Graph(title, [*nodes, end], edges | loose)
 
 
-def best(out: Path, config: Any, chosen: dict[str, list[tuple[float, list[int]]]]) -> Figure:
+def draw_best(out: Path, config: Any, chosen: dict[str, list[tuple[float, list[int]]]]) -> Figure:
     """Of all that strategies have chosen, that of the highest accuracy; `best.png`."""
     pairs = [pair for pairs in chosen.values() for pair in pairs]
-    _, tokens = pairs[best_of(np.array([value for value, _ in pairs], float))]
+    _, tokens = pairs[best_child(np.array([value for value, _ in pairs], float))]
     macro = config.space == "macro"
-    return draw(out, [of_network(convolutions(config), tokens)] if macro else of_cells(tokens))
+    return draw_graphs(
+        out, [network_graph(macro_config(config), tokens)] if macro else cell_graphs(tokens)
+    )
 
 
-def draw(out: Path, graphs: Sequence[Graph]) -> Figure:
+def draw_graphs(out: Path, graphs: Sequence[Graph]) -> Figure:
     """The graphs side by side, from the top down; `best.png`."""
     depths = [_depths(graph) for graph in graphs]
     height = 1.2 * (1 + max(map(max, depths)))
     figure = Figure(figsize=(4.5 * len(graphs), height), layout="constrained")
     row = figure.subplots(1, len(graphs), squeeze=False)[0]
     for axes, graph, depth in zip(row, graphs, depths, strict=True):
-        _draw(axes, graph, depth)
+        _draw_graph(axes, graph, depth)
     return save_figure(figure, out / "best.png")
 
 
@@ -95,7 +97,7 @@ def _depths(graph: Graph) -> list[int]:
     return depths
 
 
-def _draw(axes: Axes, graph: Graph, depths: list[int]) -> None:
+def _draw_graph(axes: Axes, graph: Graph, depths: list[int]) -> None:
     width, seen, places = Counter(depths), Counter[int](), []
     for depth in depths:
         places.append((2 * (seen[depth] - (width[depth] - 1) / 2), -float(depth)))

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import maml
-from benchmarks.harness.folders import check_free, claim, plain, recovered
+from benchmarks.harness.folders import check_free, claim_folder, options_as_json, recover_lines
 from benchmarks.harness.schemas import CHILD
 from benchmarks.harness.terminal import bar
 from benchmarks.search import children
@@ -66,7 +66,7 @@ def measure(
             has a finite reward.
     """
     sample, source = learning
-    lines = kept(config, out)
+    lines = kept_children(config, out)
     again = reward.from_scratch(child, sample["train"], sample["test"], config.budget)
     rewards, best, found = (defaultdict(list) for _ in range(3))
     share = 0.0
@@ -83,17 +83,19 @@ def measure(
                     continue
                 init_key, key, last_key = jax.random.split(key, 3)
                 mine = {"run": run, "strategy": name}
-                done = [was(line) for line in lines if line.items() >= mine.items()]
-                keep = keeper(out, mine, lines, move)
+                done = [child_of_line(line) for line in lines if line.items() >= mine.items()]
+                keep = child_recorder(out, mine, lines, move)
                 start, budget = strategy.init(init_key), config.children
                 _, history = drive(
                     strategy, earned, start, key, budget, execute, done=done, keep=keep
                 )
                 rewards[name].append(np.asarray(history.rewards))
-                chosen = history.tokens[best_of(rewards[name][-1])]
+                chosen = history.tokens[best_child(rewards[name][-1])]
                 found[name].append(chosen.tolist())
                 items = [(chosen, key) for key in jax.random.split(last_key, RETRAININGS)]
-                best[name].append(np.mean([raised(value) for _, value in execute(again, items)]))
+                best[name].append(
+                    np.mean([raise_if_error(value) for _, value in execute(again, items)])
+                )
     stacked = {name: np.stack(found) for name, found in rewards.items()}
     seconds = {n: sum(x["seconds"] for x in lines if x["strategy"] == n) + 0.0 for n in best}
     seconds |= {"share": share} if config.shared_steps else {}
@@ -103,14 +105,14 @@ def measure(
     return Outcome(stacked, reported, broken, seconds, {"chosen": chosen, "source": source})
 
 
-def raised(outcome: Any) -> Any:
+def raise_if_error(outcome: Any) -> Any:
     """The outcome, unless it is an exception."""
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def best_of(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:
+def best_child(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:
     """The child with the best reward of those that are not broken.
 
     Raises:
@@ -122,7 +124,7 @@ def best_of(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]
     return np.where(finite, rewards, -np.inf).argmax(axis=-1)
 
 
-def kept(config: Any, out: Path) -> list[dict[str, Any]]:
+def kept_children(config: Any, out: Path) -> list[dict[str, Any]]:
     """The children of these searches that a folder holds.
 
     A line that was cut off is a child to train again.
@@ -130,30 +132,30 @@ def kept(config: Any, out: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: they are of other options, or those of the folder's options are missing.
     """
-    wanted = {name: value for name, value in plain(config).items() if name not in FREE}
+    wanted = {name: value for name, value in options_as_json(config).items() if name not in FREE}
     log, options = out / KEPT, out / "config.json"
     if options.exists() and not log.exists():
         raise ValueError(
             f"{options} tells of a search whose {KEPT} is missing: put it back, or name another"
             " folder with --out"
         )
-    lines = recovered(log, CHILD)
+    lines = recover_lines(log, CHILD)
     if lines and not options.exists():
         raise ValueError(f"{log} holds children, and there is no {options} of theirs: put it back")
     check_free(out, (KEPT,))
     out.mkdir(parents=True, exist_ok=True)
     log.touch()
-    claim(out, wanted, (KEPT,))
+    claim_folder(out, wanted, (KEPT,))
     return [x for x in lines if x["run"] < config.repeats and x["strategy"] in config.strategies]
 
 
-def was(line: dict[str, Any]) -> Child:
+def child_of_line(line: dict[str, Any]) -> Child:
     """The child of a line."""
     value = float("nan") if line["reward"] is None else line["reward"]
     return Child(line["number"], np.array(line["tokens"]), value)
 
 
-def keeper(
+def child_recorder(
     out: Path,
     search: dict[str, Any],
     lines: list[dict[str, Any]],

@@ -42,13 +42,13 @@ def _chance(p: float | None) -> str:
     return f"{p:.1e}" if p > 1e-9 else "< 1e-9"
 
 
-def named(name: str, summary: Summary) -> str:
+def strategy_label(name: str, summary: Summary) -> str:
     """The strategy, and how many of its children were broken, if any were."""
     count = summary["broken"][name]
     return f"{name} ({count} broken)" if count else name
 
 
-def where(summary: Summary) -> str:
+def task_title(summary: Summary) -> str:
     """What was searched."""
     shared = ", shared weights" if summary.get("config", {}).get("shared_steps") else ""
     return f"{summary['space']} {summary['dataset']}{shared}"
@@ -56,11 +56,11 @@ def where(summary: Summary) -> str:
 
 def show(summary: Summary) -> None:
     """Prints the table of one comparison."""
-    table = Table(title=f"{where(summary)}, %", box=box.SIMPLE)
+    table = Table(title=f"{task_title(summary)}, %", box=box.SIMPLE)
     for column in ("strategy", *HEAD):
         table.add_column(column, justify="right", no_wrap=True)
     for name, cells in rows(summary).items():
-        table.add_row(named(name, summary), *cells)
+        table.add_row(strategy_label(name, summary), *cells)
     optimum = f"; the best there is: {summary['optimum']:.2f}" if "optimum" in summary else ""
     lost = sum(summary["broken"].values())
     broken = f"; {lost} rewards were not finite and count as the worst" if lost else ""
@@ -83,10 +83,10 @@ def markdown(summaries: Iterable[Summary]) -> str:
             lines.append(
                 (
                     *(
-                        where(summary),
+                        task_title(summary),
                         f"{summary['children']} x {summary['runs']}",
                         how,
-                        named(name, summary),
+                        strategy_label(name, summary),
                         *cells,
                     ),
                     *(f"{summary['seconds'][name]:.1f}", f"`{summary['command']}`"),

@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.harness.folders import RESULTS
-from benchmarks.search.live import Outcome, best_of
+from benchmarks.search.live import Outcome, best_child
 from maml.search import Strategy, search
 from maml.types import RandomKey
 from tasks.architectures import graphs, tabular
@@ -18,7 +18,7 @@ from tasks.architectures.tabular import Table, lookup
 TABLE = RESULTS / "maml-bench" / "table.npz"  # of MAML-Bench
 
 
-def read(config: Any) -> tuple[Table, str]:
+def read_table(config: Any) -> tuple[Table, str]:
     """The table, and the name of its data set.
 
     Raises:
@@ -43,7 +43,7 @@ def read(config: Any) -> tuple[Table, str]:
     return tabular.nasbench_macro(config.table), "cifar10"
 
 
-def searches(strategy: Strategy, table: Table, config: Any) -> Callable[[RandomKey], Any]:
+def search_program(strategy: Strategy, table: Table, config: Any) -> Callable[[RandomKey], Any]:
     """Many searches in one program: (rewards, reports `[run, child]`, broken rewards)."""
 
     def one(key: RandomKey) -> Any:
@@ -72,11 +72,11 @@ def measure(config: Any, compared: dict[str, Strategy], table: Table) -> Outcome
     for name in track(config.strategies, description="searches"):
         started = time.perf_counter()
         key = jax.random.fold_in(jax.random.key(config.seed), list(compared).index(name))
-        found, reports, lost = jax.device_get(searches(compared[name], table, config)(key))
+        found, reports, lost = jax.device_get(search_program(compared[name], table, config)(key))
         seconds[name] = time.perf_counter() - started
         broken[name] = int(lost.sum())
         rewards[name] = found
-        best[name] = reports.astype(float)[np.arange(config.repeats), best_of(found)]
+        best[name] = reports.astype(float)[np.arange(config.repeats), best_child(found)]
     return Outcome(rewards, best, broken, seconds, {"optimum": optimum(table)})
 
 
