@@ -103,12 +103,12 @@ def test_the_test_is_one_sided_and_of_unequal_variances():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--space nasbench201", "reads a file of yours: --table FILE"),
+        ("--space nasbench201", "needs a file; name it with --table FILE"),
         ("--table nowhere.npz", "at nowhere.npz"),
         ("--table nowhere.npz --dataset svhn", "got 'svhn'"),
-        ("--space macro-table --table x --dataset cifar100", "of cifar10 alone"),
+        ("--space macro-table --table x --dataset cifar100", "dataset must be cifar10"),
         ("--space macro-table --table nowhere.json", "at nowhere.json"),
-        ("--space maml-bench --dataset glyphs", "of omniglot alone; got 'glyphs'"),
+        ("--space maml-bench --dataset glyphs", "must be omniglot for MAML-Bench; got 'glyphs'"),
     ],
 )
 def test_what_is_refused_is_refused_in_one_line(words, says):
@@ -125,8 +125,8 @@ def test_what_is_refused_is_refused_in_one_line(words, says):
         ({"batch": 0}, "batch must be >= 1"),
         ({"batch": 30}, "must divide 100 children; got 30"),
         ({"rate": 0.0}, "rate must be >= 1e-30; got 0.0"),
-        ({"space": "graphs", "table": Path("file")}, "no file; got file"),
-        ({"space": "macro", "table": Path("file")}, "reads no table; got file"),
+        ({"space": "graphs", "table": Path("file")}, "a package, not a file; got --table file"),
+        ({"space": "macro", "table": Path("file")}, "reads no table; got --table file"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, says):
