@@ -27,7 +27,7 @@ def workload(request):
 
 @pytest.mark.parametrize("peer", peers.PEERS)
 def test_every_peer_computes_what_we_compute(workload, peer, monkeypatch):
-    monkeypatch.setattr(peers, "apart", ours.naive_side)  # the run below has it apart
+    monkeypatch.setattr(peers, "spawn_side", ours.naive_side)  # the run below has it apart
     if peer != "jax-naive":
         pytest.importorskip("torch")
     if peer in ("higher", "torchopt"):
@@ -43,7 +43,7 @@ def test_a_first_order_meta_gradient_is_told_from_ours(workload, monkeypatch):
         return lambda *args: jax.lax.stop_gradient(grad(loss)(*args))
 
     expected, problem = workload
-    monkeypatch.setattr(peers, "apart", ours.naive_side)  # in this process
+    monkeypatch.setattr(peers, "spawn_side", ours.naive_side)  # in this process
     monkeypatch.setattr(jax, "grad", first_order)
     with pytest.raises(ValueError, match="its meta-gradient differs by"):
         peers.admit("jax-naive", problem, expected)
