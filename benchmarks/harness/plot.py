@@ -10,11 +10,14 @@ from benchmarks.harness.schemas import COUNT
 
 
 def read_log(out: Path, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the lines of a run's `log.jsonl`.
+    """Reads the `log.jsonl` of a run.
 
     Args:
         out: Folder of the run.
-        schema: Schema of a line, beside its step.
+        schema: Schema of a line, besides its step.
+
+    Returns:
+        The lines.
 
     Raises:
         ValueError: As `read_lines`.
