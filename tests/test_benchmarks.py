@@ -179,7 +179,7 @@ def test_validation_tasks_are_not_the_test_tasks(waves):
     [
         ({"ways": 2000}, r"2000 ways need as many classes; the split has \d+"),
         ({"queries": 20}, "1 shots \\+ 20 queries need as many examples; a class has 20"),
-        ({"algorithm": "reptile", "batch_norm": "running"}, "records no running averages"),
+        ({"algorithm": "reptile", "batch_norm": "running"}, "batch_norm must not be running"),
         ({"algorithm": "reptile"}, "reptile needs inner_steps >= 2; got 1"),
         ({"algorithm": "fomaml", "hvp": "forward"}, "through the inner steps.*; got 'forward'"),
         ({"precision": "tensorfloat32"}, "a CPU has float32 and bfloat16, and no tensorfloat32"),

@@ -234,7 +234,7 @@ BROKEN = {
         {"config": [1]},
         r"got \[1\] at 'config'; expected an obj",
     ),
-    "no mse in the log": ("log.jsonl", {"mse": ...}, "log.jsonl has a line without mse"),
+    "no mse in the log": ("log.jsonl", {"mse": ...}, "log.jsonl must have mse; got one without"),
     "a text as mse": (
         "log.jsonl",
         {"mse": "0.5"},
@@ -313,7 +313,7 @@ def test_no_script_writes_over_results_of_others(script, tmp_path, monkeypatch):
         out.mkdir()
         for name, text in content.items():
             (out / name).write_text(text)
-        with pytest.raises(ValueError, match=r"holds|tells of a search whose"):
+        with pytest.raises(ValueError, match=r"holds|is that of a search whose"):
             module.main(options(out=out))
         assert {path.name: path.read_text() for path in out.iterdir()} == content
     here = tmp_path / "here"
@@ -386,7 +386,7 @@ def test_a_demo_replaces_an_earlier_one_at_its_end_and_nothing_else(quick_demo, 
 def test_a_demo_refuses_a_folder_that_is_not_its_own_before_any_work(quick_demo, tmp_path):
     (tmp_path / "glyphs").mkdir()
     (tmp_path / "glyphs" / "config.json").write_text('{"benchmark": "sinusoid"}')
-    with pytest.raises(ValueError, match="glyphs is no run of omniglot, so it is not replaced"):
+    with pytest.raises(ValueError, match="glyphs is not a run of omniglot"):
         quick_demo(tmp_path, 1)
     assert [path.name for path in tmp_path.rglob("*")] == ["glyphs", "config.json"]
 
@@ -422,7 +422,7 @@ def test_a_table_of_architectures_is_not_begun_anew(tmp_path):
     with pytest.raises(ValueError, match=r"accuracies \(4, 3, 2\); expected \(5, 3, 2\)"):
         load_accuracies(config, 5)
     (config.out / maml_bench.PARTIAL).unlink()
-    with pytest.raises(ValueError, match=r"partial\.npz is missing: put it back"):
+    with pytest.raises(ValueError, match=r"partial\.npz is missing; put it back"):
         load_accuracies(config, 4)
     (config.out / "config.json").unlink()
     (config.out / "table.npz").write_bytes(b"mine")

@@ -126,8 +126,8 @@ def test_a_decision_process_is_measured_by_the_best_policy(tmp_path):
         (WALK, {"horizon": 0}, "horizon must be >= 1; got 0"),
         (WALK, {"trajectories": 0}, "trajectories must be >= 1; got 0"),
         (WALK, {"seeds": 0}, "seeds must be >= 1; got 0"),
-        (ARMS, {"inner_steps": 2}, "10 is not divided by 3"),
-        (ARMS, {"inner_steps": 0}, "at least one update"),
+        (ARMS, {"inner_steps": 2}, "got budget 10 and inner_steps 2"),
+        (ARMS, {"inner_steps": 0}, "got budget 10 and inner_steps 0"),
         (ARMS, {"arms": 1}, "arms must be >= 2; got 1"),
     ],
 )

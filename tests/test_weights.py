@@ -61,9 +61,9 @@ def test_files_of_several_seeds_are_evaluated_as_an_ensemble(run, file, tmp_path
         changed = json.loads(archive["options"].item()) | {"inner_rate": 9.0}
         arrays = dict(archive) | {"options": np.array(json.dumps(changed))}
     np.savez(other, allow_pickle=False, **arrays)
-    with pytest.raises(ValueError, match="in more than the seed"):
+    with pytest.raises(ValueError, match="must differ in the seed alone"):
         weights.main(weights.Weights(files=(file, other), eval_tasks=3))
-    with pytest.raises(ValueError, match=r"one file is written.*got 2"):
+    with pytest.raises(ValueError, match=r"one with --run; got 2"):
         weights.main(weights.Weights(files=(file, file), run=run.out))
 
 
@@ -107,7 +107,9 @@ def test_weights_are_those_of_the_summary_of_a_run_of_few_shot_learning(run, wav
     out = shutil.copytree(run.out, tmp_path / "run")
     summary = json.loads((out / "summary.json").read_text())
     (out / "summary.json").write_text(json.dumps(summary | {"meta_steps": 1}))
-    with pytest.raises(ValueError, match="is of 1 meta-steps, and its last checkpoint of 2"):
+    with pytest.raises(
+        ValueError, match="is that of 1 meta-steps, but its last checkpoint that of 2"
+    ):
         weights.main(weights.Weights(files=(path,), run=out))
     assert not path.exists()
 
@@ -126,7 +128,7 @@ def waves(tmp_path_factory):
 def test_a_report_has_a_column_for_each_run_and_a_curve(waves, tmp_path, capsys):
     options = report.Report(runs=tuple(result.out for result in waves), out=tmp_path)
     table = report.main(options)
-    assert table[0] == ["after", "seed 0", "seed 1", "published"]
+    assert table[0] == ["inner steps", "seed 0", "seed 1", "published"]
     assert table[2][0] == "1" and table[2][3] == "0.67"
     for place, result in enumerate(waves, 1):
         assert table[2][place].startswith(f"{result.summary['mse']['1']['mean']:.3f} ±")
