@@ -50,7 +50,7 @@ def launch(
         print(f"ValueError: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     try:
-        with one_line_errors():
+        with exit_with_message():
             if isinstance(options, Mapping):
                 print("Loading the data and making the initial parameters.", file=sys.stderr)
             start(cache=getattr(config, "cache", True))
@@ -197,7 +197,7 @@ def script_name() -> str | None:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def exit_with_message() -> Iterator[None]:
     """Within it, what is refused ends the script with one line."""
     try:
         yield

@@ -78,9 +78,9 @@ def train(
     done = int(np.max(state.step))
     with checkpoints(folder, config.save_seconds) as saved:
         saved.finish(done, state, -np.inf)
-        log = folders.recovered(out / "log.jsonl", LINE, lambda line: line["step"] <= done)
+        log = folders.recover_lines(out / "log.jsonl", LINE, lambda line: line["step"] <= done)
         if config.resume:
-            folders.goes_on(out, config, done)
+            folders.record_changed_options(out, config, done)
         if done and done not in (line["step"] for line in log):
             print(f"The line of step {done} is missing in {out / 'log.jsonl'}.")
         seconds["train"] = sum(line["seconds"] for line in log)
