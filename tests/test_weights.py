@@ -34,7 +34,7 @@ def file(run, tmp_path):
 def test_a_file_holds_what_the_last_checkpoint_holds(run, file):
     _, config, loaded = weights.load_trained(file)
     assert config.ways == 5 and config.out is None and config.data is None
-    for got, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(run.meta_params), strict=True):
+    for got, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(run.of_seed()), strict=True):
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, np.asarray(wanted, np.float16).astype(np.float32))
 
@@ -97,7 +97,7 @@ def test_a_run_starts_from_the_weights_in_a_file(run, file, tmp_path):
     started = supervised.run(omniglot.experiment(config), config)
     assert started.summary["start_from"] == str(file)
     _, _, loaded = weights.load_trained(file)
-    jax.tree.map(np.testing.assert_array_equal, started.meta_params, loaded)
+    jax.tree.map(np.testing.assert_array_equal, started.of_seed(), loaded)
 
 
 def test_weights_are_those_of_the_summary_of_a_run_of_few_shot_learning(run, waves, tmp_path):
