@@ -227,8 +227,7 @@ class TestWhatIsShown:
         random, ppo = tables.markdown([summary]).splitlines()[2:]
         assert "| random | 1.00 ± 1.00 |" in random
         assert (
-            "| ppo (18 broken) | not finite ± not finite | not finite |" in ppo
-            and ppo.count("not finite") == 6
+            "| ppo (18 broken) | not finite ± not finite |" in ppo and ppo.count("not finite") == 6
         )
 
     def test_no_network_is_the_best_of_those_without_an_accuracy(self):

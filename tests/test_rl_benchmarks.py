@@ -97,7 +97,7 @@ def test_rewards_that_are_not_finite_end_the_run_and_say_since_when(tmp_path, mo
         return walk._replace(step=step)
 
     monkeypatch.setattr(navigation.navigation, "navigation", broken)
-    with pytest.raises(FloatingPointError, match=r"is \S+ since meta-step 0 of the seed"):
+    with pytest.raises(FloatingPointError, match=r"seed 0: \w+ is \S+ since meta-step 0"):
         navigation.main(replace(WALK, out=tmp_path / "run"))
     assert not (tmp_path / "run" / "summary.json").exists()
 
