@@ -230,7 +230,7 @@ def test_heavy_tasks_have_a_core_each_and_light_ones_share_one():
     assert layout(25, heavy=False) == (None, None)
     heavy = layout(20, heavy=True)
     assert heavy.mesh and (heavy.chunk, heavy.mesh.size) == (1, 5)
-    assert str(heavy) == "5 x cpu, 1 tasks at a time on each"
+    assert str(heavy) == "5 x cpu, 1 task at a time on each"
     asked = hardware.layout(20, heavy=True, devices=2, chunk=0)
     assert asked.mesh and (asked.chunk, asked.mesh.size) == (None, 2)
 
