@@ -173,7 +173,6 @@ def main(config: Bandits) -> Result:
     config = replace(config, trajectories=config.budget // (config.inner_steps + 1))
     result = run(study(config), config)
     tables.show(result.summary)
-    print(f"Results: {result.out}")
     return result
 
 

@@ -223,7 +223,6 @@ def main(config: Navigation) -> Result:
     if config.algorithm != "rl2":
         goals = held_out(config)[:4]
         figures.paths(result.out, jax.jit(partial(walks, config))(result.of_seed(), goals), goals)
-    print(f"Results and figures: {result.out}")
     return result
 
 

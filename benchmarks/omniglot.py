@@ -153,7 +153,6 @@ def main(config: FewShot) -> Result:
         scale=100,
     )
     figures.episodes(result.out, omniglot, result.of_seed(), max(1, config.inner_steps))
-    print(f"Results and figures: {result.out}")
     return result
 
 

@@ -192,7 +192,6 @@ def main(config: Sinusoid) -> Result:
     )
     if config.algorithm != "oracle":
         figures.fits(result.out, sinusoids, result.of_seed())
-    print(f"Results and figures: {result.out}")
     return result
 
 

@@ -54,7 +54,9 @@ def launch(
             if isinstance(options, Mapping):
                 print("Loading the data and making the initial parameters.", file=sys.stderr)
             start(cache=getattr(config, "cache", True))
-            main(config)
+            result = main(config)
+        if folder := getattr(result, "out", None):
+            print(f"Results and figures: {folder}")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
