@@ -1,1 +1,1 @@
-"""One script an experiment: `python -m benchmarks.NAME --help`."""
+"""One script for each experiment: `python -m benchmarks.NAME --help`."""

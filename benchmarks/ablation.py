@@ -1,10 +1,13 @@
-"""What each remedy of MAML++ is worth: all of them, all but one, and none; 20-way 1-shot Omniglot.
+"""Ablation of the components of MAML++ on 20-way 1-shot Omniglot.
 
-    python -m benchmarks.ablation --data FOLDER     # half an hour a seed
+Meta-trains with all components, with all but one, and with none, and reports the accuracy that each
+of them gains.
 
-Three inner steps and two tasks a meta-step, so that two cores can train it often enough; numbers
-are to be compared with each other, and not with the tables of papers. Runs that are there already
-are not run again, and a killed one goes on.
+    python -m benchmarks.ablation --data FOLDER     # half an hour for each seed
+
+With three inner steps and two tasks in a meta-step, two cores can train all runs; so the numbers
+are to be compared with each other, not with the tables of papers. Finished runs are not repeated,
+and an interrupted run is resumed.
 """
 
 from dataclasses import dataclass, replace
@@ -62,15 +65,15 @@ class Ablation:
     """Options of the ablation."""
 
     data: Path | None = None
-    """Folder of Omniglot, as that of `benchmarks.omniglot`."""
+    """Folder of Omniglot, as in `benchmarks.omniglot`."""
     out: Path = folders.RESULTS / "runs" / "ablation"
-    """Where the runs, `summary.json` and `ablation.png` are written."""
+    """Folder of the runs, `summary.json` and `ablation.png`."""
     seeds: int = 3
-    """How many are trained: 0, 1, ..."""
+    """Number of seeds that are trained: 0, 1, ..."""
     meta_steps: int = ALL.meta_steps
-    """Of each run; the schedules shrink with them."""
+    """Number of meta-steps of each run; the schedules shrink with it."""
     dataset: Literal["omniglot", "glyphs"] = "omniglot"
-    """Or glyphs, which need no data."""
+    """Data set; glyphs need no download."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -80,40 +83,48 @@ class Ablation:
         check_used(self, ("data",), self.dataset == "omniglot", "dataset omniglot")
 
 
-def summary_of(options: Ablation, variant: str, seed: int) -> Summary:
-    """Of a run that is run, or resumed, unless it is there.
+def run_variant(options: Ablation, variant: str, seed: int) -> Summary:
+    """Runs or resumes a run, unless it is finished.
+
+    Args:
+        options: Options of the ablation.
+        variant: Name in `VARIANTS`.
+        seed: Seed of the run.
+
+    Returns:
+        The summary of the run.
 
     Raises:
-        SystemExit: it was interrupted; the same command goes on with it.
-        ValueError: the folder holds a run of other options.
+        SystemExit: The run was interrupted; the same command resumes it.
+        ValueError: The folder holds a run of other options.
     """
     out = options.out / "runs" / f"{variant.replace(' ', '-')}-{seed}"
-    begun = (out / "log.jsonl").exists()
+    exists = (out / "log.jsonl").exists()
     shrunk = {n: getattr(ALL, n) * options.meta_steps // ALL.meta_steps for n in SCHEDULED}
-    shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": begun}
+    shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": exists}
     config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
-    ended = (out / "summary.json").exists()
-    found = summaries.ended(out, FINISHED) if ended else {"interrupted": True}
-    if found["interrupted"]:
-        found = run(experiment(config), config).summary
+    finished = (out / "summary.json").exists()
+    summary = summaries.read_summary(out, FINISHED) if finished else {"interrupted": True}
+    if summary["interrupted"]:
+        summary = run(experiment(config), config).summary
     else:
-        folders.claim(out, folders.lasting("omniglot", config))
-    if found["interrupted"]:
-        raise SystemExit(f"{out} was interrupted; the same command goes on with it.")
-    return found
+        folders.claim_folder(out, folders.result_options("omniglot", config))
+    if summary["interrupted"]:
+        raise SystemExit(f"{out} was interrupted; the same command resumes it.")
+    return summary
 
 
 def main(options: Ablation) -> Summary:
-    """Runs what is missing, prints the table, draws the figure."""
-    wanted = folders.lasting("ablation", options)
-    del wanted["seeds"]  # others may be added
-    folders.claim(options.out, wanted)
+    """Runs all missing runs, prints the table and draws the figure."""
+    claimed = folders.result_options("ablation", options)
+    del claimed["seeds"]  # seeds may be added
+    folders.claim_folder(options.out, claimed)
     runs = {
-        variant: [summary_of(options, variant, seed) for seed in range(options.seeds)]
+        variant: [run_variant(options, variant, seed) for seed in range(options.seeds)]
         for variant in VARIANTS
     }
-    means = {name: [[run["mean"]] for run in found] for name, found in runs.items()}
-    values = {name: np.array(of_seeds, float) for name, of_seeds in means.items()}  # None is NaN
+    means = {name: [[run["mean"]] for run in seeds] for name, seeds in runs.items()}
+    values = {name: np.array(column, float) for name, column in means.items()}  # None is NaN
     variants = {
         name: {
             "accuracy": over_seeds(v),
@@ -122,13 +133,13 @@ def main(options: Ablation) -> Summary:
         }
         for name, v in values.items()
     }
-    table = Table("MAML++ with", "accuracy, %", "lost beside all of it", title="20-way 1-shot")
+    table = Table("MAML++ with", "accuracy, %", "loss against all", title="20-way 1-shot")
     for name, row in variants.items():
-        table.add_row(name, *(_percent(row[part]) for part in ("accuracy", "lost")))
+        table.add_row(name, *(_percent(row[key]) for key in ("accuracy", "lost")))
     Console().print(table)
-    seconds = {name: sum(run["seconds"]["train"] for run in found) for name, found in runs.items()}
-    found = {"variants": variants, "seconds": seconds}
-    summary = summaries.write("ablation", options, options.out, found, record=False)
+    seconds = {name: sum(run["seconds"]["train"] for run in seeds) for name, seeds in runs.items()}
+    results = {"variants": variants, "seconds": seconds}
+    summary = summaries.write_summary("ablation", options, options.out, results, record=False)
     draw(options.out, values)
     return summary
 
@@ -140,7 +151,7 @@ def _percent(value: dict[str, float | None]) -> str:
 
 
 def draw(out: Path, values: dict[str, np.ndarray]) -> Figure:
-    """Each seed of each variant, and their means; `ablation.png`."""
+    """Draws the accuracy of each seed and variant, and the means; saved as `ablation.png`."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     for place, seeds in enumerate(values.values()):
@@ -148,7 +159,7 @@ def draw(out: Path, values: dict[str, np.ndarray]) -> Figure:
         axes.plot(100 * seeds.mean(), place, "|", color="black", markersize=18)
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
-    axes.set_xlabel("test accuracy, %: each seed, and the mean")
+    axes.set_xlabel("test accuracy of each seed, and the mean, %")
     axes.grid(alpha=0.3)
     return save_figure(figure, out / "ablation.png")
 

@@ -1,13 +1,14 @@
-"""Does the reward tell architectures apart? A pilot, before anyone searches.
+"""Pilot of an architecture search: does the reward distinguish architectures?
+
+Draws some architectures uniformly, meta-trains each of them several times, and reports which part
+of the variance of the reward is between architectures (the intraclass correlation).
 
     python -m benchmarks.architecture_pilot --data data/omniglot
-    python -m benchmarks.architecture_pilot --dataset glyphs        # no data, no network
+    python -m benchmarks.architecture_pilot --dataset glyphs        # needs no data and no network
 
-Some architectures are drawn uniformly and each is meta-trained several times. The intraclass
-correlation says which part of a reward's variance is the architecture's: the rest is noise that no
-strategy can learn from. Weights shared by all of the space are trained as well, and the ranks that
-they give are compared with those of training from scratch, whose own agreement is the most that
-could be hoped for.
+The rest of the variance is noise, from which no strategy can learn. Weights that the whole search
+space shares are trained too, and the ranks of their rewards are compared with those of training
+from scratch. The best agreement that can be expected is that of two trainings from scratch.
 """
 
 import time
@@ -27,12 +28,12 @@ from scipy import stats
 from benchmarks.harness import hardware
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import own, plain
+from benchmarks.harness.folders import options_as_json, script_folder
 from benchmarks.harness.plot import save_figure
 from benchmarks.harness.summaries import command
 from benchmarks.search import children
 from benchmarks.search.children import Children
-from benchmarks.search.figures import unbroken
+from benchmarks.search.figures import replace_broken
 from maml.search import Reward, uniform
 from tasks.architectures.reward import from_scratch
 
@@ -42,33 +43,31 @@ class Pilot(Children):
     """Options of the pilot."""
 
     space: Literal["macro", "cells"] = "macro"
-    """The convolutional space of 2016, or that of cells."""
+    """Search space: the convolutional space of 2016 (macro), or that of cells."""
     dataset: Literal["omniglot", "glyphs"] = "omniglot"
-    """Omniglot, or the characters of matplotlib's fonts, which need no download."""
+    """Data set; glyphs are the characters of matplotlib's fonts, which need no download."""
     architectures: int = 30
-    """How many are drawn."""
+    """Number of architectures that are drawn."""
     retrainings: int = 3
-    """How often each is meta-trained."""
+    """Number of times that each architecture is meta-trained."""
     shared_steps: int = 500
-    """Meta-steps of the shared weights; 0 is none."""
+    """Number of meta-steps of the shared weights; 0 trains none."""
     seed: int = 0
-    """Of the architectures and of all training."""
+    """Seed of the architectures and of all trainings."""
     out: Path | None = None
     """Folder of `summary.json` and of the figure; None is a new one under results/runs."""
 
     def __post_init__(self) -> None:
-        self.judge(self.space, self.dataset)
+        self.check_options(self.space, self.dataset)
 
 
-def intraclass(values: Float[np.ndarray, "architecture retraining"]) -> dict[str, Any]:
-    """Of one-way random effects: which part of the variance is between architectures.
+def intraclass_correlation(values: Float[np.ndarray, "architecture retraining"]) -> dict[str, Any]:
+    """The intraclass correlation of one-way random effects: the variance between architectures.
 
         ICC(1) = (B - W) / (B + (R - 1) W)
 
-    with the mean squares B between and W within; its 95% interval is that of F = B / W.
-
-    Args:
-        values: R rewards of each architecture.
+    with the mean squares B between and W within architectures, and R rewards of each. Its 95%
+    interval is that of F = B / W.
 
     Shrout, Fleiss: Intraclass correlations (Psychological Bulletin, 1979), ICC(1, 1).
     """
@@ -87,15 +86,17 @@ def intraclass(values: Float[np.ndarray, "architecture retraining"]) -> dict[str
     return {"icc": float(icc), "ci95": [float(low), float(high)], "p": p, "std": deviations}
 
 
-def ranks(one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]) -> dict[str, float]:
-    """Spearman's and Kendall's rank correlation."""
+def rank_correlations(
+    one: Float[np.ndarray, " n"], other: Float[np.ndarray, " n"]
+) -> dict[str, float]:
+    """The rank correlations of Spearman and Kendall."""
     pairs = {"spearman": stats.spearmanr(one, other), "kendall": stats.kendalltau(one, other)}
-    return {name: float(np.asarray(found)[0]) for name, found in pairs.items()}
+    return {name: float(np.asarray(pair)[0]) for name, pair in pairs.items()}
 
 
 def measure(config: Pilot) -> dict[str, Any]:
-    """Trains every child as often as asked for, and the shared weights once."""
-    space, child = children.networks(config.space, config)
+    """Trains every architecture `retrainings` times, and the shared weights once."""
+    space, child = children.space_and_network(config.space, config)
     sample, source = children.samplers(config.dataset, config)
     keys = jax.random.split(jax.random.key(config.seed), 4)
     drawn = jax.jit(jax.vmap(partial(uniform, space)))
@@ -103,13 +104,13 @@ def measure(config: Pilot) -> dict[str, Any]:
     call = jax.jit(lambda reward, tokens, key: reward(tokens, key))
 
     def all_of(reward: Reward, key: jax.Array, about: str) -> list[float]:
-        # A core is a device with children of its own: they wait in its queue.
+        # Each core is a device, whose child networks wait in its queue.
         jobs = zip(tokens, jax.random.split(key, len(tokens)), strict=True)
-        found = [
+        rewards = [
             call(*jax.device_put((reward, *job), device))
             for device, job in zip(cycle(jax.devices()), jobs, strict=False)
         ]
-        return [float(value) for value in track(found, description=about)]
+        return [float(value) for value in track(rewards, description=about)]
 
     scratch = from_scratch(child, sample["train"], sample["held_out"], config.budget)
     seconds, start = {}, time.perf_counter()
@@ -122,80 +123,86 @@ def measure(config: Pilot) -> dict[str, Any]:
     ]
     rewards = np.array(columns).T
     seconds["scratch"] = time.perf_counter() - start
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "source": source,
         "tokens": tokens.tolist(),
         "rewards": rewards.tolist(),
         "broken": int((~np.isfinite(rewards)).sum()),
     }
-    rewards = unbroken(rewards)
-    found["intraclass"] = intraclass(rewards)
+    rewards = replace_broken(rewards)
+    results["intraclass"] = intraclass_correlation(rewards)
     mean = rewards.mean(1)
     summaries = {"mean": np.mean, "best": np.max, "worst": np.min}
-    found["accuracy"] = {name: float(summary(mean)) for name, summary in summaries.items()}
-    found["retrained"] = ranks(rewards[:, 0], rewards[:, 1:].mean(1))
+    results["accuracy"] = {name: float(summary(mean)) for name, summary in summaries.items()}
+    results["retrained"] = rank_correlations(rewards[:, 0], rewards[:, 1:].mean(1))
     if config.shared_steps:
         start = time.perf_counter()
         reward = children.reward(space, child, sample, config, keys[2])
         seconds["share"], start = time.perf_counter() - start, time.perf_counter()
         shared = np.array(all_of(reward, keys[3], "shared weights"))
         seconds["shared"] = time.perf_counter() - start
-        found["shared"] = {"rewards": shared.tolist(), "mean": float(unbroken(shared).mean())}
-        found["shared"] |= ranks(unbroken(shared), mean)
+        results["shared"] = {
+            "rewards": shared.tolist(),
+            "mean": float(replace_broken(shared).mean()),
+        }
+        results["shared"] |= rank_correlations(replace_broken(shared), mean)
     trained = rewards.size * max(config.budget.meta_steps, 1)
-    found["ms_per_child_and_meta_step"] = 1e3 * seconds["scratch"] / trained
-    found["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
-    return found
+    results["ms_per_child_and_meta_step"] = 1e3 * seconds["scratch"] / trained
+    results["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
+    return results
 
 
-def draw(out: Path, found: dict[str, Any], ways: int) -> Figure:
-    """Every reward, architectures in the order of their means; `pilot.png`."""
-    rewards = np.array(found["rewards"])
+def draw(out: Path, results: dict[str, Any], ways: int) -> Figure:
+    """Draws every reward, with the architectures in the order of their means; `pilot.png`."""
+    rewards = np.array(results["rewards"])
     order = rewards.mean(1).argsort()
-    ratios = (3, 2) if "shared" in found else (3,)
+    ratios = (3, 2) if "shared" in results else (3,)
     figure = Figure(figsize=(1.8 * sum(ratios), 4), layout="constrained")
     left, *others = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
     places = np.arange(len(order))
     left.plot(places, rewards[order], ".", color="tab:blue", alpha=0.6)
     left.plot(places, rewards[order].mean(1), color="tab:blue", label="from scratch, mean")
     left.axhline(1 / ways, color="gray", linestyle=":", label="chance")
-    left.set(xlabel="architectures, by their mean", ylabel="accuracy after adaptation")
-    icc, (low, high) = found["intraclass"]["icc"], found["intraclass"]["ci95"]
+    left.set(
+        xlabel="architectures, in the order of their means", ylabel="accuracy after adaptation"
+    )
+    icc, (low, high) = results["intraclass"]["icc"], results["intraclass"]["ci95"]
     left.set_title(f"intraclass correlation {icc:.2f} [{low:.2f}, {high:.2f}]")
     for right in others:
-        shared = np.array(found["shared"]["rewards"])
+        shared = np.array(results["shared"]["rewards"])
         left.plot(places, shared[order], "x", color="tab:orange", label="shared weights")
         right.plot(rewards.mean(1), shared, "x", color="tab:orange")
         right.set(xlabel="from scratch, mean", ylabel="shared weights")
-        right.set_title(f"Spearman {found['shared']['spearman']:.2f}")
+        right.set_title(f"Spearman {results['shared']['spearman']:.2f}")
     left.legend()
     return save_figure(figure, out / "pilot.png")
 
 
 def main(config: Pilot) -> dict[str, Any]:
-    """Measures, prints, writes `summary.json` and draws."""
-    out = own("architecture_pilot", config)
-    found = measure(config) | {"config": plain(config)}
+    """Measures, prints the results, writes `summary.json` and draws the figure."""
+    out = script_folder("architecture_pilot", config)
+    results = measure(config) | {"config": options_as_json(config)}
     about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
-    write_text(out / "summary.json", as_json(found | about, indent=2) + "\n")
-    draw(out, found, config.ways)
-    accuracy, correlation = found["accuracy"], found["intraclass"]
+    write_text(out / "summary.json", as_json(results | about, indent=2) + "\n")
+    draw(out, results, config.ways)
+    accuracy, correlation = results["accuracy"], results["intraclass"]
     low, high = correlation["ci95"]
     print(
-        f"accuracy {accuracy['mean']:.3f}, of architectures {accuracy['worst']:.3f} to"
-        f" {accuracy['best']:.3f}; chance {1 / config.ways:.3f}"
+        f"mean accuracy {accuracy['mean']:.3f}, from {accuracy['worst']:.3f} to"
+        f" {accuracy['best']:.3f} over architectures; chance {1 / config.ways:.3f}"
     )
     print(
-        f"deviation between architectures {correlation['std']['between']:.4f}, between retrainings"
-        f" {correlation['std']['within']:.4f}; intraclass correlation {correlation['icc']:.2f}"
-        f" [{low:.2f}, {high:.2f}]"
+        f"standard deviation between architectures {correlation['std']['between']:.4f}, between"
+        f" retrainings {correlation['std']['within']:.4f}; intraclass correlation"
+        f" {correlation['icc']:.2f} [{low:.2f}, {high:.2f}]"
     )
-    for name in {"retrained", "shared"} & set(found):
-        rank = found[name]
+    for name in {"retrained", "shared"} & set(results):
+        rank = results[name]
         print(f"{name}: Spearman {rank['spearman']:.2f}, Kendall {rank['kendall']:.2f}")
-    print(f"{found['ms_per_child_and_meta_step']:.1f} ms a child and meta-step; {found['seconds']}")
+    speed = f"{results['ms_per_child_and_meta_step']:.1f} ms for each child and meta-step"
+    print(f"{speed}; seconds: {results['seconds']}")
     print(f"figure: {out / 'pilot.png'}")
-    return found
+    return results
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""Do sampled meta-gradients converge, and to the right one? Each surrogate on a decision process.
+"""Comparison of estimators of the meta-gradient in reinforcement learning.
+
+Estimates the meta-gradient of a random decision process with each surrogate loss, and draws the
+error over the number of trajectories.
 
     python -m benchmarks.estimators       # a minute on two cores
 
 The meta-gradient  d V(theta + rate grad V(theta)) / d theta  of a table of logits is known exactly.
-Its estimate takes the second derivative from a surrogate of N trajectories, and everything else
-exactly, so that what is seen is the surrogate's. DiCE and TayPO-2 become exact; the likelihood
-ratio keeps an error, that of taking the states for given; the score function has no second
-derivative at all here.
+An estimate takes the second derivative from a surrogate of N trajectories and all other terms
+exactly, so that its error is that of the surrogate. To be reached: DiCE and TayPO-2 converge to the
+exact meta-gradient; the likelihood ratio does not, because it ignores that states depend on the
+policy; and the second derivative of the score function is zero here.
 """
 
 from collections.abc import Callable
@@ -26,7 +29,7 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import own
+from benchmarks.harness.folders import script_folder
 from benchmarks.harness.plot import save_figure
 from benchmarks.harness.summaries import command
 from benchmarks.meta_rl import SURROGATES
@@ -44,18 +47,18 @@ class Estimators:
     """Options of the comparison."""
 
     out: Path | None = None
-    """Folder of the figure and of the numbers; None is a new one under results/runs."""
+    """Folder of the figure and of `estimators.json`; None is a new one under results/runs."""
     largest: int = 14
-    """Logarithm, base 2, of the most trajectories; they grow by four from 16."""
+    """Logarithm to base 2 of the largest number of trajectories; numbers are 16, 64, ..."""
     repeats: int = 20
-    """Estimates of each size, of which median and quartiles are shown."""
+    """Number of estimates for each number of trajectories; median and quartiles are drawn."""
 
     def __post_init__(self) -> None:
         check(self)
 
 
 def problem(key: RandomKey) -> tuple[Callable[[str, int, RandomKey], Array], Array]:
-    """(`estimate(surrogate, trajectories, key)`, the exact meta-gradient) of a random process."""
+    """A random process: `estimate(surrogate, trajectories, key)`, and the exact meta-gradient."""
     mdp_key, policy_key = jax.random.split(key)
     mdp = tabular.draw_mdp(mdp_key, STATES, ACTIONS)
     theta = jax.random.normal(policy_key, (STATES, ACTIONS))
@@ -73,16 +76,16 @@ def problem(key: RandomKey) -> tuple[Callable[[str, int, RandomKey], Array], Arr
     @partial(jax.jit, static_argnums=(0, 1))
     def estimate(surrogate: str, trajectories: int, key: RandomKey) -> Array:
         counts = {"horizon": HORIZON, "trajectories": trajectories}
-        seen = rollout(environment, policy, theta, mdp, key, **counts)
-        expected = baseline[jnp.arange(HORIZON), seen.observation.argmax(axis=-1)]
-        gained = jnp.cumsum((weights * seen.reward)[:, ::-1], axis=1)[:, ::-1]
-        advantage = gained - weights * expected
+        batch = rollout(environment, policy, theta, mdp, key, **counts)
+        expected = baseline[jnp.arange(HORIZON), batch.observation.argmax(axis=-1)]
+        returns = jnp.cumsum((weights * batch.reward)[:, ::-1], axis=1)[:, ::-1]
+        advantage = returns - weights * expected
 
         def mean(theta: Array) -> Array:
             log_prob = jax.vmap(jax.vmap(policy.family.log_prob))(
-                jax.vmap(policy.along, (None, 0))(theta, seen.observation), seen.action
+                jax.vmap(policy.along, (None, 0))(theta, batch.observation), batch.action
             )
-            return jax.vmap(SURROGATES[surrogate])(log_prob - seen.log_prob, advantage).mean()
+            return jax.vmap(SURROGATES[surrogate])(log_prob - batch.log_prob, advantage).mean()
 
         return outer + RATE * jax.jvp(jax.grad(mean), (theta,), (outer,))[1]
 
@@ -90,33 +93,33 @@ def problem(key: RandomKey) -> tuple[Callable[[str, int, RandomKey], Array], Arr
 
 
 def measure(config: Estimators) -> dict[str, Any]:
-    """Relative error and cosine by surrogate and size: `[first quartile, median, third]`."""
+    """Quartiles of the relative error and the cosine, by surrogate and number of trajectories."""
     estimate, exact = problem(jax.random.key(0))
     sizes = [2**n for n in range(4, config.largest + 1, 2)]
-    found: dict[str, Any] = {"trajectories": sizes}
+    results: dict[str, Any] = {"trajectories": sizes}
     keys = jax.random.split(jax.random.key(1), config.repeats)
     for name in track(SURROGATES, description="surrogates"):
-        found[name] = {measure: [] for measure in MEASURES}
+        results[name] = {measure: [] for measure in MEASURES}
         for size in sizes:
             estimates = jnp.stack([estimate(name, size, key) for key in keys])
-            away = jnp.linalg.norm(estimates - exact, axis=(1, 2)) / jnp.linalg.norm(exact)
-            along = jnp.einsum("nij,ij->n", estimates, exact)
-            cosine = along / jnp.linalg.norm(estimates, axis=(1, 2)) / jnp.linalg.norm(exact)
-            for measure, values in zip(MEASURES, (away, cosine), strict=True):
-                found[name][measure].append(np.quantile(values, [0.25, 0.5, 0.75]).tolist())
-    return found
+            error = jnp.linalg.norm(estimates - exact, axis=(1, 2)) / jnp.linalg.norm(exact)
+            product = jnp.einsum("nij,ij->n", estimates, exact)
+            cosine = product / jnp.linalg.norm(estimates, axis=(1, 2)) / jnp.linalg.norm(exact)
+            for measure, values in zip(MEASURES, (error, cosine), strict=True):
+                results[name][measure].append(np.quantile(values, [0.25, 0.5, 0.75]).tolist())
+    return results
 
 
-def draw(out: Path, found: dict[str, Any]) -> Figure:
-    """Both measures over the number of trajectories; saved as `estimators.png`."""
+def draw(out: Path, results: dict[str, Any]) -> Figure:
+    """Draws both measures over the number of trajectories; saved as `estimators.png`."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, measure in zip(figure.subplots(1, 2), MEASURES, strict=True):
         for name in SURROGATES:
-            low, middle, high = np.array(found[name][measure]).T
-            # At the policy that acted, TayPO-2 and DiCE are one.
+            low, middle, high = np.array(results[name][measure]).T
+            # At the policy that acted, TayPO-2 and DiCE are equal.
             style = {"label": name.replace("_", " "), "linestyle": "--" if name == "dice" else "-"}
-            (line,) = axes.plot(found["trajectories"], middle, **style)
-            axes.fill_between(found["trajectories"], low, high, alpha=0.2, color=line.get_color())
+            (line,) = axes.plot(results["trajectories"], middle, **style)
+            axes.fill_between(results["trajectories"], low, high, alpha=0.2, color=line.get_color())
         axes.set(xscale="log", xlabel="trajectories", ylabel=measure)
         axes.grid(alpha=0.3)
     figure.axes[0].set(yscale="log", ylabel="relative error of the meta-gradient")
@@ -126,14 +129,14 @@ def draw(out: Path, found: dict[str, Any]) -> Figure:
 
 
 def main(config: Estimators) -> dict[str, Any]:
-    """Measures, writes `estimators.json` and draws."""
-    out = own("estimators", config)
-    found = measure(config)
+    """Measures, writes `estimators.json` and draws the figure."""
+    out = script_folder("estimators", config)
+    results = measure(config)
     about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
-    write_text(out / "estimators.json", as_json(found | about, indent=2) + "\n")
-    draw(out, found)
+    write_text(out / "estimators.json", as_json(results | about, indent=2) + "\n")
+    draw(out, results)
     print(f"figure: {out / 'estimators.png'}")
-    return found
+    return results
 
 
 if __name__ == "__main__":

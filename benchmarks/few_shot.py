@@ -1,4 +1,4 @@
-"""Few-shot classification: options, algorithms, and how they become an experiment."""
+"""Few-shot classification: options, algorithms, and the experiment that they make."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ MODELS = {
 
 
 Apply = Callable[[Params, Any], jax.Array]
-SWITCHES = ("learn_rates", "multi_step", "per_step_norm")  # of maml++
-THROUGH = ("maml", "maml++", "anil", "boil", "meta_sgd")  # the inner steps is the derivative
-CLOSED = ("protonet", "r2d2")  # is the fit of the head
-SIDE = 28  # of the images, in pixels
+SWITCHES = ("learn_rates", "multi_step", "per_step_norm")  # options of maml++
+THROUGH = ("maml", "maml++", "anil", "boil", "meta_sgd")  # differentiate through inner steps
+CLOSED = ("protonet", "r2d2")  # fit the head in closed form
+SIDE = 28  # height and width of the images, in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +44,29 @@ class FewShot(Config):
     """Options of the few-shot benchmark."""
 
     dataset: Literal["omniglot", "glyphs"] = "omniglot"
-    """Omniglot, or the characters of matplotlib's fonts, which need no download."""
+    """Data set; glyphs are the characters of matplotlib's fonts, which need no download."""
     data: Path | None = None
-    """Folder with the two Omniglot zips or folders, or a data_dir of tensorflow-datasets."""
+    """Folder with the two zips or folders of Omniglot, or a data_dir of tensorflow-datasets; None
+    lets tensorflow-datasets find or download it."""
     resize: omniglot.Resize = "nearest"
-    """How Omniglot becomes 28x28: as MAML's code does in effect, or antialiased."""
+    """Method that resizes Omniglot to 28x28 pixels: nearest, as in effect in MAML's code, or
+    antialiased."""
     split: str = "paper"
-    """Of Omniglot: "paper", "alphabets", or a JSON file. Glyphs are split by script."""
+    """Split of Omniglot into training, validation and test classes: "paper", "alphabets", or a JSON
+    file. Glyphs are split by script."""
     ways: int
-    """Classes of an episode."""
+    """Number of classes in an episode."""
     shots: int
-    """Support drawings a class."""
+    """Number of support images for each class."""
     queries: int
-    """Query drawings a class, while meta-training and in the evaluation."""
+    """Number of query images for each class, in meta-training and in the evaluation."""
     train_ways: int | None = None
-    """Classes of an episode while meta-training; None is as in the evaluation. Only the heads in
-    closed form, protonet's and r2d2's, can have another number."""
+    """Number of classes in an episode of meta-training; None is as in the evaluation. Only the
+    closed-form heads of protonet and r2d2 can have another number."""
     train_queries: int | None = None
-    """Query drawings a class while meta-training; None is as in the evaluation."""
+    """Number of query images for each class in meta-training; None is as in the evaluation."""
     rotate: bool = True
-    """Turn each class of an episode by 0, 90, 180 or 270 degrees."""
+    """Rotate each class of an episode by 0, 90, 180 or 270 degrees."""
     algorithm: Literal[
         "maml",
         "maml++",
@@ -76,35 +79,36 @@ class FewShot(Config):
         "protonet",
         "r2d2",
     ] = "maml"
-    """What is meta-trained. Batch-norm biases do not adapt, as in MAML's code, but in reptile and
-    imaml."""
+    """Algorithm. Batch-norm biases do not adapt, as in MAML's code, except in reptile and imaml."""
     learn_rates: bool = False
-    """maml++: a learned inner rate for each layer and step."""
+    """Learn an inner learning rate for each layer and inner step (maml++)."""
     multi_step: int = 0
-    """maml++: meta-steps over which the losses after all inner steps fade to the last one's."""
+    """Number of meta-steps over which the losses after all inner steps fade to that after the last
+    one (maml++); 0 has the last loss alone."""
     first_order: int = 0
-    """maml and maml++: meta-steps of first order before those of second."""
+    """Number of first-order meta-steps before those of second order (maml and maml++)."""
     per_step_norm: bool = False
-    """maml++: batch-norm biases, and running averages, of each inner step."""
+    """Use separate batch-norm biases and running averages for each inner step (maml++)."""
     model: Literal["conv4", "conv4-pool", "fully-connected", "cells"] = "conv4"
-    """Four convolutions with stride 2, or with max-pooling, or four dense layers, or the cells of
-    `tokens`."""
+    """Network: four convolutions with stride 2 or with max-pooling, four dense layers, or the cells
+    of `tokens`."""
     tokens: str = ""
-    """Of a normal and a reduction cell, with commas between them; see tasks/architectures."""
+    """Tokens of a normal and a reduction cell, separated by commas; see tasks/architectures."""
     copies: int = 1
-    """Of the normal cell, before each of two reduction cells."""
+    """Number of normal cells before each of the two reduction cells."""
     features: int = 16
-    """Channels of the first cells; each reduction cell doubles them."""
+    """Number of channels of the first cells; each reduction cell doubles it."""
     batch_norm: Mode = "transductive"
-    """Whose statistics normalise the query: its own, the support's, or running averages."""
+    """Statistics that normalise the query set: its own (transductive), those of the support set, or
+    running averages."""
     momentum: float = 0.99
-    """Of the running averages."""
+    """Momentum of the running averages."""
     regularisation: float = 2.0
-    """The pull of imaml towards the meta-parameters, lambda."""
+    """Strength lambda of imaml's penalty on the distance to the meta-parameters."""
 
     @property
     def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As every benchmark's, and those of inner steps where a head is fitted in closed form."""
+        """As in `Config`; and the options of inner steps, where a head is fitted in closed form."""
         yield from super().unread
         if self.algorithm in CLOSED:
             yield ("inner_rate", "inner_steps"), f"algorithms with inner steps, not {CLOSED}"
@@ -113,7 +117,7 @@ class FewShot(Config):
         super().__post_init__()
         name, closed = self.algorithm, self.algorithm in CLOSED
         if name == "reptile" and self.batch_norm == "running":
-            raise ValueError("reptile never reads a query set, so it records no running averages")
+            raise ValueError("batch_norm must not be running for reptile, which reads no query set")
         if name == "reptile" and self.inner_steps < 2:
             raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
         read = partial(check_used, self)
@@ -127,21 +131,28 @@ class FewShot(Config):
         read(("train_ways",), closed or self.train_ways == self.ways, "protonet and r2d2")
         if name == "imaml" and self.inner_rate * self.regularisation >= 2:
             raise ValueError(
-                "imaml's pull diverges unless inner_rate * regularisation < 2; got"
+                "inner_rate * regularisation must be < 2 for imaml, or its inner steps diverge; got"
                 f" {self.inner_rate} * {self.regularisation}"
             )
         shots, queries = self.shots, max(self.queries, self.train_queries or 0)
         images = max(self.ways, self.train_ways or 0) * (shots + queries)
         tasks = max(self.drawn, min(BLOCK, self.eval_tasks))
-        fewer = "meta_batch, draw, ways, shots or queries"
+        fewer = "meta_batch, prefetch, ways, shots or queries"
         check_size(tasks * images * SIDE**2, f"episodes of {images} images", fewer)
 
 
 def network(config: FewShot, **options: Any) -> nn.Module:
-    """The configured model, with these options of every model.
+    """The configured network.
+
+    Args:
+        config: Options of the benchmark.
+        options: Options of every network, such as `ways`.
+
+    Returns:
+        The network.
 
     Raises:
-        ValueError: tokens are asked for and missing, no numbers, or not those of two cells.
+        ValueError: The tokens of cells are missing, not numbers, or not those of two cells.
     """
     if config.model != "cells":
         return MODELS[config.model](**options)
@@ -156,7 +167,7 @@ def network(config: FewShot, **options: Any) -> nn.Module:
 
 
 def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params) -> maml.Algorithm:
-    """The configured algorithm on the paper's inner problem."""
+    """The configured algorithm, with SGD as the inner optimiser."""
     rate, steps = config.inner_rate, config.inner_steps
     inner, unscaled = optax.sgd(rate), optax.sgd(1.0)
     norm = maml.mask_by_path(params, "/norm")
@@ -167,12 +178,10 @@ def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params)
     names = ("learn_rates", "multi_step", "first_order")
     switches: dict[str, Any] = {name: getattr(config, name) for name in names}
     switches |= {"per_step": norm if config.per_step_norm else None}
-    only_annealed: dict[str, Any] = {"learn_rates": False, "first_order": config.first_order}
+    annealed: dict[str, Any] = {"learn_rates": False, "first_order": config.first_order}
     return {
         "maml": lambda: (
-            maml.maml_plus_plus(
-                loss, unscaled, steps, rate=rate, mask=adapts, **mode, **only_annealed
-            )
+            maml.maml_plus_plus(loss, unscaled, steps, rate=rate, mask=adapts, **mode, **annealed)
             if config.first_order
             else maml.maml(loss, inner, steps, mask=adapts, **mode)
         ),
@@ -192,53 +201,60 @@ def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params)
     }[config.algorithm]()
 
 
-def judge(
-    model: nn.Module, mode: Mode, combined: Callable[[Apply], Apply] = lambda apply: apply
+def evaluation_loss(
+    model: nn.Module, mode: Mode, combine: Callable[[Apply], Apply] = lambda apply: apply
 ) -> LossFn:
-    """The loss of an evaluation; beside its accuracy, that by other statistics for the query."""
+    """The loss of an evaluation, with the accuracies by other batch-norm statistics as metrics."""
 
-    def by(mode: Mode) -> LossFn:
-        return maml.classification(combined(few_shot_apply(model, mode, evaluating=True)))
+    def loss_of(mode: Mode) -> LossFn:
+        return maml.classification(combine(few_shot_apply(model, mode, evaluating=True)))
 
     modes: dict[str, Mode] = {"inductive": "support", "transductive": "transductive"}
     if mode == "running":
         modes = {}
-    loss, others = by(mode), {name: by(other) for name, other in modes.items() if other != mode}
+    loss, others = (
+        loss_of(mode),
+        {name: loss_of(other) for name, other in modes.items() if other != mode},
+    )
 
-    def judged(params: Params, query: Batch, key: RandomKey) -> tuple[jax.Array, dict]:
+    def evaluate(params: Params, query: Batch, key: RandomKey) -> tuple[jax.Array, dict]:
         value, metrics = loss(params, query, key)
-        seen = {name: other(params, query, key)[1]["accuracy"] for name, other in others.items()}
-        return value, metrics | {f"accuracy_{name}": accuracy for name, accuracy in seen.items()}
+        names = {f"accuracy_{name}": other for name, other in others.items()}
+        also = {name: other(params, query, key)[1]["accuracy"] for name, other in names.items()}
+        return value, metrics | also
 
-    return judged
+    return evaluate
 
 
 def experiment(config: FewShot, *, members: int = 1) -> Experiment:
-    """The experiment of a configuration; loads the data.
+    """Loads the data and makes the experiment.
 
     Args:
-        config: of it.
-        members: of an ensemble, to be evaluated; one is no ensemble.
+        config: Options of the benchmark.
+        members: Number of members of an ensemble to evaluate; 1 is no ensemble.
+
+    Returns:
+        The experiment.
 
     Raises:
-        ValueError: options that the data or the algorithm cannot serve.
+        ValueError: The data or the algorithm does not allow the options.
     """
     train_ways = config.train_ways or config.ways
     if config.dataset == "glyphs":
         characters = glyphs.load()
-        parts = glyphs.splits(characters)
+        splits = glyphs.splits(characters)
     else:
         characters = omniglot.load(config.data, resize=config.resize)
-        parts = omniglot.splits(characters, config.split)
+        splits = omniglot.splits(characters, config.split)
     samplers = {
-        part: few_shot(
+        split: few_shot(
             characters.images[classes],
-            train_ways if part == "train" else config.ways,
+            train_ways if split == "train" else config.ways,
             config.shots,
-            (part == "train" and config.train_queries) or config.queries,
+            (split == "train" and config.train_queries) or config.queries,
             rotate=config.rotate,
         )
-        for part, classes in parts.items()
+        for split, classes in splits.items()
     }
     running = config.batch_norm == "running"
     precision = hardware.precision(config.precision)
@@ -260,18 +276,19 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
         "source": characters.source,
     }
-    chosen, judged = algorithm(config, loss, features, params), judge(model, config.batch_norm)
+    learning = algorithm(config, loss, features, params)
+    metric = evaluation_loss(model, config.batch_norm)
     if members > 1:
-        chosen = chosen._replace(learner=maml.ensemble(chosen.learner))
-        judged = judge(model, config.batch_norm, maml.mixture)
+        learning = learning._replace(learner=maml.ensemble(learning.learner))
+        metric = evaluation_loss(model, config.batch_norm, maml.mixture)
         facts["algorithm"] = f"{config.algorithm}, ensemble of {members}"
     return Experiment(
         "omniglot",
-        chosen,
+        learning,
         init,
         samplers,
         few_shot_apply(model, config.batch_norm, evaluating=True),
-        judged,
+        metric,
         "accuracy",
         facts,
         precision=precision,

@@ -1,13 +1,16 @@
-"""MAML-Bench: every architecture of a small space, meta-trained, in a table that costs nothing.
+"""MAML-Bench: a table of all architectures of a small search space, meta-trained.
+
+Meta-trains each architecture three times, and writes its accuracies on held-out and on test
+classes, so that searches need no training.
 
     python -m benchmarks.maml_bench --data FOLDER     # half an hour
     python -m benchmarks.architecture_search --space maml-bench
 
-Networks of two convolutions, each with a height, a width and a number of filters, the second with
-a choice of what it reads: 648. Each is trained three times, on the classes and with the budget of a
-live search, and tried on held-out classes and on those of the test. So a search that is rewarded by
-the first training, and reported by the others, is a live search, and hundreds of them can be
-compared. The same command goes on with what was interrupted.
+The 648 networks have two convolutions, each with a height, a width and a number of filters, and the
+second with a choice of inputs. Classes and budget are those of a search that trains its child
+networks, so a search in the table, with the first training as reward and the others as report,
+equals such a search, and hundreds of them can be compared. An interrupted run is resumed by the
+same command.
 """
 
 import time
@@ -28,10 +31,10 @@ from scipy import stats
 
 import maml
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import read_arrays, whole
-from benchmarks.harness.folders import RESULTS, check_free, claim, plain
+from benchmarks.harness.files import atomic_write, read_arrays
+from benchmarks.harness.folders import RESULTS, check_free, claim_folder, options_as_json
 from benchmarks.harness.plot import save_figure
-from benchmarks.harness.summaries import write
+from benchmarks.harness.summaries import write_summary
 from benchmarks.harness.terminal import track
 from benchmarks.search import children
 from benchmarks.search.children import Children
@@ -43,8 +46,8 @@ from tasks.architectures import macro
 from tasks.architectures.reward import Bound, Budget, Child, accuracy, trained
 
 PARTIAL = "partial.npz"
-BLOCK = 16  # children between two savings
-LARGEST = 1_000_000  # rows of the table
+BLOCK = 16  # child networks between two writes of the file
+LARGEST = 1_000_000  # largest number of rows of the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,50 +55,60 @@ class Bench(Children):
     """Options of the table."""
 
     dataset: Literal["omniglot", "glyphs"] = "omniglot"
-    """What the children learn from."""
+    """Data set; glyphs are the characters of matplotlib's fonts, which need no download."""
     layers: int = 2
-    """Of a network."""
+    """Number of layers of a network."""
     strides: tuple[int, ...] = (1,)
-    """Options of a layer's strides."""
+    """Choices of a layer's vertical and horizontal strides, in pixels."""
     filters: tuple[int, ...] = (4, 8)
-    """Options of a layer's filters."""
+    """Choices of the number of filters of a layer."""
     trainings: int = 3
-    """Of each architecture."""
+    """Number of trainings of each architecture."""
     seed: int = 0
-    """Of all of them."""
+    """Seed of all trainings."""
     out: Path = RESULTS / "runs" / TABLE.parent.name
     """Folder of `table.npz`, `summary.json` and the figure."""
 
     def __post_init__(self) -> None:
-        self.judge("macro", self.dataset)
+        self.check_options("macro", self.dataset)
         if self.shared_steps:
-            raise ValueError("every network of the table is trained alone; no --shared-steps")
-        entries = prod(macro.space(children.convolutions(self)).choices)
+            raise ValueError(f"shared_steps must be 0 for the table; got {self.shared_steps}")
+        entries = prod(macro.space(children.macro_config(self)).choices)
         if entries > LARGEST:
             raise ValueError(
-                f"a table of up to {entries:,} architectures is beyond {LARGEST:,};"
+                f"a table must have at most {LARGEST:,} architectures; got up to {entries:,}:"
                 " lower layers, or give fewer sizes, strides or filters"
             )
 
 
-def everything(space: Space) -> Int[np.ndarray, "entry token"]:
-    """Every architecture that a space allows, in the order of their tokens."""
+def all_architectures(space: Space) -> Int[np.ndarray, "entry token"]:
+    """All architectures of a search space, in the order of their tokens."""
     tokens = np.array(list(product(*map(range, space.choices))))
 
-    def whole(own: Array) -> Array:
-        return jnp.take_along_axis(space.along(own), own[:, None], axis=1).all()
+    def is_allowed(architecture: Array) -> Array:
+        allowed = space.along(architecture)
+        return jnp.take_along_axis(allowed, architecture[:, None], axis=1).all()
 
-    return tokens[np.asarray(jax.jit(jax.vmap(whole))(tokens))]
+    return tokens[np.asarray(jax.jit(jax.vmap(is_allowed))(tokens))]
 
 
-def both(
+def accuracies(
     child: Child, budget: Budget, *data: maml.Sampler
 ) -> Callable[[Tokens, RandomKey], Float[Array, "2"]]:
-    """Accuracy on held-out and on test classes, of one training; `data` are the three samplers."""
-    return Partial(Bound(_both, child, budget), *data)
+    """The function that trains once and returns the accuracies on held-out and test classes.
+
+    Args:
+        child: Function from tokens to a child network.
+        budget: Budget of a training.
+        data: Samplers of the splits train, held_out and test.
+
+    Returns:
+        The function of tokens and a key.
+    """
+    return Partial(Bound(_accuracies, child, budget), *data)
 
 
-def _both(
+def _accuracies(
     child: Child,
     budget: Budget,
     train: maml.Sampler,
@@ -105,80 +118,88 @@ def _both(
     key: RandomKey,
 ) -> Float[Array, "2"]:
     params = trained(child, budget, train, tokens, key)
-    parts = (held_out, test)
-    return jnp.stack([accuracy(child, budget, part, params, tokens, key) for part in parts])
+    splits = (held_out, test)
+    return jnp.stack([accuracy(child, budget, split, params, tokens, key) for split in splits])
 
 
-def begun(config: Bench, entries: int) -> tuple[Float[np.ndarray, "entry training 2"], float]:
-    """The accuracies that a folder holds, NaN where there are none yet, and their seconds.
+def load_accuracies(
+    config: Bench, entries: int
+) -> tuple[Float[np.ndarray, "entry training 2"], float]:
+    """Claims a folder, and reads its accuracies, NaN where there are none, and their seconds.
 
     Raises:
-        ValueError: they are of other options, or missing, or of another shape.
+        ValueError: The accuracies are missing, or have other options or another shape.
     """
     path, options = config.out / PARTIAL, config.out / "config.json"
-    wanted = {name: value for name, value in plain(config).items() if name != "out"}
+    claimed = {name: value for name, value in options_as_json(config).items() if name != "out"}
     shape = (entries, config.trainings, 2)
     if not options.exists():
         if path.exists() or (config.out / "table.npz").exists():
-            raise ValueError(f"{config.out} holds a table without {options}: name another --out")
+            raise ValueError(f"{config.out} holds a table without {options}; name another --out")
         check_free(config.out)
         config.out.mkdir(parents=True, exist_ok=True)
-        save(config.out, np.full(shape, np.nan, np.float32), 0.0)
-    claim(config.out, wanted, (PARTIAL,))
+        save_accuracies(config.out, np.full(shape, np.nan, np.float32), 0.0)
+    claim_folder(config.out, claimed, (PARTIAL,))
     if not path.exists():
         raise ValueError(
-            f"{options} tells of a table whose {PARTIAL} is missing: put it back, or name another"
+            f"{options} is that of a table whose {PARTIAL} is missing; put it back, or name another"
             " folder with --out"
         )
-    found = read_arrays(path, "accuracy", "seconds")
-    if found["accuracy"].shape != shape:
-        raise ValueError(f"{path} has accuracies {found['accuracy'].shape}; wanted {shape}")
-    return found["accuracy"], float(found["seconds"])
+    stored = read_arrays(path, "accuracy", "seconds")
+    if stored["accuracy"].shape != shape:
+        raise ValueError(f"{path} has accuracies {stored['accuracy'].shape}; expected {shape}")
+    return stored["accuracy"], float(stored["seconds"])
 
 
-def save(out: Path, found: Float[np.ndarray, "entry training 2"], seconds: float) -> None:
-    """Writes what has been trained to the folder."""
-    with whole(out / PARTIAL) as aside, aside.open("wb") as file:
-        np.savez(file, allow_pickle=False, accuracy=found, seconds=seconds)
+def save_accuracies(
+    out: Path, values: Float[np.ndarray, "entry training 2"], seconds: float
+) -> None:
+    """Writes the accuracies so far to the folder."""
+    with atomic_write(out / PARTIAL) as aside, aside.open("wb") as file:
+        np.savez(file, allow_pickle=False, accuracy=values, seconds=seconds)
 
 
-def draw(out: Path, found: Float[np.ndarray, "entry training 2"]) -> Figure:
-    """What a search is rewarded by against what is reported; `table.png`."""
-    rewards, reported = found[:, 0, 0], found[:, 1:, 1].mean(1)
+def draw(out: Path, values: Float[np.ndarray, "entry training 2"]) -> Figure:
+    """Draws reported accuracies over rewards; saved as `table.png`."""
+    rewards, reported = values[:, 0, 0], values[:, 1:, 1].mean(1)
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(100 * rewards, 100 * reported, ".", alpha=0.3)
-    axes.set(xlabel="held-out classes, training 1, %", ylabel="test classes, other trainings, %")
+    axes.set(
+        xlabel="accuracy on held-out classes, training 1, %", ylabel="accuracy on test classes, %"
+    )
     rank = float(np.asarray(stats.spearmanr(rewards, reported))[0])
-    axes.set_title(f"{len(found):,} architectures: Spearman {rank:.2f}")
+    axes.set_title(f"{len(values):,} architectures: Spearman {rank:.2f}")
     axes.grid(alpha=0.3)
     return save_figure(figure, out / "table.png")
 
 
 def main(config: Bench) -> dict[str, Any]:
-    """Trains what is missing; writes the table, its summary and its figure."""
-    space, child = children.networks("macro", config)
+    """Trains the missing entries, and writes the table, its summary and its figure."""
+    space, child = children.space_and_network("macro", config)
     sample, source = children.samplers(config.dataset, config)
-    codes = everything(space)
-    found, seconds = begun(config, len(codes))
-    reward = both(child, config.budget, *(sample[part] for part in ("train", "held_out", "test")))
+    codes = all_architectures(space)
+    values, seconds = load_accuracies(config, len(codes))
+    reward = accuracies(
+        child, config.budget, *(sample[part] for part in ("train", "held_out", "test"))
+    )
     key, execute = jax.random.key(config.seed), over_devices(maml.task_mesh())
-    missing = np.argwhere(np.isnan(found[..., 0]).T)  # all of a training, then all of the next
+    missing = np.argwhere(np.isnan(values[..., 0]).T)  # in the order of trainings
     blocks = [missing[start : start + BLOCK] for start in range(0, len(missing), BLOCK)]
     for block in track(blocks, f"blocks of {BLOCK} architectures"):
         since = time.perf_counter()
         keys = [jax.random.fold_in(jax.random.fold_in(key, t), entry) for t, entry in block]
         items = list(zip(jnp.asarray(codes[block[:, 1]]), keys, strict=True))
-        for place, value in execute(reward, items):
-            found[block[place][1], block[place][0]] = value
+        for place, pair in execute(reward, items):
+            values[block[place][1], block[place][0]] = pair
         seconds += time.perf_counter() - since
-        save(config.out, found, seconds)
-    table = {"code": codes.astype(np.uint8), "accuracy": found.astype(np.float16)}
-    with whole(config.out / "table.npz") as aside, aside.open("wb") as file:
+        save_accuracies(config.out, values, seconds)
+    table = {"code": codes.astype(np.uint8), "accuracy": values.astype(np.float16)}
+    with atomic_write(config.out / "table.npz") as aside, aside.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **table)
-    draw(config.out, found)
+    draw(config.out, values)
     facts = {"architectures": len(codes), "source": source, "seconds": {"train": seconds}}
-    return write("maml_bench", config, config.out, facts, record=False)
+    return write_summary("maml_bench", config, config.out, facts, record=False)
 
 
 if __name__ == "__main__":

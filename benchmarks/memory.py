@@ -1,16 +1,20 @@
-"""What the meta-gradient costs in memory and time, by how it is got and the number of inner steps.
+"""Memory and time of the meta-gradient, by its mode and the number of inner steps.
+
+Compiles and times one meta-gradient in each mode, prints a table for each model, and draws memory
+and time over the inner steps.
 
     python -m benchmarks.memory
     python -m benchmarks.memory --model transformer --steps 1 5 --text FILE --out FOLDER
 
-The ways are Hessian-vector products in reverse or forward mode, each with or without
+The modes are Hessian-vector products in reverse or forward mode, each with or without
 rematerialisation, which give the same meta-gradient, and first-order and implicit MAML, which give
-others. The models are `conv4`, on an episode of glyphs, and
-`transformer`, a language model on a random Markov chain or on a text of yours.
+others. The models are `conv4`, on an episode of glyphs, and `transformer`, a language model on a
+random Markov chain or on the text of a file.
 
-Memory is what XLA allocates for the compiled program beside arguments, outputs and code. A program
-is timed after a run in which its meta-gradient is compared, in turns with the others of as many
-steps; medians are reported. What needs more memory than is free is compiled, not run.
+Memory is what XLA allocates for the compiled program besides arguments, outputs and code. Programs
+with the same number of inner steps are compared in one run and then timed in turn; medians are
+reported. A program that needs more memory than is free is compiled but not run. To be reached: with
+rematerialisation, K inner steps need the memory of about 2 sqrt(K).
 """
 
 import json
@@ -41,8 +45,9 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import write_text
-from benchmarks.harness.folders import own
+from benchmarks.harness.folders import script_folder
 from benchmarks.harness.plot import save_figure
+from benchmarks.report.tables import quantity
 from maml.types import LossFn, Params
 from tasks.language import Transformer, next_token, passages, synthetic
 
@@ -51,10 +56,10 @@ Mode = Literal["reverse", "reverse-remat", "forward", "forward-remat", "first-or
 MODES = get_args(Mode)
 EXACT = MODES[:4]
 LINES = dict(zip(MODES, ("o-", "s-", "^--", "v--", "D:", "x:"), strict=True))
-# The root keeps Adam's derivative finite where there is no gradient: at tokens that do not occur.
+# eps_root keeps the derivative of Adam finite where the gradient is 0: at tokens that do not occur.
 OPTIMIZERS = {"sgd": optax.sgd, "adam": partial(optax.adam, eps_root=1e-6)}
 RATES = {"sgd": 0.05, "adam": 1e-3}
-STRENGTH = 2.0  # of implicit MAML's pull
+STRENGTH = 2.0  # regularisation of implicit MAML
 SIZES = ("temp", "argument", "output", "generated_code")
 RATIOS = {"memory_ratio": "temp_bytes", "time_ratio": "seconds"}
 Row = dict[str, Any]
@@ -62,34 +67,34 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is measured."""
+    """Options of the measurement."""
 
     model: tuple[Model, ...] = get_args(Model)
-    """The models, in this order."""
+    """Models, in the order of the tables."""
     steps: tuple[int, ...] = (1, 5, 20, 100)
-    """The numbers of inner steps."""
+    """Numbers of inner steps."""
     modes: tuple[Mode, ...] = MODES
-    """The ways to the meta-gradient."""
+    """Modes of the meta-gradient."""
     repeats: int = 3
-    """How often each is timed."""
+    """Number of timed runs of each program."""
     optimizer: Literal["sgd", "adam"] = "sgd"
-    """The inner optimiser."""
+    """Inner optimiser."""
     inner_rate: float | None = None
-    """Its learning rate; None is 0.05 with SGD, 0.001 with Adam."""
+    """Learning rate of the inner optimiser; None is 0.05 for SGD and 0.001 for Adam."""
     layers: int = 4
-    """Of the transformer."""
+    """Number of layers of the transformer."""
     width: int = 128
-    """Of the transformer."""
+    """Number of features of the transformer."""
     heads: int = 4
-    """Of each of its layers."""
+    """Number of attention heads in each layer of the transformer."""
     length: int = 128
-    """Tokens that it reads of a passage."""
+    """Number of tokens of a passage that the transformer reads."""
     sequences: int = 8
-    """Passages of the support set, and of the query set."""
+    """Number of passages in the support set, and in the query set."""
     text: Path | None = None
-    """A text for the transformer to adapt to; None is a random Markov chain."""
+    """File of a text that the transformer adapts to; None is a random Markov chain."""
     out: Path | None = None
-    """Folder for memory.json and memory.png."""
+    """Folder of memory.json and memory.png; None writes no files."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -98,16 +103,16 @@ class Options:
         if not self.rate > 0:
             raise ValueError(f"inner_rate must be positive; got {self.rate}")
         if "implicit" in self.modes and self.optimizer == "sgd" and self.rate * STRENGTH >= 2:
-            raise ValueError(f"implicit needs inner_rate < {2 / STRENGTH:g}; got {self.rate}")
+            raise ValueError(f"inner_rate must be < {2 / STRENGTH:g} for implicit; got {self.rate}")
 
     @property
     def rate(self) -> float:
-        """The inner learning rate."""
+        """Learning rate of the inner optimiser."""
         return RATES[self.optimizer] if self.inner_rate is None else self.inner_rate
 
 
 class Problem(NamedTuple):
-    """A model, its tasks, and where it adapts (None: everywhere)."""
+    """A loss, its parameters, a sampler of tasks, and a mask of those that adapt (None: all)."""
 
     loss: LossFn
     params: Params
@@ -116,12 +121,12 @@ class Problem(NamedTuple):
 
 
 def problem(model: Model, options: Options) -> Problem:
-    """Conv4 on 5-way 1-shot glyphs, its batch-norm biases fixed, or the language model."""
+    """Conv4 on 5-way 1-shot glyphs, with constant batch-norm biases, or the transformer."""
     if model == "conv4":
-        chosen = omniglot.experiment(omniglot.PRESETS["glyphs-5-way-1-shot"])
-        params = chosen.initial()
+        experiment = omniglot.experiment(omniglot.PRESETS["glyphs-5-way-1-shot"])
+        params = experiment.initial()
         mask = maml.complement(maml.mask_by_path(params, "/norm"))
-        return Problem(chosen.metric, params, chosen.samplers["train"], mask)
+        return Problem(experiment.metric, params, experiment.samplers["train"], mask)
     counts = (options.sequences, options.sequences, options.length)
     text = options.text and options.text.read_bytes()
     sample = synthetic(*counts) if text is None else passages(text, *counts)
@@ -132,7 +137,7 @@ def problem(model: Model, options: Options) -> Problem:
 
 
 def algorithm(problem: Problem, mode: Mode, steps: int, options: Options) -> maml.Algorithm:
-    """The way to the meta-gradient that the mode names."""
+    """The algorithm of a mode, with a number of inner steps."""
     loss, _, _, mask = problem
     inner = OPTIMIZERS[options.optimizer](options.rate)
     if mode == "implicit":
@@ -150,7 +155,7 @@ def algorithm(problem: Problem, mode: Mode, steps: int, options: Options) -> mam
 
 
 def free_bytes() -> int:
-    """What the accelerator, or else this machine, has free."""
+    """The free memory of the accelerator, or else of this machine, in bytes."""
     if stats := jax.devices()[0].memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE")
@@ -159,10 +164,19 @@ def free_bytes() -> int:
 def measure(
     problem: Problem, steps: int, options: Options, advance: Callable[..., object]
 ) -> list[Row]:
-    """A row for every mode; None is what was not run, or has nothing to be compared with.
+    """Measures every mode with a number of inner steps.
+
+    Args:
+        problem: Problem to adapt to.
+        steps: Number of inner steps.
+        options: Options of the measurement.
+        advance: Function that advances the progress bar, `advance(done=text)`.
+
+    Returns:
+        A row for each mode; None stands for programs not run, and for missing comparisons.
 
     Raises:
-        FloatingPointError: a meta-gradient is not finite.
+        FloatingPointError: A meta-gradient is not finite.
     """
     key = jax.random.key(1)
     arguments = problem.params, jax.jit(maml.batched(problem.sample, 1))(key), key
@@ -201,28 +215,29 @@ def measure(
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The norm of a difference, relative to that of `b`."""
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 def show(rows: Sequence[Row]) -> Table:
-    """The table of one model."""
+    """The table of a model."""
     title = f"{rows[0]['model']}: one meta-gradient of one task"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in ("steps", "way", "MB", "of reverse", "compile s", "s", "of reverse", "error"):
-        table.add_column(column, justify="left" if column == "way" else "right", no_wrap=True)
+    for column in ("steps", "mode", "MB", "/ reverse", "compile s", "s", "/ reverse", "error"):
+        table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
     for row in rows:
         names = ("memory_ratio", "compile_seconds", "seconds", "time_ratio", "error")
         styles = (".2g", ".1f", ".2g", ".2g", ".0e")
         pairs = zip((row[name] for name in names), styles, strict=True)
         cells = ("-" if number is None else f"{number:{style}}" for number, style in pairs)
         table.add_row(str(row["steps"]), row["mode"], f"{row['temp_bytes'] / 1e6:.1f}", *cells)
-    apart = (f"{kind} {max(row[f'{kind}_bytes'] for row in rows) / 1e6:.1f}" for kind in SIZES[1:])
-    table.caption = f"MB that are not counted: {', '.join(apart)}"
+    others = (f"{kind} {max(row[f'{kind}_bytes'] for row in rows) / 1e6:.1f}" for kind in SIZES[1:])
+    table.caption = f"MB not counted: {', '.join(others).replace('_', ' ')}"
     return table
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Memory and time over the inner steps: a row of axes a model, a line a mode."""
+    """Draws memory and time over the inner steps: a row for each model, a line for each mode."""
     models, ticks = [*dict.fromkeys(row["model"] for row in rows)], {row["steps"] for row in rows}
     figure = Figure(figsize=(9, 3.5 * len(models) + 0.5), layout="constrained")
     for pair, model in zip(figure.subplots(len(models), 2, squeeze=False), models, strict=True):
@@ -233,7 +248,7 @@ def draw(rows: Sequence[Row]) -> Figure:
                 scale = 1e-6 if name == "temp_bytes" else 1
                 axes.plot(numbers[0], scale * numbers[1], LINES[mode], label=mode, mfc="none")
             axes.set(xscale="log", yscale="log", xlabel="inner steps", title=model)
-            axes.set_ylabel("temporary memory, MB" if name == "temp_bytes" else name)
+            axes.set_ylabel("temporary memory, MB" if name == "temp_bytes" else "time, s")
             axes.set_xticks([*ticks], [str(tick) for tick in ticks])
             axes.set_xticks([], minor=True)
             axes.grid(alpha=0.3)
@@ -243,9 +258,9 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def main(options: Options) -> list[Row]:
-    """Measures everything and prints the tables; what is measured is written as it comes."""
+    """Measures all programs and prints the tables; each measurement is written at once."""
     if options.out:
-        own("memory", options)
+        script_folder("memory", options)
     problems = {model: problem(model, options) for model in options.model}
     options_used = asdict(options) | {"inner_rate": options.rate}
     facts = {"device": hardware.device(), "versions": hardware.versions()}
@@ -256,7 +271,9 @@ def main(options: Options) -> list[Row]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         pieces = len({*options.modes}) * (2 + options.repeats)
         for model, steps in product(problems, options.steps):
-            bar = progress.add_task(f"{model}, {steps} steps", total=pieces, done="")
+            bar = progress.add_task(
+                f"{model}, {quantity(steps, 'inner step')}", total=pieces, done=""
+            )
             advance = partial(progress.update, bar, advance=1)
             measured = measure(problems[model], steps, options, advance)
             rows += [{"model": model, **row} for row in measured]

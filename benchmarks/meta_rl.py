@@ -1,4 +1,4 @@
-"""From options to a `Study` of meta-reinforcement learning: what every such benchmark shares."""
+"""The options and the `Study` that all benchmarks of meta-reinforcement learning share."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import Run
 from benchmarks.harness.study import Study, Values, not_finite_at_once
 from maml import surrogates
-from maml.rl import outer_steps
+from maml.rl import outer_steps, terms
 from maml.rl.environment import Environment
 from maml.rl.losses import Collect, collector, policy_gradient, surrogate_loss
 from maml.rl.policies import Policy
@@ -30,50 +30,50 @@ SURROGATES = {
 }
 
 NOT_ADAPTED = ("pretrained", "oracle", "random", "rl2")
-NUMBERS_OF_A_STEP = 10  # observation, action, reward, ...
+NUMBERS_OF_A_STEP = 10  # about: observation, action, reward, ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaRL(Run):
-    """Options of the benchmarks in reinforcement learning. Each adds its own."""
+    """Options that all benchmarks of reinforcement learning share."""
 
     algorithm: str = "maml"
-    """What is meta-trained."""
+    """Algorithm."""
     seeds: int = 5
-    """How many are trained: `seed`, `seed` + 1, ..."""
+    """Number of seeds that are trained: `seed`, `seed` + 1, ..."""
     surrogate: Literal["score_function", "likelihood_ratio", "taypo2", "dice"]
-    """Of the inner steps; `score_function` is that of MAML's code."""
+    """Surrogate loss of the inner steps; `score_function` is that of MAML's code."""
     outer: Literal["trpo", "promp", "adam"] = "trpo"
-    """The outer step: a trust region, epochs of Adam on clipped ratios, or one step of Adam."""
+    """Outer step: in a trust region, epochs of Adam on clipped ratios, or one step of Adam."""
     radius: float = 0.01
     """Largest mean KL divergence of a trust-region step, in nats."""
     cg_steps: int = 10
-    """Conjugate-gradient steps of a trust-region step."""
+    """Number of conjugate-gradient steps in a trust-region step."""
     fvp_trajectories: int = 2
-    """Trajectories of each batch that give its metric."""
+    """Number of trajectories of each batch in the Fisher-vector products of a trust-region step."""
     epochs: int = 5
-    """Of promp."""
+    """Number of ProMP epochs in each meta-step."""
     clip: float = 0.3
-    """Of promp's ratios."""
+    """Largest distance from 1 of ProMP's probability ratios, beyond which they are clipped."""
     kl_coef: float = 5e-4
-    """Strength of promp's KL penalty on the meta-policy."""
+    """Coefficient of ProMP's KL penalty on the meta-policy."""
     exploration_coef: float = 0.0
-    """Strength of E-MAML's term."""
+    """Coefficient of the exploration term of E-MAML; 0 is none."""
     discount: float = 0.99
-    """Of a reward, each step, in the advantages."""
+    """Discount factor of rewards for each step, in the advantages."""
     gae_lambda: float = 1.0
-    """Lambda of the generalised advantage estimates."""
+    """Parameter lambda of the generalised advantage estimates."""
     inner_reward: Literal["reward", "square"] = "reward"
-    """What inner steps ascend: the rewards, with advantages of mean 0 and deviation 1, or minus
-    their squares as they are. The square of a distance says how far, the distance only where to."""
+    """Reward of the inner steps: the reward, with advantages of mean 0 and standard deviation 1, or
+    minus its square, not normalised. The gradient of a squared distance grows with the distance."""
     trajectories: int = 20
-    """Of each batch."""
+    """Number of trajectories in each batch."""
     horizon: int
-    """Most steps of an episode."""
+    """Largest number of steps in an episode."""
 
     @property
     def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As every benchmark's, and those of adapting, or of the outer step that is not taken."""
+        """As in `Run`; and the options of adaptation without one, and of another outer step."""
         yield from super().unread
         if self.algorithm in NOT_ADAPTED:
             yield ("surrogate",), f"algorithms that adapt, not {NOT_ADAPTED}"
@@ -96,10 +96,15 @@ class MetaRL(Run):
         self.check_steps(self.meta_batch, self.trajectories, self.trained_steps)
 
     def check_steps(self, tasks: int, trajectories: int, updates: int) -> None:
-        """Refuses more steps of an environment at once than memory can hold.
+        """Refuses more steps of the environment at once than memory can hold.
+
+        Args:
+            tasks: Number of tasks.
+            trajectories: Number of trajectories in each batch.
+            updates: Number of updates of a task.
 
         Raises:
-            ValueError: saying how much it would be.
+            ValueError: There are too many steps; the message has their size.
         """
         steps = tasks * trajectories * self.horizon * (updates + 1)
         fewer = "the tasks, the trajectories, the horizon or the inner steps"
@@ -107,18 +112,18 @@ class MetaRL(Run):
 
     @property
     def trained_steps(self) -> int:
-        """Inner steps that meta-training looks through."""
+        """Number of inner steps that meta-training differentiates through."""
         return 0 if self.algorithm in NOT_ADAPTED else self.inner_steps
 
 
 class Problem(NamedTuple):
-    """What is to be learned.
+    """A problem of meta-reinforcement learning.
 
     Attributes:
-        environment: whose tasks they are.
-        policy: what acts.
-        draw: a task, from a key.
-        horizon: the most steps of a trajectory.
+        environment: Environment of all tasks.
+        policy: Policy that acts.
+        draw: Function that draws a task from a key.
+        horizon: Largest number of steps in a trajectory.
     """
 
     environment: Environment
@@ -129,7 +134,7 @@ class Problem(NamedTuple):
     def collector(
         self, config: MetaRL, trajectories: int | None = None, *, adapting: bool = False
     ) -> Collect:
-        """What the policy experiences, under the options; `adapting`, with their inner_reward."""
+        """The function that collects trajectories; `adapting` gives them the inner reward."""
         square = adapting and config.inner_reward == "square"
         return collector(
             self.environment,
@@ -146,27 +151,27 @@ class Problem(NamedTuple):
 
 
 def algorithm(config: MetaRL, loss: LossFn, *, evaluating: bool = False) -> maml.Algorithm:
-    """The configured algorithm. In an evaluation, what was trained without adaptation adapts.
+    """The configured algorithm; in an evaluation, policies trained without adaptation adapt too.
 
-    There, updates beyond those of meta-training have half the rate, as in MAML's code.
+    There, updates beyond those of meta-training have half the learning rate, as in MAML's code.
     """
     steps = config.inner_steps if evaluating else config.trained_steps
 
-    def scaled(rate: float) -> optax.GradientTransformation:
+    def sgd(rate: float) -> optax.GradientTransformation:
         halved = optax.piecewise_constant_schedule(rate, {config.inner_steps: 0.5})
         return optax.sgd(halved if evaluating else rate)
 
     rate = config.inner_rate
     return {
-        "fomaml": lambda: maml.fomaml(loss, scaled(rate), steps),
-        "meta_sgd": lambda: maml.meta_sgd(loss, scaled(1.0), steps, rate=rate),
-    }.get(config.algorithm, lambda: maml.maml(loss, scaled(rate), steps))()
+        "fomaml": lambda: maml.fomaml(loss, sgd(rate), steps),
+        "meta_sgd": lambda: maml.meta_sgd(loss, sgd(1.0), steps, rate=rate),
+    }.get(config.algorithm, lambda: maml.maml(loss, sgd(rate), steps))()
 
 
-def evaluated(
+def evaluation_learner(
     problem: Problem, config: MetaRL, trajectories: int | None = None
 ) -> tuple[maml.Learner, LossFn]:
-    """(What adapts in an evaluation, its loss), both on trajectories drawn on the way."""
+    """The learner of an evaluation and its loss, both on trajectories that they collect."""
     collect = problem.collector(config, trajectories, adapting=True)
     loss = policy_gradient(collect, problem.policy)
     return algorithm(config, loss, evaluating=True).learner, loss
@@ -197,33 +202,35 @@ def study(
         The study, which `benchmarks.harness.study.run` runs.
     """
     policy, steps, options = problem.policy, config.trained_steps, layout._asdict()
-    collect, study = problem.collector(config), problem.collector(config, adapting=True)
+    collect, collect_inner = problem.collector(config), problem.collector(config, adapting=True)
     inner = surrogate_loss(policy, SURROGATES[config.surrogate])
     promp = config.outer == "promp"
     clipped = partial(surrogates.clipped, clip=config.clip)
     outer = surrogate_loss(policy, clipped if promp else surrogates.likelihood_ratio)
-    chosen = algorithm(config, inner)
-    chosen = chosen._replace(grad=maml.unrolled(chosen.learner, outer, steps))
+    outer_algorithm = algorithm(config, inner)
+    outer_algorithm = outer_algorithm._replace(
+        grad=maml.unrolled(outer_algorithm.learner, outer, steps)
+    )
     if steps and config.exploration_coef:
-        chosen = outer_steps.exploring(chosen, policy, config.exploration_coef)
+        outer_algorithm = terms.exploring(outer_algorithm, policy, config.exploration_coef)
     if steps and promp:
-        chosen = outer_steps.anchored(chosen, policy, config.kl_coef)
+        outer_algorithm = terms.anchored(outer_algorithm, policy, config.kl_coef)
     optimizer = optax.adam(config.outer_rate)
     if config.outer == "trpo":
         region: dict[str, Any] = {"radius": config.radius, "cg_steps": config.cg_steps, **options}
         improve = outer_steps.trust_region(
-            chosen, policy, steps, fvp_trajectories=config.fvp_trajectories, **region
+            outer_algorithm, policy, steps, fvp_trajectories=config.fvp_trajectories, **region
         )
     else:
         improve = outer_steps.repeatedly(
-            chosen, optimizer, config.epochs if promp else 1, **options
+            outer_algorithm, optimizer, config.epochs if promp else 1, **options
         )
-    recorder = algorithm(config, outer_steps.recording(study, policy, inner)).learner
+    recorder = algorithm(config, outer_steps.recording(collect_inner, policy, inner)).learner
     episode = outer_steps.collect_episode(recorder, collect, steps)
 
     def start(key: RandomKey) -> MetaState:
         _, observation = problem.environment.reset(key, problem.draw(key))
-        return maml.init(chosen, optimizer, policy.init(key, jnp.zeros_like(observation)))
+        return maml.init(outer_algorithm, optimizer, policy.init(key, jnp.zeros_like(observation)))
 
     def sample(key: RandomKey) -> PyTree:
         return jax.vmap(problem.draw)(jax.random.split(key, config.meta_batch))
@@ -233,10 +240,10 @@ def study(
         before = metrics["support"]["return"][..., 0] if steps else after
         return {"before": before, "after": after}
 
-    judged = jax.jit(evaluate)
+    compiled = jax.jit(evaluate)
 
-    def tested(meta_params: MetaParams, split: str) -> Values:
-        values = jax.device_get(judged(meta_params, jax.random.key(2017)))
+    def evaluate_split(meta_params: MetaParams, split: str) -> Values:
+        values = jax.device_get(compiled(meta_params, jax.random.key(2017)))
         return {
             metric: dict(sorted(steps.items(), key=lambda item: _order(item[0])))
             for metric, steps in values.items()
@@ -250,7 +257,7 @@ def study(
         follow,
         shown=("before", "after"),
         score=lambda means: means["after"],
-        evaluate=tested,
+        evaluate=evaluate_split,
         headline=headline,
         facts={"algorithm": config.algorithm, **facts},
         trouble=not_finite_at_once,
@@ -259,5 +266,5 @@ def study(
 
 
 def _order(when: str) -> tuple[bool, int, str]:
-    """Sorts numbers of inner steps as numbers, before all else."""
+    """A key that sorts numbers of inner steps as numbers, before other names."""
     return not when.isdigit(), int(when) if when.isdigit() else 0, when

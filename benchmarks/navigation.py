@@ -1,13 +1,16 @@
 """2D navigation by meta-reinforcement learning (Finn et al. 2017, section 5.3 and figure 4).
 
-    python -m benchmarks.navigation                       # their code's settings; 3 minutes
-    python -m benchmarks.navigation --preset best         # ours
-    python -m benchmarks.navigation --algorithm oracle    # who sees the goal
-    python -m benchmarks.navigation --preset corners      # sparse rewards: who explores?
+Meta-trains a policy that walks to a goal which it cannot see, and reports the return on test goals
+before adaptation and after each policy-gradient update.
 
-To reach: average returns of -40.41, -11.68, -3.33, -3.23 after 0, 1, 2, 3 updates, on 40 goals that
-were not seen; -2.29 by the oracle. They are means over trajectories that finished first, as their
-sampler takes them (`finished_return`); the plain mean return stands beside it.
+    python -m benchmarks.navigation                       # settings of the paper's code; 3 minutes
+    python -m benchmarks.navigation --preset best         # our best settings
+    python -m benchmarks.navigation --algorithm oracle    # a policy that sees the goal
+    python -m benchmarks.navigation --preset corners      # sparse rewards, which need exploration
+
+To be reached: returns of -40.41, -11.68, -3.33 and -3.23 after 0, 1, 2 and 3 updates on 40 test
+goals, and -2.29 by the oracle. They are means over the trajectories that finish first, as in the
+paper's sampler (`finished_return`); the mean return of all trajectories is reported too.
 """
 
 from collections.abc import Iterator
@@ -26,7 +29,7 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.study import Result, Study, by_step, run
-from benchmarks.meta_rl import MetaRL, Problem, evaluated
+from benchmarks.meta_rl import MetaRL, Problem, evaluation_learner
 from benchmarks.report import figures, published, tables
 from maml.mapping import each_task
 from maml.rl.environment import rollout
@@ -46,28 +49,28 @@ class Navigation(MetaRL):
     algorithm: Literal["maml", "fomaml", "meta_sgd", "pretrained", "oracle", "random", "rl2"] = (
         "maml"
     )
-    """What is meta-trained. `pretrained` learns all goals at once, `oracle` also sees the goal,
-    `random` is not trained, and `rl2` remembers earlier episodes instead of adapting."""
+    """Algorithm. `pretrained` learns all goals jointly, `oracle` does the same and sees the goal,
+    `random` is not trained, and `rl2` has a memory of earlier episodes instead of adapting."""
     corners: bool = False
-    """Goals in four corners, which pay in their own quarter alone: who does not look there before
-    adapting cannot adapt."""
+    """Put goals in four corners, with rewards in the goal's quadrant alone: a policy that does not
+    explore it before adaptation cannot adapt."""
     width: int = 100
-    """Of the policy's two hidden layers, or of rl2's memory."""
+    """Number of units in each of the policy's two hidden layers, or in the memory of rl2."""
     std: float = 1.0
-    """Standard deviation of the policy's actions at the start."""
+    """Initial standard deviation of the policy's actions."""
     squared: bool = False
-    """Reward minus the squared distance, as in the paper's text, not its code."""
+    """Use minus the squared distance as reward, as in the paper's text, not in its code."""
     goals: int = 40
-    """Of the evaluation; the first of the paper's."""
+    """Number of test goals, the first of the paper's."""
     eval_trajectories: int = 40
-    """Of each batch of the evaluation."""
+    """Number of trajectories in each batch of the evaluation."""
     eval_steps: int = 4
-    """Updates of the evaluation; those beyond `inner_steps` at half the rate. For rl2, as many
-    episodes come before the last one of a trial."""
+    """Number of updates in the evaluation; those beyond `inner_steps` have half the learning rate.
+    For rl2, the number of episodes before the last one of a trial."""
 
     @property
     def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As every benchmark's, those of inner steps for rl2, and of training for random."""
+        """As in `MetaRL`; and the options of inner steps for rl2, and of training for random."""
         yield from super().unread
         if self.algorithm == "rl2":
             yield ("inner_steps",), "algorithms that adapt, not rl2"
@@ -78,9 +81,11 @@ class Navigation(MetaRL):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.corners and (self.algorithm == "oracle" or self.squared):
-            raise ValueError("corners are for those who cannot see them, and pay no squares")
+            raise ValueError("--corners excludes --algorithm oracle and --squared")
         check_used(self, ("fvp_trajectories",), self.outer == "trpo", "outer trpo")
-        gaussian = self.algorithm != "rl2" or self.corners  # whose preset has another deviation
+        gaussian = (
+            self.algorithm != "rl2" or self.corners
+        )  # the preset corners has another deviation
         check_used(self, ("std",), gaussian, "algorithms other than rl2")
         self.check_steps(self.goals, self.eval_trajectories, self.eval_steps)
         if self.goals % (self.devices or 1):
@@ -122,7 +127,7 @@ PRESETS = {preset.preset: preset for preset in (FINN, BEST, RL2, CORNERS)}
 
 
 def problem(config: Navigation) -> Problem:
-    """The environment, with the goal in sight for an oracle, and the policy."""
+    """The environment, whose goal an oracle sees, and the policy."""
     environment = navigation.navigation(squared=config.squared, oracle=config.algorithm == "oracle")
     draw, horizon = navigation.draw_goal, config.horizon
     if config.corners:
@@ -143,13 +148,13 @@ def held_out(config: Navigation) -> Float[Array, "goal 2"]:
 
 
 def study(config: Navigation) -> Study:
-    """The parts of the benchmark."""
-    chosen = problem(config)
+    """The study of the benchmark."""
+    rl_problem = problem(config)
     layout = hardware.layout(
         gcd(config.meta_batch, config.goals), heavy=True, devices=config.devices, chunk=None
     )
-    environment, policy, *_ = chosen
-    learner, loss = evaluated(chosen, config, config.eval_trajectories)
+    environment, policy, *_ = rl_problem
+    learner, loss = evaluation_learner(rl_problem, config, config.eval_trajectories)
     counts = {"horizon": config.horizon, "trajectories": config.eval_trajectories}
 
     def metric(params: Params, goal: Array, key: RandomKey) -> dict[str, Array]:
@@ -159,23 +164,23 @@ def study(config: Navigation) -> Study:
     def evaluate(meta_params: MetaParams, key: RandomKey) -> dict[str, dict[str, Array]]:
         goals, options = held_out(config), layout._asdict()
         if config.algorithm == "rl2":
-            collect = chosen.collector(config, config.eval_trajectories)
+            collect = rl_problem.collector(config, config.eval_trajectories)
 
             def episodes(params: Params, goal: Array, key: RandomKey) -> Array:
-                seen = collect(params, goal, key).seen
-                return by_episode(seen, config.eval_steps + 1).mean(axis=0)
+                trajectories = collect(params, goal, key).seen
+                return by_episode(trajectories, config.eval_steps + 1).mean(axis=0)
 
             returns = each_task(episodes, meta_params, goals, key, **options)
             return {"returns": by_step(returns)}
         tasks, updates = maml.Episode(goals, goals), config.eval_steps
-        found = maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
-        return {name: by_step(values) for name, values in found.items()}
+        metrics = maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
+        return {name: by_step(values) for name, values in metrics.items()}
 
     headline = "returns", str(min(config.eval_steps, 1))
     facts = {"batch_norm": "none", "tasks": config.goals, "query_size": config.eval_trajectories}
     return meta_rl.study(
         "navigation",
-        chosen,
+        rl_problem,
         config,
         layout,
         evaluate,
@@ -187,21 +192,22 @@ def study(config: Navigation) -> Study:
 def walks(
     config: Navigation, meta_params: MetaParams, goals: Float[Array, "goal 2"]
 ) -> Float[Array, "goal update trajectory time 2"]:
-    """Walks to some goals after 0, 1, ... updates, NaN where they have ended."""
-    environment, policy, *_ = chosen = problem(config)
-    learner, _ = evaluated(chosen, config, config.eval_trajectories)
+    """Positions on the way to goals after 0, 1, ... updates, NaN where an episode has ended."""
+    environment, policy, *_ = rl_problem = problem(config)
+    learner, _ = evaluation_learner(rl_problem, config, config.eval_trajectories)
     counts = {"horizon": config.horizon, "trajectories": 6}
 
     def metric(params: Params, goal: Array, key: RandomKey) -> Array:
-        seen = rollout(environment, policy, params, goal, key, **counts)
-        return jnp.where(seen.alive[..., None], seen.observation[..., :2], jnp.nan)
+        trajectories = rollout(environment, policy, params, goal, key, **counts)
+        alive = trajectories.alive[..., None]
+        return jnp.where(alive, trajectories.observation[..., :2], jnp.nan)
 
     tasks, key = maml.Episode(goals, goals), jax.random.key(2018)
     return maml.evaluate(learner, metric, meta_params, tasks, key, config.eval_steps)
 
 
 def main(config: Navigation) -> Result:
-    """Runs it, prints the table and draws the figures."""
+    """Runs the experiment, prints the table and draws the figures."""
     if config.algorithm == "random":
         config = replace(config, meta_steps=0)
     result = run(study(config), config)
@@ -211,7 +217,7 @@ def main(config: Navigation) -> Result:
             result.out,
             {name: f"{name} adaptation" for name in ("before", "after")},
             "mean return",
-            title=f"{published.task_of(result.summary)}, {config.algorithm}",
+            title=f"{published.task_title(result.summary)}, {config.algorithm}",
             levels={} if config.corners else PUBLISHED,
         )
     if config.algorithm != "rl2":

@@ -1,11 +1,13 @@
-"""Which layout of the tasks is fastest, and how the cost of a meta-gradient grows.
+"""Speed of the meta-gradient by layout of the tasks on devices, and its growth.
+
+Prints a table of tasks per second by devices and chunk, then the seconds of Conv4's meta-gradient
+over tasks, inner steps, ways and width, of which one is changed at a time.
 
     python -m benchmarks.scaling     # ten minutes on two cores
     python -m benchmarks.scaling --tasks 1 4 16 64 256 1024 4096 --devices 1    # one GPU
 
-First a table, tasks/s of each model by devices and chunk; then the seconds of Conv4's meta-gradient
-in the layout that the benchmarks choose against tasks, inner steps, ways and width, one changed at
-a time. Tasks are glyphs and sinusoids, so no data is needed.
+The latter has the layout that the benchmarks choose, which should be the fastest of the table.
+Tasks are glyphs and sinusoids, which need no data.
 """
 
 import math
@@ -31,7 +33,7 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import own
+from benchmarks.harness.folders import script_folder
 from benchmarks.harness.plot import save_figure
 from maml.sampling import few_shot
 from maml.types import Params
@@ -43,38 +45,38 @@ from tasks.sinusoid import few_points
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is measured."""
+    """Options of the measurement."""
 
     models: tuple[str, ...] = ("conv4", "fully-connected", "sinusoid")
-    """Of the table of layouts."""
+    """Models of the table of layouts."""
     devices: tuple[int, ...] = (1, 2)
-    """Numbers of devices of the table."""
+    """Numbers of devices in the table of layouts."""
     chunks: tuple[int, ...] = (1, 4, 16, 0)
-    """Tasks that a device maps at once, 0 for all."""
+    """Numbers of tasks that a device maps at once in the table of layouts, 0 for all."""
     tasks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
     """Numbers of tasks of Conv4's meta-gradient."""
     steps: tuple[int, ...] = (1, 2, 5, 10)
-    """Numbers of its inner steps."""
+    """Numbers of inner steps of Conv4's meta-gradient."""
     ways: tuple[int, ...] = (5, 10, 20)
-    """Numbers of classes of its episodes."""
+    """Numbers of classes in an episode of Conv4's meta-gradient."""
     width: tuple[int, ...] = (16, 32, 64, 128)
-    """Numbers of its channels."""
+    """Numbers of channels of Conv4."""
     repeats: int = 5
-    """How often each meta-gradient is timed."""
+    """Number of timed runs of each meta-gradient."""
     out: Path | None = None
-    """Folder for scaling.json and scaling.png."""
+    """Folder of scaling.json and scaling.png; None writes no files."""
 
     def __post_init__(self) -> None:
         check(self)
         unknown = set(self.models) - set(MODELS)
         if unknown:
-            raise ValueError(f"the models are {', '.join(MODELS)}; got {', '.join(unknown)}")
+            raise ValueError(f"models must be among {', '.join(MODELS)}; got {', '.join(unknown)}")
         if max(self.ways) > (classes := len(glyphs.load().images)):
             raise ValueError(f"ways must be <= {classes}, the classes of glyphs; got {self.ways}")
 
 
 class Problem(NamedTuple):
-    """A meta-gradient to time: its algorithm, where, and the sampler of one task."""
+    """A meta-gradient to time: algorithm, parameters, sampler, and whether a task is heavy."""
 
     algorithm: maml.Algorithm
     params: Params
@@ -83,7 +85,7 @@ class Problem(NamedTuple):
 
 
 def characters(model: Callable, *, steps: int = 1, ways: int = 5, **options: int) -> Problem:
-    """1-shot classification of glyphs, with the memory mode that the benchmarks choose."""
+    """1-shot classification of glyphs, with the mode that the benchmarks choose."""
     sample = few_shot(glyphs.load().images, ways, 1, 1, rotate=True)
     network = model(ways=ways, **options)
     params = network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -92,7 +94,7 @@ def characters(model: Callable, *, steps: int = 1, ways: int = 5, **options: int
 
 
 def waves() -> Problem:
-    """The paper's sinusoid regression."""
+    """Sinusoid regression, as in the paper."""
     params = MLP().init(jax.random.key(0), jnp.zeros((1, 1)))
     algorithm = maml.maml(
         maml.regression(lambda p, x: jnp.asarray(MLP().apply(p, x))), optax.sgd(1e-3), 1
@@ -108,7 +110,7 @@ MODELS = {
 
 
 def seconds(problem: Problem, tasks: int, layout: hardware.Layout, repeats: int) -> float:
-    """Median of a compiled meta-gradient, after one that is not counted."""
+    """The median seconds of a compiled meta-gradient, after one run that is not counted."""
     key = jax.random.key(0)
     episodes = jax.jit(maml.batched(problem.sample, tasks))(key)
     gradient = partial(maml.meta_gradient, problem.algorithm.grad, **layout._asdict())
@@ -121,7 +123,7 @@ def seconds(problem: Problem, tasks: int, layout: hardware.Layout, repeats: int)
 
 
 def layouts(options: Options, tasks: int = 32) -> list[dict]:
-    """Tasks/s of every model in every layout that divides the tasks."""
+    """The tasks per second of every model in every layout that divides the tasks."""
     cases = [
         (name, devices, chunk)
         for name in options.models
@@ -129,8 +131,9 @@ def layouts(options: Options, tasks: int = 32) -> list[dict]:
         for chunk in options.chunks
         if devices <= jax.device_count() and tasks // devices % (chunk or 1) == 0
     ]
+    have = "is" if jax.device_count() == 1 else "are"
     for devices in (n for n in options.devices if n > jax.device_count()):
-        print(f"{devices} devices: not run, there are {jax.device_count()}")
+        print(f"{devices} devices: not run; there {have} {jax.device_count()}")
     rows = []
     for name, devices, chunk in track(cases, "layouts", console=Console(stderr=True)):
         problem = MODELS[name]()
@@ -141,22 +144,22 @@ def layouts(options: Options, tasks: int = 32) -> list[dict]:
 
 
 def growth(options: Options) -> dict[str, dict[int, float]]:
-    """Seconds of Conv4's meta-gradient of 32 tasks, with one thing changed."""
+    """The seconds of Conv4's meta-gradient of 32 tasks, with one number changed at a time."""
     swept = {"tasks": options.tasks, "steps": options.steps, "ways": options.ways}
     swept["width"] = options.width
-    found: dict[str, dict[int, float]] = {name: {} for name in swept}
+    curves: dict[str, dict[int, float]] = {name: {} for name in swept}
     cases = [(name, value) for name, values in swept.items() for value in values]
     for name, value in track(cases, "growth", console=Console(stderr=True)):
         change = {} if name == "tasks" else {"features" if name == "width" else name: value}
         tasks = value if name == "tasks" else 32
         layout = hardware.layout(tasks, heavy=True, devices=None, chunk=None)
         problem = characters(Conv4, **change)
-        found[name][value] = seconds(problem, tasks, layout, options.repeats)
-    return found
+        curves[name][value] = seconds(problem, tasks, layout, options.repeats)
+    return curves
 
 
 def show(rows: Sequence[dict], options: Options) -> None:
-    """The table of layouts; the fastest of each model is bold."""
+    """Prints the table of layouts, with the fastest of each model in bold."""
     table = Table(title="tasks/s, one meta-gradient of 32 tasks, one inner step, second order")
     for column in ("devices", "tasks at a time", *options.models):
         table.add_column(column, justify="right")
@@ -172,11 +175,11 @@ def show(rows: Sequence[dict], options: Options) -> None:
     Console().print(table)
 
 
-def figure(found: dict[str, dict[int, float]]) -> Figure:
-    """Seconds against tasks, inner steps, ways and width, log-log."""
+def figure(curves: dict[str, dict[int, float]]) -> Figure:
+    """Draws seconds over tasks, inner steps, ways and width, on logarithmic axes."""
     drawing = Figure(figsize=(11, 2.9), layout="constrained")
     labels = {"tasks": "tasks", "steps": "inner steps", "ways": "ways", "width": "channels"}
-    for axes, (name, values) in zip(drawing.subplots(1, 4), found.items(), strict=True):
+    for axes, (name, values) in zip(drawing.subplots(1, 4), curves.items(), strict=True):
         axes.plot(list(values), list(values.values()), "o-")
         axes.set(xscale="log", yscale="log", xlabel=labels[name])
         axes.set_xticks(list(values), map(str, values))
@@ -185,24 +188,24 @@ def figure(found: dict[str, dict[int, float]]) -> Figure:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
-    drawing.axes[0].set_ylabel("seconds a meta-gradient")
+    drawing.axes[0].set_ylabel("time of a meta-gradient, s")
     return drawing
 
 
 def main(options: Options) -> None:
-    """Measures, prints, and writes what was found."""
+    """Measures, prints, and writes what was curves."""
     if options.out:
-        own("scaling", options)
+        script_folder("scaling", options)
     rows = layouts(options)
     show(rows, options)
-    found = growth(options)
-    for name, values in found.items():
+    curves = growth(options)
+    for name, values in curves.items():
         print(name, {value: round(spent, 4) for value, spent in values.items()})
     if options.out:
-        contents = {"layouts": rows, "growth": found, "device": hardware.device()}
+        contents = {"layouts": rows, "growth": curves, "device": hardware.device()}
         contents |= {"versions": hardware.versions()}
         write_text(options.out / "scaling.json", as_json(contents, indent=2) + "\n")
-        save_figure(figure(found), options.out / "scaling.png")
+        save_figure(figure(curves), options.out / "scaling.png")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Sinusoid regression (Finn et al. 2017, section 5.1 and table 2): MSE after 0 .. 10 inner steps.
+"""Regression of sinusoids from a few points (Finn et al. 2017, section 5.1 and table 2).
+
+Meta-trains a small network on sinusoids of random amplitude and phase, and reports the mean squared
+error on test sinusoids after 0 to 10 inner steps.
 
     python -m benchmarks.sinusoid                          # 5-shot; one minute on two cores
     python -m benchmarks.sinusoid --preset maml-paper-10-shot
 
-To reach: 0.67 / 0.38 / 0.35 after 1 / 5 / 10 steps with 5 shots. The presets `maml-paper-*` have
-the inner rate of the paper's code, 0.001; with the 0.01 of its text some tasks diverge after more
-steps than meta-training took.
+To be reached: 0.67, 0.38 and 0.35 after 1, 5 and 10 inner steps with 5 shots. The presets
+`maml-paper-*` have the inner learning rate of the paper's code, 0.001; with the 0.01 of its text
+some tasks diverge after more inner steps than meta-training has.
 """
 
 from collections.abc import Iterator
@@ -28,7 +31,7 @@ from maml.types import Params, RandomKey
 from tasks.models import MLP
 from tasks.sinusoid import few_points
 
-WIDTH = 40  # of the hidden layers
+WIDTH = 40  # units of each hidden layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +41,17 @@ class Sinusoid(Config):
     algorithm: Literal[
         "maml", "maml++", "fomaml", "meta_sgd", "reptile", "cavia", "r2d2", "pretrained", "oracle"
     ] = "maml"
-    """What is trained. `pretrained` learns all tasks at once and adapts only in the evaluation;
-    `oracle` is that with amplitude and phase among the inputs, and need not adapt. `maml++` learns
-    rates, and its multi-step loss fades over the first half of meta-training."""
+    """Algorithm. `pretrained` learns all tasks jointly and adapts only in the evaluation; `oracle`
+    does the same with amplitude and phase among the inputs. `maml++` learns learning rates, and
+    its multi-step loss fades over the first half of meta-training."""
     frequencies: bool = False
-    """Meta-SGD's task, in which the frequency differs from wave to wave."""
+    """Draw the frequency of each sinusoid too, as in the experiments of Meta-SGD."""
     context: int = 5
-    """Of cavia's inputs that adapt."""
+    """Number of context parameters of cavia, inputs which alone adapt."""
     shots: int
-    """Support points in the evaluation, and as many query points."""
+    """Number of support points in the evaluation, and of query points."""
     train_shots: int = 10
-    """Support points while meta-training, and as many query points."""
+    """Number of support points during meta-training, and of query points."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,14 +64,14 @@ class Sinusoid(Config):
 
     @property
     def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As every benchmark's, and those of inner steps where the head is fitted."""
+        """As in `Config`; and the options of inner steps, where a head is fitted."""
         yield from super().unread
         if self.algorithm == "r2d2":
             yield ("inner_rate", "inner_steps"), "algorithms with inner steps, not r2d2"
 
     @property
     def spanning(self) -> str | None:
-        """As every benchmark's, and the multi-step loss of maml++."""
+        """As in `Config`, or the multi-step loss of maml++."""
         return "the fading multi-step loss" if self.algorithm == "maml++" else super().spanning
 
 
@@ -110,7 +113,7 @@ PRESETS = {
 
 
 def experiment(config: Sinusoid) -> Experiment:
-    """The experiment of a configuration."""
+    """The experiment with the given options."""
     precision = hardware.precision(config.precision)
     model = MLP(
         context=config.context if config.algorithm == "cavia" else 0,
@@ -118,8 +121,8 @@ def experiment(config: Sinusoid) -> Experiment:
     )
     wave = {"oracle": config.algorithm == "oracle", "frequencies": config.frequencies}
     samplers = {
-        part: few_points(shots, shots, **wave)
-        for part, shots in (
+        split: few_points(shots, shots, **wave)
+        for split, shots in (
             ("train", config.train_shots),
             ("val", config.shots),
             ("test", config.shots),
@@ -176,19 +179,19 @@ def experiment(config: Sinusoid) -> Experiment:
 
 
 def main(config: Sinusoid) -> Result:
-    """Runs it, prints the table and draws the figures."""
-    chosen = experiment(config)
-    result = run(chosen, config)
+    """Runs the experiment, prints the table and draws the figures."""
+    sinusoids = experiment(config)
+    result = run(sinusoids, config)
     tables.show(result.summary)
     figures.learning_curve(
         result.out,
         {"mse": "meta-training tasks, adapted"},
         "mean squared error",
-        title=f"{published.task_of(result.summary)}, {config.algorithm}",
+        title=f"{published.task_title(result.summary)}, {config.algorithm}",
         validated="mse",
     )
     if config.algorithm != "oracle":
-        figures.fits(result.out, chosen, result.of_seed())
+        figures.fits(result.out, sinusoids, result.of_seed())
     return result
 
 

@@ -1,12 +1,16 @@
-"""Trained meta-parameters as small files, and what they achieve.
+"""Trained meta-parameters as small files, and their evaluation.
 
-    python -m benchmarks.weights results/weights/NAME.npz --data FOLDER     # evaluates them
-    python -m benchmarks.weights results/weights/NAME.npz --ways 5 ...      # in another cell
-    python -m benchmarks.weights FILE FILE FILE --data FOLDER               # as an ensemble
-    python -m benchmarks.weights NAME.npz --run RUN                         # writes them
+Evaluates the meta-parameters of a file, or the ensemble of several files, on test tasks; or writes
+the file of a run.
+
+    python -m benchmarks.weights results/weights/NAME.npz --data FOLDER     # evaluates a file
+    python -m benchmarks.weights results/weights/NAME.npz --ways 5 ...      # with fewer classes
+    python -m benchmarks.weights FILE FILE FILE --data FOLDER               # an ensemble
+    python -m benchmarks.weights NAME.npz --run RUN                         # writes a file
 
 A file holds half-precision arrays by path and the options of their run, and nothing that is
-executed. Rounding is part of them: what is evaluated is what the file holds.
+executed. Accuracies are those of the rounded arrays. To be reached: the results of the runs, which
+docs/results.md lists.
 """
 
 import json
@@ -26,8 +30,8 @@ from benchmarks.harness import folders, summaries, supervised
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import read_arrays, whole
-from benchmarks.harness.schemas import TEXT, TRAINED, fitting, parsed
+from benchmarks.harness.files import atomic_write, read_arrays
+from benchmarks.harness.schemas import TEXT, TRAINED, check_schema, parse_json
 from benchmarks.harness.stored import latest
 from benchmarks.harness.study import products
 from benchmarks.harness.supervised import Experiment
@@ -35,27 +39,32 @@ from benchmarks.report import tables
 from maml.tree import by_path
 from maml.types import MetaParams
 
-OPTIONS = "options"
-PATHS = "data", "out", "start_from"
+OPTIONS = "options"  # name of the options among the arrays
+PATHS = "data", "out", "start_from"  # options that are paths
 
 
-def save(path: Path, learned: MetaParams, config: dict[str, Any]) -> None:
-    """Writes meta-parameters and the options of their run, whole or not at all.
+def save_weights(path: Path, learned: MetaParams, config: dict[str, Any]) -> None:
+    """Writes meta-parameters and the options of their run, completely or not at all.
+
+    Args:
+        path: Path of the file; an existing file of weights is replaced.
+        learned: Meta-parameters.
+        config: Options of the run, as values of JSON.
 
     Raises:
-        ValueError: the file is there and holds something else than weights.
+        ValueError: The file exists and does not hold weights.
     """
     if path.exists():
-        options(path)
+        read_options(path)
     arrays = {name: _rounded(np.asarray(leaf)) for name, leaf in by_path(learned).items()}
     arrays[OPTIONS] = np.array(json.dumps(config))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _rounded(leaf: np.ndarray) -> np.ndarray:
-    """In half precision, but where that would make infinities of numbers."""
+    """Rounds a leaf to half precision, unless finite numbers would become infinite."""
     if leaf.dtype.kind != "f":
         return leaf
     with np.errstate(over="ignore"):
@@ -63,35 +72,36 @@ def _rounded(leaf: np.ndarray) -> np.ndarray:
     return half if (np.isfinite(half) == np.isfinite(leaf)).all() else leaf
 
 
-def options(path: Path) -> FewShot:
-    """The options of the run that a file comes from.
+def read_options(path: Path) -> FewShot:
+    """Reads the options of the run that a file comes from.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: The file does not hold weights.
     """
-    found = read_arrays(path, OPTIONS)[OPTIONS]
-    return _config(parsed(str(found), {}, f"{OPTIONS} of {path}"), path)
+    text = read_arrays(path, OPTIONS)[OPTIONS]
+    return _config(parse_json(str(text), {}, f"{OPTIONS} of {path}"), path)
 
 
-def trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
-    """The experiment of a file's run, its options but for the changes, and the meta-parameters."""
-    config = replace(options(path), **changes)
-    chosen = experiment(config)
-    return chosen, config, meta_params(path, initial(chosen, config))
+def load_trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
+    """Loads a file: the experiment of its run, the options with changes, and meta-parameters."""
+    config = replace(read_options(path), **changes)
+    few_shot = experiment(config)
+    return few_shot, config, meta_params(path, initial_params(few_shot, config))
 
 
-def initial(chosen: Experiment, config: FewShot) -> MetaParams:
-    """The meta-parameters before meta-training, whose paths and shapes are those of the trained."""
-    return chosen.algorithm.init(chosen.initial(config.seed))
+def initial_params(few_shot: Experiment, config: FewShot) -> MetaParams:
+    """The meta-parameters before meta-training, with the paths and shapes of the trained ones."""
+    return few_shot.algorithm.init(few_shot.initial(config.seed))
 
 
-def _config(found: dict[str, Any], source: Path) -> FewShot:
+def _config(stored: dict[str, Any], source: Path) -> FewShot:
+    """The options that a JSON object holds; names that are no longer options are left out."""
     known = {field.name for field in fields(FewShot)}
-    fitting(found, dict.fromkeys(PATHS, (TEXT, None)), source)
-    given: dict[str, Any] = {name: value for name, value in found.items() if name in known}
-    given |= {name: Path(found[name]) for name in PATHS if found.get(name)}
+    check_schema(stored, dict.fromkeys(PATHS, (TEXT, None)), source)
+    values: dict[str, Any] = {name: value for name, value in stored.items() if name in known}
+    values |= {name: Path(stored[name]) for name in PATHS if stored.get(name)}
     try:
-        return FewShot(**given)
+        return FewShot(**values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{source} holds no options of few-shot learning: {error}") from error
 
@@ -101,101 +111,118 @@ class Weights:
     """Options of the command."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
-    """Of weights; several, which differ in their seed, are an ensemble."""
+    """Files of weights; several, of runs that differ in their seed alone, are an ensemble."""
     run: Path | None = None
-    """Folder of a run whose last checkpoint is written to the file; None evaluates the file."""
+    """Folder of a run whose last checkpoint is written to the file; None evaluates the files."""
     data: Path | None = None
-    """Folder of Omniglot, as that of `benchmarks.omniglot`."""
+    """Folder of Omniglot, as in `benchmarks.omniglot`."""
     ways: int | None = None
-    """Classes of the evaluation's episodes; None is as in the run. Heads in closed form alone can
-    have fewer than they were trained with."""
+    """Number of classes in an episode; None is as in the run. Closed-form heads alone can have
+    fewer classes than in meta-training."""
     shots: int | None = None
-    """Support drawings a class; None is as in the run."""
+    """Number of support images for each class; None is as in the run."""
     eval_tasks: int = 10_000
-    """Test tasks of the evaluation."""
+    """Number of test tasks."""
     eval_steps: int | None = None
-    """Inner steps of the evaluation; None is as in the run."""
+    """Number of inner steps of the evaluation; None is as in the run."""
     out: Path | None = None
-    """Folder of the summary; None is one under results/runs."""
+    """Folder of the summary; None is a new one under results/runs."""
     record: bool = False
     """Add the summary to results/*.jsonl."""
 
     def __post_init__(self) -> None:
         check(self)
-        given = ("data", "ways", "shots", "eval_tasks", "eval_steps", "out", "record")
-        check_used(self, given, self.run is None, "an evaluation, and --run writes a file")
+        names = ("data", "ways", "shots", "eval_tasks", "eval_steps", "out", "record")
+        check_used(self, names, self.run is None, "an evaluation, and --run writes a file")
 
 
-def main(asked: Weights) -> None:
-    """Writes a file, or evaluates one, or the ensemble of several, and prints its table."""
-    files = list(asked.files)
-    if not files or (asked.run and len(files) > 1):
-        raise ValueError(f"one file is written, one or more are read; got {len(files)}")
+def main(options: Weights) -> None:
+    """Writes a file; or evaluates one or the ensemble of several, and prints the table."""
+    files = list(options.files)
+    if not files or (options.run and len(files) > 1):
+        raise ValueError(f"files must be one or more, and one with --run; got {len(files)}")
     file, *others = files
-    if asked.run:
-        write(file, asked.run)
+    if options.run:
+        write_weights(file, options.run)
         return
-    given = ("data", "ways", "shots", "eval_tasks", "eval_steps")
-    changes = {name: getattr(asked, name) for name in given if getattr(asked, name) is not None}
-    if asked.ways is not None:
-        before = options(file)
+    names = ("data", "ways", "shots", "eval_tasks", "eval_steps")
+    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.ways is not None:
+        before = read_options(file)
         changes["train_ways"] = before.train_ways or before.ways
-    chosen, config, learned = trained(file, **changes)
+    few_shot, config, learned = load_trained(file, **changes)
     if others:
-        chosen, learned = together(files, config, chosen, learned)
-    out = folders.own(f"weights-{file.stem}", asked)
+        few_shot, learned = load_ensemble(files, config, few_shot, learned)
+    out = folders.script_folder(f"weights-{file.stem}", options)
     start = time.perf_counter()
-    found: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
-    found |= {"seeds": len(files)} if others else {}
-    with products(chosen.precision):
-        found |= supervised.tested(chosen, config, learned) | chosen.facts
-    found |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
-    found |= {"seconds": {"evaluate": time.perf_counter() - start}}
-    found |= {"weights": [own.name for own in files]}
+    results: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
+    results |= {"seeds": len(files)} if others else {}
+    with products(few_shot.precision):
+        results |= supervised.tested(few_shot, config, learned) | few_shot.facts
+    results |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
+    results |= {"seconds": {"evaluate": time.perf_counter() - start}}
+    results |= {"weights": [path.name for path in files]}
     when = min(config.inner_steps, config.eval_steps)
-    found |= summaries.headline(found, chosen.headline, when)
-    tables.show(summaries.write(chosen.name, config, out, found, record=asked.record))
+    results |= summaries.headline(results, few_shot.headline, when)
+    tables.show(summaries.write_summary(few_shot.name, config, out, results, record=options.record))
 
 
-def together(
+def load_ensemble(
     files: Sequence[Path], config: FewShot, single: Experiment, first: MetaParams
 ) -> tuple[Experiment, MetaParams]:
-    """The ensemble of files whose options differ in their seed alone.
+    """Loads the ensemble of files whose options differ in their seed alone.
+
+    Args:
+        files: Paths of the files.
+        config: Options of the first file, with changes.
+        single: Experiment of the first file.
+        first: Meta-parameters of the first file.
+
+    Returns:
+        The experiment of the ensemble, and the meta-parameters `[member, ...]`.
 
     Raises:
-        ValueError: they differ in others.
+        ValueError: Another option differs.
     """
     for file in files[1:]:
-        own = replace(options(file), seed=config.seed)
-        if own != replace(options(files[0]), seed=config.seed):
-            raise ValueError(f"{file} is of another run than {files[0]}, in more than the seed")
-    like = initial(single, config)
+        other = replace(read_options(file), seed=config.seed)
+        if other != replace(read_options(files[0]), seed=config.seed):
+            raise ValueError(
+                f"{file} and {files[0]} must differ in the seed alone; other options differ"
+            )
+    like = initial_params(single, config)
     members = [first, *(meta_params(file, like) for file in files[1:])]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     return experiment(config, members=len(files)), stacked
 
 
-def write(file: Path, run: Path) -> None:
+def write_weights(file: Path, run: Path) -> None:
     """Writes the meta-parameters of a run's last checkpoint to a file.
 
+    Args:
+        file: Path of the file.
+        run: Folder of the run.
+
     Raises:
-        ValueError: the run is not of few-shot learning, has not ended, or its checkpoint is not
-            that of its summary; or the file is there and holds something else.
+        ValueError: The run is not one of few-shot learning, is not finished, or has a checkpoint of
+            another step than its summary; or the file exists and does not hold weights.
     """
-    summary = summaries.ended(run, TRAINED)
+    summary = summaries.read_summary(run, TRAINED)
     config = _config(summary["config"], run)
     step = int(latest(run / "checkpoints").name)
     if step != summary["meta_steps"]:
         raise ValueError(
-            f"the summary of {run} is of {summary['meta_steps']} meta-steps, and its last"
-            f" checkpoint of {step}: end the run with --resume"
+            f"the summary of {run} is that of {summary['meta_steps']} meta-steps, but its last"
+            f" checkpoint that of {step}; finish the run with --resume"
         )
     if config.seeds > 1:
-        raise ValueError(f"{run} trained {config.seeds} seeds, and a file holds the weights of one")
-    chosen = experiment(config)
-    found = meta_params(run, initial(chosen, config))
-    free = dict.fromkeys(PATHS) | {"resume": False, "record": False}
-    save(file, found, folders.plain(config) | free)
+        raise ValueError(
+            f"a file holds the weights of one seed; got {run} with {config.seeds} seeds"
+        )
+    few_shot = experiment(config)
+    params = meta_params(run, initial_params(few_shot, config))
+    reset = dict.fromkeys(PATHS) | {"resume": False, "record": False}
+    save_weights(file, params, folders.options_as_json(config) | reset)
     print(f"{file}: {file.stat().st_size / 1024:.0f} KB")
 
 

@@ -1,7 +1,7 @@
 """Meta-learning in pure functions: an algorithm is a learner times a meta-gradient estimator."""
 
 from maml import rl, search, surrogates, trust_region
-from maml.algorithms import MetaSGD, anil, boil, cavia, imaml, maml, meta_sgd
+from maml.algorithms import anil, boil, cavia, imaml, maml
 from maml.batch_norm import few_shot_apply, normalised
 from maml.closed_form import R2D2, protonet, r2d2
 from maml.ensembles import ensemble, mixture
@@ -15,9 +15,11 @@ from maml.inner import adapt, gradient_descent
 from maml.layers import convolution, max_pool
 from maml.losses import classification, proximal, regression
 from maml.mapping import task_mesh
-from maml.outer import batched, init, iterate, meta_gradient, meta_step, train
+from maml.meta_sgd import MetaSGD, meta_sgd
+from maml.outer import meta_gradient, meta_step
 from maml.plus_plus import PlusPlus, maml_plus_plus
-from maml.sampling import Query, few_shot
+from maml.sampling import Query, batched, few_shot
+from maml.training import init, iterate, train
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (
     Algorithm,

@@ -6,7 +6,6 @@ L_query(phi_K).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from jaxtyping import PyTree
 
 from maml import tree
 from maml._checks import check_number
-from maml._contracts import check_floating, check_mask, check_params, check_type
+from maml._contracts import check_floating, check_mask, check_params
 from maml._optimizers import check_differentiable, check_for, check_optimizer
 from maml.estimators import implicit, unrolled
 from maml.hvp import Hvp, check_hvp
@@ -172,68 +171,6 @@ def boil(
     if all(jax.tree.leaves(head)):
         raise ValueError(f"the head is True everywhere, so that no leaf adapts; got {head!r}")
     return maml(loss, optimizer, inner_steps, mask=tree.complement(head), hvp=hvp, remat=remat)
-
-
-class MetaSGD(NamedTuple):
-    """The meta-parameters of `meta_sgd`.
-
-    Attributes:
-        params: Initial parameters of the model.
-        rates: Learning rates, arrays like `params`; None for leaves without a derivative.
-    """
-
-    params: Params
-    rates: Params
-
-
-def meta_sgd(
-    loss: LossFn,
-    optimizer: optax.GradientTransformation,
-    inner_steps: int,
-    *,
-    rate: float,
-    mask: PyTree[bool] | None = None,
-    hvp: Hvp = "reverse",
-    remat: bool = False,
-) -> Algorithm:
-    """Meta-SGD:  phi_{k+1} = phi_k + rates * u(grad L_support(phi_k)),  learning theta and rates.
-
-    With `optax.sgd(1.0)` the rates are alpha in the paper, a learning rate for each entry of theta.
-
-    Args:
-        loss, optimizer, inner_steps, mask, hvp, remat: As in `maml`.
-        rate: Initial value of every learning rate, > 0.
-
-    Returns:
-        The algorithm, with meta-parameters `MetaSGD`.
-
-    Raises:
-        ValueError: as `maml`, or the rate is not positive.
-
-    Li, Zhou, Chen, Li: Meta-SGD, learning to learn quickly for few-shot learning (2017),
-    https://arxiv.org/abs/1707.09835
-    """
-    check_hvp(hvp, remat)
-    check_optimizer(optimizer)
-    check_differentiable(optimizer)
-    check_number(rate, "rate", above=0)
-    if mask is not None:
-        check_mask(mask)
-
-    def init(params: Params) -> MetaSGD:
-        learned, _ = tree.partition(checked_params(params, optimizer, mask), tree.floating(params))
-        return MetaSGD(params, jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), learned))
-
-    def learner(meta: MetaSGD) -> Inner:
-        check_type(meta, MetaSGD)
-        rates = meta.rates
-        if mask is not None:
-            rates = jax.tree.map(lambda adapts, rate: rate if adapts else None, mask, rates)
-        scale = optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, rates, updates))
-        chained = optax.chain(optimizer, scale)
-        return gradient_descent(loss, chained, meta.params, mask=mask, hvp=hvp, remat=remat)
-
-    return Algorithm(init, learner, unrolled(learner, loss, inner_steps))
 
 
 def imaml(

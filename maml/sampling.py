@@ -1,14 +1,15 @@
 """Sampling of few-shot episodes inside jit, from arrays in the memory of the device."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Real, Shaped
 
-from maml._checks import check_counts, check_flags, check_key
+from maml._checks import check_callable, check_count, check_counts, check_flags, check_key
+from maml._returns import check_arrays
 from maml.types import Episode, RandomKey, Sampler
 
 
@@ -128,3 +129,58 @@ def _rotate(
 ) -> Float[Array, "n side side *channels"]:
     rotated = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
     return jax.lax.select_n(quarters, *rotated)
+
+
+def batched(sample: Sampler, num_tasks: int) -> Sampler:
+    """A sampler of meta-batches, `Episode[task, ...]`, from a sampler of one task.
+
+    Args:
+        sample: Sampler of one task. If it is a `Partial`, its arrays remain arguments of jit.
+        num_tasks: Number of tasks of a meta-batch, >= 1.
+
+    Returns:
+        The sampler, a `Partial`. Samplers made from one sampler with one size are the same
+        function to jit.
+
+    Raises:
+        ValueError: `num_tasks` is below 1, or the sampler is not a function of a key or already
+            returns meta-batches.
+
+    >>> from maml import Episode
+    >>> sample = batched(lambda key: Episode(*jax.random.normal(key, (2, 5))), 3)
+    >>> sample(jax.random.key(0)).support.shape
+    (3, 5)
+    """
+    check_count(num_tasks, least=1, of="tasks")
+    check_callable(sample, "sample", "key")
+    if is_batched(sample):
+        raise ValueError("this sampler returns meta-batches already: pass the sampler of one task")
+    partial_type = jax.tree_util.Partial
+    sample = sample if isinstance(sample, partial_type) else partial_type(sample)
+    return partial_type(_Batch(num_tasks), sample)
+
+
+class _Batch(NamedTuple):
+    """A batched sampler, compared by value so that jit compiles equal ones once.
+
+    Two equal `functools.partial` would differ.
+    """
+
+    num_tasks: int
+
+    def __call__(self, sample: Sampler, key: RandomKey) -> Episode:
+        check_key(key)
+
+        def checked_sample(key: RandomKey) -> Episode:
+            episode = sample(key)
+            check_arrays(episode, "a sampler")
+            if not jax.tree.leaves(episode):
+                raise ValueError(f"a sampler returns arrays; got {episode!r}")
+            return episode
+
+        return jax.vmap(checked_sample)(jax.random.split(key, self.num_tasks))
+
+
+def is_batched(sample: Any) -> bool:
+    """Whether a sampler is one that `batched` has made."""
+    return isinstance(getattr(sample, "func", None), _Batch)

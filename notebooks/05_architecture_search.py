@@ -58,7 +58,7 @@ CONFIG = architecture_search.Search(
     runs=10 if QUICK else 300,
     out=Path(SCRATCH.name),
 )
-table, _ = tabulated.read(CONFIG)
+table, _ = tabulated.read_table(CONFIG)
 rewards = np.asarray(table.rewards)
 print(f"tokens with {table.space.choices} options")
 print(f"{np.isfinite(rewards).sum()} architectures, the best rewards {np.nanmax(rewards):.4f}")
@@ -97,8 +97,8 @@ right.imshow(chances, cmap="Blues", vmin=0, vmax=1)
 right.plot(best, range(len(best)), "r*")
 right.set(xlabel="option", ylabel="token", title="what it has learned, and its best child")
 plt.show()
-macro = children.convolutions(maml_bench.Bench())
-display(drawing.draw(CONFIG.out, [drawing.of_network(macro, best)]))
+macro = children.macro_config(maml_bench.Bench())
+display(drawing.draw_graphs(CONFIG.out, [drawing.network_graph(macro, best)]))
 print(f"entropy: {entropy(policy.log_probs(state.learned.params, best)):.2f} nats a child")
 
 # %% [markdown]
@@ -110,13 +110,13 @@ print(f"entropy: {entropy(policy.log_probs(state.learned.params, best)):.2f} nat
 # %%
 compared = architecture_search.strategies(CONFIG, table.space)
 outcome = tabulated.measure(CONFIG, compared, table)
-rewards, found = architecture_search.described(CONFIG, outcome)
+rewards, found = architecture_search.describe_outcome(CONFIG, outcome)
 about = {"space": CONFIG.space, "dataset": "omniglot", "children": 100, "runs": CONFIG.runs}
 tables.show(about | {"policy": CONFIG.policy, "device": str(jax.devices()[0])} | found)
 
 # %%
-display(figures.running_mean(CONFIG.out, rewards))
-display(figures.tops(CONFIG.out, rewards))
+display(figures.draw_running_mean(CONFIG.out, rewards))
+display(figures.draw_top_means(CONFIG.out, rewards))
 
 # %% [markdown]
 # What a policy gradient learns shows in the mean of what it samples and in the mean of its best 25,

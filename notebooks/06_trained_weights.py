@@ -49,7 +49,7 @@ print(f"Omniglot: {'at hand' if OMNIGLOT else 'not here, so glyphs alone'}")
 # %%
 FILES = sorted((ROOT / "results" / "weights").glob("*.npz"))
 for file in FILES:
-    options = weights.options(file)
+    options = weights.read_options(file)
     cell = f"{options.ways}-way {options.shots}-shot {options.dataset}"
     size = file.stat().st_size / 1024
     print(f"{file.name}: {options.algorithm} on {cell}, {options.meta_steps} steps, {size:.0f} KB")
@@ -67,7 +67,7 @@ for file in FILES:
     for name, data in (("omniglot", OMNIGLOT), ("glyphs", {"data": None})):
         if data is not None:
             sizes = {"eval_tasks": 10 if QUICK else 600, "eval_steps": 3}
-            chosen, config, meta_params = weights.trained(file, dataset=name, **data, **sizes)
+            chosen, config, meta_params = weights.load_trained(file, dataset=name, **data, **sizes)
             found = supervised.tested(chosen, config, meta_params)
             curves[file.stem, name] = found["accuracy"]
 
@@ -97,7 +97,9 @@ for (stem, name), curve in curves.items():
 
 # %%
 name = "omniglot" if OMNIGLOT else "glyphs"
-chosen, _, meta_params = weights.trained(FILES[0], dataset=name, **(OMNIGLOT or {"data": None}))
+chosen, _, meta_params = weights.load_trained(
+    FILES[0], dataset=name, **(OMNIGLOT or {"data": None})
+)
 with tempfile.TemporaryDirectory() as scratch:
     figure = figures.episodes(Path(scratch), chosen, jax.device_put(meta_params), steps=1)
 display(figure)

@@ -1,6 +1,7 @@
 """Shapes are enforced, and every test may ask for float64."""
 
 import gc
+import resource
 import socket
 import threading
 from functools import partial
@@ -18,19 +19,20 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_disable_most_optimizations", True)
 # So would looking through all that was traced, again and again, for what can be freed.
 gc.set_threshold(100_000, 20, 100)
+LARGE = 3_000_000  # KB
 
 from tiny_omniglot import NAMES, nothing_prepared, tiny_files, write_zips  # noqa: E402
 
 from tasks import omniglot  # noqa: E402
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_once(tmp_path_factory, request):
-    """Many tests build the same programs: the workers of one run share what they compile."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if hasattr(request.config, "workerinput") else folder
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+@pytest.fixture(scope="module", autouse=True)
+def memory_bounded():
+    """Frees what was compiled for a module, once a worker of the tests has become large."""
+    yield
+    if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > LARGE:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -69,6 +69,8 @@ def start(run: Killable, folder: Path, cache: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", run.module, *run.options, "--out", str(folder), *resume]
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
     silent = subprocess.DEVNULL
+    # A shell's background job ignores Ctrl-C, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(command, env=environment, stdout=silent, stderr=silent)
 
 

@@ -24,7 +24,7 @@ class Runs:
         interrupted = len(self.configs) == self.interrupted_at
         summary = {"mean": 0.5 - lost + 0.01 * config.seed, "interrupted": interrupted}
         summary |= {"seconds": {"train": 2.0}}
-        folders.claim(config.out, folders.lasting("omniglot", config))
+        folders.claim_folder(config.out, folders.result_options("omniglot", config))
         (config.out / "log.jsonl").touch()
         (config.out / "summary.json").write_text(json.dumps(summary))
         return Result(config.out, summary, None)
@@ -59,7 +59,7 @@ def test_every_remedy_is_left_out_alone_and_what_is_lost_is_paired_by_seed(runs,
 
 def test_an_interrupted_run_is_resumed_and_what_is_done_is_not_run_again(runs, tmp_path):
     options, runs.interrupted_at = ablation.Ablation(out=tmp_path, seeds=1), 3
-    with pytest.raises(SystemExit, match="was interrupted; the same command goes on"):
+    with pytest.raises(SystemExit, match="was interrupted; the same command resumes it"):
         ablation.main(options)
     assert len(runs.configs) == 3
     ablation.main(options)

@@ -87,8 +87,9 @@ def of_nnx() -> Model:
             "head": of_flax(params["head"]),
         }
 
-    others = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), nnx.as_pure(others))
-    return Model(apply, nnx.as_pure(params), plain, "^head")
+    as_pure = getattr(nnx, "as_pure", nnx.pure)  # its name before flax 0.12.7
+    others = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), as_pure(others))
+    return Model(apply, as_pure(params), plain, "^head")
 
 
 def of_equinox() -> Model:

@@ -249,13 +249,13 @@ class TestTables:
 class TestWhatIsShown:
     def test_the_best_so_far_are_those_that_are_not_broken(self):
         rewards = np.array([[3.0, np.nan, 1.0, np.inf, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
-        found = figures.top(rewards, 2)
+        found = figures.mean_of_top(rewards, 2)
         np.testing.assert_allclose(found, [1.5, 2.25, 2.75, 4.25])  # a broken one counts as 0
 
     def test_the_running_mean_leaves_broken_rewards_out_and_counts_them(self, tmp_path):
         rewards = {"random": np.ones((2, 40)), "ppo": np.full((1, 40), np.nan)}
         rewards["random"][0, :30] = np.nan
-        lines = figures.running_mean(tmp_path, rewards).axes[0].get_lines()
+        lines = figures.draw_running_mean(tmp_path, rewards).axes[0].get_lines()
         assert [line.get_label() for line in lines] == ["random (30 broken)", "ppo (40 broken)"]
         np.testing.assert_allclose(np.asarray(lines[0].get_ydata()), 1)
         assert np.isnan(np.asarray(lines[1].get_ydata())).all()
@@ -271,10 +271,9 @@ class TestWhatIsShown:
         random, ppo = tables.markdown([summary]).splitlines()[2:]
         assert "| random | 1.00 ± 1.00 |" in random
         assert (
-            "| ppo (18 broken) | not finite ± not finite |  |" in ppo
-            and ppo.count("not finite") == 6
+            "| ppo (18 broken) | not finite ± not finite |" in ppo and ppo.count("not finite") == 6
         )
 
     def test_no_network_is_the_best_of_those_without_an_accuracy(self):
         with pytest.raises(ValueError, match="no child of a search has a finite reward"):
-            drawing.best(Path(), None, {"random": [(float("nan"), [0])]})
+            drawing.draw_best(Path(), None, {"random": [(float("nan"), [0])]})

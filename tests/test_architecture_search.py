@@ -17,7 +17,7 @@ from benchmarks.harness.command_line import launch
 from benchmarks.report import tables
 from benchmarks.search import figures, tabulated
 from benchmarks.search import tables as tables_of_searches
-from benchmarks.search.figures import top
+from benchmarks.search.figures import mean_of_top
 from tasks.architectures.tabular import tabulate
 
 DATA = Path(os.environ.get("NAS_DIR", Path(__file__).parents[2] / "shared/data/nas"))
@@ -34,7 +34,7 @@ def compared(tmp_path_factory):
     table = tabulate("here", (4, 4, 4), CODES, worth, worth / 10)
     out = tmp_path_factory.mktemp("search") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tabulated, "read", lambda config: (table, "tiny"))
+        patch.setattr(tabulated, "read_table", lambda config: (table, "tiny"))
         patch.setattr(summaries, "RESULTS", out.parent)
         options = Search(children=40, runs=6, seed=3, record=True, out=out)
         return out, architecture_search.main(options)
@@ -47,7 +47,7 @@ def test_a_comparison_leaves_its_summary_its_line_and_its_figures(compared):
         *("rewards.png", "top.png"),
     }
     assert json.loads((out / "summary.json").read_text()) == summary
-    assert tables.recorded(out.parent) == [summary]
+    assert tables.read_results(out.parent) == [summary]
     assert all(set(summary[name]) == set(NAMES) for name in ("best", "top25", "seconds"))
     assert summary["optimum"] == pytest.approx(10)
 
@@ -79,36 +79,36 @@ def test_a_record_of_a_search_is_no_row_of_the_other_tables(compared):
 def test_the_mean_of_the_best_is_that_of_the_best_so_far():
     rewards = np.random.default_rng(0).normal(size=(7, 12))
     wanted = [np.sort(rewards[:, :n], axis=1)[:, -5:].mean() for n in range(5, 13)]
-    np.testing.assert_allclose(top(rewards, 5), wanted, rtol=1e-12)
+    np.testing.assert_allclose(mean_of_top(rewards, 5), wanted, rtol=1e-12)
 
 
 def test_the_running_mean_is_drawn_where_its_last_child_is(tmp_path):
     rewards = {"random": np.arange(40.0) * np.ones((3, 1))}
-    figure: Figure = figures.running_mean(tmp_path, rewards)
+    figure: Figure = figures.draw_running_mean(tmp_path, rewards)
     (line,) = figure.axes[0].get_lines()
     np.testing.assert_allclose(np.asarray(line.get_xydata())[[0, -1]], [[2, 0.5], [40, 38.5]])
 
 
 def test_the_test_is_one_sided_and_of_unequal_variances():
     low, high = np.random.default_rng(0).normal([[0.0], [0.5]], [[1.0], [3.0]], size=(2, 50))
-    above = architecture_search.p_above(high, low)
+    above = architecture_search.p_value(high, low)
     both = stats.ttest_ind(high, low, equal_var=False)
     assert above == pytest.approx(np.asarray(both)[1] / 2)
-    assert architecture_search.p_above(low, high) == pytest.approx(1 - above)
+    assert architecture_search.p_value(low, high) == pytest.approx(1 - above)
     same = np.full(5, 3.0)
     for other, p in ((same, 0.5), (same - 1, 0), (same + 1, 1)):
-        assert architecture_search.p_above(same, other) == p
+        assert architecture_search.p_value(same, other) == p
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ("--space nasbench201", "reads a file of yours: --table FILE"),
+        ("--space nasbench201", "needs a file; name it with --table FILE"),
         ("--table nowhere.npz", "at nowhere.npz"),
         ("--table nowhere.npz --dataset svhn", "got 'svhn'"),
-        ("--space macro-table --table x --dataset cifar100", "of cifar10 alone"),
+        ("--space macro-table --table x --dataset cifar100", "dataset must be cifar10"),
         ("--space macro-table --table nowhere.json", "at nowhere.json"),
-        ("--space maml-bench --dataset glyphs", "of omniglot alone; got 'glyphs'"),
+        ("--space maml-bench --dataset glyphs", "must be omniglot for MAML-Bench; got 'glyphs'"),
     ],
 )
 def test_what_is_refused_is_refused_in_one_line(words, says):
@@ -125,8 +125,8 @@ def test_what_is_refused_is_refused_in_one_line(words, says):
         ({"batch": 0}, "batch must be >= 1"),
         ({"batch": 30}, "must divide 100 children; got 30"),
         ({"rate": 0.0}, "rate must be >= 1e-30; got 0.0"),
-        ({"space": "graphs", "table": Path("file")}, "no file; got file"),
-        ({"space": "macro", "table": Path("file")}, "reads no table; got file"),
+        ({"space": "graphs", "table": Path("file")}, "a package, not a file; got --table file"),
+        ({"space": "macro", "table": Path("file")}, "reads no table; got --table file"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, says):

@@ -18,7 +18,8 @@ from benchmarks import omniglot, weights
 from benchmarks.architecture_search import Search
 from benchmarks.harness import folders
 from benchmarks.harness.bounds import BOUNDS
-from benchmarks.harness.command_line import configure, launch, parsed
+from benchmarks.harness.command_line import configure, launch
+from benchmarks.harness.command_line import parse as read_options
 from benchmarks.report import tables
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,8 @@ REFUSED = {
         "--preset": "argument --preset: expected one argument",
         "--preset nonesuch": "no preset 'nonesuch'; there are maml-paper-5-shot",
         "--nonesuch 1": "Unrecognized options: --nonesuch",
+        "--meta-step 1": "Unrecognized options: --meta-step, 1 (did you mean --meta-steps?)",
+        "--preset quik": "no preset 'quik' (did you mean quick?); there are",
         "--meta-steps many": "invalid literal for int() with base 10: 'many'",
         "--meta-steps 1e9": "Error parsing --meta-steps",
         "--meta-steps": "Missing value for argument '--meta-steps'",
@@ -100,7 +103,7 @@ REFUSED = {
         "--batch-norm running --momentum -0.1": "momentum must be >= 0.0; got -0.1",
         "--dataset glyphs --regularisation -1": "regularisation must be >= 1e-30; got -1.0",
         "--dataset glyphs --regularisation 3": "regularisation is an option of algorithm imaml",
-        "--algorithm imaml": "inner_rate * regularisation < 2; got 2.0 * 2.0",
+        "--algorithm imaml": "inner_rate * regularisation must be < 2 for imaml",
         "--dataset glyphs --resize antialias": "resize is an option of dataset omniglot",
         "--dataset glyphs --split alphabets": "split is an option of dataset omniglot",
         "--dataset glyphs --data FILE": "data is an option of dataset omniglot",
@@ -155,7 +158,7 @@ REFUSED = {
         "--algorithm random --meta-steps 50": "meta_steps is an option of algorithms that are",
         "--std 0": "std must be >= 1e-06; got 0.0",
         f"--width {10**9}": "width must be <= 4,096; got 1000000000",
-        "--corners --squared": "corners are for those who cannot see them",
+        "--corners --squared": "--corners excludes --algorithm oracle and --squared",
         "--goals 3 --devices 2": "must divide goals, which is 3; got 2",
         "--eval-steps -1": "eval_steps must be >= 0; got -1",
     },
@@ -163,14 +166,14 @@ REFUSED = {
         f"--arms {10**9}": "arms must be <= 10,000; got 1000000000",
         "--arms 1": "arms must be >= 2; got 1",
         f"--budget {10**9}": "budget must be <= 100,000; got 1000000000",
-        "--budget 7": "7 is not divided by 5",
+        "--budget 7": "budget must be a multiple of inner_steps + 1, and",
         f"--eval-tasks {10**15}": "eval_tasks must be <= 1,000,000",
         "--preset mdp-10 --eval-tasks 1000000 --arms 100": "the test tasks would take",
         "--outer adam --fvp-trajectories 4": "fvp_trajectories is an option of outer trpo",
         "--discount 0.5": "discount is an option of episodes of several steps; leave it at 0.99",
         "--width 64": "width is an option of algorithm rl2; leave it at 128; got 64",
         "--trajectories 7": "here, a batch is 20 by the budget",
-        "--horizon 5": "an episode of a bandit is one pull; got horizon 5",
+        "--horizon 5": "horizon must be 1 for a bandit, a single pull; got 5",
         "--inner-rate inf": "inner_rate must be a finite number; got inf",
         "--preset": "argument --preset: expected one argument",
     },
@@ -209,11 +212,11 @@ REFUSED = {
         "--dataset glyphs --data FILE": "data is an option of dataset omniglot",
     },
     "maml_bench": {
-        "--layers 12": "a table of up to",
+        "--layers 12": "a table must have at most 1,000,000 architectures",
         f"--layers {10**9}": "layers must be <= 32; got 1000000000",
         "--blocks 3": "blocks is an option of space cells; leave it at 2; got 3",
         "--trainings 1": "trainings must be >= 2; got 1",
-        "--shared-steps 5": "no --shared-steps",
+        "--shared-steps 5": "shared_steps must be 0 for the table; got 5",
         "--filters 0": "filters must be >= 1; got 0",
         "--filters": "filters needs at least one value",
         "--sizes 2": "filters must have odd sizes",
@@ -245,7 +248,7 @@ REFUSED = {
         "--tasks 0": "tasks must be >= 1; got 0",
         "--ways 5 9999": "the classes of glyphs",
         "--models": "models needs at least one value",
-        "--models conv5": "the models are conv4, fully-connected, sinusoid; got conv5",
+        "--models conv5": "models must be among conv4, fully-connected, sinusoid; got conv5",
         "--devices -1": "devices must be >= 1; got -1",
         "--chunks -1": "chunks must be >= 0; got -1",
         "--width 0": "width must be >= 1; got 0",
@@ -282,7 +285,29 @@ def parse(script, argv):
     options = options_of(script)
     if isinstance(options, Mapping):
         return configure(options, "words", argv)
-    return parsed(options, "words", argv)
+    return read_options(options, "words", argv)
+
+
+def test_the_number_of_meta_steps_in_a_call_follows_that_of_the_run():
+    config = parse_preset("--meta-steps", "100")
+    assert (config.meta_steps, config.steps_per_call) == (100, 100)
+    assert parse_preset("--meta-steps", "5200").steps_per_call == 2600
+    assert parse_preset("--meta-steps=6", "--steps-per-call", "3").steps_per_call == 3
+    with pytest.raises(ValueError, match="steps_per_call must divide meta_steps"):
+        parse_preset("--meta-steps", "10007")
+    with pytest.raises(ValueError, match="steps_per_call must divide meta_steps"):
+        parse_preset("--meta-steps", "100", "--resume", "--out", "results/runs/nowhere")
+
+
+def parse_preset(*argv):
+    return configure(options_of("sinusoid"), "words", argv)
+
+
+def test_help_has_a_line_for_each_preset(capsys):
+    with pytest.raises(SystemExit):
+        parse("omniglot", ["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"{name}: " in shown for name in options_of("omniglot"))
 
 
 def fail(*_, **__):
@@ -313,7 +338,7 @@ def test_what_cannot_be_meant_is_refused_with_status_2_before_any_work(
         ({"meta_batch": True}, "meta_batch must be an integer; got True"),
         ({"meta_batch": 2.0}, "meta_batch must be an integer; got 2.0"),
         ({"cosine": 1}, "cosine must be true or false; got 1"),
-        ({"tokens": 3}, "tokens must be a text; got 3"),
+        ({"tokens": 3}, "tokens must be a string; got 3"),
         ({"seed": None}, "seed must be an integer; got None"),
         ({"outer_rate": "0.1"}, "outer_rate must be a finite number; got '0.1'"),
         ({"algorithm": "mamba"}, "algorithm must be one of maml, .*; got 'mamba'"),
@@ -367,7 +392,7 @@ def recorded():
     mine = {ROOT / "results" / name for name in ("runs", "demo")}  # are not committed
     paths = (ROOT / "results").rglob("summary.json")
     paths = (path for path in paths if mine.isdisjoint(path.parents))
-    found = tables.recorded(ROOT / "results") + [json.loads(path.read_text()) for path in paths]
+    found = tables.read_results(ROOT / "results") + [json.loads(path.read_text()) for path in paths]
     return {run["command"]: run for run in found if "command" in run and "config" in run}
 
 
@@ -398,7 +423,7 @@ GONE = {"memory": None}
 def test_recorded_commands_still_mean_what_they_meant(run):
     module, *argv = run["command"].split()[2:]
     script = module.removeprefix("benchmarks.")
-    config = folders.plain(parse(script, argv))
+    config = folders.options_as_json(parse(script, argv))
     if script == "weights":  # its options, where they are given, change those of the file
         config = {name: value for name, value in config.items() if value is not None}
     before = {RENAMED.get(name, name): value for name, value in run["config"].items()}

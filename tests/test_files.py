@@ -30,11 +30,18 @@ from benchmarks import (
 )
 from benchmarks.architecture_pilot import Pilot
 from benchmarks.architecture_search import Search
-from benchmarks.harness import runner
+from benchmarks.harness import study
 from benchmarks.harness.checkpoints import meta_params
-from benchmarks.harness.files import as_json, fitted, read_arrays, read_lines, whole, write_text
-from benchmarks.harness.schemas import CHILD, LINE, OPTIONS, SCORE, SUMMARY, parsed
-from benchmarks.maml_bench import Bench, begun
+from benchmarks.harness.files import (
+    as_json,
+    atomic_write,
+    read_arrays,
+    read_lines,
+    tree_from_arrays,
+    write_text,
+)
+from benchmarks.harness.schemas import CHILD, LINE, OPTIONS, SCORE, SUMMARY, parse_json
+from benchmarks.maml_bench import Bench, load_accuracies
 from benchmarks.peers import __main__ as peers
 from benchmarks.report import __main__ as report
 from benchmarks.report import tables
@@ -49,10 +56,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         aside.write_text("half")
         raise KeyError
 
-    with pytest.raises(KeyError), whole(path) as aside:
+    with pytest.raises(KeyError), atomic_write(path) as aside:
         fail(aside)
     assert path.read_text() == "before" and [*tmp_path.iterdir()] == [path]
-    with whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text("after")
     assert path.read_text() == "after" and [*tmp_path.iterdir()] == [path]
 
@@ -61,20 +68,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 def test_what_is_no_npz_file_is_refused_with_its_name(content, tmp_path):
     path = tmp_path / "file.npz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"file\.npz is no \.npz file of arrays"):
+    with pytest.raises(ValueError, match=r"file\.npz is not an \.npz file of arrays"):
         read_arrays(path)
-    with pytest.raises(ValueError, match=r"is no \.npz file"):
-        weights.save(path, {}, {})  # it is not ours, so it is not written over
+    with pytest.raises(ValueError, match=r"is not an \.npz file"):
+        weights.save_weights(path, {}, {})  # it is not ours, so it is not written over
     assert path.read_bytes() == content
 
 
 def test_weights_beyond_half_precision_stay_what_they_are(tmp_path):
     path = tmp_path / "weights.npz"
     learned = {"large": jnp.array([1e6, 1.0]), "small": jnp.array([0.1])}
-    weights.save(path, learned, {})
+    weights.save_weights(path, learned, {})
     found = {name: leaf for name, leaf in read_arrays(path).items() if name != weights.OPTIONS}
     assert found["small"].dtype == np.float16
-    same = fitted(found, learned, path, cast=True)
+    same = tree_from_arrays(found, learned, path, cast=True)
     np.testing.assert_array_equal(same["large"], learned["large"])
 
 
@@ -84,11 +91,11 @@ LIKE = {"w": jnp.zeros(2)}
 @pytest.mark.parametrize(
     ("found", "says"),
     [
-        (np.full(2, np.nan), "got nan; wanted finite numbers of float32"),
-        (np.array([1.0, 1e300]), "got 1e.300; wanted finite numbers of float32"),
-        (np.full(2, 1 + 2j), "got complex128; wanted float32"),
-        (np.array(["a", "b"]), "got <U1; wanted float32"),
-        (np.array([True, False]), "got bool; wanted float32"),
+        (np.full(2, np.nan), "got nan; expected finite numbers of float32"),
+        (np.array([1.0, 1e300]), "got 1e.300; expected finite numbers of float32"),
+        (np.full(2, 1 + 2j), "got complex128; expected float32"),
+        (np.array(["a", "b"]), "got <U1; expected float32"),
+        (np.array([True, False]), "got bool; expected float32"),
     ],
 )
 def test_arrays_of_another_kind_or_without_end_are_no_meta_parameters(found, says, tmp_path):
@@ -99,56 +106,56 @@ def test_arrays_of_another_kind_or_without_end_are_no_meta_parameters(found, say
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16])
 def test_floats_of_another_width_are_meta_parameters(dtype):
-    found = fitted({"w": np.array([0.5, -2.0], dtype)}, LIKE, "here", cast=True)["w"]
+    found = tree_from_arrays({"w": np.array([0.5, -2.0], dtype)}, LIKE, "here", cast=True)["w"]
     np.testing.assert_array_equal(found, np.array([0.5, -2.0]))
 
 
 DEEP = "[" * 100_000
 JSON = [
-    ("{", {}, "here is no JSON"),
-    (DEEP, {}, "here is nested too deeply; wanted at most 32 levels"),
-    ('{"x": ' + "[" * 40 + "]" * 40 + "}", {}, "here is nested too deeply"),
-    ("[1, 2]", {}, r"here: got \[1, 2\]; wanted an object"),
-    ("null", LINE, "here: got null; wanted an object with step, seconds"),
-    ('{"step": true, "seconds": 1}', LINE, "got true at 'step'; wanted an integer >= 0"),
-    ('{"step": -1, "seconds": 1}', LINE, "got -1 at 'step'; wanted an integer >= 0"),
-    ('{"step": "1", "seconds": 1}', LINE, "got \"1\" at 'step'; wanted an integer >= 0"),
-    ('{"step": 1, "seconds": "x"}', LINE, "got \"x\" at 'seconds'; wanted a finite number"),
-    ('{"step": 1, "seconds": NaN}', LINE, "got NaN at 'seconds'; wanted a finite number"),
-    ('{"step": 1, "seconds": 1' + "0" * 400 + "}", LINE, r"got 10*\.\.\. at 'seconds'; wanted a"),
-    ('{"score": "0.5"}', SCORE, "got \"0.5\" at 'score'; wanted a number or null"),
-    ('{"outer_rate": 1}', OPTIONS, "got null at 'meta_steps'; wanted an integer >= 0"),
+    ("{", {}, "here is not JSON"),
+    (DEEP, {}, "here must have at most 32 nested levels"),
+    ('{"x": ' + "[" * 40 + "]" * 40 + "}", {}, "here must have at most 32"),
+    ("[1, 2]", {}, r"here: got \[1, 2\]; expected an object"),
+    ("null", LINE, "here: got null; expected an object with step, seconds"),
+    ('{"step": true, "seconds": 1}', LINE, "got true at 'step'; expected an integer >= 0"),
+    ('{"step": -1, "seconds": 1}', LINE, "got -1 at 'step'; expected an integer >= 0"),
+    ('{"step": "1", "seconds": 1}', LINE, "got \"1\" at 'step'; expected an integer >= 0"),
+    ('{"step": 1, "seconds": "x"}', LINE, "got \"x\" at 'seconds'; expected a finite number"),
+    ('{"step": 1, "seconds": NaN}', LINE, "got NaN at 'seconds'; expected a finite number"),
+    ('{"step": 1, "seconds": 1' + "0" * 400 + "}", LINE, r"got 10*\.\.\. at 'seconds'; expected a"),
+    ('{"score": "0.5"}', SCORE, "got \"0.5\" at 'score'; expected a number or null"),
+    ('{"outer_rate": 1}', OPTIONS, "got null at 'meta_steps'; expected an integer >= 0"),
     (
         '{"meta_steps": 1, "outer_rate": 1, "history": [{"step": null}]}',
         OPTIONS,
-        "got null at 'history/0/step'; wanted an integer",
+        "got null at 'history/0/step'; expected an integer",
     ),
     (
         '{"meta_steps": 1, "outer_rate": 1, "history": 3}',
         OPTIONS,
-        "got 3 at 'history'; wanted a list or null",
+        "got 3 at 'history'; expected a list or null",
     ),
-    ('{"run": null}', CHILD, "got null at 'run'; wanted an integer >= 0"),
-    ('{"benchmark": 1}', SUMMARY, "got 1 at 'benchmark'; wanted a text"),
+    ('{"run": null}', CHILD, "got null at 'run'; expected an integer >= 0"),
+    ('{"benchmark": 1}', SUMMARY, "got 1 at 'benchmark'; expected a string"),
 ]
 
 
 @pytest.mark.parametrize(("text", "schema", "says"), JSON)
 def test_json_that_is_not_what_it_must_be_is_refused_with_its_place(text, schema, says):
     with pytest.raises(ValueError, match=says):
-        parsed(text, schema, "here")
+        parse_json(text, schema, "here")
 
 
 def test_json_that_fits_is_itself_and_a_name_that_is_not_there_is_null(tmp_path):
-    assert parsed('{"score": NaN, "x": 1}', SCORE, "here").keys() == {"score", "x"}
-    assert parsed('{"meta_steps": 1, "outer_rate": 1e-3}', OPTIONS, "here")["meta_steps"] == 1
+    assert parse_json('{"score": NaN, "x": 1}', SCORE, "here").keys() == {"score", "x"}
+    assert parse_json('{"meta_steps": 1, "outer_rate": 1e-3}', OPTIONS, "here")["meta_steps"] == 1
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1, "seconds": 0}\n{"step": 2, "sec')
     assert [line["step"] for line in read_lines(log, LINE)] == [1]
     for content, says in (
         (b'{"step": 1, "seconds": 0}\n{"step": 2}', "line 2 of .*: got null at 'seconds'"),
-        (b"[" * 100 + b"]" * 100, "line 1 of .* is nested too deeply"),
-        (b"\xff\xfe", "is no text"),
+        (b"[" * 100 + b"]" * 100, "line 1 of .* must have at most 32 nested levels"),
+        (b"\xff\xfe", "is not a text file"),
     ):
         log.write_bytes(content)
         with pytest.raises(ValueError, match=rf"log\.jsonl.*{says}|{says}"):
@@ -156,10 +163,10 @@ def test_json_that_fits_is_itself_and_a_name_that_is_not_there_is_null(tmp_path)
 
 
 OPTIONS_OF_WEIGHTS = {
-    "[1,2]": r"got \[1, 2\]; wanted an object",
-    "null": "got null; wanted an object",
-    "{": "is no JSON",
-    '{"data": 3}': "got 3 at 'data'; wanted a text or null",
+    "[1,2]": r"got \[1, 2\]; expected an object",
+    "null": "got null; expected an object",
+    "{": " is not JSON",
+    '{"data": 3}': "got 3 at 'data'; expected a string or null",
     '{"ways": "five"}': "holds no options of few-shot learning",
     "{}": "holds no options of few-shot learning",
 }
@@ -170,7 +177,7 @@ def test_options_of_weights_that_are_none_are_refused_with_the_file(text, tmp_pa
     path = tmp_path / "weights.npz"
     np.savez(path, options=np.array(text))
     with pytest.raises(ValueError, match=rf"weights\.npz.*{OPTIONS_OF_WEIGHTS[text]}"):
-        weights.options(path)
+        weights.read_options(path)
 
 
 @pytest.mark.parametrize("options", [3, np.ones(3), np.array([b"{}"])])
@@ -178,11 +185,11 @@ def test_options_of_weights_that_are_no_text_are_refused_with_the_file(options, 
     path = tmp_path / "weights.npz"
     np.savez(path, options=options)
     with pytest.raises(ValueError, match=r"options of .*weights\.npz"):
-        weights.options(path)
+        weights.read_options(path)
     with path.open("wb") as file:
         np.save(file, np.ones(3))
-    with pytest.raises(ValueError, match=r"weights\.npz is no \.npz file of arrays"):
-        weights.options(path)
+    with pytest.raises(ValueError, match=r"weights\.npz is not an \.npz file of arrays"):
+        weights.read_options(path)
 
 
 SCRIPTS = {
@@ -215,13 +222,29 @@ RUN = {
     "log.jsonl": '{"step": 1, "mse": 0.5}\n',
 }
 BROKEN = {
-    "no benchmark": ("summary.json", {"benchmark": None}, "got null at 'benchmark'; wanted a text"),
-    "no mse": ("summary.json", {"mse": None}, "got null at 'mse'; wanted an object that is not"),
-    "a list as mse": ("summary.json", {"mse": [1]}, r"got \[1\] at 'mse'; wanted an object"),
-    "a list of options": ("summary.json", {"config": [1]}, r"got \[1\] at 'config'; wanted an obj"),
-    "no mse in the log": ("log.jsonl", {"mse": ...}, "log.jsonl has a line without mse"),
-    "a text as mse": ("log.jsonl", {"mse": "0.5"}, "got \"0.5\" at 'mse'; wanted a finite number"),
-    "a number as val": ("log.jsonl", {"val": 1}, "got 1 at 'val'; wanted an object with mse or nu"),
+    "no benchmark": (
+        "summary.json",
+        {"benchmark": None},
+        "got null at 'benchmark'; expected a string",
+    ),
+    "no mse": ("summary.json", {"mse": None}, "got null at 'mse'; expected an object that is not"),
+    "a list as mse": ("summary.json", {"mse": [1]}, r"got \[1\] at 'mse'; expected an object"),
+    "a list of options": (
+        "summary.json",
+        {"config": [1]},
+        r"got \[1\] at 'config'; expected an obj",
+    ),
+    "no mse in the log": ("log.jsonl", {"mse": ...}, "log.jsonl must have mse; got one without"),
+    "a text as mse": (
+        "log.jsonl",
+        {"mse": "0.5"},
+        "got \"0.5\" at 'mse'; expected a finite number",
+    ),
+    "a number as val": (
+        "log.jsonl",
+        {"val": 1},
+        "got 1 at 'val'; expected an object with mse or nu",
+    ),
 }
 
 
@@ -242,20 +265,20 @@ def test_a_report_names_the_file_that_is_not_what_it_must_be(broken, tmp_path):
     ("summary", "says"),
     [
         ({}, "null at 'meta_steps'"),
-        ({"meta_steps": 2, "config": [1]}, "1. at 'config'; wanted"),
+        ({"meta_steps": 2, "config": [1]}, "1. at 'config'; expected"),
     ],
 )
 def test_a_run_whose_summary_is_none_of_training_gives_no_weights(summary, says, tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     with pytest.raises(ValueError, match=rf"summary\.json: got .*{says}"):
-        weights.write(tmp_path / "weights.npz", tmp_path)
+        weights.write_weights(tmp_path / "weights.npz", tmp_path)
 
 
 def test_children_that_are_none_are_refused_with_their_line(tmp_path):
     (tmp_path / live.KEPT).write_text('{"run": null}\n')
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"line 1 of .*children\.jsonl: got null at 'run'"):
-        live.kept(Search(space="macro", dataset="glyphs"), tmp_path)
+        live.kept_children(Search(space="macro", dataset="glyphs"), tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named():
@@ -280,17 +303,17 @@ def test_no_script_writes_over_results_of_others(script, tmp_path, monkeypatch):
         for name, content in RUN.items():
             (tmp_path / "run" / name).write_text(content)
     if script == "weights":
-        monkeypatch.setattr(weights, "trained", lambda *_, **__: (None, None, None))
+        monkeypatch.setattr(weights, "load_trained", lambda *_, **__: (None, None, None))
         options = partial(options, files=(tmp_path / "a.npz",))
-    monkeypatch.setattr(runner, "train", pytest.fail)
+    monkeypatch.setattr(study, "train", pytest.fail)
     monkeypatch.setattr(children, "samplers", lambda *_: (defaultdict(list), "here"))
-    monkeypatch.setattr(maml_bench, "everything", lambda space: np.zeros((4, 2), int))
+    monkeypatch.setattr(maml_bench, "all_architectures", lambda space: np.zeros((4, 2), int))
     for others, content in OTHERS.items():
         out = tmp_path / others
         out.mkdir()
         for name, text in content.items():
             (out / name).write_text(text)
-        with pytest.raises(ValueError, match=r"holds|tells of a search whose"):
+        with pytest.raises(ValueError, match=r"holds|is that of a search whose"):
             module.main(options(out=out))
         assert {path.name: path.read_text() for path in out.iterdir()} == content
     here = tmp_path / "here"
@@ -305,10 +328,12 @@ def test_no_script_writes_over_results_of_others(script, tmp_path, monkeypatch):
 def test_leaves_that_differ_are_named_with_both_shapes():
     found = {f"l{n}": np.zeros(n) for n in range(6)}
     like = {f"l{n}": np.zeros(n + 1) for n in range(6)}
-    with pytest.raises(ValueError, match=r"^here has float64\(0,\) at 'l0'; wanted float64\(1,\)"):
-        fitted(found, like, "here")
-    with pytest.raises(ValueError, match=r"and differs at 3 leaves more$"):
-        fitted(found, like, "here")
+    with pytest.raises(
+        ValueError, match=r"^here has float64\(0,\) at 'l0'; expected float64\(1,\)"
+    ):
+        tree_from_arrays(found, like, "here")
+    with pytest.raises(ValueError, match=r"and differs at 3 more leaves$"):
+        tree_from_arrays(found, like, "here")
 
 
 @pytest.fixture
@@ -361,7 +386,7 @@ def test_a_demo_replaces_an_earlier_one_at_its_end_and_nothing_else(quick_demo, 
 def test_a_demo_refuses_a_folder_that_is_not_its_own_before_any_work(quick_demo, tmp_path):
     (tmp_path / "glyphs").mkdir()
     (tmp_path / "glyphs" / "config.json").write_text('{"benchmark": "sinusoid"}')
-    with pytest.raises(ValueError, match="glyphs is no run of omniglot, so it is not replaced"):
+    with pytest.raises(ValueError, match="glyphs is not a run of omniglot"):
         quick_demo(tmp_path, 1)
     assert [path.name for path in tmp_path.rglob("*")] == ["glyphs", "config.json"]
 
@@ -383,23 +408,23 @@ def test_help_is_all_that_help_does(module, tmp_path, monkeypatch, capsys):
 def test_a_page_without_its_marks_is_not_written_over():
     page = f"head\n{tables.BEGIN}\ntail"
     with pytest.raises(ValueError, match="a page needs"):
-        tables.with_tables(page, "table")
+        tables.insert_tables(page, "table")
     whole_page = f"head\n{tables.BEGIN}\nold\n{tables.END}\ntail"
-    assert tables.with_tables(whole_page, "new") == whole_page.replace("old", "new")
+    assert tables.insert_tables(whole_page, "new") == whole_page.replace("old", "new")
 
 
 def test_a_table_of_architectures_is_not_begun_anew(tmp_path):
     config = Bench(out=tmp_path / "bench")
-    assert np.isnan(begun(config, 4)[0]).all()
+    assert np.isnan(load_accuracies(config, 4)[0]).all()
     found = np.ones((4, 3, 2), np.float32)
-    maml_bench.save(config.out, found, 2.0)
-    np.testing.assert_array_equal(begun(config, 4)[0], found)
-    with pytest.raises(ValueError, match=r"accuracies \(4, 3, 2\); wanted \(5, 3, 2\)"):
-        begun(config, 5)
+    maml_bench.save_accuracies(config.out, found, 2.0)
+    np.testing.assert_array_equal(load_accuracies(config, 4)[0], found)
+    with pytest.raises(ValueError, match=r"accuracies \(4, 3, 2\); expected \(5, 3, 2\)"):
+        load_accuracies(config, 5)
     (config.out / maml_bench.PARTIAL).unlink()
-    with pytest.raises(ValueError, match=r"partial\.npz is missing: put it back"):
-        begun(config, 4)
+    with pytest.raises(ValueError, match=r"partial\.npz is missing; put it back"):
+        load_accuracies(config, 4)
     (config.out / "config.json").unlink()
     (config.out / "table.npz").write_bytes(b"mine")
     with pytest.raises(ValueError, match="holds a table without"):
-        begun(config, 4)
+        load_accuracies(config, 4)

@@ -32,10 +32,10 @@ def worth(tokens, key, of=9):
 def cheap(monkeypatch):
     """Children that need no training; what is reported is a tenth of the reward."""
     nothing = dict.fromkeys(("train", "held_out", "test"))
-    monkeypatch.setattr(children, "networks", lambda space, options: (SPACE, None))
+    monkeypatch.setattr(children, "space_and_network", lambda space, options: (SPACE, None))
     monkeypatch.setattr(children, "samplers", lambda dataset, options: (nothing, "here"))
     monkeypatch.setattr(children, "reward", lambda *_: Partial(worth))
-    monkeypatch.setattr(drawing, "best", lambda *_: None)  # these are no networks
+    monkeypatch.setattr(drawing, "draw_best", lambda *_: None)  # these are no networks
     tenth = Partial(partial(worth, of=90))
     monkeypatch.setattr(live.reward, "from_scratch", lambda *_: tenth)
 
@@ -110,16 +110,16 @@ def test_a_search_that_has_lost_its_children_or_its_options_is_refused(tmp_path)
     architecture_search.main(options(tmp_path))
     children, before = tmp_path / live.KEPT, (tmp_path / live.KEPT).read_text()
     children.unlink()
-    with pytest.raises(ValueError, match=r"children\.jsonl is missing: put it back"):
+    with pytest.raises(ValueError, match=r"children\.jsonl is missing; put it back"):
         architecture_search.main(options(tmp_path))
     assert not children.exists()
     broken = before.replace("}\n", "\n", 1)
     children.write_text(broken)
-    with pytest.raises(ValueError, match=r"line 1 of .*children\.jsonl is no JSON"):
+    with pytest.raises(ValueError, match=r"line 1 of .*children\.jsonl is not JSON"):
         architecture_search.main(options(tmp_path))
     (tmp_path / "config.json").unlink()
     children.write_text(before)
-    with pytest.raises(ValueError, match="holds children, and there is no"):
+    with pytest.raises(ValueError, match="holds children, but their"):
         architecture_search.main(options(tmp_path))
     assert children.read_text() == before
 
@@ -128,12 +128,12 @@ def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, monkeypatc
     with pytest.raises(ValueError, match="omniglot or glyphs; got 'cifar10'"):
         architecture_search.main(options(tmp_path / "new", dataset="cifar10"))
     assert not (tmp_path / "new").exists()
-    with pytest.raises(ValueError, match="random is what others are compared with"):
+    with pytest.raises(ValueError, match="strategies must include random, the baseline"):
         options(tmp_path, strategies=("ppo",))
     monkeypatch.setattr(architecture_search, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs Ray; pip install 'maml-jax\[ray\]'"):
+    with pytest.raises(ValueError, match=r"needs Ray: pip install 'maml-jax\[ray\]'"):
         options(tmp_path, executor="ray")
-    with pytest.raises(ValueError, match="no --shared-steps"):
+    with pytest.raises(ValueError, match="shared_steps must be 0"):
         Bench(shared_steps=1)
 
 
@@ -151,22 +151,22 @@ def test_what_ends_a_retraining_is_raised_and_no_child_is_lost(tmp_path, monkeyp
 
 def test_a_network_and_cells_are_drawn_as_they_are(tmp_path):
     macro = Macro(layers=2, side=5, sizes=(1, 3), filters=(4, 8))
-    graph = drawing.of_network(macro, [1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 1])
+    graph = drawing.network_graph(macro, [1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 1])
     assert graph.edges == {(0, 1), (1, 2), (2, 3)} and graph.nodes[-1] == "head"
-    assert graph.nodes[1] == "4 filters of 3 x 1\nstride 2 x 1, leaves 3 x 5"
-    assert graph.nodes[2] == "8 filters of 1 x 1\nstride 1 x 2, leaves 3 x 3"
-    normal, reduction = drawing.of_cells([0, 1, 2, 5, 1, 2, 1, 0, 3, 0] * 2)
-    assert normal.nodes[2] == "C: concatenate\nconv3 of A\nmaximum3 of B"
-    assert normal.nodes[3] == "D: add\nidentity of C\nconv5 of B"
+    assert graph.nodes[1] == "4 filters of 3x1, stride 2x1\noutput 3x5"
+    assert graph.nodes[2] == "8 filters of 1x1, stride 1x2\noutput 3x3"
+    normal, reduction = drawing.cell_graphs([0, 1, 2, 5, 1, 2, 1, 0, 3, 0] * 2)
+    assert normal.nodes[2] == "C: concatenate\n3x3 convolution (A)\n3x3 max pool (B)"
+    assert normal.nodes[3] == "D: add\nidentity (C)\n5x5 convolution (B)"
     assert normal.edges == {(0, 2), (1, 2), (2, 3), (1, 3), (3, 4)} == reduction.edges
-    figure = drawing.draw(tmp_path, [normal, reduction])
+    figure = drawing.draw_graphs(tmp_path, [normal, reduction])
     shown = [text.get_text() for text in figure.axes[0].texts]
     assert set(normal.nodes) <= set(shown) and (tmp_path / "best.png").exists()
 
 
 def test_everything_is_what_the_space_allows():
     macro = Macro(layers=2, side=3, sizes=(1,), filters=(1,))
-    found = maml_bench.everything(macro_space(macro))
+    found = maml_bench.all_architectures(macro_space(macro))
     # A stride of 2 leaves 2 of 3 pixels, after which there is no other. If the second layer reads
     # the image it has 4 pairs of strides, otherwise on each axis 3 of 4 pairs are left.
     assert len(found) == len({tuple(row) for row in found}) == 4 * 4 + 3 * 3
@@ -187,7 +187,7 @@ def test_the_table_holds_what_was_trained_and_goes_on_after_it_was_killed(tmp_pa
 
     nothing = dict.fromkeys(("train", "held_out", "test"))
     monkeypatch.setattr(children, "samplers", lambda dataset, options: (nothing, "here"))
-    monkeypatch.setattr(maml_bench, "both", both)
+    monkeypatch.setattr(maml_bench, "accuracies", both)
     monkeypatch.setattr(maml_bench, "over_devices", lambda mesh: execute)
     config = Bench(sizes=(1, 3), filters=(4,), trainings=2, out=tmp_path)
     with pytest.raises(KeyboardInterrupt):

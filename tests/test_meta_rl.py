@@ -12,7 +12,7 @@ from problems import one_task, quick
 
 import maml
 from maml import surrogates
-from maml.rl import outer_steps
+from maml.rl import outer_steps, terms
 from maml.rl.distributions import categorical
 from maml.rl.environment import Trajectories
 from maml.rl.losses import Experience, collector, policy_gradient, surrogate_loss
@@ -105,7 +105,7 @@ def test_the_extra_term_of_e_maml_is_the_gradient_by_the_sampling_of_what_is_ada
     theta = jnp.array([0.3, -0.4])
     algorithm = maml.maml(surrogate_loss(policy), optax.sgd(0.1), 1)
     algorithm = algorithm._replace(grad=maml.MetaGradient(nothing))
-    explorer = outer_steps.exploring(algorithm, policy, 2 * scale)  # two steps are counted
+    explorer = terms.exploring(algorithm, policy, 2 * scale)  # two steps are counted
     term = partial(maml.task_gradient, explorer.grad)
     total = jnp.zeros(2)
     for a in range(2):
@@ -148,7 +148,7 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
         "trpo": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2),
         "few": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2, fvp_trajectories=1),
         "promp": lambda a: outer_steps.repeatedly(
-            outer_steps.anchored(a, POLICY, 0.1), optax.adam(1e-2), 5
+            terms.anchored(a, POLICY, 0.1), optax.adam(1e-2), 5
         ),
         "adam": lambda a: outer_steps.repeatedly(a, optax.adam(1e-2)),
     }[outer]

@@ -21,13 +21,13 @@ TINY = {
 @pytest.fixture(scope="module", params=TINY)
 def workload(request):
     """Our first loss and meta-gradient, and the problem."""
-    side, problem = ours.ours(TINY[request.param])
+    side, problem = ours.our_side(TINY[request.param])
     return side.check(), problem
 
 
 @pytest.mark.parametrize("peer", peers.PEERS)
 def test_every_peer_computes_what_we_compute(workload, peer, monkeypatch):
-    monkeypatch.setattr(peers, "apart", ours.naive)  # the run below has it apart
+    monkeypatch.setattr(peers, "spawn_side", ours.naive_side)  # the run below has it apart
     if peer != "jax-naive":
         pytest.importorskip("torch")
     if peer in ("higher", "torchopt"):
@@ -43,7 +43,7 @@ def test_a_first_order_meta_gradient_is_told_from_ours(workload, monkeypatch):
         return lambda *args: jax.lax.stop_gradient(grad(loss)(*args))
 
     expected, problem = workload
-    monkeypatch.setattr(peers, "apart", ours.naive)  # in this process
+    monkeypatch.setattr(peers, "spawn_side", ours.naive_side)  # in this process
     monkeypatch.setattr(jax, "grad", first_order)
     with pytest.raises(ValueError, match="its meta-gradient differs by"):
         peers.admit("jax-naive", problem, expected)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import omniglot, sinusoid
 from benchmarks.harness.supervised import run
-from benchmarks.report.published import published
+from benchmarks.report.published import published_values
 
 pytestmark = pytest.mark.slow
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 def test_sinusoids_reach_the_paper_within_the_confidence_interval(tmp_path):
     config = replace(sinusoid.PAPER, out=tmp_path / "run")
     summary = run(sinusoid.experiment(config), config).summary
-    for step, wanted in published(summary).items():
+    for step, wanted in published_values(summary).items():
         got = summary["mse"][step]
         assert got["mean"] - got["ci95"] <= float(wanted), (step, got)
 

@@ -9,14 +9,14 @@ import pytest
 from test_live_search import options
 
 from benchmarks import ablation, architecture_search
-from benchmarks.architecture_search import described
+from benchmarks.architecture_search import describe_outcome
 from benchmarks.harness.files import as_json
 from benchmarks.harness.statistics import curve, not_finite, over_seeds
 from benchmarks.report import __main__ as report
 from benchmarks.report import figures, tables
 from benchmarks.search import live
-from benchmarks.search.figures import TOPS, top
-from benchmarks.search.live import Outcome, best_of
+from benchmarks.search.figures import TOPS, mean_of_top
+from benchmarks.search.live import Outcome, best_child
 from benchmarks.search.tables import rows
 from benchmarks.search.tabulated import optimum
 
@@ -46,11 +46,11 @@ def test_seeds_that_are_not_finite_are_counted_and_leave_valid_json(broken):
 @pytest.mark.parametrize("broken", [NAN, INF, -INF])
 def test_a_broken_reward_is_never_among_the_best(broken):
     rewards = np.array([[0.2, broken, 0.9, 0.5, broken, 0.1]])
-    assert best_of(rewards).tolist() == [2]
-    np.testing.assert_allclose(top(rewards, 2), [0.1, 0.55, 0.7, 0.7, 0.7])
-    np.testing.assert_allclose(top(rewards - 1, 2)[-1], -0.3)
+    assert best_child(rewards).tolist() == [2]
+    np.testing.assert_allclose(mean_of_top(rewards, 2), [0.1, 0.55, 0.7, 0.7, 0.7])
+    np.testing.assert_allclose(mean_of_top(rewards - 1, 2)[-1], -0.3)
     with pytest.raises(ValueError, match="no child of a search has a finite reward"):
-        best_of(np.array([[0.2, 0.1], [broken, broken]]))
+        best_child(np.array([[0.2, 0.1], [broken, broken]]))
 
 
 def test_a_search_with_broken_rewards_says_how_many_and_its_table_has_no_nan():
@@ -60,7 +60,7 @@ def test_a_search_with_broken_rewards_says_how_many_and_its_table_has_no_nan():
     outcome = Outcome(
         dict.fromkeys(best, rewards), best, dict.fromkeys(best, 2), dict.fromkeys(best, 1.0), {}
     )
-    shown, found = described(options(None), outcome)
+    shown, found = describe_outcome(options(None), outcome)
     assert all(np.isfinite(values).all() for values in shown.values())
     assert np.isfinite([found[f"top{count}"]["random"] for count in TOPS]).all()
     assert found["not_finite"] == {"best": {"evolution": 1}}
@@ -83,15 +83,15 @@ def test_numbers_that_are_none_in_a_log_are_gaps_in_the_figures(tmp_path):
     (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     names = {"before": "before", "after": "after"}
     figures.learning_curve(tmp_path, names, "return", title="")
-    assert np.isnan(report._shown({"mse": None}, "mse"))
-    assert np.isnan(report._shown({"val": {"mse": {"1": {"mean": None}}}}, "mse"))
+    assert np.isnan(report._mean_of_line({"mse": None}, "mse"))
+    assert np.isnan(report._mean_of_line({"val": {"mse": {"1": {"mean": None}}}}, "mse"))
 
 
 def test_a_variant_of_the_ablation_that_diverged_is_said(monkeypatch, tmp_path, capsys):
     def summary_of(options, variant, seed):
         return {"mean": None if variant == "none" else 0.5, "seconds": {"train": 1.0}}
 
-    monkeypatch.setattr(ablation, "summary_of", summary_of)
+    monkeypatch.setattr(ablation, "run_variant", summary_of)
     summary = ablation.main(ablation.Ablation(out=tmp_path, seeds=2))
     assert summary["variants"]["none"]["accuracy"] == {"mean": None, "ci95": None}
     json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
@@ -103,16 +103,16 @@ def test_a_run_whose_options_changed_on_the_way_has_a_row_of_its_own():
     runs = [base | {"seed": seed} for seed in range(3)]
     first = {"step": 0, "meta_steps": 6, "outer_rate": 1e-3}
     runs[1] |= {"history": [first, {"step": 6, "meta_steps": 12}]}  # the same to the bit
-    assert len(tables.grouped(runs)) == 1
+    assert len(tables.group_by_seed(runs)) == 1
     runs[2] |= {"history": [first, {"step": 6, "outer_rate": 1e-4}]}
-    assert [len(group) for group in tables.grouped(runs)] == [2, 1]
+    assert [len(group) for group in tables.group_by_seed(runs)] == [2, 1]
     newer = base | {"seed": 3, "config": {"ways": 5, "start_from": None}}
-    assert [len(group) for group in tables.grouped([*runs, newer])] == [3, 1]
+    assert [len(group) for group in tables.group_by_seed([*runs, newer])] == [3, 1]
 
 
 def test_children_are_kept_with_null_for_a_broken_reward(tmp_path):
     search = {"run": 0, "strategy": "random"}
-    keep = live.keeper(tmp_path, search, [], lambda *_: None)
+    keep = live.child_recorder(tmp_path, search, [], lambda *_: None)
     for number, reward in enumerate((INF, NAN, 0.5)):
         keep(architecture_search.live.Child(number, np.zeros(2, int), reward))
     lines = [json.loads(text) for text in (tmp_path / live.KEPT).read_text().splitlines()]

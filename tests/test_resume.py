@@ -20,10 +20,10 @@ from orbax.checkpoint import v1 as ocp
 import maml
 from benchmarks import sinusoid
 from benchmarks.harness import study, supervised
-from benchmarks.harness.checkpoints import best, checkpoints, load, meta_params, restore
-from benchmarks.harness.checkpoints import started as started_with
-from benchmarks.harness.folders import claim, goes_on, lasting
-from benchmarks.harness.folders import folder as folder_of
+from benchmarks.harness.checkpoints import best_step, checkpoints, load, meta_params, restore
+from benchmarks.harness.checkpoints import initial_params as started_with
+from benchmarks.harness.folders import claim_folder, record_changed_options, result_options
+from benchmarks.harness.folders import run_folder as folder_of
 from benchmarks.harness.stored import DamagedError
 
 STATE = {"k": jax.random.normal(jax.random.key(0), (40, 40)), "b": jnp.zeros(3)}
@@ -96,7 +96,7 @@ def test_a_line_that_is_cut_off_is_written_anew(config):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "holds a run; go on with --resume"),
+        ({}, "holds a run; continue it with --resume"),
         ({"resume": True, "meta_batch": 4}, "other options: meta_batch 2 there, 4 here"),
         ({"resume": True, "seed": 1}, "other options: seed 0 there, 1 here"),
         ({"resume": True, "out": None}, "no run to resume"),
@@ -113,11 +113,11 @@ def test_a_score_that_is_not_finite_is_the_worst_and_the_files_stay_json(score, 
     with checkpoints(tmp_path, 0) as saved:
         for step, own in enumerate((0.1, 0.9, score, score, score)):
             saved.save(step, STATE, own)
-    assert best(tmp_path) == 1
+    assert best_step(tmp_path) == 1
     for path in tmp_path.rglob("metrics/metrics"):
         json.loads(path.read_text(), parse_constant=pytest.fail)
     shutil.rmtree(tmp_path / "1")
-    assert best(tmp_path) is None
+    assert best_step(tmp_path) is None
 
 
 def test_the_best_checkpoint_stays_beside_the_latest(tmp_path):
@@ -200,7 +200,7 @@ def test_a_damaged_checkpoint_is_moved_aside_if_an_older_one_is_good(damage, fol
     same(found, STATE | {"step": jnp.int32(1)})
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged"]
     assert [*files(folder / "2.damaged").values()] == [*before.values()]
-    assert "step 2 cannot be read, it is now 2.damaged" in capsys.readouterr().out
+    assert "step 2 cannot be read; it is now 2.damaged" in capsys.readouterr().out
 
 
 def written(path, text):
@@ -229,7 +229,7 @@ def test_metrics_are_no_state_and_get_the_worst_score_where_they_are_damaged(
     same(restore(folder, state), STATE | {"step": jnp.int32(2)})
     shown = capsys.readouterr().out
     assert "step 2 gets the worst score: its metrics are" in shown and len(shown) < 600
-    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"] and best(folder) == 1
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"] and best_step(folder) == 1
     with checkpoints(folder, 0) as saved:  # orbax reads them too
         saved.save(3, state | {"step": jnp.int32(3)}, -1.0)
     flipped(folder / "3" / "state")
@@ -244,7 +244,9 @@ def test_the_state_before_training_is_no_older_checkpoint_that_is_good(damage, f
             saved.save(step, STATE | {"step": jnp.int32(step)}, 0.0)
     DAMAGES[damage](folder / "2")
     before = files(folder)
-    with pytest.raises(DamagedError, match=r"but that before training can be read \(2: ") as caught:
+    with pytest.raises(
+        DamagedError, match=r"except that before training can be read \(2: "
+    ) as caught:
         restore(folder, STATE | {"step": jnp.int32(0)})
     said = str(caught.value)
     assert "nothing was changed: put the files back" in said and len(said) < 700
@@ -264,11 +266,11 @@ def test_nothing_is_touched_where_no_checkpoint_can_be_read(damage, folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"k": None, "q": STATE["k"]}, "nothing at 'q'; wanted float32.40, 40."),
-        ({"n": jnp.zeros(2)}, "nothing at 'n'; wanted float32.2,."),
-        ({"k": None}, r"has float32\(40, 40\) at 'k'; wanted nothing"),
-        ({"k": jnp.zeros((4, 3))}, r"has float32\(40, 40\) at 'k'; wanted float32\(4, 3\)"),
-        ({"b": jnp.zeros(3, jnp.bfloat16)}, r"has float32\(3,\) at 'b'; wanted bfloat16\(3,\)"),
+        ({"k": None, "q": STATE["k"]}, "nothing at 'q'; expected float32.40, 40."),
+        ({"n": jnp.zeros(2)}, "nothing at 'n'; expected float32.2,."),
+        ({"k": None}, r"has float32\(40, 40\) at 'k'; expected nothing"),
+        ({"k": jnp.zeros((4, 3))}, r"has float32\(40, 40\) at 'k'; expected float32\(4, 3\)"),
+        ({"b": jnp.zeros(3, jnp.bfloat16)}, r"has float32\(3,\) at 'b'; expected bfloat16\(3,\)"),
     ],
 )
 @pytest.mark.parametrize("latest", ["good", "halved"])
@@ -285,7 +287,7 @@ def test_a_checkpoint_of_another_state_is_refused_leaf_by_leaf(change, message, 
 
 def test_float64_is_another_type_than_float32(folder, x64):
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), STATE) | {"step": jnp.int32(0)}
-    with pytest.raises(ValueError, match=r"float32\(3,\) at 'b'; wanted float64\(3,\)"):
+    with pytest.raises(ValueError, match=r"float32\(3,\) at 'b'; expected float64\(3,\)"):
         restore(folder, wide)
 
 
@@ -309,7 +311,7 @@ def test_a_checkpoint_of_another_run_and_one_beyond_the_end_are_refused(folder):
     before, state = files(folder), STATE | {"step": jnp.int32(0)}
     with pytest.raises(ValueError, match=r"3 holds the state of step 1: .* another run"):
         restore(folder, state)
-    with pytest.raises(ValueError, match="3 is beyond the 2 meta-steps asked for"):
+    with pytest.raises(ValueError, match="3 is beyond the 2 meta-steps of the run"):
         restore(folder, state, 2)
     assert files(folder) == before
 
@@ -339,19 +341,19 @@ LOSSES = {
     ),
     "a number in the log": (
         lambda run: (run / "log.jsonl").write_text('{"step": 2, "seconds": 0}\n12\n'),
-        r"line 2 of .*log.jsonl: got 12; wanted an object with step, seconds",
+        r"line 2 of .*log.jsonl: got 12; expected an object with step, seconds",
     ),
     "a line without a step": (
         lambda run: (run / "log.jsonl").write_text('{"loss": 2}\n{"step": 4, "seconds": 0}\n'),
-        "line 1 of .*log.jsonl: got null at 'step'; wanted an integer >= 0",
+        "line 1 of .*log.jsonl: got null at 'step'; expected an integer >= 0",
     ),
     "a broken line among others": (
         lambda run: (run / "log.jsonl").write_text('{"st\n{"step": 4, "seconds": 0}\n'),
-        "line 1 of .*log.jsonl is no JSON",
+        "line 1 of .*log.jsonl is not JSON",
     ),
     "options that are a list": (
         lambda run: (run / "config.json").write_text("[]"),
-        r"config.json: got \[\]; wanted an object",
+        r"config.json: got \[\]; expected an object",
     ),
     "options of something else": (
         lambda run: (run / "config.json").write_text('{"name": 1}'),
@@ -359,7 +361,7 @@ LOSSES = {
     ),
     "options that are no JSON": (
         lambda run: (run / "config.json").write_text("{"),
-        "config.json is no JSON",
+        "config.json is not JSON",
     ),
     "a line that is there twice, and other options": (
         lambda run: [
@@ -370,11 +372,11 @@ LOSSES = {
     ),
     "a history of numbers": (
         lambda run: edited(run / "config.json", history=[1]),
-        "config.json: got 1 at 'history/0'; wanted an object with step",
+        "config.json: got 1 at 'history/0'; expected an object with step",
     ),
     "a foreign checkpoint": (
         lambda run: (run / "checkpoints" / "99999").mkdir(),
-        "99999 is beyond the 6 meta-steps asked for",
+        "99999 is beyond the 6 meta-steps of the run",
     ),
     "all checkpoints halved": (lambda run: halved(run / "checkpoints"), "no checkpoint in"),
 }
@@ -408,7 +410,7 @@ def test_a_renamed_layer_does_not_begin_a_run_anew(ended, tmp_path):
     experiment, before = sinusoid.experiment(config), files(out)
     layers = experiment.initial()["params"]
     renamed = {f"Layer_{place}": layer for place, layer in enumerate(layers.values())}
-    with pytest.raises(ValueError, match=r"at 'opt_state/.*Dense_0.*'; wanted nothing"):
+    with pytest.raises(ValueError, match=r"at 'opt_state/.*Dense_0.*'; expected nothing"):
         supervised.run(experiment._replace(init=lambda key: {"params": renamed}), config)
     assert files(out) == before
 
@@ -425,7 +427,7 @@ def test_a_run_goes_on_to_more_meta_steps_as_the_straight_one(ended, tmp_path):
     first = {"step": 0, "meta_steps": 6, "outer_rate": 1e-3}
     assert again.summary["history"] == [first, {"step": 6, "meta_steps": 10}]
     for change, message in (
-        ({"meta_steps": 8}, "10 is beyond the 8 meta-steps asked for"),
+        ({"meta_steps": 8}, "10 is beyond the 8 meta-steps of the run"),
         ({"meta_batch": 4}, "other options: meta_batch 2 there, 4 here"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -446,7 +448,7 @@ def test_a_change_that_never_held_is_not_in_the_history(ended, tmp_path, capsys)
     out = shutil.copytree(ended, tmp_path / "run")
     config = replace(sinusoid.PAPER, **OPTIONS, out=out, meta_steps=6, steps_per_call=2)
     for rate, changes in ((1e-4, 2), (1e-5, 2), (1e-3, 1)):
-        goes_on(out, replace(config, outer_rate=rate), 6)
+        record_changed_options(out, replace(config, outer_rate=rate), 6)
         found = json.loads((out / "config.json").read_text())
         assert len(found.get("history", [None])) == changes and found["outer_rate"] == rate
     assert "From meta-step 6 on, outer_rate is 0.0001, not 0.001." in capsys.readouterr().out
@@ -454,7 +456,7 @@ def test_a_change_that_never_held_is_not_in_the_history(ended, tmp_path, capsys)
 
 def test_a_schedule_over_all_meta_steps_fixes_their_number(config):
     cosine = replace(config, cosine=True, meta_steps=2)
-    claim(config.out, lasting("sinusoid", cosine))
+    claim_folder(config.out, result_options("sinusoid", cosine))
     for change in ({}, {"algorithm": "maml++"}):
         assert replace(cosine, cosine=not change, **change).spanning
     with pytest.raises(ValueError, match=r"cosine of the outer rate spans the 2 .* --start-from"):

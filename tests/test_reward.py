@@ -11,7 +11,7 @@ import pytest
 from problems import quick
 
 import maml
-from benchmarks.architecture_pilot import intraclass
+from benchmarks.architecture_pilot import intraclass_correlation
 from maml.sampling import few_shot
 from maml.search import Space, uniform
 from tasks.architectures import cells as cell_space
@@ -203,7 +203,7 @@ def test_blocks_of_pixels_become_their_largest_or_their_mean():
 def test_the_intraclass_correlation_is_that_of_shrout_and_fleiss():
     """Their table 2: ICC(1, 1) = 0.17."""
     ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
-    found = intraclass(np.array(ratings, float))
+    found = intraclass_correlation(np.array(ratings, float))
     assert round(found["icc"], 2) == 0.17
     np.testing.assert_allclose(found["ci95"], [-0.133, 0.723], atol=2e-3)
 

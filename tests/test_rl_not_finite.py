@@ -13,7 +13,7 @@ from problems import central_differences
 
 import maml
 from maml import surrogates
-from maml.rl import outer_steps
+from maml.rl import outer_steps, terms
 from maml.rl.baselines import advantages
 from maml.rl.distributions import categorical
 from maml.rl.environment import Environment, rollout, undiscounted
@@ -88,7 +88,7 @@ def test_steps_after_the_end_and_forbidden_actions_reach_no_value_and_no_derivat
 
 def test_emaml_needs_two_trajectories_to_compare():
     policy = table_policy(2)
-    explorer = outer_steps.exploring(chosen(), policy, 0.1)
+    explorer = terms.exploring(chosen(), policy, 0.1)
     collect = collector(tabular.bandit(2), policy, horizon=3, trajectories=1)
     theta, odds = jnp.zeros((1, 2)), jnp.array([0.2, 0.8])
     one = collect(theta, odds, KEY)
@@ -241,7 +241,7 @@ def chosen():
         lambda: outer_steps.trust_region(chosen(), table_policy(2), 1, raduis=0.1),
         lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, normalise="no"),
         lambda: advantages((1, 2)),
-        lambda: outer_steps.anchored(chosen(), table_policy(2), float("nan")),
+        lambda: terms.anchored(chosen(), table_policy(2), float("nan")),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_words(call):

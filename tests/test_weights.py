@@ -32,9 +32,9 @@ def file(run, tmp_path):
 
 
 def test_a_file_holds_what_the_last_checkpoint_holds(run, file):
-    _, config, loaded = weights.trained(file)
+    _, config, loaded = weights.load_trained(file)
     assert config.ways == 5 and config.out is None and config.data is None
-    for got, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(run.meta_params), strict=True):
+    for got, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(run.of_seed()), strict=True):
         assert got.dtype == wanted.dtype
         np.testing.assert_array_equal(got, np.asarray(wanted, np.float16).astype(np.float32))
 
@@ -61,31 +61,31 @@ def test_files_of_several_seeds_are_evaluated_as_an_ensemble(run, file, tmp_path
         changed = json.loads(archive["options"].item()) | {"inner_rate": 9.0}
         arrays = dict(archive) | {"options": np.array(json.dumps(changed))}
     np.savez(other, allow_pickle=False, **arrays)
-    with pytest.raises(ValueError, match="in more than the seed"):
+    with pytest.raises(ValueError, match="must differ in the seed alone"):
         weights.main(weights.Weights(files=(file, other), eval_tasks=3))
-    with pytest.raises(ValueError, match=r"one file is written.*got 2"):
+    with pytest.raises(ValueError, match=r"one with --run; got 2"):
         weights.main(weights.Weights(files=(file, file), run=run.out))
 
 
 def test_weights_of_another_network_are_refused_with_the_path(file):
-    with pytest.raises(ValueError, match=r"has \(5,\) at 'params/head/bias'; wanted \(3,\)"):
-        weights.trained(file, ways=3)
+    with pytest.raises(ValueError, match=r"has \(5,\) at 'params/head/bias'; expected \(3,\)"):
+        weights.load_trained(file, ways=3)
 
 
 def test_a_file_that_is_none_of_ours_is_refused(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, numbers=np.ones(3))
     with pytest.raises(ValueError, match="holds no options"):
-        weights.options(path)
+        weights.read_options(path)
     with pytest.raises(ValueError, match="there is no file"):
-        weights.options(tmp_path / "none.npz")
+        weights.read_options(tmp_path / "none.npz")
 
 
 def test_nothing_in_a_file_is_executed(tmp_path):
     path = tmp_path / "pickled.npz"
     np.savez(path, options=np.array({"a": 1}, dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        weights.options(path)
+        weights.read_options(path)
 
 
 def test_a_run_starts_from_the_weights_in_a_file(run, file, tmp_path):
@@ -96,8 +96,8 @@ def test_a_run_starts_from_the_weights_in_a_file(run, file, tmp_path):
     config = replace(config, out=tmp_path / "started", start_from=file)
     started = supervised.run(omniglot.experiment(config), config)
     assert started.summary["start_from"] == str(file)
-    _, _, loaded = weights.trained(file)
-    jax.tree.map(np.testing.assert_array_equal, started.meta_params, loaded)
+    _, _, loaded = weights.load_trained(file)
+    jax.tree.map(np.testing.assert_array_equal, started.of_seed(), loaded)
 
 
 def test_weights_are_those_of_the_summary_of_a_run_of_few_shot_learning(run, waves, tmp_path):
@@ -107,7 +107,9 @@ def test_weights_are_those_of_the_summary_of_a_run_of_few_shot_learning(run, wav
     out = shutil.copytree(run.out, tmp_path / "run")
     summary = json.loads((out / "summary.json").read_text())
     (out / "summary.json").write_text(json.dumps(summary | {"meta_steps": 1}))
-    with pytest.raises(ValueError, match="is of 1 meta-steps, and its last checkpoint of 2"):
+    with pytest.raises(
+        ValueError, match="is that of 1 meta-steps, but its last checkpoint that of 2"
+    ):
         weights.main(weights.Weights(files=(path,), run=out))
     assert not path.exists()
 
@@ -126,7 +128,7 @@ def waves(tmp_path_factory):
 def test_a_report_has_a_column_for_each_run_and_a_curve(waves, tmp_path, capsys):
     options = report.Report(runs=tuple(result.out for result in waves), out=tmp_path)
     table = report.main(options)
-    assert table[0] == ["after", "seed 0", "seed 1", "published"]
+    assert table[0] == ["inner steps", "seed 0", "seed 1", "published"]
     assert table[2][0] == "1" and table[2][3] == "0.67"
     for place, result in enumerate(waves, 1):
         assert table[2][place].startswith(f"{result.summary['mse']['1']['mean']:.3f} ±")
@@ -139,9 +141,9 @@ def test_a_report_has_a_column_for_each_run_and_a_curve(waves, tmp_path, capsys)
 
 def test_a_report_refuses_runs_that_cannot_stand_side_by_side(waves, run, tmp_path):
     with pytest.raises(ValueError, match="has no summary"):
-        report.read((tmp_path,))
+        report.read_summaries((tmp_path,))
     with pytest.raises(ValueError, match="got omniglot, sinusoid"):
-        report.read((waves[0].out, run.out))
+        report.read_summaries((waves[0].out, run.out))
 
 
 def test_tensorboard_reads_back_what_the_log_says(tmp_path):

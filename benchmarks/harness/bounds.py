@@ -1,7 +1,7 @@
-"""What every option may be: one table of bounds, and who reads which option.
+"""Checks of options: one table of bounds, and refusals of options that nothing would read.
 
-An upper bound is what no experiment needs and what memory, time or a 32-bit counter could not
-serve, so that a slip of the finger ends in a line instead of an hour without a word.
+No experiment needs a value beyond an upper bound, and memory, time or a 32-bit counter could not
+serve it; so a typing error ends in one line at once instead of an hour later.
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-LARGEST = 3.4e38  # of float32
+LARGEST = 3.4e38  # about the largest float32
 COUNTER = 10**9  # meta-steps are counted in 32 bits
-NUMBERS = 2**32  # float32 of 16 GiB: what may lie in memory at once
+NUMBERS = 2**32  # float32 numbers in memory at once, at most: 16 GiB
 
-# option -> the least and the largest value; integers where the bounds are integers
+# option -> the smallest and the largest value; options with integer bounds are integers
 BOUNDS: dict[str, tuple[float, float]] = {
-    # JAX keeps 32 bits of a seed, so that others would repeat the runs of these.
+    # JAX keeps 32 bits of a seed, so larger seeds would repeat the runs of these.
     "seed": (0, 2**31 - 1),
     "seeds": (1, 1000),
-    # Optimisation; with a rate that diverges a run ends soon, and says so.
+    # Optimisation; a learning rate that diverges ends the run soon, with a message.
     "inner_rate": (0.0, LARGEST),
     "outer_rate": (0.0, LARGEST),
     "rate": (1e-30, LARGEST),
@@ -102,11 +102,11 @@ def check(options: Any, within: str = "") -> None:
     """Refuses options outside their bounds or not among their choices, and files as folders.
 
     Args:
-        options: a dataclass; so may be some of its fields.
-        within: how the names in messages begin.
+        options: Dataclass of options, whose fields may be dataclasses too.
+        within: Prefix of the names in messages.
 
     Raises:
-        ValueError: naming the option, what was got and what would work.
+        ValueError: An option is refused; the message has its name, its value and a valid one.
     """
     for field in fields(options):
         name, value = within + field.name, getattr(options, field.name)
@@ -122,7 +122,7 @@ def check(options: Any, within: str = "") -> None:
             if isinstance(one, Path) or (one is None and type(None) in get_args(field.type)):
                 continue
             if field.type in (bool, str) and type(one) is not field.type:
-                words = "a text" if field.type is str else "true or false"
+                words = "a string" if field.type is str else "true or false"
                 raise ValueError(f"{name} must be {words}; got {one!r}")
             if choices and one not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {one!r}")
@@ -136,14 +136,14 @@ def check_used(
     """Refuses options that were changed and that nothing would read.
 
     Args:
-        options: a dataclass.
-        names: of the options.
-        used: whether something reads them.
-        by: what does, for the message.
-        before: the options that were changed; None is the defaults, which the fields then have.
+        options: Dataclass of options.
+        names: Names of the options to check.
+        used: Whether something reads them.
+        by: Reader of the options, for the message.
+        before: Options before the change; None is the defaults of the fields.
 
     Raises:
-        ValueError: naming the first that is not as it was, and what it was.
+        ValueError: An option was changed; the message has its name and its value before.
     """
     for field in () if used else fields(options):
         if field.name not in names:
@@ -161,15 +161,15 @@ def check_used(
 
 
 def check_size(numbers: int, what: str, fewer: str) -> None:
-    """Refuses what would not fit into the memory of any machine.
+    """Refuses arrays that would not fit into the memory of any machine.
 
     Args:
-        numbers: how many, roughly.
-        what: they are.
-        fewer: the options of which there would have to be less.
+        numbers: Approximate number of float32 numbers.
+        what: Description of the arrays, for the message.
+        fewer: Options that would have to be lower, for the message.
 
     Raises:
-        ValueError: saying how much it would take, and how much is allowed.
+        ValueError: There are too many numbers; the message has their size and the largest one.
     """
     if numbers > NUMBERS:
         gib = 4 / 2**30
@@ -180,7 +180,7 @@ def check_size(numbers: int, what: str, fewer: str) -> None:
 
 
 def _choices(hint: Any) -> Iterator[str]:
-    """The values of the literals in a type."""
+    """Yields the values of the literals in a type."""
     if get_origin(hint) is Literal:
         yield from get_args(hint)
         return
@@ -201,7 +201,7 @@ def _check_number(name: str, value: Any, low: float, high: float) -> None:
 
 
 def _check_several(name: str, values: tuple[Any, ...]) -> None:
-    """Refuses none, and any that is there twice; files may be."""
+    """Refuses an empty tuple, and repeated values other than files."""
     if not values:
         raise ValueError(f"{name} needs at least one value")
     twice = [one for place, one in enumerate(values) if one in values[:place]]

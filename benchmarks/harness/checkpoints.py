@@ -1,6 +1,6 @@
-"""Checkpoints of a run: the whole state, written aside while the run goes on, whole or not at all.
+"""Checkpoints of a run: its whole state, written in the background, completely or not at all.
 
-Arrays only, in orbax's format: nothing that is loaded is executed.
+They hold arrays only, in orbax's format; nothing that is loaded is executed.
 """
 
 import math
@@ -19,24 +19,23 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from benchmarks.harness import stored
-from benchmarks.harness.files import fitted, read_arrays
+from benchmarks.harness.files import read_arrays, tree_from_arrays
 from benchmarks.harness.options import Run
 from benchmarks.harness.stored import CURE, DamagedError, latest, steps
 from maml.tree import by_path
 
 State = TypeVar("State")
-KEPT = 2  # the latest; the best by validation stays beside them
+KEPT = 2  # latest checkpoints; the one with the best score is kept too
 POLICIES = ocp.training.preservation_policies
 
 
 class Checkpoints(NamedTuple):
-    """How a run writes its checkpoints.
+    """Functions that write the checkpoints of a run.
 
     Attributes:
-        save: `save(step, state, score)`, if enough time has passed since the last; the checkpoint
-            of the highest score is kept, and one that is not finite is the lowest.
-        finish: `finish(step, state, score)`, at the start and at the end, if that state is not
-            there yet; it is there when this returns.
+        save: Function `save(step, state, score)`, which writes if enough time has passed.
+        finish: Function `finish(step, state, score)` for the first and the last state, which waits
+            until that state has been written.
     """
 
     save: Callable[[int, PyTree, float], None]
@@ -45,10 +44,10 @@ class Checkpoints(NamedTuple):
 
 @contextmanager
 def checkpoints(folder: Path, every: float) -> Iterator[Checkpoints]:
-    """Writes to a folder, at most once in `every` seconds; all is there when it is left.
+    """Writes checkpoints to a folder, at most one in `every` seconds; all are written at its end.
 
     Raises:
-        OSError: one cannot be written.
+        OSError: A checkpoint cannot be written.
     """
     best = POLICIES.BestN(get_metric_fn=stored.score, n=1)
     keep = POLICIES.AnyPreservationPolicy([POLICIES.LatestN(KEPT), best])
@@ -61,7 +60,7 @@ def checkpoints(folder: Path, every: float) -> Iterator[Checkpoints]:
         if checkpointer.latest is None or checkpointer.latest.step < step:
             metrics = {"score": score if math.isfinite(score) else None}
             metrics["crc32"] = stored.checksum(by_path(state))
-            with _in_a_line(folder):
+            with _explain_failure(folder):
                 call(step, state, metrics=metrics)
 
     def save(step: int, state: PyTree, score: float) -> None:
@@ -73,48 +72,49 @@ def checkpoints(folder: Path, every: float) -> Iterator[Checkpoints]:
     try:
         yield Checkpoints(save, partial(write, checkpointer.save))
     finally:
-        with _in_a_line(folder):
+        with _explain_failure(folder):
             checkpointer.close()
 
 
 @contextmanager
-def _in_a_line(folder: Path) -> Iterator[None]:
-    """What kept a checkpoint from being written, a full disk say, and which one is still good."""
+def _explain_failure(folder: Path) -> Iterator[None]:
+    """Raises errors that say why a checkpoint was not written, and which is the last good one."""
     try:
         yield
     except Exception as error:
         good = [path.name for path in steps(folder)][-1:] or ["none"]
         reason = str(error).strip().splitlines()[0]
         raise OSError(
-            f"no checkpoint can be written to {folder}, the last good one is {good[0]}: {reason}"
+            f"no checkpoint can be written to {folder}; the last good one is {good[0]}: {reason}"
         ) from error
 
 
 def restore(folder: Path, state: State, most: int | None = None) -> State:
-    """The latest state in a folder, or the one given if there is none; says which.
+    """Loads the latest state in a folder, and prints which; without one, the given state.
 
-    A damaged checkpoint is moved aside, to a name such as `12.damaged`, if an older one is good;
-    that of step 0, before training, is none. Metrics are no state: where those of the latest are
-    damaged, they are written anew with the worst score. Whatever else is wrong is raised, and then
-    nothing in the folder has changed.
+    A damaged checkpoint is renamed, such as to `12.damaged`, if an older one but that of step 0 is
+    good. Damaged metrics, which are not part of the state, are replaced, with the worst score. Any
+    other error is raised, and then nothing in the folder has changed.
 
     Args:
-        folder: that of the checkpoints.
-        state: a state of the same structure, shapes and types.
-        most: meta-steps of the run, beyond which it has no checkpoint.
+        folder: Folder of the checkpoints.
+        state: State of the same structure, shapes and types.
+        most: Number of meta-steps of the run, beyond which it has no checkpoint; None is any.
+
+    Returns:
+        The state.
 
     Raises:
-        DamagedError: all of them are, or all but that of step 0.
-        OSError: files cannot be read now, whatever they hold.
-        ValueError: a checkpoint is of another state, of another step than its name, or of a step
-            beyond `most`.
+        DamagedError: All checkpoints are damaged, or all but that of step 0.
+        OSError: Files cannot be read now, whatever they hold.
+        ValueError: A checkpoint has another kind of state or step, or is beyond `most`.
     """
     paths = steps(folder)
     damaged: dict[Path, str] = {}
     for path in reversed(paths):
         if most is not None and int(path.name) > most:
-            cure = CURE.format("ask for more with --meta-steps, or take it away")
-            raise ValueError(f"{path} is beyond the {most} meta-steps asked for: {cure}")
+            cure = CURE.format("give more --meta-steps, or delete it")
+            raise ValueError(f"{path} is beyond the {most} meta-steps of the run: {cure}")
         try:
             loaded = load(folder, state, step=int(path.name))
         except DamagedError as error:
@@ -122,61 +122,70 @@ def restore(folder: Path, state: State, most: int | None = None) -> State:
             continue
         if damaged and path.name == "0":
             break
-        for older in paths[: paths.index(path)]:  # their scores decide which is the best
+        for older in paths[: paths.index(path)]:  # whose scores decide which is the best
             try:
                 stored.metrics(older)
             except DamagedError as error:
                 damaged[older] = str(error)
-        _with_metrics(path, loaded)
+        _repair_metrics(path, loaded)
         for bad, reason in damaged.items():
-            aside = _aside(bad).name
-            print(f"The checkpoint of step {bad.name} cannot be read, it is now {aside}: {reason}")
-        print(f"Going on from the checkpoint of step {path.name}.")
+            name = _move_aside(bad).name
+            print(f"The checkpoint of step {bad.name} cannot be read; it is now {name}: {reason}")
+        print(f"Resuming from the checkpoint of step {path.name}.")
         return loaded
     if damaged:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged.items())
-        untrained = " but that before training" * (paths[0] not in damaged)
+        untrained = " except that before training" * (paths[0] not in damaged)
         cure = CURE.format("put the files back from a copy")
         raise DamagedError(f"no checkpoint in {folder}{untrained} can be read ({reasons}); {cure}")
-    print("No checkpoint to go on from: starting anew.")
+    print("There is no checkpoint to resume from: starting from the first meta-step.")
     return state
 
 
 def load(folder: Path, state: State, *, step: int | None = None) -> State:
-    """The state of a checkpoint, the latest or that of a step.
+    """Loads the state of a checkpoint.
 
     Args:
-        folder: that of the checkpoints.
-        state: a state of the same structure, shapes and types.
-        step: its step; None is the latest.
+        folder: Folder of the checkpoints.
+        state: State of the same structure, shapes and types.
+        step: Step of the checkpoint; None is the latest.
+
+    Returns:
+        The state.
 
     Raises:
-        DamagedError: its files are not what was written.
-        OSError: they cannot be read now.
-        ValueError: there is no checkpoint, or it is of another state or of another step than its
-            name says.
+        DamagedError: The files do not hold what was written.
+        OSError: The files cannot be read now.
+        ValueError: There is no checkpoint, or it has another kind of state or step.
     """
     path = latest(folder) if step is None else folder / str(step)
-    found = stored.leaves(path)
+    arrays = stored.leaves(path)
     cure = CURE.format("use the code and the options that wrote it")
     try:
-        loaded = fitted(found, state, f"the checkpoint {path}")
+        loaded = tree_from_arrays(arrays, state, f"the checkpoint {path}")
     except ValueError as error:
         raise ValueError(f"{error}; {cure}") from error
-    taken = np.unique(found.get("step", int(path.name)))
-    if taken.tolist() != [int(path.name)]:
+    stored_steps = np.unique(arrays.get("step", int(path.name)))
+    if stored_steps.tolist() != [int(path.name)]:
         raise ValueError(
-            f"{path} holds the state of step {', '.join(map(str, taken))}: it is a checkpoint of"
-            f" another run; {CURE.format('take it away')}"
+            f"{path} holds the state of step {', '.join(map(str, stored_steps))}: it is a"
+            f" checkpoint of another run; {CURE.format('delete it')}"
         )
     return loaded
 
 
-def started(config: Run, like: PyTree) -> PyTree:
-    """The meta-parameters that a new run starts with, `[seed, ...]`; those of `start_from`, if any.
+def initial_params(config: Run, like: PyTree) -> PyTree:
+    """The meta-parameters `[seed, ...]` that a run starts with.
+
+    Args:
+        config: Options of the run; a new one with a `start_from` starts with its meta-parameters.
+        like: Meta-parameters `[seed, ...]`, returned for every other run.
+
+    Returns:
+        The meta-parameters.
 
     Raises:
-        ValueError: as `meta_params`.
+        ValueError: As `meta_params`.
     """
     resumed = config.resume and config.out and steps(config.out / "checkpoints")
     if config.start_from is None or resumed:
@@ -187,24 +196,24 @@ def started(config: Run, like: PyTree) -> PyTree:
 
 
 def meta_params(source: Path, like: PyTree, place: int = 0) -> PyTree:
-    """The meta-parameters in a file of `benchmarks.weights`, or in a run's last checkpoint.
+    """Reads the meta-parameters in a file of `benchmarks.weights`, or in a run's last checkpoint.
 
     Args:
         source: Path of an .npz file, or folder of a run.
         like: Meta-parameters of the same paths and shapes, whose types the arrays get.
-        place: Place of the seed among those of the run; a run of one seed, and a file, serve all.
+        place: Place of the seed among those of the run; a file, or a run of one seed, serves all.
 
     Returns:
         The meta-parameters of one seed.
 
     Raises:
-        DamagedError: the files of the checkpoint are not what was written.
-        OSError: they cannot be read now.
-        ValueError: there are none, they are of other paths or shapes, or the run has too few seeds.
+        DamagedError: The files of the checkpoint do not hold what was written.
+        OSError: The files cannot be read now.
+        ValueError: There are none, they have other paths or shapes, or the run has too few seeds.
     """
     if not source.is_dir():
-        found = {name: leaf for name, leaf in read_arrays(source).items() if name != "options"}
-        return fitted(found, like, source, cast=True)
+        arrays = {name: leaf for name, leaf in read_arrays(source).items() if name != "options"}
+        return tree_from_arrays(arrays, like, source, cast=True)
     path = latest(source / "checkpoints")
     try:
         leaves = stored.leaves(path)
@@ -212,22 +221,22 @@ def meta_params(source: Path, like: PyTree, place: int = 0) -> PyTree:
         raise DamagedError(f"the checkpoint {path} cannot be read: {error}") from error
     seeds = leaves["step"].size if "step" in leaves else 1
     if place >= seeds > 1:
-        raise ValueError(f"{path} holds {seeds} seeds; got {place + 1} that are to start from it")
+        raise ValueError(f"{path} holds {seeds} seeds; got a run of at least {place + 1}")
     parts = ((name.partition("/"), leaf) for name, leaf in leaves.items())
     params = {rest: leaf for (first, _, rest), leaf in parts if first == "params"}
     of_seed = {name: leaf[place % seeds] if leaf.ndim else leaf for name, leaf in params.items()}
-    return fitted(of_seed, like, path, cast=True)
+    return tree_from_arrays(of_seed, like, path, cast=True)
 
 
-def best(folder: Path) -> int | None:
-    """The step of the checkpoint with the highest finite score, if there is one."""
+def best_step(folder: Path) -> int | None:
+    """The step of the checkpoint with the highest finite score; None if there is none."""
     scores = {int(path.name): stored.score(stored.metrics(path)) for path in steps(folder)}
     step = max(scores, key=lambda step: (scores[step], step), default=None)
     return None if step is None or scores[step] == -math.inf else step
 
 
-def _with_metrics(path: Path, state: PyTree) -> None:
-    """Sees to it that a checkpoint whose state is good has metrics; says if they were damaged."""
+def _repair_metrics(path: Path, state: PyTree) -> None:
+    """Replaces the metrics of a checkpoint with a good state if they are damaged, and says so."""
     try:
         stored.metrics(path)
     except DamagedError as error:
@@ -235,7 +244,7 @@ def _with_metrics(path: Path, state: PyTree) -> None:
         print(f"The checkpoint of step {path.name} gets the worst score: {error}")
 
 
-def _aside(path: Path) -> Path:
-    """Moves a checkpoint to a name that is free."""
+def _move_aside(path: Path) -> Path:
+    """Renames a damaged checkpoint to an unused name, and returns its path."""
     names = (f"{path.name}.damaged{'' if n == 1 else f'-{n}'}" for n in count(1))
     return path.rename(next(path.with_name(n) for n in names if not path.with_name(n).exists()))

@@ -4,8 +4,10 @@ import argparse
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, fields, replace
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, TypeVar
 from zipfile import BadZipFile
@@ -19,94 +21,6 @@ from benchmarks.harness.bounds import check_used
 D = TypeVar("D")
 
 
-def parsed(
-    kind: type[D],
-    description: str | None,
-    argv: Sequence[str] | None = None,
-    default: D | None = None,
-) -> D:
-    """The options on the command line.
-
-    Args:
-        kind: their dataclass.
-        description: printed by `--help`.
-        argv: the command line; None is the process's own.
-        default: the values of options that are not given; None is the dataclass's own.
-
-    Raises:
-        ValueError: an option is given an empty value, or refused by the dataclass.
-        SystemExit: with status 2, what is given cannot be read; with 0, help was asked for.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    for option, value in pairwise(("", *argv)):
-        if value == "" or (value.startswith("--") and value.endswith("=")):
-            raise ValueError(f"{value.rstrip('=') or option} is given an empty value; leave it out")
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    options |= {"prog": f"python -m {script}"} if (script := script_name()) else {}
-    with redirect_stderr(io.StringIO()) as said:
-        try:
-            return tyro.cli(kind, description=description, args=argv, **options)
-        except SystemExit as end:
-            refusal, status = end.__context__, end
-    if isinstance(refusal, ValueError):  # of the dataclass, in whole and without a box
-        raise refusal
-    print(_unboxed(said.getvalue()), file=sys.stderr)
-    raise status
-
-
-def script_name() -> str | None:
-    """Returns the name of the module that `python -m` runs; None in a notebook and in a test."""
-    spec = sys.modules["__main__"].__spec__
-    return spec.name.removesuffix(".__main__") if spec else None
-
-
-def _unboxed(said: str) -> str:
-    """The message alone of the box that tyro draws, in one line."""
-    pieces = re.split(r"[─╭╮╰╯]+|-{3,}", said.replace("│", " "))
-    lines = [" ".join(piece.split()) for piece in pieces if piece.strip()]
-    return lines[1] if len(lines) > 1 else said
-
-
-def configure(
-    presets: Mapping[str, D], description: str | None, argv: Sequence[str] | None = None
-) -> D:
-    """The preset that `--preset` names (default: the first), changed by the other options.
-
-    Args:
-        presets: by name.
-        description: printed by `--help`.
-        argv: the command line; None is the process's own.
-
-    Raises:
-        ValueError: there is no such preset, an option is changed that nothing reads, or as
-            `parsed`.
-        SystemExit: as `parsed`.
-    """
-    parser = argparse.ArgumentParser(
-        add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS, prog="options"
-    )
-    parser.add_argument("--preset", default=next(iter(presets)))
-    name = parser.parse_known_args(argv)[0].preset
-    if name not in presets:
-        raise ValueError(f"no preset {name!r}; there are {', '.join(presets)}")
-    words = f"{description}\n\nPresets: {', '.join(presets)}."
-    config = parsed(type(presets[name]), words, argv, presets[name])
-    for names, by in getattr(config, "unread", ()):
-        check_used(config, names, False, by, presets[name])
-    return config
-
-
-@contextmanager
-def in_words() -> Iterator[None]:
-    """What a script refuses, it refuses in one line."""
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError, BadZipFile) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
-    except KeyboardInterrupt as error:
-        raise SystemExit("Interrupted.") from error
-
-
 def launch(
     main: Callable[[D], Any],
     options: Mapping[str, D] | type[D],
@@ -115,32 +29,188 @@ def launch(
     *,
     start: Callable[..., None] = hardware.start,
 ) -> None:
-    """Runs a script from the command line; what it refuses, it refuses in one line.
+    """Runs a script from the command line; whatever it refuses ends it with one line.
 
     Args:
-        main: what is run, with the options.
-        options: presets by name, or a dataclass.
-        description: printed by `--help`.
-        argv: the command line; None is the process's own.
-        start: called between, if the options can be meant.
+        main: Function that is run with the options.
+        options: Presets by name, or a dataclass.
+        description: Text of `--help`.
+        argv: Words of the command line; None stands for those of the process.
+        start: Function that prepares the machine; called once the options are accepted.
 
     Raises:
-        SystemExit: with status 2, the options cannot be meant; with 1, what they ask for cannot be.
+        SystemExit: with status 2, the options are refused; with 1, what they ask for failed.
     """
     try:
         if isinstance(options, Mapping):
             config = configure(options, description, argv)
         else:
-            config = parsed(options, description, argv)
+            config = parse(options, description, argv)
     except ValueError as error:
         print(f"ValueError: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     try:
-        with in_words():
+        with exit_with_message():
+            if isinstance(options, Mapping):
+                print("Loading the data and making the initial parameters.", file=sys.stderr)
             start(cache=getattr(config, "cache", True))
-            main(config)
+            result = main(config)
+        if folder := getattr(result, "out", None):
+            print(f"Results and figures: {folder}")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         knobs = "--chunk 1 (tasks at a time) and --remat need less"
         raise SystemExit(f"The device is out of memory: {knobs}.\n{error}") from error
+
+
+def configure(
+    presets: Mapping[str, D], description: str | None, argv: Sequence[str] | None = None
+) -> D:
+    """The preset that `--preset` names (default: the first), changed by the other options.
+
+    With another number of meta-steps, the number in one jitted call follows, unless it is given.
+
+    Args:
+        presets: Options by name.
+        description: Text of `--help`, to which a line for each preset is added.
+        argv: Words of the command line; None stands for those of the process.
+
+    Returns:
+        The options.
+
+    Raises:
+        ValueError: there is no such preset, an option is changed that nothing reads, or as
+            `parse`.
+        SystemExit: as `parse`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS, prog="options"
+    )
+    parser.add_argument("--preset", default=next(iter(presets)))
+    for option in ("--meta-steps", "--steps-per-call"):
+        parser.add_argument(option, nargs="?")
+    parser.add_argument("--resume", action="store_true")
+    asked = parser.parse_known_args(argv)[0]
+    if asked.preset not in presets:
+        hint = nearest(asked.preset, presets)
+        raise ValueError(f"no preset {asked.preset!r}{hint}; there are {', '.join(presets)}")
+    preset = presets[asked.preset]
+    default = preset
+    meta_steps = asked.meta_steps or ""
+    if meta_steps.isdecimal() and asked.steps_per_call is None and not asked.resume:
+        default = with_meta_steps(preset, int(meta_steps))
+    words = f"{description}\n\nPresets, and how they differ from the first:\n\n{lines(presets)}"
+    config = parse(type(preset), words, argv, default)
+    for names, by in getattr(config, "unread", ()):
+        check_used(config, names, False, by, preset)
+    return config
+
+
+def parse(
+    kind: type[D],
+    description: str | None,
+    argv: Sequence[str] | None = None,
+    default: D | None = None,
+) -> D:
+    """The options on the command line.
+
+    Args:
+        kind: Dataclass of the options.
+        description: Text of `--help`.
+        argv: Words of the command line; None stands for those of the process.
+        default: Values of options that are not given; None stands for those of the dataclass.
+
+    Returns:
+        The options.
+
+    Raises:
+        ValueError: an option is given an empty value, or is refused by the dataclass.
+        SystemExit: with status 2, the words cannot be read; with 0, help was asked for.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    for option, value in pairwise(("", *argv)):
+        if value == "" or (value.startswith("--") and value.endswith("=")):
+            raise ValueError(f"{value.rstrip('=') or option} is given an empty value; leave it out")
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    options |= {"prog": f"python -m {script}"} if (script := script_name()) else {}
+    with redirect_stderr(io.StringIO()) as printed:
+        try:
+            return tyro.cli(kind, description=description, args=argv, **options)
+        except SystemExit as end:
+            refusal, status = end.__context__, end
+    if isinstance(refusal, ValueError):  # of the dataclass, in whole and without a box
+        raise refusal
+    message = _unboxed(printed.getvalue())
+    if unknown := re.match(r"Unrecognized options: --([\w-]+)", message):
+        names = [field.name.replace("_", "-") for field in fields(kind)]  # pyright: ignore
+        message += nearest(unknown[1], names, "--")
+    print(message, file=sys.stderr)
+    raise status
+
+
+def with_meta_steps(preset: D, meta_steps: int) -> D:
+    """The preset with another number of meta-steps, and the most in a call that divide it.
+
+    The preset itself is returned where they would be few, and refused for what does not divide.
+    """
+    in_a_call = getattr(preset, "steps_per_call", None)
+    if in_a_call is None or not 0 < meta_steps <= 10**9:
+        return preset
+    most = min(in_a_call, meta_steps)
+    every = next(number for number in range(most, 0, -1) if meta_steps % number == 0)
+    if 20 * every < most:  # calls as short as that would take longer than what they do
+        return preset
+    changed = {"meta_steps": meta_steps, "steps_per_call": every}
+    return replace(preset, **changed)  # pyright: ignore[reportArgumentType]
+
+
+def lines(presets: Mapping[str, Any]) -> str:
+    """A line for each preset, with the options in which it differs from the first."""
+    first, *others = ({**asdict(preset)} for preset in presets.values())
+    texts = [f"- {first['preset']}: the default"]
+    for other in others:
+        changes = (
+            f"{name} {value}"
+            for name, value in other.items()
+            if value != first[name] and name != "preset"
+        )
+        texts.append(f"- {other['preset']}: {', '.join(changes)}")
+    return "\n".join(texts)
+
+
+def nearest(name: str, names: Iterable[str], before: str = "") -> str:
+    """Words that suggest the name most like one that does not exist, if any is like it.
+
+    >>> nearest("glyph", ["glyphs", "omniglot"])
+    ' (did you mean glyphs?)'
+    >>> nearest("mini", ["glyphs", "omniglot"])
+    ''
+    """
+    similar = get_close_matches(name, names, 1)
+    return f" (did you mean {before}{similar[0]}?)" if similar else ""
+
+
+def script_name() -> str | None:
+    """The name of the module that `python -m` runs; None in a notebook and in a test."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name.removesuffix(".__main__") if spec else None
+
+
+@contextmanager
+def exit_with_message() -> Iterator[None]:
+    """Within it, what is refused ends the script with one line."""
+    try:
+        yield
+    except (ValueError, OSError, FloatingPointError, BadZipFile) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
+    except KeyboardInterrupt as error:
+        raise SystemExit("Interrupted.") from error
+
+
+def _unboxed(printed: str) -> str:
+    """The message alone of the box that tyro draws, in one line."""
+    pieces = re.split(r"[─╭╮╰╯]+|-{3,}", printed.replace("│", " "))
+    texts = [" ".join(piece.split()) for piece in pieces if piece.strip()]
+    return texts[1] if len(texts) > 1 else printed

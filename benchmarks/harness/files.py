@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and refused in words where they cannot be read."""
+"""Files that are written completely or not at all, and clear errors for unreadable ones."""
 
 import json
 import math
@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from benchmarks.harness.schemas import parsed
+from benchmarks.harness.schemas import parse_json
 from maml.tree import by_path
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path beside another one, whose file takes that one's place when it is written to its end.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Gives a temporary path, whose file replaces another one when it has been written.
 
-    Where the writing fails, the file that was there before stays.
+    If writing fails, the earlier file stays.
     """
     aside = path.with_name(f".part-{path.name}")
     try:
@@ -32,13 +32,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file by a text."""
-    with whole(path) as aside:
+    """Writes a text file, completely or not at all."""
+    with atomic_write(path) as aside:
         aside.write_text(text)
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """JSON, in which a number that is not finite is null.
+    """Formats a value as JSON, in which a number that is not finite is null.
 
     >>> as_json({"loss": float("nan"), "after": [1.0, float("inf")]})
     '{"loss": null, "after": [1.0, null]}'
@@ -55,129 +55,144 @@ def _finite(value: Any) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """Reads a text file.
 
     Raises:
-        ValueError: it is no text.
+        ValueError: The file is not text.
     """
     try:
         return path.read_text()
     except ValueError as error:
-        raise ValueError(f"{path} is no text: {error}") from error
+        raise ValueError(f"{path} is not a text file: {error}") from error
 
 
 def read_object(path: Path, schema: dict[Any, Any]) -> dict[str, Any]:
-    """The JSON object of a file.
+    """Reads the JSON object of a file.
 
     Args:
-        path: the file.
-        schema: what the object must be, as in `benchmarks.schemas`.
+        path: Path of the file.
+        schema: Schema that the object must match, as in `benchmarks.harness.schemas`.
+
+    Returns:
+        The object.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: The file is not JSON, or does not match the schema.
     """
-    return parsed(read_text(path), schema, path)
+    return parse_json(read_text(path), schema, path)
 
 
 def read_lines(log: Path, schema: dict[Any, Any]) -> list[dict[str, Any]]:
-    """The JSON objects of a log, a line each; a last line that was cut off is left out.
+    """Reads the JSON objects of a log, one a line, without a last line that was cut off.
 
     Args:
-        log: the file; none is an empty log.
-        schema: what every object must be.
+        log: File of the log; a missing one is an empty log.
+        schema: Schema that every object must match.
+
+    Returns:
+        The objects.
 
     Raises:
-        ValueError: another line is no such object, naming the line.
+        ValueError: Another line does not match; the message names it.
     """
     lines = read_text(log).splitlines() if log.exists() else []
-    found = []
+    objects = []
     for number, text in enumerate(lines, 1):
         try:
-            found.append(parsed(text, schema, f"line {number} of {log}"))
+            objects.append(parse_json(text, schema, f"line {number} of {log}"))
         except ValueError as error:
             if number == len(lines) and isinstance(error.__cause__, json.JSONDecodeError):
                 break
             raise
-    return found
+    return objects
 
 
 def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file; nothing in it is executed.
+    """Reads the arrays of an .npz file; nothing in it is executed.
 
     Args:
-        path: the file.
-        names: some that must be among them.
+        path: Path of the file.
+        names: Names of arrays that the file must hold.
+
+    Returns:
+        The arrays by name.
 
     Raises:
-        ValueError: there is no such file, it is none, or it lacks one of the names.
+        ValueError: There is no such file, it is not an .npz file, or it lacks one of the names.
     """
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
         # Opened here, since `np.load` leaves it open where it fails.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+            loaded = {name: arrays[name] for name in arrays.files}
     except OSError:
         raise
-    except Exception as error:  # whatever other files lead to
-        raise ValueError(f"{path} is no .npz file of arrays: {error}") from error
-    if missing := set(names) - set(found):
-        raise ValueError(f"{path} holds no {min(missing)}; got {', '.join(found) or 'nothing'}")
-    return found
+    except Exception as error:  # any error that the content of a file leads to
+        raise ValueError(f"{path} is not an .npz file of arrays: {error}") from error
+    if missing := set(names) - set(loaded):
+        raise ValueError(f"{path} holds no {min(missing)}; got {', '.join(loaded) or 'nothing'}")
+    return loaded
 
 
-def fitted(found: dict[str, Any], like: PyTree, source: object, *, cast: bool = False) -> PyTree:
-    """The tree like another one whose leaves have been read from a file.
+def tree_from_arrays(
+    loaded: dict[str, Any], like: PyTree, source: object, *, cast: bool = False
+) -> PyTree:
+    """Builds a tree from arrays that were read from a file.
 
     Args:
-        found: arrays by path.
-        like: a tree of the same paths, shapes and types.
-        source: the file, for the message.
-        cast: the types may differ within a kind, of floats say; the arrays, of finite numbers, get
-            those of `like`.
+        loaded: Arrays by path.
+        like: Tree of the same paths, shapes and types.
+        source: Name of the file, for messages.
+        cast: Whether arrays of finite numbers are cast to the types of `like`, within a kind such
+            as floats.
+
+    Returns:
+        The tree, with the structure of `like`.
 
     Raises:
-        ValueError: paths, shapes or types differ, naming the leaves, or a number is not finite.
+        ValueError: Paths, shapes or types differ, or a number to cast is not finite; the message
+            names the leaves.
     """
 
-    def described(leaf: Any) -> str:
+    def describe(leaf: Any) -> str:
         if leaf is None:
             return "nothing"
         shape = str(tuple(leaf.shape))
         return shape if cast else f"{leaf.dtype}{shape}"
 
-    wanted = by_path(like)
-    pairs = {name: (found.get(name), wanted.get(name)) for name in sorted(wanted | found)}
-    texts = {name: tuple(map(described, pair)) for name, pair in pairs.items()}
+    expected = by_path(like)
+    pairs = {name: (loaded.get(name), expected.get(name)) for name in sorted(expected | loaded)}
+    texts = {name: tuple(map(describe, pair)) for name, pair in pairs.items()}
     differ = [
-        f"has {there} at {name!r}; wanted {here}"
+        f"has {there} at {name!r}; expected {here}"
         for name, (there, here) in texts.items()
         if there != here
     ]
     if differ:
-        more = [f"differs at {len(differ) - 3} leaves more"] if len(differ) > 3 else []
+        more = [f"differs at {len(differ) - 3} more leaves"] if len(differ) > 3 else []
         raise ValueError(f"{source} {', and '.join(differ[:3] + more)}")
-    arrays = {name: np.asarray(found[name]) for name in wanted}
+    arrays = {name: np.asarray(loaded[name]) for name in expected}
     if cast:
-        for name, leaf in wanted.items():
+        for name, leaf in expected.items():
             arrays[name] = _cast(arrays[name], leaf.dtype, f"{source} at {name!r}")
-    leaves = [jnp.array(np.asarray(arrays[name], leaf.dtype)) for name, leaf in wanted.items()]
+    leaves = [jnp.array(np.asarray(arrays[name], leaf.dtype)) for name, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _cast(found: np.ndarray, dtype: np.dtype, source: str) -> np.ndarray:
-    """The array in another type of its kind: floats are rounded, and nothing else is changed.
+def _cast(array: np.ndarray, dtype: np.dtype, source: str) -> np.ndarray:
+    """Casts an array to another type of its kind: floats are rounded, and nothing else changes.
 
     Raises:
-        ValueError: it is of another kind, or its numbers are not finite or too large.
+        ValueError: The array is of another kind, or its numbers are not finite or too large.
     """
     kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
     kind = next((k for k in kinds if jnp.issubdtype(dtype, k)), None)
-    if kind is None or not jnp.issubdtype(found.dtype, kind):
-        raise ValueError(f"{source}: got {found.dtype}; wanted {dtype}")
+    if kind is None or not jnp.issubdtype(array.dtype, kind):
+        raise ValueError(f"{source}: got {array.dtype}; expected {dtype}")
     with np.errstate(over="ignore", invalid="ignore"):
-        cast = found.astype(dtype)
-    lost = ~np.isfinite(cast) if jnp.issubdtype(dtype, jnp.inexact) else cast != found
+        cast = array.astype(dtype)
+    lost = ~np.isfinite(cast) if jnp.issubdtype(dtype, jnp.inexact) else cast != array
     if lost.any():
-        raise ValueError(f"{source}: got {found[lost][0]}; wanted finite numbers of {dtype}")
+        raise ValueError(f"{source}: got {array[lost][0]}; expected finite numbers of {dtype}")
     return cast

@@ -1,4 +1,4 @@
-"""Folders of results: each belongs to the options in its `config.json`, and to no others."""
+"""Folders of results, each of which belongs to the options in its `config.json` alone."""
 
 import json
 from collections.abc import Callable, Collection
@@ -9,11 +9,11 @@ from typing import Any
 
 from benchmarks.harness.files import as_json, read_lines, read_object, read_text, write_text
 from benchmarks.harness.options import Run
-from benchmarks.harness.schemas import OPTIONS, fitting
+from benchmarks.harness.schemas import OPTIONS, check_schema
 from benchmarks.harness.stored import steps
 
 RESULTS = Path("results")
-MADE = ".json", ".jsonl", ".md", ".npz", ".png"  # endings of what scripts write
+MADE = ".json", ".jsonl", ".md", ".npz", ".png"  # suffixes of the files that scripts write
 FREE = (
     "resume",
     "record",
@@ -21,44 +21,54 @@ FREE = (
     "cache",
     "save_seconds",
     "tensorboard",
-)  # options that change no result
-LATER = "meta_steps", "outer_rate"  # options that may change when a run goes on
+)  # options that do not change results
+LATER = "meta_steps", "outer_rate"  # options that may change when a run is resumed
 
 
-def fresh(name: str) -> Path:
-    """A folder under results/runs that is not there yet."""
+def new_folder(name: str) -> Path:
+    """The path of a folder under results/runs that does not exist yet."""
     return RESULTS / "runs" / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
-def own(name: str, config: Any) -> Path:
-    """The folder of a script that goes on with nothing, claimed by its options.
+def script_folder(name: str, config: Any) -> Path:
+    """Claims the folder of a script that resumes nothing.
 
     Args:
-        name: of the script.
-        config: its options; without an `out`, the folder is a new one.
+        name: Name of the script.
+        config: Options of the script; without an `out`, the folder is a new one.
+
+    Returns:
+        The folder.
 
     Raises:
-        ValueError: as `claim`.
+        ValueError: As `claim_folder`.
     """
-    out = config.out or fresh(name)
-    claim(out, lasting(name, config))
+    out = config.out or new_folder(name)
+    claim_folder(out, result_options(name, config))
     return out
 
 
-def folder(name: str, config: Run) -> Path:
-    """A new folder for a run, or the one it names, with the options in `config.json`.
+def run_folder(name: str, config: Run) -> Path:
+    """Claims a new folder for a run, or the one that it names, with its options in `config.json`.
+
+    Args:
+        name: Name of the benchmark.
+        config: Options of the run.
+
+    Returns:
+        The folder.
 
     Raises:
-        ValueError: it holds a run that is not to be resumed, or one of other options; or there is
-            none to resume.
+        ValueError: The folder holds a run that is not to be resumed, or one of other options; or
+            there is no run to resume.
     """
-    out = config.out or fresh(f"{name}-{config.preset}-{config.seed}")
-    wanted = lasting(name, config)
+    out = config.out or new_folder(f"{name}-{config.preset}-{config.seed}")
+    options = result_options(name, config)
     if config.resume:
         if not (config.out and (out / "config.json").exists()):
-            raise ValueError(f"there is no run to resume in {out}; --out names its folder")
-        found = _agreeing(out, wanted, but=LATER)
-        before = fitting(found, OPTIONS, out / "config.json")["meta_steps"]
+            raise ValueError(f"there is no run to resume in {out}; name its folder with --out")
+        stored = _check_same_options(out, options, but=LATER)
+        before = check_schema(stored, OPTIONS, out / "config.json")["meta_steps"]
         if config.spanning and before != config.meta_steps:
             raise ValueError(
                 f"{config.spanning} spans the {before} meta-steps of {out}, so they cannot become"
@@ -68,120 +78,136 @@ def folder(name: str, config: Run) -> Path:
     if any((out / made).exists() for made in ("log.jsonl", "summary.json")) or steps(
         out / "checkpoints"
     ):
-        raise ValueError(f"{out} holds a run; go on with --resume, or name another with --out")
-    claim(out, wanted)
+        raise ValueError(f"{out} holds a run; continue it with --resume, or name another --out")
+    claim_folder(out, options)
     return out
 
 
-def claim(out: Path, wanted: dict[str, Any], but: Collection[str] = ()) -> None:
-    """Writes the options of a folder to its `config.json`; if it has one, it has to be the same.
+def claim_folder(out: Path, options: dict[str, Any], but: Collection[str] = ()) -> None:
+    """Writes options to the `config.json` of a folder; one that exists must hold the same.
+
+    Args:
+        out: Folder, which is made if need be.
+        options: Options that change results, by name.
+        but: Names of files that may exist before the options.
 
     Raises:
-        ValueError: it has other options, saying which; or as `check_free`.
+        ValueError: The folder has other options, which are named; or as `check_free`.
+        OSError: The folder cannot be made.
     """
     check_free(out, but)
     if (out / "config.json").exists():
-        _agreeing(out, wanted)
+        _check_same_options(out, options)
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{out} cannot be made: {error.strerror}; name another --out") from error
-    write_text(out / "config.json", as_json(wanted, indent=2) + "\n")
+    write_text(out / "config.json", as_json(options, indent=2) + "\n")
 
 
 def check_free(out: Path, but: Collection[str] = ()) -> None:
-    """Refuses a folder that nothing can claim.
+    """Refuses a folder that no script may write to.
 
     Args:
-        out: the folder; there need not be one.
-        but: names of files that may be there before its options.
+        out: Folder, which need not exist.
+        but: Names of files that may exist before the options.
 
     Raises:
-        ValueError: it is the working directory or above it, or it has results without options.
+        ValueError: The folder is the working directory or above it, or has results without options.
     """
     if Path().resolve().is_relative_to(out.resolve()):
         raise ValueError(
-            f"results need a folder of their own; got the working directory as --out"
-            f" or one above it, {out}"
+            "results need a folder of their own; got --out"
+            f" {out}, which is the working directory or above it"
         )
     if (out / "config.json").exists() or not out.exists():
         return
-    there = sorted(path.name for path in out.iterdir() if path.suffix in MADE)
-    if others := [name for name in there if name not in but]:
+    results = sorted(path.name for path in out.iterdir() if path.suffix in MADE)
+    if others := [name for name in results if name not in but]:
         raise ValueError(
-            f"{out} holds {others[0]} and no config.json that says whose it is: name another"
-            " folder with --out"
+            f"{out} holds {others[0]}, but no config.json with the options of its run; name"
+            " another folder with --out"
         )
 
 
-def _agreeing(out: Path, wanted: dict[str, Any], but: Collection[str] = ()) -> dict[str, Any]:
-    """The options in a folder's `config.json`, which are those that are wanted, but for some.
+def _check_same_options(
+    out: Path, options: dict[str, Any], but: Collection[str] = ()
+) -> dict[str, Any]:
+    """Returns the options in a folder's `config.json`, after a comparison with the given ones.
 
     Raises:
-        ValueError: others differ, saying which.
+        ValueError: An option that is not in `but` differs.
     """
-    found = read_object(out / "config.json", {})
-    if not found.keys() & wanted.keys():
+    stored = read_object(out / "config.json", {})
+    if not stored.keys() & options.keys():
         raise ValueError(f"{out / 'config.json'} holds no options of such a run")
     different = [
-        f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here"
-        for key in found | wanted
-        if key not in {*but, "history"} and found.get(key) != wanted.get(key)
+        f"{key} {stored.get(key)!r} there, {options.get(key)!r} here"
+        for key in stored | options
+        if key not in {*but, "history"} and stored.get(key) != options.get(key)
     ]
     if different:
         raise ValueError(f"{out} holds a run of other options: {'; '.join(different)}")
-    return found
+    return stored
 
 
-def goes_on(out: Path, config: Run, done: int) -> None:
-    """Notes in `config.json` which options hold from a meta-step on, if they are others now.
+def record_changed_options(out: Path, config: Run, done: int) -> None:
+    """Writes to `config.json` the options of a resumed run, and the meta-step since they hold.
 
-    Its `history` has the options at the start, and later what changed, at which step.
-    """
-    found = read_object(out / "config.json", OPTIONS)
-    first = {"step": 0} | {name: found[name] for name in LATER}
-    # What was to hold from a later step on never did, or is undone.
-    history = [entry for entry in found.get("history") or [first] if entry["step"] < done]
-    holding = first | {name: value for entry in history for name, value in entry.items()}
-    changed = {n: getattr(config, n) for n in LATER if getattr(config, n) != holding.get(n)}
-    if done and changed:
-        words = (f"{name} is {value}, not {holding[name]}" for name, value in changed.items())
-        print(f"From meta-step {done} on, {', '.join(words)}.")
-    history += [{"step": done} | changed] if changed else []
-    now = found | {name: getattr(config, name) for name in LATER}
-    now.pop("history", None)
-    now |= {"history": history} if len(history) > 1 else {}
-    if now != found:
-        write_text(out / "config.json", as_json(now, indent=2) + "\n")
-
-
-def recovered(
-    log: Path, schema: dict[str, Any], wanted: Callable[[dict[str, Any]], bool] = lambda line: True
-) -> list[dict[str, Any]]:
-    """Lines of a log; those not wanted, and one that was cut off, are taken out of the file.
+    Its `history` has the options at the start, then each change with its meta-step.
 
     Args:
-        log: the file; none is an empty log.
-        schema: what every line must be.
-        wanted: whether a line is to stay.
+        out: Folder of the run.
+        config: Options that hold from now on.
+        done: Number of meta-steps that were taken before.
+    """
+    before = read_object(out / "config.json", OPTIONS)
+    first = {"step": 0} | {name: before[name] for name in LATER}
+    # Changes at later meta-steps never took effect, or are undone.
+    history = [entry for entry in before.get("history") or [first] if entry["step"] < done]
+    current = first | {name: value for entry in history for name, value in entry.items()}
+    changed = {n: getattr(config, n) for n in LATER if getattr(config, n) != current.get(n)}
+    if done and changed:
+        words = (f"{name} is {value}, not {current[name]}" for name, value in changed.items())
+        print(f"From meta-step {done} on, {', '.join(words)}.")
+    history += [{"step": done} | changed] if changed else []
+    after = before | {name: getattr(config, name) for name in LATER}
+    after.pop("history", None)
+    after |= {"history": history} if len(history) > 1 else {}
+    if after != before:
+        write_text(out / "config.json", as_json(after, indent=2) + "\n")
+
+
+def recover_lines(
+    log: Path, schema: dict[str, Any], keep: Callable[[dict[str, Any]], bool] = lambda line: True
+) -> list[dict[str, Any]]:
+    """Reads the lines of a log, and deletes from it a line that was cut off and those not to keep.
+
+    Args:
+        log: File of the log; a missing one is an empty log.
+        schema: Schema that every line must match.
+        keep: Predicate of the lines that stay.
+
+    Returns:
+        The lines that stay.
 
     Raises:
-        ValueError: as `read_lines`; then nothing is taken out.
+        ValueError: As `read_lines`; then nothing is deleted.
     """
-    lines = [line for line in read_lines(log, schema) if wanted(line)]
+    lines = [line for line in read_lines(log, schema) if keep(line)]
     text = "".join(as_json(line) + "\n" for line in lines)
     if log.exists() and read_text(log) != text:
         write_text(log, text)
     return lines
 
 
-def lasting(name: str, config: Any) -> dict[str, Any]:
-    """The options that change the results of a script, and its name."""
-    options = {"benchmark": name} | plain(config)
+def result_options(name: str, config: Any) -> dict[str, Any]:
+    """The name of a script, and those of its options that change results."""
+    options = {"benchmark": name} | options_as_json(config)
     return {option: value for option, value in options.items() if option not in FREE}
 
 
-def plain(config: Any) -> dict[str, Any]:
-    """The options as JSON has them."""
+def options_as_json(config: Any) -> dict[str, Any]:
+    """The options as values of JSON."""
     return json.loads(json.dumps(asdict(config), default=str))

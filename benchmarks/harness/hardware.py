@@ -1,6 +1,6 @@
-"""What a script asks of the machine: its devices, its share of the tasks, its compilation cache.
+"""The machine of a script: its devices, the layout of tasks on them, and the compilation cache.
 
-Which layout suits which model and device was measured; the table is in docs/performance.md.
+The layouts that suit a model and a device were measured; the table is in docs/performance.md.
 """
 
 import os
@@ -23,25 +23,26 @@ PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy")
 
 
 class Layout(NamedTuple):
-    """How the tasks of a meta-batch or an evaluation lie on the devices, see `meta_gradient`."""
+    """The layout of tasks on devices: tasks at a time on each (None: all), and a mesh, if any."""
 
     chunk: int | None
     mesh: Mesh | None
 
     def __str__(self) -> str:
         devices = self.mesh.size if self.mesh else 1
-        chunk = self.chunk or "all its"
-        return f"{devices} x {jax.devices()[0].device_kind}, {chunk} tasks at a time on each"
+        chunk = self.chunk or "all"
+        tasks = "task" if self.chunk == 1 else "tasks"
+        return f"{devices} x {jax.devices()[0].device_kind}, {chunk} {tasks} at a time on each"
 
 
 def start(*, cache: bool = True) -> None:
-    """To be called before JAX touches a device: cores become devices, compilations are kept.
+    """Makes every core a device and sets the compilation cache, before JAX uses a device.
 
     Args:
-        cache: keep compiled programs in the user's cache directory and take them from there.
+        cache: Whether compiled programs are kept in the user's cache directory, and reused.
     """
-    # Every core is a device that works at a task of its own, alone: its matrix products are too
-    # small to be worth sharing.
+    # Every core is a device with tasks of its own: the matrix products of a task are too small to
+    # be shared by several cores.
     os.environ.setdefault("PJRT_NPROC", "1")
     cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
@@ -53,46 +54,49 @@ def start(*, cache: bool = True) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def precision(asked: Precision | None) -> Precision:
-    """The precision that was asked for, or float32 on a CPU and tensorfloat32 elsewhere.
+def precision(requested: Precision | None) -> Precision:
+    """The requested precision; without a request, float32 on a CPU and tensorfloat32 elsewhere.
 
     Raises:
-        ValueError: tensorfloat32 on a CPU, which has no such products.
+        ValueError: The request is tensorfloat32 on a CPU, which has no such products.
     """
     on_cpu = jax.default_backend() == "cpu"
-    if asked == "tensorfloat32" and on_cpu:
-        raise ValueError("a CPU has float32 and bfloat16, and no tensorfloat32; got tensorfloat32")
-    return asked or ("float32" if on_cpu else "tensorfloat32")
+    if requested == "tensorfloat32" and on_cpu:
+        raise ValueError("precision must be float32 or bfloat16 on a CPU; got tensorfloat32")
+    return requested or ("float32" if on_cpu else "tensorfloat32")
 
 
 def device() -> str:
-    """What a result was got on."""
+    """The number and kind of the devices, as results name them."""
     first = jax.devices()[0]
     cores = f", {os.cpu_count()} cores" if first.platform == "cpu" else ""
     return f"{jax.device_count()} x {first.device_kind}{cores}"
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Versions of Python, of this project, and of those of the packages that are installed."""
-    found = {"python": platform.python_version(), "maml": maml.__version__}
-    return found | {name: version(name) for name in packages if find_spec(name)}
+    """Versions of Python, of this project, and of the packages that are installed."""
+    project = {"python": platform.python_version(), "maml": maml.__version__}
+    return project | {name: version(name) for name in packages if find_spec(name)}
 
 
 def layout(num_tasks: int, *, heavy: bool, devices: int | None, chunk: int | None) -> Layout:
-    """The layout that was asked for, or where nothing was, the fastest that was measured.
+    """The requested layout; where nothing is requested, the fastest that was measured.
 
-    Light tasks are fastest all at once on one device of a CPU: sharing them out costs more than
-    they do. Heavy tasks fill a core, so each core takes one at a time. Other devices take as many
-    as there are.
+    Light tasks are fastest all at once on one device of a CPU, because distributing them costs more
+    than computing them. A heavy task fills a core, so each core takes one at a time. Other devices
+    take all their tasks at once.
 
     Args:
-        num_tasks: to be laid out; the devices divide it.
-        heavy: a task is work enough for a core.
-        devices: how many, or None.
-        chunk: tasks that a device maps at once, 0 for all, or None.
+        num_tasks: Number of tasks, a multiple of the number of devices.
+        heavy: Whether a task is enough work for a core.
+        devices: Number of devices; None is the fastest.
+        chunk: Number of tasks that a device maps at once, 0 for all; None is the fastest.
+
+    Returns:
+        The layout.
 
     Raises:
-        ValueError: there are not so many devices.
+        ValueError: The machine has fewer devices.
     """
     on_cpu = jax.default_backend() == "cpu"
     if devices is None:

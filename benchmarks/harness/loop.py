@@ -1,8 +1,8 @@
-"""The loop of every meta-training: jitted calls, a line of the log for each, and what ends it.
+"""The loop of every meta-training: jitted calls, and a line of the log for each.
 
-It goes on from where a killed run stopped, bit for bit: all randomness comes from the number of the
-meta-step, the state is a checkpoint, and lines of the log beyond it are written anew. The state
-before the first meta-step is a checkpoint too, so a log without one has lost them.
+A run that was killed continues bit for bit: all random numbers come from the number of the
+meta-step, the whole state is in the checkpoint, and lines of the log after it are written again.
+The state before the first meta-step is a checkpoint too, so a log without one has lost it.
 """
 
 import time
@@ -26,13 +26,13 @@ from benchmarks.harness.tensorboard import scalars
 
 
 class Observed(NamedTuple):
-    """What is said of a call.
+    """Observations after a call.
 
     Attributes:
-        line: of the log, by name.
-        latest: for the bar.
-        score: by which the best checkpoint is kept, higher is better.
-        trouble: why the run cannot go on, if it cannot.
+        line: Numbers for the log, by name.
+        latest: Words for the progress bar.
+        score: Score by which the best checkpoint is kept; higher is better.
+        trouble: Reason why the run cannot go on; None if it can.
     """
 
     line: dict[str, Any]
@@ -54,16 +54,16 @@ def train(
     """Calls `call(state, *arguments) -> (state, metrics)` until all meta-steps are done.
 
     Args:
-        call: `steps_per_call` meta-steps.
-        state: before; it is donated.
-        arguments: the same in every call.
-        config: how many, how often.
-        out: the folder of the run.
-        observe: `observe(state, metrics, meta-steps done)`.
-        about: what is printed of how it runs.
+        call: Function that takes `steps_per_call` meta-steps.
+        state: State before; its buffers are donated.
+        arguments: Further arguments, the same in every call.
+        config: Options of the run.
+        out: Folder of the run.
+        observe: Function `observe(state, metrics, done)`, with the number of meta-steps done.
+        about: Words for how the run is computed, which are printed.
 
     Returns:
-        The state after, the meta-steps that were taken, and the seconds it took by what for.
+        The state after, the number of meta-steps taken, and the seconds of compiling and training.
 
     Raises:
         FloatingPointError: trouble was observed.
@@ -78,9 +78,9 @@ def train(
     done = int(np.max(state.step))
     with checkpoints(folder, config.save_seconds) as saved:
         saved.finish(done, state, -np.inf)
-        log = folders.recovered(out / "log.jsonl", LINE, lambda line: line["step"] <= done)
+        log = folders.recover_lines(out / "log.jsonl", LINE, lambda line: line["step"] <= done)
         if config.resume:
-            folders.goes_on(out, config, done)
+            folders.record_changed_options(out, config, done)
         if done and done not in (line["step"] for line in log):
             print(f"The line of step {done} is missing in {out / 'log.jsonl'}.")
         seconds["train"] = sum(line["seconds"] for line in log)

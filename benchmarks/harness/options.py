@@ -14,50 +14,51 @@ class Run:
     """The options of every benchmark that meta-trains."""
 
     preset: str
-    """The named set of defaults of all the other options."""
+    """Name of a set of defaults for all other options."""
     seed: int = 0
-    """Of initialisation and meta-training; the tasks of an evaluation are always the same."""
+    """Random seed of initialisation and meta-training. The tasks of an evaluation never change."""
     seeds: int = 1
     """Number of seeds that are trained: `seed`, `seed` + 1, and so on."""
     inner_rate: float
-    """Learning rate of the inner optimiser, on the mean loss of the support set."""
+    """Learning rate of the inner optimiser, for the mean loss of the support set."""
     inner_steps: int
-    """Inner steps while meta-training."""
+    """Number of inner steps during meta-training."""
     outer_rate: float = 1e-3
     """Learning rate of the outer Adam."""
     meta_batch: int
-    """Tasks of one meta-step."""
+    """Number of tasks in one meta-step."""
     meta_steps: int
-    """Meta-steps of the whole run."""
+    """Number of meta-steps of the whole run."""
     steps_per_call: int
-    """Meta-steps of one jitted call; progress and the log come once a call."""
+    """Number of meta-steps in one jitted call; the log gets a line after each call. It follows the
+    number of meta-steps on the command line, unless it is given."""
     devices: int | None = None
-    """Devices that share out the tasks; None is what is fastest for the model and the machine."""
+    """Number of devices that share the tasks; None is the fastest for the model and the machine."""
     cache: bool = True
-    """Keep compiled programs in the user's cache directory, and take them from there."""
+    """Keep compiled programs in the user's cache directory, and load them from there."""
     out: Path | None = None
-    """Folder of the run; None is a new one under results/runs."""
+    """Folder of the run; None is a new folder under results/runs."""
     resume: bool = False
-    """Go on with the run in `out`, from its latest checkpoint; another outer rate, or number of
-    meta-steps, holds from there on."""
+    """Continue the run in `out` from its latest checkpoint. Another outer learning rate or another
+    number of meta-steps holds from there on."""
     start_from: Path | None = None
-    """Weights of `benchmarks.weights`, or the folder of a run, whose meta-parameters a new run
-    starts with; its outer optimiser starts afresh."""
+    """File of `benchmarks.weights`, or folder of a run, with the initial meta-parameters of a new
+    run; the outer optimiser starts from its own initial state."""
     save_seconds: float = 60.0
-    """Least time between two checkpoints; there is one at the end as well."""
+    """Least number of seconds between two checkpoints; there is one at the end as well."""
     tensorboard: bool = False
-    """Write the log's numbers for TensorBoard too, into the run's folder."""
+    """Write the numbers of the log for TensorBoard too, into the folder of the run."""
     record: bool = False
-    """Add the summary to results/*.jsonl, from which the README's tables are made."""
+    """Add the summary to results/*.jsonl, from which the tables of the docs are made."""
 
     @property
     def spanning(self) -> str | None:
-        """The schedule that spans all meta-steps, so that their number has to stay; if any does."""
+        """Name of a schedule that spans all meta-steps, which fixes their number; or None."""
         return None
 
     @property
     def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Options that nothing reads beside these others, and what would; presets set them."""
+        """Names of options that nothing reads, and words for what would read them."""
         yield from ()
 
     def __post_init__(self) -> None:
@@ -81,31 +82,31 @@ class Config(Run):
     """The options of every benchmark on data. A benchmark adds its own."""
 
     cosine: bool = False
-    """Let the outer rate fall to zero along a cosine instead of keeping it."""
+    """Let the outer learning rate fall to zero along a cosine."""
     prefetch: int = 1
     """Largest number of meta-steps whose episodes are drawn at once."""
     chunk: int | None = None
-    """Tasks that a device maps at once, 0 for all; None is what is fastest."""
+    """Number of tasks that a device maps at once; 0 is all of them, None is the fastest."""
     hvp: maml.Hvp | None = None
-    """Mode of the Hessian-vector products in second derivatives; None is the fastest."""
+    """Mode of the Hessian-vector products in second derivatives; None is the faster one."""
     remat: bool = False
-    """Compute the inner steps again for the meta-gradient, which needs less memory."""
+    """Compute the inner steps again for the meta-gradient, to need less memory."""
     precision: hardware.Precision | None = None
-    """Of the layers' matrix products; meta-parameters, their statistics and updates are float32.
-    None is float32 on a CPU, and tensorfloat32 elsewhere."""
+    """Precision of the layers' matrix products; None is float32 on a CPU, else tensorfloat32.
+    Meta-parameters, their statistics and updates are always float32."""
     val_tasks: int = 100
-    """Validation tasks after every call; 0 is none."""
+    """Number of validation tasks after every call; 0 is no validation."""
     eval_tasks: int = 10_000
-    """Test tasks of the final evaluation; the papers take 600."""
+    """Number of test tasks of the final evaluation; the papers take 600."""
     patience: int = 20
-    """Meta-steps in a row whose gradient is not finite, after which the run ends. They are left out
-    and counted; so are those that are fewer."""
+    """Number of consecutive meta-steps whose gradient is not finite, after which the run ends. Each
+    such meta-step is left out and counted."""
     eval_steps: int = 10
-    """Inner steps of the final evaluation, which reports every step from 0."""
+    """Number of inner steps of the final evaluation, which reports the result after each step."""
 
     @property
     def spanning(self) -> str | None:
-        """As every benchmark's, and the cosine."""
+        """Name of a schedule that spans all meta-steps: the cosine, or as in every benchmark."""
         return "the cosine of the outer rate" if self.cosine else super().spanning
 
     def __post_init__(self) -> None:
@@ -125,5 +126,5 @@ class Config(Run):
 
     @property
     def drawn(self) -> int:
-        """Tasks that are drawn at once while meta-training, at most."""
+        """Largest number of tasks that are drawn at once during meta-training."""
         return self.meta_batch * min(self.prefetch, self.steps_per_call)

@@ -1,4 +1,4 @@
-"""Means and confidence intervals over tasks and over seeds, and counts of what is not finite."""
+"""Means and confidence intervals over tasks and seeds, and counts of values not finite."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def finite(value: SupportsFloat) -> float | None:
 
 
 def not_finite(values: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, Any]:
-    """How many numbers of a result are not finite, by metric and by when, if any is not.
+    """The number of values that are not finite, by metric and inner step; empty if all are finite.
 
     >>> not_finite({"mse": {"0": np.ones(2), "1": np.array([1.0, np.nan])}})
     {'not_finite': {'mse': {'1': 1}}}
@@ -28,7 +28,7 @@ def not_finite(values: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, Any]:
     {}
     """
     counts = {
-        metric: {when: int((~np.isfinite(found)).sum()) for when, found in curve.items()}
+        metric: {when: int((~np.isfinite(column)).sum()) for when, column in curve.items()}
         for metric, curve in values.items()
     }
     lost = {metric: {w: n for w, n in curve.items() if n} for metric, curve in counts.items()}
@@ -37,9 +37,9 @@ def not_finite(values: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, Any]:
 
 
 def over_seeds(values: np.ndarray) -> dict[str, float | None]:
-    """Mean and 95% confidence interval over seeds of `[seed, task]`; Student's t, None for one.
+    """Mean and 95% confidence interval (Student's t) over seeds of values `[seed, task]`.
 
-    What is not finite is None.
+    The interval of one seed is None, and so is a number that is not finite.
     """
     with np.errstate(all="ignore"):
         means = values.mean(axis=1)
@@ -73,7 +73,7 @@ def intervals(
 
 
 def each_seed(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """The means of every seed, from `[seed, task]` by metric and inner step, if there are several.
+    """The mean of each seed, from `[seed, task]` by metric and inner step; empty for one seed.
 
     >>> each_seed({"mse": {"0": np.array([[1.0, 3.0], [2.0, 2.0]])}})
     {'each_seed': {'mse': {'0': [2.0, 2.0]}}}
@@ -88,7 +88,7 @@ def each_seed(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
 
 
 def curve(values: np.ndarray) -> Curve:
-    """Mean and 95% confidence interval over tasks of `[task, step]`; None if one diverged."""
+    """Mean and 95% confidence interval over tasks of `[task, step]`; None if a task diverged."""
     pairs = np.stack(maml.mean_ci95(jnp.asarray(values)), axis=-1)
     return {
         str(step): {"mean": finite(mean), "ci95": finite(ci95)}

@@ -61,7 +61,7 @@ class Study(NamedTuple):
     shown: tuple[str, ...]
     score: Callable[[dict[str, float]], float]
     evaluate: Callable[[MetaParams, str], Values]
-    headline: tuple[str, str]
+    headline: tuple[str, int | str]
     facts: dict[str, Any]
     trouble: Callable[[MetaState, dict[str, np.ndarray], int], str | None]
     about: str
@@ -103,12 +103,12 @@ def run(study: Study, config: Run) -> Result:
         FloatingPointError: training met trouble; the log says since when.
     """
     states = first_states(study, config)  # refuses what it must before there is a folder
-    out = folders.folder(study.name, config)
+    out = folders.run_folder(study.name, config)
     with products(study.precision):
         states, done, seconds = train(study, config, states, out)
         start = time.perf_counter()
         results = evaluated(study, states.params)
-        best = checkpoints.best(out / "checkpoints") if study.validates else None
+        best = checkpoints.best_step(out / "checkpoints") if study.validates else None
         if best not in (None, done):
             try:
                 earlier = checkpoints.load(out / "checkpoints", states, step=best).params
@@ -120,7 +120,7 @@ def run(study: Study, config: Run) -> Result:
     if study.skipped:
         results["skipped_steps"] = sum(map(study.skipped, unstack(states)))
     results |= summaries.headline(results, *study.headline)
-    summary = summaries.summarise(study.name, config, out, done, seconds, results)
+    summary = summaries.summarise_run(study.name, config, out, done, seconds, results)
     return Result(out, summary, states.params)
 
 
@@ -142,7 +142,7 @@ def first_states(study: Study, config: Run) -> MetaState:
         ValueError: the meta-parameters to start from are missing, or of another shape.
     """
     states = stack([study.start(jax.random.fold_in(key, 0)) for key in seed_keys(config)])
-    return states._replace(params=checkpoints.started(config, states.params))
+    return states._replace(params=checkpoints.initial_params(config, states.params))
 
 
 def train(

@@ -1,4 +1,4 @@
-"""The summary of a run: what came out, by which options, on which machine, by which command."""
+"""Summaries of runs: results, options, machine and command, in `summary.json`."""
 
 import sys
 from pathlib import Path
@@ -7,34 +7,37 @@ from typing import Any
 from benchmarks.harness import hardware
 from benchmarks.harness.command_line import script_name
 from benchmarks.harness.files import as_json, read_object, write_text
-from benchmarks.harness.folders import RESULTS, plain
+from benchmarks.harness.folders import RESULTS, options_as_json
 from benchmarks.harness.options import Run
 from benchmarks.harness.schemas import OPTIONS
 
 
-def summarise(
+def summarise_run(
     name: str,
     config: Run,
     out: Path,
     done: int,
     seconds: dict[str, float],
-    found: dict[str, Any],
+    results: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes `summary.json`, and where the run is to be recorded, a line of results/*.jsonl.
 
     Args:
-        name: of the benchmark.
-        config: of the run.
-        out: its folder.
-        done: meta-steps that were taken.
-        seconds: what took how long; `train` is among it.
-        found: what came out, with its `headline`, and what has to be known to compare it.
+        name: Name of the benchmark.
+        config: Options of the run.
+        out: Folder of the run.
+        done: Number of meta-steps that were taken.
+        seconds: Seconds of each part of the run, `train` among them.
+        results: Results with their `headline`, and the facts that a comparison needs.
+
+    Returns:
+        The summary.
     """
     tasks = done * config.meta_batch * config.seeds
     interrupted = done < config.meta_steps
     summary = {
         "preset": config.preset,
-        **found,
+        **results,
         "seed": config.seed,
         "meta_steps": done,
         "interrupted": interrupted,
@@ -43,36 +46,39 @@ def summarise(
         "seconds_per_seed": round(seconds["train"] / config.seeds, 2),
         "tasks_per_second": round(tasks / max(seconds["train"], 1e-9), 1),
     }
-    return write(name, config, out, summary, record=config.record and not interrupted)
+    return write_summary(name, config, out, summary, record=config.record and not interrupted)
 
 
 def _origin(out: Path, config: Run) -> dict[str, Any]:
-    """What a run started from, and which options changed at which step, if any."""
+    """The run that this one started from, and the options that changed on the way, if any."""
     history = read_object(out / "config.json", OPTIONS).get("history") or []
     origin: dict[str, Any] = {"history": history} if len(history) > 1 else {}
     return origin | ({"start_from": str(config.start_from)} if config.start_from else {})
 
 
-def write(
-    name: str, config: Any, out: Path, found: dict[str, Any], *, record: bool
+def write_summary(
+    name: str, config: Any, out: Path, results: dict[str, Any], *, record: bool
 ) -> dict[str, Any]:
-    """Writes `summary.json`, and a line of results/*.jsonl if asked for, with what it was got by.
+    """Writes `summary.json`, with options, machine and command; on request also a recorded line.
 
     Args:
-        name: of the benchmark.
-        config: its options, a dataclass.
-        out: the folder.
-        found: what came out; `seconds`, what took how long, is among it.
-        record: add the line.
+        name: Name of the benchmark.
+        config: Options of the benchmark, a dataclass.
+        out: Folder of the run.
+        results: Results; `seconds`, those of each part of the run, are among them.
+        record: Whether the summary is also added to results/*.jsonl.
+
+    Returns:
+        The summary.
     """
-    seconds = {name: round(value, 2) for name, value in found["seconds"].items()}
+    seconds = {part: round(value, 2) for part, value in results["seconds"].items()}
     summary = {
         "benchmark": name,
-        **found,
+        **results,
         "seconds": seconds,
         "device": hardware.device(),
         "versions": hardware.versions(),
-        "config": plain(config),
+        "config": options_as_json(config),
         "command": command(),
     }
     write_text(out / "summary.json", as_json(summary, indent=2) + "\n")
@@ -83,28 +89,31 @@ def write(
     return summary
 
 
-def ended(run: Path, schema: dict[str, Any]) -> dict[str, Any]:
-    """The summary of a run's folder.
+def read_summary(run: Path, schema: dict[str, Any]) -> dict[str, Any]:
+    """Reads the summary of a run.
 
     Args:
-        run: the folder.
-        schema: what the summary must be.
+        run: Folder of the run.
+        schema: Schema that the summary must match.
+
+    Returns:
+        The summary.
 
     Raises:
-        ValueError: it has none, or something else.
+        ValueError: The folder has no summary, or one that does not match.
     """
     path = run / "summary.json"
     if not path.exists():
-        raise ValueError(f"{run} has no summary.json: it is no run that has ended")
+        raise ValueError(f"{run} has no summary.json, so it is not the folder of a finished run")
     return read_object(path, schema)
 
 
-def headline(found: dict[str, Any], metric: str, when: int | str) -> dict[str, Any]:
-    """The one number of a result that others compare with, after which inner step it was got."""
-    return {"metric": metric, "steps": when, **found[metric][str(when)]}
+def headline(results: dict[str, Any], metric: str, when: int | str) -> dict[str, Any]:
+    """The one number that others compare with: a metric after the number `when` of inner steps."""
+    return {"metric": metric, "steps": when, **results[metric][str(when)]}
 
 
 def command() -> str:
-    """How this process was started; a notebook and a test have no module to name."""
+    """The command that started this process; a notebook and a test have no module to name."""
     script = script_name()
     return " ".join(["python -m", script, *sys.argv[1:]]) if script else "from Python"

@@ -92,7 +92,7 @@ def study(experiment: Experiment, config: Config) -> Study:
         shown=(headline,),
         score=lambda means: -means["loss"],
         evaluate=lambda params, split: _by_step(evaluate(experiment, config, params, split)),
-        headline=(headline, str(min(config.inner_steps, config.eval_steps))),
+        headline=(headline, min(config.inner_steps, config.eval_steps)),
         facts={
             **experiment.facts,
             "precision": experiment.precision,

@@ -1,4 +1,4 @@
-"""The log's numbers as TensorBoard's scalars, for who asks for it; tensorboardX writes them."""
+"""The numbers of a run's log as scalars of TensorBoard, which tensorboardX writes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ Write = Callable[[dict[str, Any], int], None]
 
 
 def check_installed() -> None:
-    """Refuses to start without the writer.
+    """Refuses to start without tensorboardX.
 
     Raises:
-        ValueError: naming the extra that has it.
+        ValueError: The package is missing; the message names the extra that has it.
     """
     if find_spec("tensorboardX") is None:
         raise ValueError("--tensorboard needs tensorboardX: pip install 'maml-jax[tensorboard]'")
@@ -21,7 +21,7 @@ def check_installed() -> None:
 
 @contextmanager
 def scalars(folder: Path, done: int, *, wanted: bool) -> Iterator[Write]:
-    """Gives `write(line of the log, step)`; what was written beyond `done` is taken back."""
+    """Gives `write(line of the log, step)`; scalars of steps beyond `done` are deleted."""
     if not wanted:
         yield lambda line, step: None
         return
@@ -30,27 +30,27 @@ def scalars(folder: Path, done: int, *, wanted: bool) -> Iterator[Write]:
     with SummaryWriter(str(folder), purge_step=done + 1) as writer:
 
         def write(line: dict[str, Any], step: int) -> None:
-            for name, value in flat(line).items():
+            for name, value in flatten(line).items():
                 writer.add_scalar(name, value, step)
 
         yield write
 
 
-def flat(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of nested dictionaries and lists, by paths.
+def flatten(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flattens nested dictionaries and lists to numbers by path.
 
-    >>> flat({"loss": 1.0, "val": {"mse": {"1": 2.0}}, "after": [3.0, 4.0]})
+    >>> flatten({"loss": 1.0, "val": {"mse": {"1": 2.0}}, "after": [3.0, 4.0]})
     {'loss': 1.0, 'val/mse/1': 2.0, 'after/0': 3.0, 'after/1': 4.0}
-    >>> flat({"loss": [1.0]})
+    >>> flatten({"loss": [1.0]})
     {'loss': 1.0}
     """
-    found = {}
+    numbers = {}
     for name, value in line.items():
         if isinstance(value, list):
             seeds = {str(place): number for place, number in enumerate(value)}
             value = seeds if len(value) > 1 else value[0]
         if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{name}/")
+            numbers |= flatten(value, f"{prefix}{name}/")
         elif value is not None:
-            found[f"{prefix}{name}"] = value
-    return found
+            numbers[f"{prefix}{name}"] = value
+    return numbers

@@ -1,4 +1,4 @@
-"""What a run shows and hears on the terminal: progress bars, and Ctrl-C."""
+"""The terminal of a run: progress bars, and Ctrl-C."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,15 +15,15 @@ T = TypeVar("T")
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Ctrl-C and SIGTERM are noted instead of raised, so that nothing is lost; not a second time.
+    """Within it, the first Ctrl-C or SIGTERM is only noted, so that no result is lost.
 
-    Gives what says which of them came.
+    Yields a function that returns the signal that came, or None. A second one ends the process.
     """
     noted: list[signal.Signals] = []
 
     def note(number: int, frame: Any) -> None:
         noted.append(signal.Signals(number))
-        print("Interrupted: the call at work is finished first. Again to give up at once.")
+        print("Interrupted: the call in progress is finished first. Ctrl-C again stops at once.")
         restore()
 
     def restore() -> None:
@@ -40,7 +40,7 @@ def interruptible() -> Iterator[Callable[[], signal.Signals | None]]:
 
 
 def track(items: Sequence[T], about: str, *, shown: bool = True) -> Iterable[T]:
-    """The items one by one, under a bar with the time left."""
+    """Yields the items one by one, under a progress bar with the time left."""
     return progress.track(
         items, about, console=Console(stderr=True), transient=True, disable=not shown
     )
@@ -48,7 +48,7 @@ def track(items: Sequence[T], about: str, *, shown: bool = True) -> Iterable[T]:
 
 @contextmanager
 def progress_bar(config: Run, done: int = 0) -> Iterator[Callable[[float, str], None]]:
-    """A bar with meta-steps/s, tasks/s, time left and the latest metric."""
+    """Shows a bar with meta-steps/s, tasks/s, time left and the latest metric."""
     every = config.steps_per_call
     with bar(config.meta_steps, done) as move:
 
@@ -62,10 +62,11 @@ def progress_bar(config: Run, done: int = 0) -> Iterator[Callable[[float, str], 
 
 @contextmanager
 def bar(total: int, done: int = 0) -> Iterator[Callable[[int, str, str], None]]:
-    """A bar with the time left; `move(how many, speed, latest)` is called with each advance."""
+    """Shows a bar with the time left; yields `move(count, speed, latest)`."""
     columns = (
         progress.BarColumn(bar_width=16),
         progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
         progress.TextColumn("{task.fields[speed]}"),
         progress.TimeRemainingColumn(),
         progress.TextColumn("{task.fields[latest]}"),

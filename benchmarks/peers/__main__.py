@@ -1,18 +1,17 @@
-"""The time of one second-order meta-step of MAML, ours beside others': one run, one table.
+"""Times one second-order meta-step of MAML in this library and in its peers; prints one table.
 
-    make peers      # PyTorch and its packages in an environment of their own
+    make peers      # installs PyTorch and its packages in a separate environment
 
-A meta-step is the meta-gradient of a meta-batch and Adam's update. All sides get the same tasks,
-parameters and architecture, and a side is timed, in float32, only if its first loss and
-meta-gradient agree with ours in float64. Rounds time every side, in turns; medians are reported,
-and ratios are medians of the ratios of a round. Ours runs as users run it, several meta-steps in
-one jitted scan. The peers:
+A meta-step is the meta-gradient of a meta-batch and an update by Adam, with the same tasks and
+parameters for all. A side is timed, in float32, only if its first loss and meta-gradient agree with
+ours in float64. A round times every side in turn; medians are reported, and of ratios the medians
+over rounds. This library takes several meta-steps in one jitted scan. The peers:
 
 * `loop`: PyTorch, a loop over tasks with `torch.autograd.grad`, as in learn2learn;
 * `higher` and `torchopt`: the packages, as in their Omniglot examples;
 * `torch.func`: `grad` in `vmap`;
-* `jax-naive`: `jax.grad` of a vmap over tasks, with `lax.conv_general_dilated`, in a process of
-  its own, for ours makes devices of the cores.
+* `jax-naive`: `jax.grad` of a vmap over tasks, with `lax.conv_general_dilated`, in a separate
+  process, because this library turns cores into devices.
 """
 
 import importlib
@@ -36,10 +35,11 @@ from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import own
-from benchmarks.peers.ours import Arrays, Problem, Side, Workload, apart, doubled, ours
+from benchmarks.harness.folders import script_folder
+from benchmarks.peers.ours import Arrays, Problem, Side, Workload, as_float64, our_side, spawn_side
+from benchmarks.report.tables import quantity
 
-GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # pixels cost no time
+GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # as fast as Omniglot
 WAVES = sinusoid.PRESETS["alpha-of-the-text-5-shot"]
 WORKLOADS: dict[str, Workload] = {
     "omniglot-5w1s": GLYPHS,
@@ -49,10 +49,10 @@ WORKLOADS: dict[str, Workload] = {
     "sinusoid-5-steps": replace(WAVES, inner_steps=5),
 }
 PEERS = ("loop", "higher", "torchopt", "torch.func", "jax-naive")
-TOLERANCE = 1e-6  # of the loss and of the length of the meta-gradient, in float64
-SLOW, SLOW_ROUNDS = 5.0, 2  # a peer whose first meta-step takes more seconds has fewer rounds
-SHORT = 0.1  # seconds that a side runs in a round at least, so that a cold start does not count
-SIZE = 2048  # of the matrices whose product says what the machine can do
+TOLERANCE = 1e-6  # relative to the loss and to the norm of the meta-gradient, in float64
+SLOW, SLOW_ROUNDS = 5.0, 2  # seconds of a first meta-step beyond which there are two rounds
+SHORT = 0.1  # shortest time of a side in a round, in seconds, so that a cold start is small
+SIZE = 2048  # rows and columns of the matrices whose product measures the machine
 
 Seconds = dict[str, list[float]]
 Summary = dict[str, Any]
@@ -60,32 +60,32 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What is compared."""
+    """Options of the comparison."""
 
     workloads: tuple[str, ...] = tuple(WORKLOADS)
-    """Which workloads."""
+    """Names of the workloads."""
     peers: tuple[str, ...] = PEERS
-    """Which peers."""
+    """Names of the peers."""
     rounds: int = 7
-    """How often each is timed; a peer that takes more than 5 s, only twice."""
+    """Number of rounds; a peer that takes more than 5 s a meta-step has two."""
     out: Path | None = None
-    """Folder for summary.json."""
+    """Folder of summary.json; None writes no file."""
 
     def __post_init__(self) -> None:
-        asked = (("workload", self.workloads, WORKLOADS), ("peer", self.peers, PEERS))
-        for kind, names, known in asked:
+        choices = (("workload", self.workloads, WORKLOADS), ("peer", self.peers, PEERS))
+        for kind, names, known in choices:
             if unknown := set(names) - set(known):
                 raise ValueError(f"no {kind} {min(unknown)!r}; there are {', '.join(known)}")
         check(self)
 
 
 def operations(ways: int, shots: int, queries: int, steps: int) -> float:
-    """Floating-point operations of the convolutions in the meta-gradient of one task.
+    """Number of floating-point operations of the convolutions in the meta-gradient of one task.
 
     A block's forward pass on an image takes  m = 2 * height * width * 9 * c_in * c_out.  A support
     image costs 9 m an inner step: 1 forward, 2 for the gradients, 6 for the derivatives of these
-    three. A query image costs 3 m. The first block owes the image no gradient, which leaves 4 m
-    and 2 m. The head and element-wise work are not counted.
+    three. A query image costs 3 m. The first block needs no gradient for the image, which leaves
+    4 m and 2 m. The head and element-wise operations are not counted.
     """
     sizes = ((14, 1), (7, 64), (4, 64), (2, 64))
     first, *others = (2 * side**2 * 9 * channels * 64 for side, channels in sizes)
@@ -93,67 +93,67 @@ def operations(ways: int, shots: int, queries: int, steps: int) -> float:
     return float(ways * (shots * steps * support + queries * query))
 
 
-def timed(run: Callable[[int], object], times: int = 1) -> float:
-    """Seconds of a run, the mean of so many."""
+def mean_seconds(run: Callable[[int], object], times: int = 1) -> float:
+    """The mean seconds of a number of runs."""
     start = time.perf_counter()
     run(times)
     return (time.perf_counter() - start) / times
 
 
 def build(peer: str, problem: Problem) -> Side:
-    """A peer's side; an ImportError says which package is missing."""
+    """Builds the side of a peer; an ImportError names a missing package."""
     if peer == "jax-naive":
-        return apart(problem)
+        return spawn_side(problem)
     return Side(*importlib.import_module("benchmarks.peers.theirs").build(peer, *problem))
 
 
 def admit(peer: str, problem: Problem, expected: tuple[float, Arrays]) -> Side:
-    """A peer's side, after the check in float64.
+    """Builds the side of a peer, after a comparison with our loss and meta-gradient in float64.
 
     Raises:
-        ImportError: its package is not installed.
-        ValueError: its loss or meta-gradient is another than ours.
+        ImportError: The package of the peer is not installed.
+        ValueError: The loss or the meta-gradient differs from ours.
     """
     with jax.enable_x64(True):
-        their_loss, their_grads = build(peer, doubled(problem)).check()
+        peer_loss, peer_grads = build(peer, as_float64(problem)).check()
     loss, grads = expected
-    if not abs(their_loss - loss) <= TOLERANCE * abs(loss):
-        raise ValueError(f"its loss is {their_loss:.8g}; ours is {loss:.8g}")
-    flat, theirs = (
-        np.concatenate([np.ravel(tree[name]) for name in grads]) for tree in (grads, their_grads)
+    if not abs(peer_loss - loss) <= TOLERANCE * abs(loss):
+        raise ValueError(f"its loss is {peer_loss:.8g}; ours is {loss:.8g}")
+    ours, other = (
+        np.concatenate([np.ravel(tree[name]) for name in grads]) for tree in (grads, peer_grads)
     )
-    error = np.linalg.norm(flat - theirs) / np.linalg.norm(flat)
+    error = np.linalg.norm(ours - other) / np.linalg.norm(ours)
     if not error <= TOLERANCE:
-        raise ValueError(f"its meta-gradient differs by {error:.2g} of the length of ours")
+        raise ValueError(f"its meta-gradient differs by {error:.2g} of the norm of ours")
     return build(peer, problem)
 
 
 def measure(
-    workload: Workload, options: Options, after: Callable[[], object], say: Callable[..., object]
+    workload: Workload, options: Options, after: Callable[[], object], show: Callable[..., object]
 ) -> tuple[Seconds, dict[str, str]]:
-    """Seconds of a meta-step of each side in each round, and which peers failed, and why.
+    """Times each side: seconds of a meta-step by side and round, and the errors of failed peers.
 
-    `after` is called after each round, and `say` is told what goes on while no clock runs.
+    `after()` is called after each round, and `show(now=text)` between the timings.
     """
-    say(now="maml")
-    mine, problem = ours(workload)
-    expected, sides, failed = mine.check(), {"maml": mine}, {}
+    show(now="maml")
+    side, problem = our_side(workload)
+    expected, sides, failed = side.check(), {"maml": side}, {}
     for peer in options.peers:
-        say(now=f"checking {peer}")
+        show(now=f"checking {peer}")
         try:
             sides[peer] = admit(peer, problem, expected)
-        except Exception as error:  # whatever it is, it is a result, and the others go on
+        except Exception as error:  # every error is a result, and the other peers are timed
             failed[peer] = f"{type(error).__name__}: {error}"
     first = {}
     seconds: Seconds = {name: [] for name in sides}
     for turn in range(options.rounds + 1):
         for name, side in sides.items():
             if turn == 0:
-                say(now=f"warming up {name}")
-                first[name] = timed(side.run)
+                show(now=f"warming up {name}")
+                first[name] = mean_seconds(side.run)
             elif name == "maml" or first[name] <= SLOW or turn <= SLOW_ROUNDS:
-                say(now=f"round {turn} of {options.rounds}: {name}")
-                spent = timed(side.run, times=max(1, round(SHORT / first[name])))
+                show(now=f"round {turn} of {options.rounds}: {name}")
+                spent = mean_seconds(side.run, times=max(1, round(SHORT / first[name])))
                 seconds[name].append(spent / side.meta_steps)
         after()
     return seconds, failed
@@ -162,22 +162,22 @@ def measure(
 def summarise(
     seconds: dict[str, Seconds], failed: dict[str, str], products: Seconds, threads: int
 ) -> Summary:
-    """What is written: medians under `workload/side`, and what was measured by what, where."""
+    """The summary: medians by `workload/side`, the machine, and the versions of the packages."""
     names = ("ratios", "milliseconds", "tasks_per_second", "rounds", "fraction_of_matmul")
     summary: Summary = {name: {} for name in names} | {"failed": failed}
     matmul = 2 * SIZE**3 / min(np.median(spent) for spent in products.values())
     for workload, sides in seconds.items():
-        config, mine = WORKLOADS[workload], sides["maml"]
+        config, ours = WORKLOADS[workload], sides["maml"]
         for side, spent in sides.items():
             key, median = f"{workload}/{side}", float(np.median(spent))
             summary["milliseconds"][key] = 1000 * median
             summary["tasks_per_second"][key] = config.meta_batch / median
             summary["rounds"][key] = len(spent)
             if side != "maml":
-                summary["ratios"][key] = float(np.median(np.divide(spent, mine[: len(spent)])))
+                summary["ratios"][key] = float(np.median(np.divide(spent, ours[: len(spent)])))
         if isinstance(config, omniglot.FewShot):
             work = operations(config.ways, config.shots, config.queries, config.inner_steps)
-            reached = float(config.meta_batch * work / np.median(mine) / matmul)
+            reached = float(config.meta_batch * work / np.median(ours) / matmul)
             summary["fraction_of_matmul"][workload] = reached
     return summary | {
         "matmul_gflops": float(matmul / 1e9),
@@ -190,8 +190,8 @@ def summarise(
 def show(summary: Summary) -> None:
     """Prints the table of a summary."""
     table = Table(title="One second-order meta-step of MAML")
-    for column in ("workload", "", "median ms", "tasks/s", "their time / ours", "rounds"):
-        table.add_column(column, justify="left" if column in ("workload", "") else "right")
+    for column in ("workload", "side", "median ms", "tasks/s", "time / ours", "rounds"):
+        table.add_column(column, justify="left" if column in ("workload", "side") else "right")
     for key, milliseconds in summary["milliseconds"].items():
         workload, side = key.split("/")
         rate, ratio = summary["tasks_per_second"][key], summary["ratios"].get(key)
@@ -204,35 +204,36 @@ def show(summary: Summary) -> None:
     for workload, fraction in summary["fraction_of_matmul"].items():
         notes.append(f"{workload}: ours reaches {fraction:.0%} {matmul}")
     versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
-    notes.append(f"{summary['device']}, {summary['threads']} threads, {versions}")
+    notes.append(f"{summary['device']}, {quantity(summary['threads'], 'thread')}, {versions}")
     table.caption = "\n".join(notes)
     Console().print(table)
 
 
 def main(options: Options) -> Summary:
-    """Checks and times everything, prints the table, and writes summary.json."""
+    """Checks and times all sides, prints the table, and writes summary.json."""
     if options.out:
-        own("peers", options)
+        script_folder("peers", options)
     matrix = np.ones((SIZE, SIZE), np.float32)
     products: dict[str, Callable[[], object]] = {"numpy": lambda: matrix @ matrix}
     threads = os.cpu_count() or 1
     if find_spec("torch"):
-        theirs = importlib.import_module("benchmarks.peers.theirs")
-        products["torch"], threads = theirs.matmul(SIZE), theirs.torch.get_num_threads()
+        torch_side = importlib.import_module("benchmarks.peers.theirs")
+        products["torch"], threads = torch_side.matmul(SIZE), torch_side.torch.get_num_threads()
     spent: Seconds = {name: [] for name in products}
     seconds, failed, summary = {}, {}, {}
 
     def clock_products() -> None:
         for name, call in products.items():
-            spent[name].append(timed(lambda _, call=call: call()))
+            spent[name].append(mean_seconds(lambda _, call=call: call()))
 
     columns = "{task.description}", TimeElapsedColumn(), "{task.fields[now]}"
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:
         for name in options.workloads:
-            say = partial(progress.update, progress.add_task(name, total=1, now=""), refresh=True)
-            seconds[name], reasons = measure(WORKLOADS[name], options, clock_products, say)
+            task = progress.add_task(name, total=1, now="")
+            show_step = partial(progress.update, task, refresh=True)
+            seconds[name], reasons = measure(WORKLOADS[name], options, clock_products, show_step)
             failed |= {f"{name}/{peer}": reason for peer, reason in reasons.items()}
-            say(now="done", completed=1)
+            show_step(now="done", completed=1)
             summary = summarise(seconds, failed, spent, threads)
             if options.out:
                 write_text(options.out / "summary.json", as_json(summary, indent=2) + "\n")

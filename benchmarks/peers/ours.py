@@ -1,7 +1,7 @@
-"""The JAX side of `benchmarks.peers`: our meta-step, and MAML as it is usually written in JAX.
+"""The JAX sides of `benchmarks.peers`: this library, and MAML as it is usually written in JAX.
 
-The latter, `naive`, is one `grad` of one `vmap` over tasks of plain functions, with neither `maml`
-nor `tasks`.
+The latter, `naive_side`, is one `grad` of one `vmap` over tasks of plain functions, and uses
+neither `maml` nor `tasks`.
 """
 
 import os
@@ -25,18 +25,18 @@ from maml.tree import by_path
 from maml.types import Episode, RandomKey
 
 Workload = omniglot.FewShot | sinusoid.Sinusoid
-Arrays = dict[str, Any]  # by their path, such as `head/kernel`
+Arrays = dict[str, Any]  # arrays by path, such as `head/kernel`
 Batch = tuple[Any, Any]  # inputs, targets
 
 
 class Problem(NamedTuple):
-    """What a peer solves.
+    """The problem that every side solves.
 
     Attributes:
-        params: the initial meta-parameters; all but `norm...` adapt.
-        tasks: support and query batch, `[task, ...]`.
-        rate: of an inner step.
-        steps: how many.
+        params: Initial meta-parameters by path; all but `norm...` adapt.
+        tasks: Support and query batches, `[task, ...]`.
+        rate: Learning rate of an inner step.
+        steps: Number of inner steps.
     """
 
     params: Arrays
@@ -49,9 +49,9 @@ class Side(NamedTuple):
     """One side of the comparison.
 
     Attributes:
-        check: gives the first loss and meta-gradient, ours in float64.
-        run: takes `meta_steps` meta-steps, so many times.
-        meta_steps: how many.
+        check: Function that returns the first loss and meta-gradient, ours in float64.
+        run: Function `run(times)` that takes `meta_steps` meta-steps several times.
+        meta_steps: Number of meta-steps of a run.
     """
 
     check: Callable[[], tuple[float, Arrays]]
@@ -59,49 +59,49 @@ class Side(NamedTuple):
     meta_steps: int = 1
 
 
-def by_name(params: PyTree) -> Arrays:
-    """The leaves by their path."""
+def leaves_by_name(params: PyTree) -> Arrays:
+    """The leaves of a tree by path, without the prefix `params/`."""
     leaves = by_path(params).items()
     return {name.removeprefix("params/"): np.asarray(leaf) for name, leaf in leaves}
 
 
-def doubled(tree: PyTree) -> PyTree:
-    """The same in float64: in float32, one program's rounding flips ReLUs of another's."""
+def as_float64(tree: PyTree) -> PyTree:
+    """Casts a tree to float64; the rounding of float32 flips ReLUs, so that programs differ."""
     return jax.tree.map(
         lambda a: a.astype(np.float64) if getattr(a, "dtype", None) == np.float32 else a, tree
     )
 
 
-def in_turn(episodes: Episode, key: RandomKey) -> Episode:
-    """The same tasks in another order, so that no work on them can leave a scan."""
+def roll_tasks(episodes: Episode, key: RandomKey) -> Episode:
+    """Rolls the order of tasks, so that XLA cannot move work on them out of a scan."""
     places = jax.random.randint(key, (), 0, 1024)
     return jax.tree.map(lambda leaf: jnp.roll(leaf, places, axis=0), episodes)
 
 
-def ours(workload: Workload) -> tuple[Side, Problem]:
-    """Our side, several meta-steps in a scan as users run them, and what the peers solve."""
+def our_side(workload: Workload) -> tuple[Side, Problem]:
+    """The side of this library, several meta-steps in a scan, and the problem of the peers."""
     few_shot = isinstance(workload, omniglot.FewShot)
-    chosen = omniglot.experiment(workload) if few_shot else sinusoid.experiment(workload)
-    algorithm, adam, key = chosen.algorithm, optax.adam(1e-3), jax.random.key(0)
-    episodes = jax.jit(maml.batched(chosen.samplers["train"], workload.meta_batch))(key)
-    state, meta_steps = maml.init(algorithm, adam, chosen.initial()), 5 if few_shot else 200
+    experiment = omniglot.experiment(workload) if few_shot else sinusoid.experiment(workload)
+    algorithm, adam, key = experiment.algorithm, optax.adam(1e-3), jax.random.key(0)
+    episodes = jax.jit(maml.batched(experiment.samplers["train"], workload.meta_batch))(key)
+    state, meta_steps = maml.init(algorithm, adam, experiment.initial()), 5 if few_shot else 200
     options = hardware.layout(
-        workload.meta_batch, heavy=chosen.heavy, devices=workload.devices, chunk=workload.chunk
+        workload.meta_batch, heavy=experiment.heavy, devices=workload.devices, chunk=workload.chunk
     )._asdict()
 
     def gradient(params: PyTree, episodes: Episode, key: RandomKey) -> Any:
         return maml.meta_gradient(algorithm.grad, params, episodes, key, **options)
 
     def train(state: maml.MetaState, episodes: Episode, key: RandomKey) -> Any:
-        sample = jax.tree_util.Partial(in_turn, episodes)
+        sample = jax.tree_util.Partial(roll_tasks, episodes)
         prefetch = min(workload.prefetch, meta_steps)
         step = partial(maml.meta_step, algorithm, adam, **options)
         return maml.iterate(step, sample, state, key, meta_steps, prefetch=prefetch)
 
     def check() -> tuple[float, Arrays]:
         with jax.enable_x64(True):
-            grads, metrics = jax.jit(gradient)(*doubled((state.params, episodes)), key)
-            return float(metrics["loss"]), by_name(grads)
+            grads, metrics = jax.jit(gradient)(*as_float64((state.params, episodes)), key)
+            return float(metrics["loss"]), leaves_by_name(grads)
 
     jitted = jax.jit(train)
 
@@ -112,12 +112,12 @@ def ours(workload: Workload) -> tuple[Side, Problem]:
     side = Side(check, run, meta_steps)
     support, (query, targets) = jax.tree.map(np.asarray, episodes)
     tasks = support, (query.inputs if few_shot else query, targets)
-    params = by_name(chosen.initial())
+    params = leaves_by_name(experiment.initial())
     return side, Problem(params, tasks, workload.inner_rate, workload.inner_steps)
 
 
 def conv4_loss(weights: Arrays, x: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy of `tasks.models.Conv4`."""
+    """The cross-entropy of `tasks.models.Conv4`."""
     layout = ("NHWC", "HWIO", "NHWC")
     for block in range(4):
         kernel = weights[f"conv{block}"]
@@ -129,15 +129,15 @@ def conv4_loss(weights: Arrays, x: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def mlp_loss(weights: Arrays, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Mean squared error of `tasks.models.MLP`."""
+    """The mean squared error of `tasks.models.MLP`."""
     for layer in range(2):
         x = jax.nn.relu(x @ weights[f"Dense_{layer}/kernel"] + weights[f"Dense_{layer}/bias"])
     x = x @ weights["head/kernel"] + weights["head/bias"]
     return jnp.square(x - y).mean()
 
 
-def naive(problem: Problem) -> Side:
-    """The usual way: every meta-step is one jitted call."""
+def naive_side(problem: Problem) -> Side:
+    """The side of MAML as it is usually written in JAX: every meta-step is one jitted call."""
     loss = conv4_loss if "conv0" in problem.params else mlp_loss
     adam = optax.adam(1e-3)
 
@@ -164,7 +164,7 @@ def naive(problem: Problem) -> Side:
 
     def check() -> tuple[float, Arrays]:
         value, grads, *_ = compiled(*start)
-        return float(value), by_name(grads)
+        return float(value), leaves_by_name(grads)
 
     def run(times: int) -> None:
         for _ in range(times):
@@ -173,8 +173,8 @@ def naive(problem: Problem) -> Side:
     return Side(check, run)
 
 
-def apart(problem: Problem) -> Side:
-    """`naive` in a process of its own, where JAX is as it comes: one device, all its threads."""
+def spawn_side(problem: Problem) -> Side:
+    """`naive_side` in a separate process, where JAX has its defaults: one device, all threads."""
     pool = ProcessPoolExecutor(1, get_context("spawn"))
     pool.submit(_start, problem).result()
     return Side(
@@ -182,14 +182,14 @@ def apart(problem: Problem) -> Side:
     )
 
 
-_here: list[Side] = []  # what that process holds
+_here: list[Side] = []  # the side in that process
 
 
 def _start(problem: Problem) -> None:
     os.environ.pop("PJRT_NPROC", None)
     double = any(leaf.dtype == np.float64 for leaf in problem.params.values())
     jax.config.update("jax_enable_x64", double)
-    _here.append(naive(problem))
+    _here.append(naive_side(problem))
 
 
 def _check() -> tuple[float, Arrays]:

@@ -1,6 +1,6 @@
-"""The PyTorch side of `benchmarks.peers`: MAML's meta-step in the four ways that people write it.
+"""The PyTorch sides of `benchmarks.peers`: MAML's meta-step in four usual ways.
 
-Everything comes in as numpy arrays in JAX's layouts. Nothing else in the repository imports torch.
+All inputs are NumPy arrays in JAX's layouts. No other module of the repository imports torch.
 """
 
 from collections.abc import Callable
@@ -14,31 +14,31 @@ from torch import Tensor  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 Weights = dict[str, Tensor]
-Batch = tuple[Tensor, Tensor]  # inputs, targets
+Batch = tuple[Tensor, Tensor]  # (inputs, targets)
 Arrays = dict[str, np.ndarray]
-MetaGradient = Callable[[], Tensor]  # adds to the weights' `.grad`, and returns the loss
+MetaGradient = Callable[[], Tensor]  # adds to the `.grad` of the weights; returns the loss
 
 
 class Problem(NamedTuple):
-    """What every peer solves: how well weights do on a query batch after SGD on a support batch."""
+    """The problem of every peer: the query loss after SGD on a support batch, over tasks."""
 
     weights: Weights
-    tasks: tuple[Batch, Batch]  # support and query, `[task, ...]`
+    tasks: tuple[Batch, Batch]  # (support, query), each `[task, ...]`
     loss: Callable[..., Tensor]  # (weights, inputs, targets) -> loss
     rate: float
     steps: int
 
 
-def constant(name: str) -> bool:
-    """Whether a parameter does not adapt in the inner loop: a bias of batch normalisation."""
+def is_constant(name: str) -> bool:
+    """Whether a parameter, a bias of batch normalisation, does not adapt in the inner loop."""
     return name.startswith("norm")
 
 
 strided = partial(functional.conv2d, stride=2)
 
 
-def unfolded(x: Tensor, kernel: Tensor) -> Tensor:
-    """The same as a matrix times patches."""
+def unfold_conv(x: Tensor, kernel: Tensor) -> Tensor:
+    """A convolution with stride 2 as a matrix product with patches."""
     side = (x.shape[-1] - 1) // 2
     columns = functional.unfold(x, 3, stride=2)
     return (kernel.flatten(1) @ columns).unflatten(-1, (side, side))
@@ -47,7 +47,7 @@ def unfolded(x: Tensor, kernel: Tensor) -> Tensor:
 def conv4_loss(
     weights: Weights, x: Tensor, labels: Tensor, convolve: Callable[..., Tensor] = strided
 ) -> Tensor:
-    """Cross-entropy of `tasks.models.Conv4` on images NCHW."""
+    """The cross-entropy of `tasks.models.Conv4` on images NCHW."""
     for block in range(4):
         pad = (0, 1, 0, 1) if x.shape[-1] % 2 == 0 else (1, 1, 1, 1)  # SAME with stride 2
         x = convolve(functional.pad(x, pad), weights[f"conv{block}"])
@@ -59,15 +59,15 @@ def conv4_loss(
 
 
 def mlp_loss(weights: Weights, x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared error of `tasks.models.MLP`."""
+    """The mean squared error of `tasks.models.MLP`."""
     for layer in range(2):
         x = functional.relu(x @ weights[f"Dense_{layer}/kernel"] + weights[f"Dense_{layer}/bias"])
     x = x @ weights["head/kernel"] + weights["head/bias"]
     return functional.mse_loss(x, y)
 
 
-class Part(torch.nn.Module):
-    """Parameters by name."""
+class Parameters(torch.nn.Module):
+    """A module of parameters by name."""
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
@@ -76,24 +76,23 @@ class Part(torch.nn.Module):
 
 
 class Loss(torch.nn.Module):
-    """The problem's loss as a module; what adapts is a submodule of its own."""
+    """The loss of a problem as a module, with a submodule of the parameters that adapt."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        leaves = problem.weights.items()
-        self.loss, self.names = problem.loss, [*problem.weights]
-        self.adapted = Part({name: leaf for name, leaf in leaves if not constant(name)})
-        self.constant = Part({name: leaf for name, leaf in leaves if constant(name)})
+        weights, self.loss, self.names = problem.weights, problem.loss, [*problem.weights]
+        self.adapted = Parameters({n: x for n, x in weights.items() if not is_constant(n)})
+        self.constant = Parameters({n: x for n, x in weights.items() if is_constant(n)})
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch."""
-        parts = {False: self.adapted, True: self.constant}
-        weights = {name: getattr(parts[constant(name)], name) for name in self.names}
+        groups = self.adapted, self.constant
+        weights = {name: getattr(groups[is_constant(name)], name) for name in self.names}
         return self.loss(weights, inputs, targets)
 
 
-def one_by_one(problem: Problem, query_loss: Callable[[Batch, Batch], Tensor]) -> MetaGradient:
-    """The mean over tasks in a Python loop, with one backward pass a task."""
+def loop_over_tasks(problem: Problem, query_loss: Callable[[Batch, Batch], Tensor]) -> MetaGradient:
+    """The mean over tasks in a Python loop, with one backward pass for each task."""
     tasks = [*zip(*(zip(*batch, strict=True) for batch in problem.tasks), strict=True)]
 
     def meta_gradient() -> Tensor:
@@ -108,8 +107,8 @@ def one_by_one(problem: Problem, query_loss: Callable[[Batch, Batch], Tensor]) -
 
 
 def loop(problem: Problem) -> MetaGradient:
-    """Plain `torch.autograd.grad`, like learn2learn's."""
-    names = [name for name in problem.weights if not constant(name)]
+    """The meta-gradient with `torch.autograd.grad`, as in learn2learn."""
+    names = [name for name in problem.weights if not is_constant(name)]
 
     def query_loss(support: Batch, query: Batch) -> Tensor:
         weights = dict(problem.weights)
@@ -121,11 +120,11 @@ def loop(problem: Problem) -> MetaGradient:
                 weights[name] = leaf - problem.rate * grad
         return problem.loss(weights, *query)
 
-    return one_by_one(problem, query_loss)
+    return loop_over_tasks(problem, query_loss)
 
 
 def higher(problem: Problem) -> MetaGradient:
-    """The package `higher`, as in its examples/maml-omniglot.py."""
+    """The meta-gradient with `higher`, as in its examples/maml-omniglot.py."""
     from higher import innerloop_ctx  # pyright: ignore[reportMissingImports]
 
     module = Loss(problem)
@@ -137,11 +136,11 @@ def higher(problem: Problem) -> MetaGradient:
                 optimizer.step(loss(*support))
             return loss(*query)
 
-    return one_by_one(problem, query_loss)
+    return loop_over_tasks(problem, query_loss)
 
 
 def torchopt(problem: Problem) -> MetaGradient:
-    """The package `torchopt`, as in its examples/few-shot/maml_omniglot.py."""
+    """The meta-gradient with `torchopt`, as in its examples/few-shot/maml_omniglot.py."""
     import torchopt as package  # pyright: ignore[reportMissingImports]
 
     loss = Loss(problem)
@@ -156,27 +155,27 @@ def torchopt(problem: Problem) -> MetaGradient:
             package.recover_state_dict(part, state)
         return value
 
-    return one_by_one(problem, query_loss)
+    return loop_over_tasks(problem, query_loss)
 
 
 def torch_func(problem: Problem) -> MetaGradient:
-    """`torch.func.grad` in `torch.func.vmap`, with the convolution that is faster here.
+    """The meta-gradient with `torch.func.grad` in `torch.func.vmap` and the faster convolution.
 
-    Under vmap every task has kernels of its own, and `conv2d` becomes a grouped convolution. It
-    depends on the sizes and the machine whether that is faster or a product with patches.
+    Under vmap `conv2d` becomes a grouped convolution, which may be slower than `unfold_conv`.
     """
     if problem.loss is mlp_loss:
-        return vmapped(problem)
-    ways = [problem._replace(loss=partial(conv4_loss, convolve=way)) for way in (strided, unfolded)]
-    return min(map(vmapped, ways), key=partial(timeit, number=2))
+        return vmap_over_tasks(problem)
+    losses = [partial(conv4_loss, convolve=convolve) for convolve in (strided, unfold_conv)]
+    gradients = [vmap_over_tasks(problem._replace(loss=loss)) for loss in losses]
+    return min(gradients, key=partial(timeit, number=2))
 
 
-def vmapped(problem: Problem) -> MetaGradient:
-    """The two transformations."""
+def vmap_over_tasks(problem: Problem) -> MetaGradient:
+    """The meta-gradient with `torch.func.grad` in `torch.func.vmap`."""
     weights, tasks, loss, rate, steps = problem
 
     def query_loss(start: Weights, support: Batch, query: Batch) -> Tensor:
-        adapted = {name: leaf for name, leaf in start.items() if not constant(name)}
+        adapted = {name: leaf for name, leaf in start.items() if not is_constant(name)}
         for _ in range(steps):
             grads = torch.func.grad(lambda part: loss(start | part, *support))(adapted)
             adapted = {name: leaf - rate * grads[name] for name, leaf in adapted.items()}
@@ -201,17 +200,20 @@ PEERS = {"loop": loop, "higher": higher, "torchopt": torchopt, "torch.func": tor
 def build(
     peer: str, params: Arrays, tasks: tuple[tuple, tuple], rate: float, steps: int
 ) -> tuple[Callable[[], tuple[float, Arrays]], Callable[[int], object]]:
-    """Two functions: loss and meta-gradient at the weights of the moment, and so many meta-steps.
+    """Builds a peer.
 
     Args:
-        peer: a name of `PEERS`.
-        params: the initial meta-parameters by name, such as `head/kernel`.
-        tasks: support and query, each (inputs, targets), `[task, ...]`, images NHWC.
-        rate: of an inner step.
-        steps: how many.
+        peer: Name in `PEERS`.
+        params: Initial meta-parameters by name, such as `head/kernel`.
+        tasks: Support and query, each (inputs, targets), `[task, ...]`, with images NHWC.
+        rate: Learning rate of an inner step.
+        steps: Number of inner steps.
+
+    Returns:
+        Functions of the loss and meta-gradient at the current weights, and of several meta-steps.
 
     Raises:
-        ImportError: the peer's package is not installed.
+        ImportError: The package of the peer is not installed.
     """
     weights = {name: torch.nn.Parameter(_tensor(leaf)) for name, leaf in params.items()}
     support, query = (tuple(_tensor(part) for part in batch) for batch in tasks)
@@ -235,13 +237,13 @@ def build(
 
 
 def matmul(size: int) -> Callable[[], object]:
-    """A product of two square float32 matrices."""
+    """A function that multiplies two square float32 matrices."""
     a, b = torch.ones(size, size), torch.ones(size, size)
     return lambda: a @ b
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """Kernels HWIO become OIHW, images `[task, n, h, w, c]` become NCHW, labels become int64."""
+    """Converts kernels HWIO to OIHW, images `[task, n, h, w, c]` to NCHW, labels to int64."""
     if array.ndim >= 4:
         array = np.moveaxis(array, -1, 2) if array.ndim == 5 else array.transpose(3, 2, 0, 1)
     tensor = torch.from_numpy(np.array(array, order="C"))

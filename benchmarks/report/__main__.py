@@ -1,9 +1,9 @@
-"""Several runs side by side: their options that differ, their results, their curves.
+"""Compares several runs: the options that differ, the results and the learning curves.
 
     python -m benchmarks.report RUN RUN ... --out DIR
 
-A run is a folder that a benchmark wrote. DIR gets `report.md` and `curves.png`; the table is
-printed as well.
+A run is a folder that a benchmark has written. The table is printed; DIR gets `report.md` and
+`curves.png`.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from rich.table import Table
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import write_text
-from benchmarks.harness.folders import FREE, own
+from benchmarks.harness.folders import FREE, script_folder
 from benchmarks.harness.plot import read_log, save_figure
-from benchmarks.harness.schemas import BANDITS, MEAN, SUMMARY, VALUES, curve_of, fitting
-from benchmarks.harness.summaries import ended
-from benchmarks.report.published import Summary, published, task_of
+from benchmarks.harness.schemas import BANDITS, MEAN, SUMMARY, VALUES, check_schema, curve_schema
+from benchmarks.harness.summaries import read_summary
+from benchmarks.report.published import Summary, published_values, task_title
 from benchmarks.report.tables import METRICS, cell
 
 
@@ -33,61 +33,64 @@ class Report:
     """Options of the report."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs of one benchmark."""
+    """Folders of the runs, all of one benchmark."""
     out: Path | None = None
-    """Where the report is written; None is a new folder under results/runs."""
+    """Folder of the report; None is a new one under results/runs."""
 
     def __post_init__(self) -> None:
         check(self)
 
 
-def read(runs: tuple[Path, ...]) -> list[Summary]:
-    """The summaries of some runs.
+def read_summaries(runs: tuple[Path, ...]) -> list[Summary]:
+    """Reads the summaries of runs.
 
     Raises:
-        ValueError: a folder is no finished run of a benchmark with a table, or they are of several.
+        ValueError: A folder is not that of a finished run of a benchmark with a table, or the runs
+            are of several benchmarks.
     """
-    summaries = [ended(run, SUMMARY) for run in runs]
+    summaries = [read_summary(run, SUMMARY) for run in runs]
     names = sorted({summary["benchmark"] for summary in summaries})
     if len(names) != 1 or names[0] not in METRICS:
         raise ValueError(
-            f"a report is of runs of one of {', '.join(METRICS)}; got {', '.join(names) or 'none'}"
+            f"runs must be of one of {', '.join(METRICS)}; got {', '.join(names) or 'none'}"
         )
-    own = {METRICS[names[0]][0]: {str: MEAN}, "config": BANDITS if names[0] == "bandits" else {}}
+    schema = {METRICS[names[0]][0]: {str: MEAN}, "config": BANDITS if names[0] == "bandits" else {}}
     for run, summary in zip(runs, summaries, strict=True):
-        fitting(summary, own, run / "summary.json")
+        check_schema(summary, schema, run / "summary.json")
     return summaries
 
 
 def labels(summaries: list[Summary]) -> list[str]:
-    """What tells the runs apart: the options that differ, or their place."""
+    """The labels of runs: the options that differ, or else their place."""
     options = [{k: v for k, v in s["config"].items() if k not in FREE} for s in summaries]
     differ = [k for k in options[0] if len({str(o.get(k)) for o in options}) > 1]
-    found = [", ".join(f"{k} {o.get(k)}" for k in differ) for o in options]
-    return [name or f"run {place}" for place, name in enumerate(found, 1)]
+    names = [", ".join(f"{k} {o.get(k)}" for k in differ) for o in options]
+    return [name or f"run {place}" for place, name in enumerate(names, 1)]
 
 
 def rows(summaries: list[Summary]) -> list[list[str]]:
-    """A head, and a row for each inner step that a run reports."""
+    """The header of the table, and a row for each inner step that a run reports."""
     metric = METRICS[summaries[0]["benchmark"]][0]
     steps = list(dict.fromkeys(step for s in summaries for step in s[metric]))
-    table = [["after", *labels(summaries), "published"]]
+    table = [["inner steps", *labels(summaries), "published"]]
     for step in steps:
         cells = [cell([s], step) if step in s[metric] else "" for s in summaries]
-        theirs = {published(s).get(step, "") for s in summaries}
-        table.append([step, *cells, theirs.pop() if len(theirs) == 1 else ""])
+        values = {published_values(s).get(step, "") for s in summaries}
+        table.append([step, *cells, values.pop() if len(values) == 1 else ""])
     return table
 
 
 def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figure:
-    """What was validated, or else trained on, over meta-training; `curves.png`."""
+    """Draws the metric over meta-training, on validation or else training tasks; `curves.png`."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes, (metric, scale, unit, _) = figure.subplots(), METRICS[summaries[0]["benchmark"]]
     for run, label in zip(runs, labels(summaries), strict=True):
-        lines = read_log(run, curve_of(metric) | dict.fromkeys((metric, "after"), VALUES))
+        lines = read_log(run, curve_schema(metric) | dict.fromkeys((metric, "after"), VALUES))
         if not all({"val", metric, "after"} & line.keys() for line in lines):
-            raise ValueError(f"{run / 'log.jsonl'} has a line without {metric}; wanted it in all")
-        points = [scale * _shown(line, metric) for line in lines]
+            raise ValueError(
+                f"every line of {run / 'log.jsonl'} must have {metric}; got one without"
+            )
+        points = [scale * _mean_of_line(line, metric) for line in lines]
         axes.plot([line["step"] for line in lines], points, label=fill(label, 80))
     axes.set(xlabel="meta-steps", ylabel=unit)
     axes.grid(alpha=0.3)
@@ -95,25 +98,26 @@ def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figur
     return save_figure(figure, out / "curves.png")
 
 
-def _shown(line: dict[str, Any], metric: str) -> float:
+def _mean_of_line(line: dict[str, Any], metric: str) -> float:
+    """The mean over seeds of a line of a log."""
     if line.get("val"):
         curve = line["val"][metric]
-        shown = curve[[*curve][-1]]["mean"]
+        values = curve[[*curve][-1]]["mean"]
     else:
-        shown = line[metric] if metric in line else line["after"]
-    return float(np.mean(np.array(shown, float)))  # None is no number
+        values = line[metric] if metric in line else line["after"]
+    return float(np.mean(np.array(values, float)))  # None is NaN
 
 
 def main(options: Report) -> list[list[str]]:
-    """Prints the table and writes both files."""
-    summaries = read(options.runs)
-    table, tasks = rows(summaries), dict.fromkeys(map(task_of, summaries))
+    """Prints the table, and writes the report and its figure."""
+    summaries = read_summaries(options.runs)
+    table, tasks = rows(summaries), dict.fromkeys(map(task_title, summaries))
     title = f"{', '.join(tasks)}: {METRICS[summaries[0]['benchmark']][2]} (95% CI)"
-    shown = Table(*table[0], title=title)
+    printed = Table(*table[0], title=title)
     for row in table[1:]:
-        shown.add_row(*row)
-    Console().print(shown)
-    out = own("report", options)
+        printed.add_row(*row)
+    Console().print(printed)
+    out = script_folder("report", options)
     head, *body = [f"| {' | '.join(row)} |" for row in table]
     lines = [f"# {title}", "", head, "| " + "--- | " * len(table[0]), *body, ""]
     named = zip(labels(summaries), summaries, strict=True)

@@ -1,4 +1,4 @@
-"""The figures of a run, written beside its summary."""
+"""Figures of a run, which are written beside its summary."""
 
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import maml
 from benchmarks.harness.plot import read_log, save_figure
-from benchmarks.harness.schemas import VALUES, curve_of
+from benchmarks.harness.schemas import VALUES, curve_schema
 from benchmarks.harness.supervised import Experiment
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
@@ -43,7 +43,7 @@ def learning_curve(
     Returns:
         The figure.
     """
-    schema = dict.fromkeys(names, VALUES) | (curve_of(validated) if validated else {})
+    schema = dict.fromkeys(names, VALUES) | (curve_schema(validated) if validated else {})
     lines = read_log(out, schema)
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -52,7 +52,7 @@ def learning_curve(
         values = np.array(
             [np.ravel(np.array(line.get(name), float)) for line in lines]
         )  # None is NaN
-        band(axes, steps, scale * values, words)
+        draw_band(axes, steps, scale * values, words)
     curves = [line["val"][validated] for line in lines if line.get("val")] if validated else []
     for step in dict.fromkeys(("0", [*curves[0]][-1])) if curves else ():
         mean, ci95 = (
@@ -70,7 +70,7 @@ def learning_curve(
     return save_figure(figure, out / "learning_curve.png")
 
 
-def band(axes: Axes, x: list[int], values: Float[np.ndarray, "x seed"], label: str) -> None:
+def draw_band(axes: Axes, x: list[int], values: Float[np.ndarray, "x seed"], label: str) -> None:
     """Draws the mean over seeds, and each of several seeds as a thin line."""
     (mean,) = axes.plot(x, values.mean(axis=1), label=label)
     if (seeds := values.shape[1]) > 1:
@@ -83,12 +83,15 @@ def paths(
     walks: Float[Array, "goal update trajectory time 2"],
     goals: Float[Array, "goal 2"],
 ) -> Figure:
-    """Walks to some goals before and after each update, NaN where they have ended; `paths.png`.
+    """Draws walks to goals before adaptation and after each update; saved as `paths.png`.
 
     Args:
-        out: the folder of the run.
-        walks: where.
-        goals: of each row.
+        out: Folder of the run.
+        walks: Positions of the walks, NaN where an episode has ended.
+        goals: Goal of each row.
+
+    Returns:
+        The figure.
     """
     rows, columns = walks.shape[:2]
     figure = Figure(figsize=(2.2 * columns, 2.3 * rows), layout="constrained")
@@ -106,7 +109,7 @@ def paths(
 
 
 def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
-    """Test waves and their fits after 0, 1 and 10 steps, as the paper's figure 2; `fits.png`."""
+    """Draws test waves and fits after 0, 1 and 10 steps, as figure 2 of the paper; `fits.png`."""
     waves = [Wave(jnp.array(4.0), jnp.array(0.5)), Wave(jnp.array(1.0), jnp.array(2.5))]
     x = jnp.linspace(*INPUT, 200)
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -136,7 +139,7 @@ def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
 
 
 def inner_steps(count: int | str) -> str:
-    """The number of inner steps in words.
+    """The number of inner steps, in the singular or the plural.
 
     >>> inner_steps(1), inner_steps("10")
     ('1 inner step', '10 inner steps')
@@ -145,36 +148,39 @@ def inner_steps(count: int | str) -> str:
 
 
 def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: int) -> Figure:
-    """Test episodes: support, and queries with their predicted classes; `episodes.png`.
+    """Draws test episodes, with the predicted classes of the queries; saved as `episodes.png`.
 
     Args:
-        out: the folder of the run.
-        experiment: few-shot classification.
-        meta_params: what was learned.
-        steps: inner steps before the prediction.
+        out: Folder of the run.
+        experiment: Experiment of few-shot classification.
+        meta_params: Meta-parameters of one seed.
+        steps: Number of inner steps before the prediction.
+
+    Returns:
+        The figure.
     """
     path_of = jax.jit(partial(_predictions, experiment, steps=steps))
     figure = Figure(figsize=(9, 6), layout="constrained")
     for number, part in enumerate(np.array(figure.subfigures(2, 2)).flat):
         episode = experiment.samplers["test"](jax.random.key(number))
         (support, support_labels), (query, labels) = episode
-        found = path_of(meta_params, episode.support, query)[steps].argmax(-1)
+        predicted = path_of(meta_params, episode.support, query)[steps].argmax(-1)
         shown = np.linspace(0, len(labels) - 1, min(5, len(labels))).round().astype(int)
         grid = part.subplots(2, len(shown), squeeze=False)
         for column, place in enumerate(shown):
             first = int(np.argmax(support_labels == labels[place]))
-            right = found[place] == labels[place]
+            right = predicted[place] == labels[place]
             _draw(grid[0, column], support[first], f"class {labels[place]}", "black")
             color = "tab:green" if right else "tab:red"
-            _draw(grid[1, column], query.inputs[place], f"→ {found[place]}", color)
-        part.suptitle(f"support above, query below: {np.mean(found == labels):.0%} right")
+            _draw(grid[1, column], query.inputs[place], f"predicted {predicted[place]}", color)
+        part.suptitle(f"support above, query below: {np.mean(predicted == labels):.0%} correct")
     return save_figure(figure, out / "episodes.png")
 
 
 def _predictions(
     experiment: Experiment, meta_params: MetaParams, support: Any, inputs: Any, *, steps: int
 ) -> jax.Array:
-    """The outputs for some inputs after 0 .. `steps` inner steps on a support set."""
+    """The outputs `[step, ...]` for inputs after 0 to `steps` inner steps on a support set."""
 
     def predict(params: Params) -> jax.Array:
         return experiment.predict(params, inputs)

@@ -1,9 +1,10 @@
-"""What the papers print, beside which results are shown.
+"""Published results, which tables show beside ours.
 
-Finn et al. (2017) unless another paper is named; with 10 shots they have only a curve (figure 3),
-and the values are read off it. MAML++ (Antoniou et al. 2019) is an ensemble of five checkpoints,
-FOMAML is quoted from Reptile's paper (Nichol et al. 2018), iMAML is the one by gradient descent
-(Rajeswaran et al. 2019); Meta-SGD (Li et al. 2017), prototypical networks (Snell et al. 2017).
+They are from Finn et al. (2017) unless another paper is named; for 10-shot sinusoids that paper has
+only a curve (figure 3), from which the values are read. The others are from the papers of MAML++
+(Antoniou et al. 2019, an ensemble of five checkpoints), Reptile (Nichol et al. 2018, also for
+FOMAML), iMAML (Rajeswaran et al. 2019, with gradient descent), Meta-SGD (Li et al. 2017) and
+prototypical networks (Snell et al. 2017).
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 Summary = dict[str, Any]
 NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
 CELLS = tuple(f"omniglot {ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
-# Algorithm -> the inner steps after which it is judged with 5 and with 20 classes, and its cells.
+# Algorithm -> inner steps of the evaluation, 5-way and 20-way, then the values of `CELLS`.
 OMNIGLOT = {
     "maml": ("3", "5", "98.7 ± 0.4", "99.9 ± 0.1", "95.8 ± 0.3", "98.9 ± 0.2"),
     "maml++": ("5", "5", "99.47", "99.93", "97.65 ± 0.05", "99.33 ± 0.03"),
@@ -21,7 +22,7 @@ OMNIGLOT = {
     "imaml": ("16", "25", "99.16 ± 0.35", "99.67 ± 0.12", "94.46 ± 0.42", "98.69 ± 0.1"),
     "protonet": ("1", "1", "98.8", "99.7", "96.0", "98.9"),
 }
-# Task, algorithm and model -> inner step -> value.
+# (task, algorithm, model) -> inner step -> value
 PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
     ("sinusoid 5-shot", "maml", ""): {"1": "0.67", "5": "0.38", "10": "0.35"},
     ("sinusoid 10-shot", "maml", ""): {"1": "0.4 ± 0.1 (curve)", "9": "0.2 ± 0.1 (curve)"},
@@ -43,7 +44,7 @@ PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
     ("navigation", "random", ""): {"0": "-82.66", "1": "-57.96", "2": "-53.84", "3": "-46.81"},
     ("navigation", "oracle", ""): {"0": "-2.29 ± 0.1"},
 }
-# SNAIL's table of MAML, and that of RL2 (Duan et al. 2016); budget and arms, then who.
+# (budget, arms) -> MAML in the table of SNAIL (Mishra et al. 2018), and RL2 (Duan et al. 2016)
 BANDITS = {
     (10, 5): ("6.5 ± 0.1", "6.7"),
     (10, 10): ("6.6 ± 0.1", "6.7"),
@@ -64,8 +65,8 @@ MDPS = {
 }
 
 
-def task_of(summary: Summary) -> str:
-    """What was asked: `omniglot 5-way 1-shot`."""
+def task_title(summary: Summary) -> str:
+    """The task of a run, such as `omniglot 5-way 1-shot`."""
     config = summary["config"]
     words = [config.get("dataset") or summary["benchmark"]]
     words += ["corners"] * bool(config.get("corners"))
@@ -77,8 +78,8 @@ def task_of(summary: Summary) -> str:
     return " ".join(words)
 
 
-def published(summary: Summary) -> dict[str, str]:
-    """What the papers print for this task, algorithm and model, by inner step."""
+def published_values(summary: Summary) -> dict[str, str]:
+    """The published values for the task, algorithm and model of a run, by inner step."""
     config = summary["config"]
     if summary["benchmark"] == "bandits":
         budget, place = config["budget"], int(summary["algorithm"] == "rl2")
@@ -86,4 +87,6 @@ def published(summary: Summary) -> dict[str, str]:
         cells = BANDITS.get((budget, config["arms"])) if bandit else MDPS.get(budget)
         return dict.fromkeys(("total", "at the last rate"), cells[place]) if cells else {}
     model = config.get("model") or ""
-    return PUBLISHED.get((task_of(summary), summary["algorithm"], model.removesuffix("-pool")), {})
+    return PUBLISHED.get(
+        (task_title(summary), summary["algorithm"], model.removesuffix("-pool")), {}
+    )

@@ -1,6 +1,6 @@
-"""Results beside the published numbers: on the terminal, in the README and in docs.
+"""Tables of results beside published numbers, on the terminal, in the README and in the docs.
 
-python -m benchmarks.report.tables      # writes their tables again from results/*.jsonl
+python -m benchmarks.report.tables      # writes the tables of the pages from results/*.jsonl
 """
 
 import argparse
@@ -15,11 +15,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.command_line import in_words
+from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import FREE, RESULTS
 from benchmarks.harness.statistics import over_seeds
-from benchmarks.report.published import PUBLISHED, Summary, published, task_of
+from benchmarks.report.published import PUBLISHED, Summary, published_values, task_title
 from benchmarks.search import tables as searches
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -36,10 +36,11 @@ METRICS = {
 def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
     """The mean and 95% confidence interval after an inner step, in the unit of the table.
 
-    Of one run the interval is the one it reports; of several it is over their seeds.
+    The interval of one run is the one that it reports; that of several is over their seeds. A
+    `metric` of None is that of the benchmark.
     """
-    first, scale, _, decimals = METRICS[runs[0]["benchmark"]]
-    values = [run[metric or first][step] for run in runs]
+    default, scale, _, decimals = METRICS[runs[0]["benchmark"]]
+    values = [run[metric or default][step] for run in runs]
     if any(value["mean"] is None for value in values):
         return "diverged"
     value = values[0]
@@ -47,68 +48,68 @@ def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
         value = over_seeds(np.array([[value["mean"]] for value in values]))
     numbers = [scale * x for x in (value["mean"], value["ci95"]) if x is not None]
     shape = f".{decimals}f" if max(map(abs, numbers)) < 1e4 else ".0e"
-    # One seed of a study has no interval.
+    # A study of one seed has no interval.
     return " ± ".join(format(x, shape) for x in numbers)
 
 
 def show(summary: Summary) -> None:
-    """Prints the table of one run, with what has to be known to compare it."""
+    """Prints the table of a run, with the facts that a comparison needs."""
     metric, _, unit, _ = METRICS[summary["benchmark"]]
-    theirs = published(summary)
+    expected = published_values(summary)
     also = [name for name in summary if name.startswith(f"{metric}_")]
-    table = Table(title=f"{task_of(summary)}, {summary['algorithm']}: {unit} (95% CI)")
+    table = Table(title=f"{task_title(summary)}, {summary['algorithm']}: {unit} (95% CI)")
     for column in ("inner steps", "ours", *also, "best checkpoint", "published"):
         if column != "best checkpoint" or "best" in summary:
             table.add_column(column, justify="right")
     for step in summary[metric]:
         row = [step, *(cell([summary], step, name) for name in (metric, *also))]
         row += [cell([summary | summary["best"]], step)] if "best" in summary else []
-        table.add_row(*row, theirs.get(step, ""))
-    facts = [counted(summary["meta_steps"], "meta-step"), counted(summary["tasks"], "test task")]
-    facts += [counted(seeds, "seed")] if (seeds := summary.get("seeds")) else []
+        table.add_row(*row, expected.get(step, ""))
+    facts = [quantity(summary["meta_steps"], "meta-step"), quantity(summary["tasks"], "test task")]
+    facts += [quantity(seeds, "seed")] if (seeds := summary.get("seeds")) else []
     facts += [f"{norm} batch norm"] if (norm := summary["batch_norm"]) != "none" else []
     if summary["benchmark"] in ("omniglot", "sinusoid"):
-        facts.append(f"{counted(summary['query_size'], 'query point')} per task")
+        facts.append(f"{quantity(summary['query_size'], 'query point')} per task")
     facts += [f"{name} {value:g} s" for name, value in summary["seconds"].items()]
     table.caption = ", ".join([*facts, summary["device"]])
     Console().print(table)
 
 
-def counted(number: int, thing: str) -> str:
-    """A number of things, in the singular or the plural.
+def quantity(number: int, thing: str) -> str:
+    """A number with its noun, in the singular or the plural.
 
-    >>> counted(1, "seed"), counted(5, "seed")
+    >>> quantity(1, "seed"), quantity(5, "seed")
     ('1 seed', '5 seeds')
     """
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def recorded(folder: Path = RESULTS) -> list[Summary]:
-    """Every result line that is committed, oldest first."""
+def read_results(folder: Path = RESULTS) -> list[Summary]:
+    """Reads every recorded result, oldest first."""
     files = sorted(folder.glob("*.jsonl"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
-    """Runs that differ in their seed alone, together; of one seed the latest.
+def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
+    """Groups runs that differ in their seed alone; of several runs of one seed, the latest counts.
 
-    Where the options of one are all of those of another, the rest are younger than it.
+    A run may lack options that did not exist when it was recorded.
     """
-    groups: list[tuple[dict[str, Any], dict[int, Summary]]] = []  # options of any run, runs by seed
+    groups: list[tuple[dict[str, Any], dict[int, Summary]]] = []  # options, and runs by seed
     for summary in summaries:
         if summary["benchmark"] not in METRICS:
             continue
         free = {*FREE, "seed", "steps_per_call", "devices"}
         options = {name: value for name, value in summary["config"].items() if name not in free}
         options |= {name: summary[name] for name in ("benchmark", "algorithm")}
-        # Of the options that changed on the way, a number of meta-steps leaves the same result.
+        # A resumed run with other meta-steps has the same result as one with these from the start.
         changes = summary.get("history", ())[1:]
         options["rates"] = [entry for entry in changes if "outer_rate" in entry]
-        options["trains"] = "train" in summary["seconds"]  # or evaluates what another has trained
+        options["trains"] = "train" in summary["seconds"]  # or evaluates trained weights
         alike = (
-            (theirs, runs)
-            for theirs, runs in groups
-            if theirs.items() <= options.items() or options.items() <= theirs.items()
+            (others, runs)
+            for others, runs in groups
+            if others.items() <= options.items() or options.items() <= others.items()
         )
         if (group := next(alike, None)) is None:
             groups.append(group := ({}, {}))
@@ -118,29 +119,29 @@ def grouped(summaries: Iterable[Summary]) -> list[list[Summary]]:
 
 
 def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) -> str:
-    """A table for each of the benchmarks, with a row for each group and published inner step.
+    """A Markdown table for each benchmark, with a row for each group and published inner step.
 
-    Below it one sentence names the published numbers without a result.
+    One sentence below a table names the published numbers without a result.
     """
-    groups, parts = grouped(summaries), []
+    groups, parts = group_by_seed(summaries), []
     for benchmark in benchmarks:
         metric, _, unit, _ = METRICS[benchmark]
         rows = [row for runs in groups if runs[0]["benchmark"] == benchmark for row in _rows(runs)]
-        found = {(row[0], row[1]) for row in rows}
+        present = {(row[0], row[1]) for row in rows}
         missing = [
-            f"{task} {algorithm} ({next(iter(theirs.values()))})"
-            for (task, algorithm, model), theirs in PUBLISHED.items()
+            f"{task} {algorithm} ({next(iter(values.values()))})"
+            for (task, algorithm, model), values in PUBLISHED.items()
             if task.startswith(benchmark)
             and model == ("conv4" if benchmark == "omniglot" else "")
-            and (task, algorithm) not in found
+            and (task, algorithm) not in present
         ]
         also = "inductive, best checkpoint" if metric == "accuracy" else ""
         head = ["task", "algorithm", "preset", "after", unit, also, "published"]
         head += ["seeds", "setting", "minutes", "command"]
         table = [head, ["---"] * len(head), *sorted(rows, key=lambda row: _natural(row[0]))]
         empty = [n for n in range(len(head)) if not any(row[n] for row in rows)]
-        kept = [[text for n, text in enumerate(row) if n not in empty] for row in table]
-        lines = [f"| {' | '.join(map(str, row))} |" for row in kept]
+        full = [[text for n, text in enumerate(row) if n not in empty] for row in table]
+        lines = [f"| {' | '.join(map(str, row))} |" for row in full]
         if missing:
             lines += ["", f"Published, and not run here: {', '.join(missing)}."]
         parts.append("\n".join([f"### {benchmark.capitalize()}\n", *lines]))
@@ -148,10 +149,11 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
 
 
 def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
+    """Yields the rows of a group of runs, one for each published inner step that it has."""
     first = runs[0]
     metric = METRICS[first["benchmark"]][0]
-    theirs = published(first)
-    own = min(first["config"]["inner_steps"], len(first[metric]) - 1)
+    expected = published_values(first)
+    last = min(first["config"]["inner_steps"], len(first[metric]) - 1)
     seeds = str(max(first.get("seeds", 1), len(runs)))
     minutes = np.mean([sum(run["seconds"].values()) for run in runs]) / 60
     command = re.sub(r" --(seed|out) \S+| --(record|resume)", "", first["command"])
@@ -160,37 +162,44 @@ def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
         setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
     if (model := first["config"].get("model", "conv4")) != "conv4":
         setting += f", {model} with {first['parameters']} parameters, the head's among them"
-    for step in [step for step in theirs if step in first[metric]] or [str(own)]:
+    for step in [step for step in expected if step in first[metric]] or [str(last)]:
         also = []
         if f"{metric}_inductive" in first:
             also.append(cell(runs, step, f"{metric}_inductive"))
             also.append(cell([run | run.get("best", {}) for run in runs], step))
         yield [
-            *(task_of(first), first["algorithm"], first["preset"], step, cell(runs, step)),
-            *(", ".join(also), theirs.get(step, ""), seeds, setting, f"{minutes:.1f}"),
+            *(task_title(first), first["algorithm"], first["preset"], step, cell(runs, step)),
+            *(", ".join(also), expected.get(step, ""), seeds, setting, f"{minutes:.1f}"),
             f"`{command}`",
         ]
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    """Numbers in a text count as numbers: 5-way is before 20-way."""
+    """A key that sorts the numbers in texts as numbers: 5-way is before 20-way."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", text)]
 
 
-def with_tables(page: str, tables: str) -> str:
-    """The page with these tables between the two marks.
+def insert_tables(page: str, tables: str) -> str:
+    """Replaces the tables between the two marks of a page.
+
+    Args:
+        page: Text of the page.
+        tables: Tables in Markdown.
+
+    Returns:
+        The new text.
 
     Raises:
-        ValueError: it has not both marks, so that something else would be written over.
+        ValueError: The page lacks a mark, so other text would be overwritten.
     """
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"a page needs {BEGIN} and, after it, {END}")
+        raise ValueError(f"a page needs the marks {BEGIN} and, after it, {END}")
     return f"{head}{BEGIN}\n{tables}\n{END}{tail}"
 
 
-# The rows of the README: the command as in the table of all results, and the inner steps.
+# The rows of the README: command and inner steps, as in the table of all results.
 HALF_HOUR = (
     "omniglot --preset half-hour-5-way-1-shot --data data/omniglot --val-tasks 200"
     " --steps-per-call 500 --eval-tasks 10000 --eval-steps 5"
@@ -209,19 +218,19 @@ HEADLINES = (
 
 
 def headlines(summaries: Iterable[Summary]) -> str:
-    """The rows of `HEADLINES`, without their commands."""
-    rows = {(row[-1], row[3]): row for runs in grouped(summaries) for row in _rows(runs)}
+    """The Markdown table of `HEADLINES`, without the commands."""
+    rows = {(row[-1], row[3]): row for runs in group_by_seed(summaries) for row in _rows(runs)}
     head = ["task", "algorithm", "inner steps", "ours", "published", "unit", "seeds", "minutes"]
     lines = [head, ["---"] * len(head)]
     for command, step in HEADLINES:
         row = rows[f"`python -m benchmarks.{command}`", step]
-        task, algorithm, _, _, ours, _, theirs, seeds, _, minutes, _ = row
+        task, algorithm, _, _, ours, _, expected, seeds, _, minutes, _ = row
         unit = METRICS[command.split()[0]][2]
-        lines.append([task, algorithm, step, ours, theirs, unit, seeds, minutes])
+        lines.append([task, algorithm, step, ours, expected, unit, seeds, minutes])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-# The tables of each page, from all that is recorded.
+# The function that makes the tables of each page from all recorded results.
 PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
     Path("README.md"): headlines,
     Path("docs/results.md"): partial(markdown, benchmarks=("omniglot", "sinusoid", "navigation")),
@@ -232,6 +241,6 @@ PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
 if __name__ == "__main__":
     shape = argparse.RawDescriptionHelpFormatter
     argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
-    with in_words():
+    with exit_with_message():
         for page, tables in PAGES.items():
-            write_text(page, with_tables(page.read_text(), tables(recorded())))
+            write_text(page, insert_tables(page.read_text(), tables(read_results())))

@@ -1,4 +1,4 @@
-"""Children that are trained to be rewarded: what they are made of, and what they learn from."""
+"""Child networks that are trained for their reward: their options, search space and data."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,54 +27,54 @@ from tasks.architectures.reward import (
     shared_weights,
 )
 
-SPACES = "macro", "cells"
+SPACES = "macro", "cells"  # whose child networks are trained
 DATASETS = "omniglot", "glyphs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Children:
-    """Options of children; those of a space that is not searched are left alone."""
+    """Options of child networks; those that the search space does not read keep their defaults."""
 
     data: Path | None = None
-    """Folder of Omniglot, see tasks/omniglot.py."""
+    """Folder of Omniglot; see tasks/omniglot.py."""
     alphabets: int = 8
-    """The smallest of those to train on; a third of each one's classes is held out."""
+    """Number of alphabets, the smallest ones, to train on; a third of the classes is held out."""
     side: int = 14
-    """Of the images, in pixels."""
+    """Height and width of the images, in pixels."""
     by: Shrink = "largest"
-    """How blocks of pixels become one."""
+    """Statistic that reduces a block of pixels to one."""
     ways: int = 20
-    """Classes of an episode."""
+    """Number of classes in an episode."""
     shots: int = 1
-    """Support drawings a class; there are as many queries."""
+    """Number of support images for each class, and of query images."""
     layers: int = 3
-    """Of the space of 2016."""
+    """Number of layers of a child network (space macro)."""
     sizes: tuple[int, ...] = (1, 3, 5)
-    """Options of the height and of the width of a layer's filters."""
+    """Choices of the height and of the width of a layer's filters, in pixels (space macro)."""
     strides: tuple[int, ...] = (1, 2)
-    """Options of a layer's strides."""
+    """Choices of a layer's vertical and horizontal strides, in pixels (space macro)."""
     filters: tuple[int, ...] = (2, 4, 8)
-    """Options of a layer's filters; of cells, the last is the width."""
+    """Choices of the number of filters of a layer; cells have the last of them."""
     blocks: int = 2
-    """Of a cell."""
+    """Number of blocks in a cell (space cells)."""
     budget: Budget = field(default_factory=Budget)
-    """Of one child."""
+    """Budget of the training of one child network."""
     shared_steps: int = 0
-    """Meta-steps of weights that all children share; 0 is none."""
+    """Number of meta-steps of weights that all child networks share; 0 trains each one alone."""
 
-    def judge(self, space: str, dataset: str | None) -> None:
-        """Refuses options outside their bounds, and those that children of a space do not read.
+    def check_options(self, space: str, dataset: str | None) -> None:
+        """Refuses options outside their bounds, and those that the search space does not read.
 
         Args:
-            space: whose children they are.
-            dataset: what they learn from; None is Omniglot.
+            space: Name of the search space.
+            dataset: Name of the data set; None is Omniglot.
 
         Raises:
-            ValueError: naming the option.
+            ValueError: An option is refused; the message has its name.
         """
         check(self)
-        own = tuple(field.name for field in fields(Children))
-        check_used(self, own, space in SPACES, f"children that are trained: space {SPACES}")
+        names = tuple(field.name for field in fields(Children))
+        check_used(self, names, space in SPACES, f"children that are trained: space {SPACES}")
         check_used(self, ("data",), dataset != "glyphs", "dataset omniglot")
         check_used(self, ("layers", "sizes", "strides"), space != "cells", "space macro")
         check_used(self, ("blocks",), space != "macro", "space cells")
@@ -86,48 +86,55 @@ class Children:
         check_size(tasks * images * self.side**2, f"episodes of {images} images", fewer)
 
 
-def convolutions(options: Children) -> macro.Macro:
-    """The space of 2016, with these options."""
+def macro_config(options: Children) -> macro.Macro:
+    """The options of the convolutional search space of 2016."""
     names = ("layers", "side", "sizes", "strides", "filters")
     return macro.Macro(**{name: getattr(options, name) for name in names})
 
 
-def networks(space: str, options: Children) -> tuple[Space, Child]:
-    """The space, and what turns tokens into a model."""
+def space_and_network(space: str, options: Children) -> tuple[Space, Child]:
+    """The search space of a name, and the function from tokens to a child network."""
     if space == "macro":
-        own = convolutions(options)
-        return macro.space(own), partial(macro.MacroNet, own, ways=options.ways)
-    own = cells.Cells(blocks=options.blocks, features=options.filters[-1])
-    return cells.space(own), partial(cells.CellNet, own, ways=options.ways)
+        config = macro_config(options)
+        return macro.space(config), partial(macro.MacroNet, config, ways=options.ways)
+    config = cells.Cells(blocks=options.blocks, features=options.filters[-1])
+    return cells.space(config), partial(cells.CellNet, config, ways=options.ways)
 
 
 def samplers(dataset: str, options: Children) -> tuple[dict[str, maml.Sampler], str]:
-    """Tasks of the classes to train on, of those held out and of the test's; and their source.
+    """Samplers of tasks for the splits train, held_out and test, and the source of the data.
+
+    Args:
+        dataset: Name of the data set.
+        options: Options of the child networks.
+
+    Returns:
+        Samplers by split, and the source.
 
     Raises:
-        ValueError: there is no such data set, or it has too few classes.
+        ValueError: There is no such data set, or it has too few classes.
     """
     if dataset not in DATASETS:
-        raise ValueError(f"children learn from {' or '.join(DATASETS)}; got {dataset!r}")
+        raise ValueError(f"dataset must be {' or '.join(DATASETS)}; got {dataset!r}")
     if dataset == "glyphs":
         characters = glyphs.load()
-        parts = glyphs.splits(characters)
+        splits = glyphs.splits(characters)
     else:
         characters = omniglot.load(options.data)
-        parts = omniglot.splits(characters, "alphabets")
-    names = [characters.names[index] for index in parts["train"]]
-    chosen = small(characters, names, options.alphabets) | {"test": parts["test"]}
+        splits = omniglot.splits(characters, "alphabets")
+    names = [characters.names[index] for index in splits["train"]]
+    classes = small(characters, names, options.alphabets) | {"test": splits["test"]}
     images = shrunk(characters.images, options.side, by=options.by)
     counts = options.ways, options.shots, options.shots
     return {
-        part: few_shot(images[own], *counts, rotate=True) for part, own in chosen.items()
+        split: few_shot(images[rows], *counts, rotate=True) for split, rows in classes.items()
     }, characters.source
 
 
 def reward(
     space: Space, child: Child, sample: dict[str, maml.Sampler], options: Children, key: RandomKey
 ) -> Reward:
-    """Of a child that is trained alone, or where there are any, from shared weights."""
+    """The reward of a child network, trained alone or, with `shared_steps`, from shared weights."""
     if not options.shared_steps:
         return from_scratch(child, sample["train"], sample["held_out"], options.budget)
     budget = replace(options.budget, meta_steps=options.shared_steps)
@@ -138,7 +145,7 @@ def reward(
 
 @contextmanager
 def executor(name: Literal["devices", "ray"]) -> Iterator[Executor]:
-    """Who trains them: the devices at hand, or Ray, which is started for it.
+    """Gives the executor that trains child networks: the devices of this process, or a Ray cluster.
 
     Raises:
         ImportError: Ray is not installed.

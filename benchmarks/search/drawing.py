@@ -1,4 +1,4 @@
-"""The best network of a search, or its cells, as graphs."""
+"""Drawings of the best child network of a search, or of its cells, as graphs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,22 +11,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.harness.plot import save_figure
-from benchmarks.search.children import convolutions
-from benchmarks.search.live import best_of
+from benchmarks.search.children import macro_config
+from benchmarks.search.live import best_child
 from tasks.architectures.cells import COMBINERS, STRIDES
 from tasks.architectures.macro import Macro, decode
 from tasks.architectures.operations import OPERATIONS
 
-SHRUNK = {"shrinkA": 16, "shrinkB": 27}  # arrows, by the boxes at their ends
+SHRUNK = {"shrinkA": 16, "shrinkB": 27}  # points by which arrows end before the boxes
+
+
+LABELS = {
+    "identity": "identity",
+    **{f"conv{size}": f"{size}x{size} convolution" for size in (1, 3, 5)},
+    "average3": "3x3 average pool",
+    "maximum3": "3x3 max pool",
+}
 
 
 class Graph(NamedTuple):
-    """What there is to draw.
+    """A graph to draw.
 
     Attributes:
-        title: of it.
-        nodes: labels; every edge goes to a later one, and the last is the end.
-        edges: from which node to which.
+        title: Title of the drawing.
+        nodes: Labels of the nodes; every edge leads to a later node, and the last is the output.
+        edges: Pairs (source, target) of places in `nodes`.
     """
 
     title: str
@@ -34,74 +42,79 @@ class Graph(NamedTuple):
     edges: set[tuple[int, int]]
 
 
-def of_network(macro: Macro, tokens: Sequence[int]) -> Graph:
-    """The layers of a network of the convolutional space; the head reads what no layer does."""
-    nodes, edges = [f"image, {macro.side} x {macro.side}"], set()
+def network_graph(macro: Macro, tokens: Sequence[int]) -> Graph:
+    """The layers of a network of the convolutional space; the head reads unread layers."""
+    nodes, edges = [f"{macro.side}x{macro.side} image"], set()
     for number, layer in enumerate(decode(macro, jnp.asarray(tokens)), 1):
         facts = (np.asarray(fact).tolist() for fact in layer)
         reads, (height, width), (down, right), features, _, (rows, columns) = facts
-        what = f"{features} filters of {height} x {width}\nstride {down} x {right}"
-        nodes.append(f"{what}, leaves {rows} x {columns}")
+        filters = f"{features} filter{'' if features == 1 else 's'} of {height}x{width}"
+        nodes.append(f"{filters}, stride {down}x{right}\noutput {rows}x{columns}")
         edges |= {(source, number) for source, read in enumerate(reads) if read}
-    return _ended("the best network", nodes, edges, "head", since=1)
+    return _with_end("best network", nodes, edges, "head", since=1)
 
 
-def of_cells(tokens: Sequence[int]) -> list[Graph]:
-    """The normal and the reduction cell; what no block reads is put out."""
-    found = []
-    for kind, own in zip(STRIDES, np.reshape(tokens, (2, -1, 5)).tolist(), strict=True):
-        nodes, edges = ["A: the cell before the last", "B: the last cell"], set()
-        for first, second, one, other, combiner in own:
+def cell_graphs(tokens: Sequence[int]) -> list[Graph]:
+    """The normal and the reduction cell; the output is made of the blocks that no block reads."""
+    graphs = []
+    for kind, blocks in zip(STRIDES, np.reshape(tokens, (2, -1, 5)).tolist(), strict=True):
+        nodes, edges = ["A: second-to-last cell", "B: last cell"], set()
+        for first, second, one, other, combiner in blocks:
             name, a, b = (chr(ord("A") + state) for state in (len(nodes), first, second))
             edges |= {(state, len(nodes)) for state in (first, second)}
-            parts = f"{OPERATIONS[one]} of {a}\n{OPERATIONS[other]} of {b}"
-            nodes.append(f"{name}: {COMBINERS[combiner]}\n{parts}")
-        found.append(_ended(f"the best {kind} cell", nodes, edges, "put out", since=2))
-    return found
+            inputs = f"{LABELS[OPERATIONS[one]]} ({a})\n{LABELS[OPERATIONS[other]]} ({b})"
+            nodes.append(f"{name}: {COMBINERS[combiner]}\n{inputs}")
+        graphs.append(_with_end(f"best {kind} cell", nodes, edges, "output", since=2))
+    return graphs
 
 
-def _ended(
+def _with_end(
     title: str, nodes: list[str], edges: set[tuple[int, int]], end: str, *, since: int
 ) -> Graph:
+    """The graph with a last node, which reads every node from `since` on that no other reads."""
     read = {source for source, _ in edges}
-    loose = {(number, len(nodes)) for number in range(since, len(nodes)) if number not in read}
-    return Graph(title, [*nodes, end], edges | loose)
+    unread = {(number, len(nodes)) for number in range(since, len(nodes)) if number not in read}
+    return Graph(title, [*nodes, end], edges | unread)
 
 
-def best(out: Path, config: Any, chosen: dict[str, list[tuple[float, list[int]]]]) -> Figure:
-    """Of all that strategies have chosen, that of the highest accuracy; `best.png`."""
-    pairs = [pair for pairs in chosen.values() for pair in pairs]
-    _, tokens = pairs[best_of(np.array([value for value, _ in pairs], float))]
+def draw_best(
+    out: Path, config: Any, candidates: dict[str, list[tuple[float, list[int]]]]
+) -> Figure:
+    """Draws the network of the highest accuracy among those that strategies chose; `best.png`."""
+    pairs = [pair for pairs in candidates.values() for pair in pairs]
+    _, tokens = pairs[best_child(np.array([value for value, _ in pairs], float))]
     macro = config.space == "macro"
-    return draw(out, [of_network(convolutions(config), tokens)] if macro else of_cells(tokens))
+    return draw_graphs(
+        out, [network_graph(macro_config(config), tokens)] if macro else cell_graphs(tokens)
+    )
 
 
-def draw(out: Path, graphs: Sequence[Graph]) -> Figure:
-    """The graphs side by side, from the top down; `best.png`."""
+def draw_graphs(out: Path, graphs: Sequence[Graph]) -> Figure:
+    """Draws graphs side by side, from the top down; `best.png`."""
     depths = [_depths(graph) for graph in graphs]
     height = 1.2 * (1 + max(map(max, depths)))
     figure = Figure(figsize=(4.5 * len(graphs), height), layout="constrained")
     row = figure.subplots(1, len(graphs), squeeze=False)[0]
     for axes, graph, depth in zip(row, graphs, depths, strict=True):
-        _draw(axes, graph, depth)
+        _draw_graph(axes, graph, depth)
     return save_figure(figure, out / "best.png")
 
 
 def _depths(graph: Graph) -> list[int]:
-    """The longest way to each node."""
+    """The length of the longest path to each node."""
     depths = [0] * len(graph.nodes)
     for source, target in sorted(graph.edges):
         depths[target] = max(depths[target], depths[source] + 1)
     return depths
 
 
-def _draw(axes: Axes, graph: Graph, depths: list[int]) -> None:
-    width, seen, places = Counter(depths), Counter[int](), []
+def _draw_graph(axes: Axes, graph: Graph, depths: list[int]) -> None:
+    width, placed, places = Counter(depths), Counter[int](), []
     for depth in depths:
-        places.append((2 * (seen[depth] - (width[depth] - 1) / 2), -float(depth)))
-        seen[depth] += 1
+        places.append((2 * (placed[depth] - (width[depth] - 1) / 2), -float(depth)))
+        placed[depth] += 1
     for source, target in graph.edges:
-        far = depths[target] - depths[source] > 1  # around what is between
+        far = depths[target] - depths[source] > 1  # around the nodes between
         bend = 0.4 * far * (1 if places[source][0] < 0 else -1)
         style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": "gray"}
         axes.annotate("", places[target], places[source], arrowprops=style | SHRUNK)

@@ -1,4 +1,4 @@
-"""Searches whose children are trained: every reward is kept as it comes, and none is lost."""
+"""Searches whose child networks are trained; every reward is written to a file at once."""
 
 import json
 import time
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import maml
-from benchmarks.harness.folders import check_free, claim, plain, recovered
+from benchmarks.harness.folders import check_free, claim_folder, options_as_json, recover_lines
 from benchmarks.harness.schemas import CHILD
 from benchmarks.harness.terminal import bar
 from benchmarks.search import children
@@ -20,20 +20,20 @@ from maml.search import Child, Space, Strategy, drive
 from tasks.architectures import reward
 
 KEPT = "children.jsonl"
-FREE = "out", "record", "cache", "runs", "strategies", "executor"  # children stay what they are
-RETRAININGS = 3  # of the best child of a search; the mean of their accuracies is reported
+FREE = "out", "record", "cache", "runs", "strategies", "executor"  # change no child network
+RETRAININGS = 3  # trainings of the best child of a search, whose mean accuracy is reported
 
 
 class Outcome(NamedTuple):
-    """What came of all searches, as fractions of 1.
+    """The outcome of all searches; rewards and accuracies are fractions of 1.
 
     Attributes:
-        rewards: by strategy, `[run, child]`.
-        best: by strategy, what is reported of the best child of each run.
-        broken: by strategy, how many rewards were not finite.
-        seconds: by strategy, and `share`, of shared weights.
-        facts: what else there is to say; of searches that train, `chosen`, by strategy the accuracy
-            and the tokens of each run's best.
+        rewards: Rewards `[run, child]` by strategy.
+        best: Reported accuracies `[run]` of the best child of each run, by strategy.
+        broken: Numbers of rewards that were not finite, by strategy.
+        seconds: Seconds by strategy, and `share`, those of training shared weights.
+        facts: Further entries of the summary; for searches that train, `chosen` has the accuracy
+            and the tokens of the best child of each run, by strategy.
     """
 
     rewards: dict[str, Float[np.ndarray, "run child"]]
@@ -51,24 +51,27 @@ def measure(
     learning: tuple[dict[str, maml.Sampler], str],
     out: Path,
 ) -> Outcome:
-    """Searches, trains the best children again, and goes on with what `out` already holds.
+    """Searches, or resumes the searches of a folder, and trains the best children again.
 
     Args:
-        config: the options of `benchmarks.architecture_search`.
-        compared: all strategies; those that `config.strategies` names search.
-        space: of what.
-        child: from tokens to a model.
-        learning: what `children.samplers` gives.
-        out: the folder.
+        config: Options of `benchmarks.architecture_search`.
+        compared: All strategies by name; those that `config.strategies` names are run.
+        space: Search space.
+        child: Function from tokens to a child network.
+        learning: Samplers by split and their source, as `children.samplers` returns them.
+        out: Folder of the searches.
+
+    Returns:
+        The outcome of all searches.
 
     Raises:
-        ValueError: `out` holds searches of other options, or has lost them; or no child of a search
-            has a finite reward.
+        ValueError: The folder holds searches of other options, or lacks a file of its searches; or
+            no child of a search has a finite reward.
     """
     sample, source = learning
-    lines = kept(config, out)
+    lines = kept_children(config, out)
     again = reward.from_scratch(child, sample["train"], sample["test"], config.budget)
-    rewards, best, found = (defaultdict(list) for _ in range(3))
+    rewards, best, tokens = (defaultdict(list) for _ in range(3))
     share = 0.0
     total = config.repeats * len(config.strategies) * config.children
     with bar(total, len(lines)) as move, children.executor(config.executor) as execute:
@@ -82,84 +85,103 @@ def measure(
                 if name not in config.strategies:
                     continue
                 init_key, key, last_key = jax.random.split(key, 3)
-                mine = {"run": run, "strategy": name}
-                done = [was(line) for line in lines if line.items() >= mine.items()]
-                keep = keeper(out, mine, lines, move)
+                labels = {"run": run, "strategy": name}
+                done = [child_of_line(x) for x in lines if x.items() >= labels.items()]
+                keep = child_recorder(out, labels, lines, move)
                 start, budget = strategy.init(init_key), config.children
                 _, history = drive(
                     strategy, earned, start, key, budget, execute, done=done, keep=keep
                 )
                 rewards[name].append(np.asarray(history.rewards))
-                chosen = history.tokens[best_of(rewards[name][-1])]
-                found[name].append(chosen.tolist())
-                items = [(chosen, key) for key in jax.random.split(last_key, RETRAININGS)]
-                best[name].append(np.mean([raised(value) for _, value in execute(again, items)]))
-    stacked = {name: np.stack(found) for name, found in rewards.items()}
+                winner = history.tokens[best_child(rewards[name][-1])]
+                tokens[name].append(winner.tolist())
+                items = [(winner, key) for key in jax.random.split(last_key, RETRAININGS)]
+                best[name].append(
+                    np.mean([raise_if_error(value) for _, value in execute(again, items)])
+                )
+    stacked = {name: np.stack(values) for name, values in rewards.items()}
     seconds = {n: sum(x["seconds"] for x in lines if x["strategy"] == n) + 0.0 for n in best}
     seconds |= {"share": share} if config.shared_steps else {}
     broken = {name: int((~np.isfinite(values)).sum()) for name, values in stacked.items()}
     reported = {name: np.array(values) for name, values in best.items()}
-    chosen = {n: [*zip(reported[n].tolist(), tokens, strict=True)] for n, tokens in found.items()}
+    chosen = {n: [*zip(reported[n].tolist(), tokens[n], strict=True)] for n in tokens}
     return Outcome(stacked, reported, broken, seconds, {"chosen": chosen, "source": source})
 
 
-def raised(outcome: Any) -> Any:
-    """The outcome, unless it is an exception."""
+def raise_if_error(outcome: Any) -> Any:
+    """Returns an outcome of an executor, or raises it if it is an exception."""
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def best_of(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:
-    """The child with the best reward of those that are not broken.
+def best_child(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:
+    """The number of the child with the best finite reward.
 
     Raises:
-        ValueError: all of a search are.
+        ValueError: All rewards of a search are not finite.
     """
     finite = np.isfinite(rewards)
     if not finite.any(axis=-1).all():
-        raise ValueError("no child of a search has a finite reward, so that none is the best")
+        raise ValueError("no child of a search has a finite reward, so none is the best")
     return np.where(finite, rewards, -np.inf).argmax(axis=-1)
 
 
-def kept(config: Any, out: Path) -> list[dict[str, Any]]:
-    """The children of these searches that a folder holds.
+def kept_children(config: Any, out: Path) -> list[dict[str, Any]]:
+    """Claims a folder for searches, and reads the children that it holds.
 
-    A line that was cut off is a child to train again.
+    A child whose line was cut off is trained again.
+
+    Args:
+        config: Options of `benchmarks.architecture_search`.
+        out: Folder of the searches.
+
+    Returns:
+        A line for each child of these searches, as `benchmarks.harness.schemas.CHILD`.
 
     Raises:
-        ValueError: they are of other options, or those of the folder's options are missing.
+        ValueError: The folder holds searches of other options, or lacks its children or options.
     """
-    wanted = {name: value for name, value in plain(config).items() if name not in FREE}
-    log, options = out / KEPT, out / "config.json"
-    if options.exists() and not log.exists():
+    options = {name: value for name, value in options_as_json(config).items() if name not in FREE}
+    log, file = out / KEPT, out / "config.json"
+    if file.exists() and not log.exists():
         raise ValueError(
-            f"{options} tells of a search whose {KEPT} is missing: put it back, or name another"
+            f"{file} is that of a search whose {KEPT} is missing; put it back, or name another"
             " folder with --out"
         )
-    lines = recovered(log, CHILD)
-    if lines and not options.exists():
-        raise ValueError(f"{log} holds children, and there is no {options} of theirs: put it back")
+    lines = recover_lines(log, CHILD)
+    if lines and not file.exists():
+        raise ValueError(f"{log} holds children, but their {file} is missing; put it back")
     check_free(out, (KEPT,))
     out.mkdir(parents=True, exist_ok=True)
     log.touch()
-    claim(out, wanted, (KEPT,))
+    claim_folder(out, options, (KEPT,))
     return [x for x in lines if x["run"] < config.repeats and x["strategy"] in config.strategies]
 
 
-def was(line: dict[str, Any]) -> Child:
-    """The child of a line."""
+def child_of_line(line: dict[str, Any]) -> Child:
+    """The child that a line of the file describes."""
     value = float("nan") if line["reward"] is None else line["reward"]
     return Child(line["number"], np.array(line["tokens"]), value)
 
 
-def keeper(
+def child_recorder(
     out: Path,
-    search: dict[str, Any],
+    labels: dict[str, Any],
     lines: list[dict[str, Any]],
     move: Callable[[int, str, str], None],
 ) -> Callable[[Child], None]:
-    """What is called with each child of a search: it adds a line to the file and to the list."""
+    """The function that adds each new child of a search to the file, the list and the bar.
+
+    Args:
+        out: Folder of the searches.
+        labels: Run and strategy of the search, which are part of each line.
+        lines: Lines of all children so far.
+        move: Function that advances the progress bar.
+
+    Returns:
+        The function, which is called with a child.
+    """
     started, before = time.perf_counter(), len(lines)
     since = started
 
@@ -169,11 +191,11 @@ def keeper(
         tokens = np.asarray(child.tokens).tolist()
         value = child.reward if np.isfinite(child.reward) else None
         line = {"number": child.number, "tokens": tokens, "reward": value, "seconds": now - since}
-        lines.append(search | line)
+        lines.append(labels | line)
         with (out / KEPT).open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")
         rate = (len(lines) - before) / (now - started)
-        move(1, f"{rate:.3g} children/s", search["strategy"])
+        move(1, f"{rate:.3g} children/s", labels["strategy"])
         since = now
 
     return keep

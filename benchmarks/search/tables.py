@@ -1,4 +1,4 @@
-"""Tables of searches for architectures: on the terminal, and in the docs."""
+"""Tables of architecture searches, on the terminal and in the docs."""
 
 from collections.abc import Iterable
 from math import isfinite
@@ -13,57 +13,58 @@ from benchmarks.report.published import Summary
 DOCS = Path("docs/architecture-search.md")
 HEAD = "best", "top 5", "top 25", "last 5th", "p"
 NOTE = (
-    "best: of the child with the best reward, what is reported, mean ± standard deviation; of the"
-    " rewards, the mean of the best 5, of the best 25, of the last fifth; p: that the best is no"
-    " better than random's"
+    "best: reported accuracy of the child with the best reward, mean ± standard deviation over"
+    " runs; top 5, top 25, last 5th: mean reward of the best 5, the best 25 and the last fifth of"
+    " the children; p: p-value of the best being no better than with random"
 )
 
 
 def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
-    """The cells of each strategy, in the order of `HEAD`."""
-    found, chances = {}, summary["p_over_random"]
+    """The cells of each strategy's row, in the order of `HEAD`."""
+    cells, p_values = {}, summary["p_over_random"]
     for name, best in summary["best"].items():
         means = (summary[key][name] for key in ("top5", "top25", "mean_last_fifth"))
-        found[name] = (
+        cells[name] = (
             f"{_number(best['mean'])} ± {_number(best['std'])}",
             *map(_number, means),
-            "" if name == "random" else _chance(chances[name]),
+            "" if name == "random" else _p_value(p_values[name]),
         )
-    return found
+    return cells
 
 
 def _number(value: float | None) -> str:
     return "not finite" if value is None or not isfinite(value) else f"{value:.2f}"
 
 
-def _chance(p: float | None) -> str:
+def _p_value(p: float | None) -> str:
     if p is None or not isfinite(p):
         return _number(p)
     return f"{p:.1e}" if p > 1e-9 else "< 1e-9"
 
 
-def named(name: str, summary: Summary) -> str:
-    """The strategy, and how many of its children were broken, if any were."""
+def strategy_label(name: str, summary: Summary) -> str:
+    """The name of a strategy, and the number of its broken rewards, if there are any."""
     count = summary["broken"][name]
     return f"{name} ({count} broken)" if count else name
 
 
-def where(summary: Summary) -> str:
-    """What was searched."""
+def task_title(summary: Summary) -> str:
+    """The search space and the data set of a comparison."""
     shared = ", shared weights" if summary.get("config", {}).get("shared_steps") else ""
     return f"{summary['space']} {summary['dataset']}{shared}"
 
 
 def show(summary: Summary) -> None:
-    """Prints the table of one comparison."""
-    table = Table(title=f"{where(summary)}, %", box=box.SIMPLE)
+    """Prints the table of a comparison."""
+    table = Table(title=f"{task_title(summary)}, %", box=box.SIMPLE)
     for column in ("strategy", *HEAD):
         table.add_column(column, justify="right", no_wrap=True)
     for name, cells in rows(summary).items():
-        table.add_row(named(name, summary), *cells)
-    optimum = f"; the best there is: {summary['optimum']:.2f}" if "optimum" in summary else ""
+        table.add_row(strategy_label(name, summary), *cells)
+    optimum = f"; best of the table: {summary['optimum']:.2f}" if "optimum" in summary else ""
     lost = sum(summary["broken"].values())
-    broken = f"; {lost} rewards were not finite and count as the worst" if lost else ""
+    verbs = ("reward was", "counts") if lost == 1 else ("rewards were", "count")
+    broken = f"; {lost} {verbs[0]} not finite and {verbs[1]} as the worst" if lost else ""
     table.caption = (
         f"{summary['runs']} runs of {summary['children']} children; {NOTE}{optimum};"
         f" {sum(summary['seconds'].values()):.1f} s, {summary['device']}{broken}"
@@ -72,7 +73,7 @@ def show(summary: Summary) -> None:
 
 
 def markdown(summaries: Iterable[Summary]) -> str:
-    """A row for each comparison and strategy."""
+    """The Markdown table of comparisons, with a row for each one and strategy."""
     head = ("table", "children x runs", "policy", "strategy", *HEAD, "seconds", "command")
     lines = [head, ("---",) * len(head)]
     for summary in summaries:
@@ -83,10 +84,10 @@ def markdown(summaries: Iterable[Summary]) -> str:
             lines.append(
                 (
                     *(
-                        where(summary),
+                        task_title(summary),
                         f"{summary['children']} x {summary['runs']}",
                         how,
-                        named(name, summary),
+                        strategy_label(name, summary),
                         *cells,
                     ),
                     *(f"{summary['seconds'][name]:.1f}", f"`{summary['command']}`"),

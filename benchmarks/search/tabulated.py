@@ -1,4 +1,4 @@
-"""Searches of a table: hundreds of runs in one program."""
+"""Searches whose rewards are read from a table, hundreds of runs in one program."""
 
 import time
 from collections.abc import Callable
@@ -9,42 +9,48 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.harness.folders import RESULTS
-from benchmarks.search.live import Outcome, best_of
+from benchmarks.search.live import Outcome, best_child
 from maml.search import Strategy, search
 from maml.types import RandomKey
 from tasks.architectures import graphs, tabular
 from tasks.architectures.tabular import Table, lookup
 
-TABLE = RESULTS / "maml-bench" / "table.npz"  # of MAML-Bench
+TABLE = RESULTS / "maml-bench" / "table.npz"  # the table of MAML-Bench
 
 
-def read(config: Any) -> tuple[Table, str]:
-    """The table, and the name of its data set.
+def read_table(config: Any) -> tuple[Table, str]:
+    """Reads the table of a search space.
+
+    Args:
+        config: Options of `benchmarks.architecture_search`.
+
+    Returns:
+        The table, and the name of its data set.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: the space needs a file and none is named, has no such data set, or the file is
-            not what it should be.
+        FileNotFoundError: The file does not exist.
+        ValueError: The space needs a file and none is named, it has no such data set, or the file
+            does not hold such a table.
     """
     if config.space == "graphs":
         dataset = config.dataset or graphs.DATASETS[0]
         return graphs.nasbench_graph(dataset), dataset
     if config.space == "maml-bench":
         if config.dataset not in (None, "omniglot"):
-            raise ValueError(f"MAML-Bench is of omniglot alone; got {config.dataset!r}")
+            raise ValueError(f"dataset must be omniglot for MAML-Bench; got {config.dataset!r}")
         return tabular.maml_bench(config.table or TABLE), "omniglot"
     if config.table is None:
-        raise ValueError(f"--space {config.space} reads a file of yours: --table FILE")
+        raise ValueError(f"--space {config.space} needs a file; name it with --table FILE")
     if config.space == "nasbench201":
         dataset = config.dataset or tabular.DATASETS[0]
         return tabular.nasbench201(config.table, dataset), dataset
     if config.dataset not in (None, "cifar10"):
-        raise ValueError(f"NAS-Bench-Macro is of cifar10 alone; got {config.dataset!r}")
+        raise ValueError(f"dataset must be cifar10 for NAS-Bench-Macro; got {config.dataset!r}")
     return tabular.nasbench_macro(config.table), "cifar10"
 
 
-def searches(strategy: Strategy, table: Table, config: Any) -> Callable[[RandomKey], Any]:
-    """Many searches in one program: (rewards, reports `[run, child]`, broken rewards)."""
+def search_program(strategy: Strategy, table: Table, config: Any) -> Callable[[RandomKey], Any]:
+    """One program of many searches, from a key: (rewards, reports `[run, child]`, broken)."""
 
     def one(key: RandomKey) -> Any:
         init_key, key = jax.random.split(key)
@@ -61,26 +67,29 @@ def searches(strategy: Strategy, table: Table, config: Any) -> Callable[[RandomK
 
 
 def measure(config: Any, compared: dict[str, Strategy], table: Table) -> Outcome:
-    """What comes of searching a table.
+    """Searches a table with each strategy.
 
     Args:
-        config: the options of `benchmarks.architecture_search`.
-        compared: all strategies; those that `config.strategies` names search.
-        table: of what.
+        config: Options of `benchmarks.architecture_search`.
+        compared: All strategies by name; those that `config.strategies` names are run.
+        table: Table of rewards.
+
+    Returns:
+        The outcome of all searches.
     """
     rewards, best, seconds, broken = {}, {}, {}, {}
     for name in track(config.strategies, description="searches"):
         started = time.perf_counter()
         key = jax.random.fold_in(jax.random.key(config.seed), list(compared).index(name))
-        found, reports, lost = jax.device_get(searches(compared[name], table, config)(key))
+        values, reports, lost = jax.device_get(search_program(compared[name], table, config)(key))
         seconds[name] = time.perf_counter() - started
         broken[name] = int(lost.sum())
-        rewards[name] = found
-        best[name] = reports.astype(float)[np.arange(config.repeats), best_of(found)]
+        rewards[name] = values
+        best[name] = reports.astype(float)[np.arange(config.repeats), best_child(values)]
     return Outcome(rewards, best, broken, seconds, {"optimum": optimum(table)})
 
 
 def optimum(table: Table) -> float:
-    """The best that is reported of any architecture, in percent."""
+    """The best reported accuracy of all architectures, in percent."""
     reported = np.asarray(table.reported)
     return 100 * float(reported[np.isfinite(reported)].max())

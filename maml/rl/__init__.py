@@ -6,9 +6,7 @@ from maml.rl.environment import Environment, Trajectories, rollout, undiscounted
 from maml.rl.gymnax import from_gymnax
 from maml.rl.losses import Collect, Experience, collector, policy_gradient, surrogate_loss
 from maml.rl.outer_steps import (
-    anchored,
     collect_episode,
-    exploring,
     outer_step,
     recording,
     repeatedly,
@@ -22,6 +20,7 @@ from maml.rl.policies import (
     table_policy,
 )
 from maml.rl.rl2 import by_episode, finished_return, trials
+from maml.rl.terms import anchored, exploring
 
 __all__ = [
     "Collect",

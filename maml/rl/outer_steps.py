@@ -17,34 +17,29 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree, Scalar
 
-from maml._checks import check_callable, check_count, check_number
+from maml._checks import check_callable, check_count
 from maml._contracts import check_algorithm, check_loss
 from maml._optimizers import check_optimizer
 from maml.inner import adapt
 from maml.mapping import each_task
 from maml.outer import meta_step
-from maml.rl.environment import filled, undiscounted
-from maml.rl.losses import Collect, Experience, steps, surrogate_loss, twice
+from maml.rl.environment import filled
+from maml.rl.losses import Collect, Experience, steps, twice
 from maml.rl.policies import Policy, check_policy
-from maml.surrogates import score_function
+from maml.rl.terms import require_objective
 from maml.trust_region import Region, check_region, trust_region_step
 from maml.types import (
     Algorithm,
     Episode,
     Learner,
     LossFn,
-    MetaGradient,
     MetaParams,
     MetaState,
     Metrics,
-    Objective,
-    Params,
     PerStep,
     RandomKey,
-    Step,
 )
 
-NO_OBJECTIVE = "the algorithm needs a meta-gradient with an objective, as maml.unrolled makes it"
 Improve = Callable[[MetaState, Episode, RandomKey], tuple[MetaState, Metrics]]
 """`improve(state, episodes, key) -> (state, metrics)`: one outer step on given episodes."""
 
@@ -165,7 +160,7 @@ def trust_region(
         ValueError: the algorithm has no objective; `policy` is not a policy; a count is too small;
             an option is not one of `trust_region_step`, or out of range.
     """
-    objective = _require_objective(algorithm)
+    objective = require_objective(algorithm)
     check_policy(policy)
     check_region(**options)
     check_count(inner_steps, least=0, of="inner steps")
@@ -240,105 +235,3 @@ def repeatedly(
         return new_state._replace(step=state.step + 1), jax.tree.map(lambda leaf: leaf[0], metrics)
 
     return improve
-
-
-def anchored(algorithm: Algorithm, policy: Policy, kl_coef: float) -> Algorithm:
-    """The algorithm with kl_coef x KL of the meta-policy from the one that acted, as in ProMP.
-
-    Args:
-        algorithm: Algorithm with an objective.
-        policy: Policy that adapts.
-        kl_coef: Coefficient of the divergence that is added to the objective, >= 0.
-
-    Returns:
-        The algorithm, whose metrics include `inner_kl`, the divergence in nats.
-
-    Raises:
-        ValueError: the algorithm has no objective; `policy` is not a policy; the coefficient is not
-            a finite number >= 0; (when traced) there is no inner step.
-
-    Rothfuss, Lee, Clavera, Asfour, Abbeel: ProMP (ICLR 2019).
-    """
-    loss = surrogate_loss(policy)
-
-    def divergence(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
-        return loss(params, first, key)[1]["kl"]
-
-    return _add_term(algorithm, kl_coef, divergence, "inner_kl")
-
-
-def exploring(algorithm: Algorithm, policy: Policy, exploration_coef: float) -> Algorithm:
-    """The algorithm with the term of E-MAML, which rewards exploration before the adaptation.
-
-        - exploration_coef / steps  sum_i (R_query - mean_{j != i} R_j) sum_t l_it
-
-    The sum is over the trajectories i of the first inner step, and R are undiscounted returns.
-    Trajectories become more likely if the adapted policy has a higher return than the meta-policy
-    has on average. The mean leaves out trajectory i, so that it does not depend on its actions.
-
-    Args:
-        algorithm: Algorithm with an objective.
-        policy: Policy that adapts.
-        exploration_coef: Coefficient of the term that is added to the objective, >= 0.
-
-    Returns:
-        The algorithm, whose metrics include the term, `credit`.
-
-    Raises:
-        ValueError: as `anchored`, or (when traced) there is only one trajectory.
-
-    Stadie, Yang, Houthooft, Chen, Duan, Wu, Abbeel, Sutskever: Some considerations on learning to
-    explore via meta-reinforcement learning (2018).
-    """
-    loss = surrogate_loss(policy, score_function)
-
-    def credit(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
-        returns = undiscounted(first.seen)
-        if returns.size < 2:
-            raise ValueError(
-                "E-MAML compares each trajectory with the others of its batch, and needs at least"
-                f" 2 trajectories; got {returns.size}"
-            )
-        others = (returns.sum() - returns) / (returns.size - 1)
-        advantage = undiscounted(episode.query.seen).mean() - others
-        weighted = first._replace(
-            advantage=jnp.broadcast_to(advantage[:, None], first.advantage.shape)
-        )
-        return loss(params, weighted, key)[0]
-
-    return _add_term(algorithm, exploration_coef, credit, "credit")
-
-
-def _add_term(
-    algorithm: Algorithm,
-    coefficient: float,
-    term: Callable[[Params, Experience, Episode, RandomKey], Scalar],
-    name: str,
-) -> Algorithm:
-    """The algorithm with a term added to its objective.
-
-    The term depends on the meta-policy and the trajectories of the first inner step.
-    """
-    unrolled = _require_objective(algorithm)
-    check_number(coefficient, f"the coefficient of {name}", least=0)
-
-    def objective(
-        meta_params: MetaParams, episode: Episode, key: RandomKey, step: Step
-    ) -> tuple[Scalar, Metrics]:
-        if not isinstance(episode.support, PerStep):
-            raise ValueError(f"{name} is a term of the first inner step; got 0 inner steps")
-        value, metrics = unrolled(meta_params, episode, key, step)
-        inner = algorithm.learner(meta_params)
-        first = jax.tree.map(lambda leaf: leaf[0], episode.support.batches)
-        addend = term(inner.params(inner.state), first, episode, key)
-        return value + coefficient * addend, metrics | {name: addend}
-
-    return algorithm._replace(grad=MetaGradient(objective))
-
-
-def _require_objective(algorithm: Algorithm) -> Objective:
-    """The objective of an algorithm; an algorithm without one is refused."""
-    check_algorithm(algorithm)
-    if algorithm.grad.objective is None or algorithm.grad.early is not None:
-        raise ValueError(NO_OBJECTIVE)
-    return algorithm.grad.objective

@@ -1,7 +1,8 @@
 """Architecture search: a search space of tokens, policies over it, strategies, and their loop."""
 
 from maml.search.controllers import Controller, policy_gradient, ppo, reinforce
-from maml.search.executors import Child, Executor, drive, in_process, over_devices
+from maml.search.driver import Child, drive
+from maml.search.executors import Executor, in_process, over_devices
 from maml.search.loop import History, Reward, ask_key, child_keys, search
 from maml.search.policies import Policy, entropy, factorised, log_prob, lstm, sequential
 from maml.search.replicas import in_shards, replicate

@@ -30,7 +30,8 @@ from maml._optimizers import check_optimizer, start
 from maml._returns import check_alike, check_arrays
 from maml.finite import is_finite, where
 from maml.search.controllers import Controller, acting, gradient, judge, reinforce
-from maml.search.executors import PATIENCE, Child, Executor, as_float, ledger, outcomes
+from maml.search.driver import PATIENCE, Child, as_float, ledger, outcomes
+from maml.search.executors import Executor
 from maml.search.loop import History, Reward, check_search, next_children
 from maml.search.policies import Policy, check_policy
 from maml.search.space import Tokens, check_ends

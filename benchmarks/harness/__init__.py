@@ -1,0 +1,1 @@
+"""The harness of every experiment: options, run engine, checkpoints, folders, terminal."""

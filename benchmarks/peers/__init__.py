@@ -1,0 +1,1 @@
+"""A meta-step of ours timed beside others: `python -m benchmarks.peers`."""

@@ -1,0 +1,1 @@
+"""Results beside published numbers: tables, figures, and `python -m benchmarks.report`."""

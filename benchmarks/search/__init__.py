@@ -1,0 +1,1 @@
+"""The parts of architecture search: children, tables, live searches, figures."""
