@@ -1,4 +1,4 @@
-"""Checks of what the functions of a user return, made while they are traced."""
+"""Checks of the results of a user's functions, made while they are traced."""
 
 from collections.abc import Callable
 from typing import Any
