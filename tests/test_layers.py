@@ -158,7 +158,7 @@ def test_statistics_of_low_precision_are_those_of_float32(dtype):
         (0, "must be an integer >= 1; got 0"),
         (-2, "must be an integer >= 1; got -2"),
         (True, "got True"),
-        (np.ones(4), r"weights must be \[6\]; got \[4\]"),
+        (np.ones(4), r"weights must be \[6\], one a row; got \[4\]"),
     ],
 )
 def test_rows_that_there_are_not_are_refused(reference, error, monkeypatch):
