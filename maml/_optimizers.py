@@ -70,7 +70,7 @@ def check_opt_state(
     Raises:
         ValueError: the state differs from `optimizer.init(params)` in structure or shapes.
     """
-    expected = jax.eval_shape(partial(start, optimizer), params)
+    expected = jax.eval_shape(partial(init_state, optimizer), params)
     trees = opt_state, expected
     if jax.tree.structure(opt_state) != jax.tree.structure(expected) or any(
         jnp.shape(leaf) != other.shape
@@ -131,7 +131,7 @@ class _NoDerivativeError(Exception):
     """Raised if the update of an optimiser has no derivative in reverse mode."""
 
 
-def check_for(
+def check_on_small_arrays(
     optimizer: optax.GradientTransformation,
     params: PyTree,
     check: Callable[..., None] = check_optimizer,
@@ -144,7 +144,7 @@ def check_for(
         check: Check made in addition to `check_optimizer`, such as `check_differentiable`.
 
     Raises:
-        ValueError: as `start`, `update`, `check_optimizer` and `check`.
+        ValueError: as `init_state`, `update`, `check_optimizer` and `check`.
     """
     try:
         jax.eval_shape(partial(_steps, optimizer, 1), MATRIX, MATRIX)
@@ -175,7 +175,7 @@ def _steps(
     optimizer: optax.GradientTransformation, count: int, grads: PyTree, params: PyTree
 ) -> PyTree:
     """The parameters after `count` updates by the same gradients."""
-    opt_state = start(optimizer, params)
+    opt_state = init_state(optimizer, params)
 
     def loss(params: PyTree) -> Any:
         return 1 + sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, params)))
@@ -211,7 +211,7 @@ def _probe(
         return np.concatenate([np.ravel(leaf) for leaf in leaves])
 
 
-def start(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
+def init_state(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
     """The initial state of an optimiser.
 
     Raises:
@@ -279,7 +279,7 @@ def _update(
         ) from error
 
 
-def with_noise_from(key: RandomKey, opt_state: PyTree) -> PyTree:
+def reseed(key: RandomKey, opt_state: PyTree) -> PyTree:
     """The state of an optimiser, with random keys folded from `key` in place of its own.
 
     Otherwise every task would start with the same random key and draw the same noise.

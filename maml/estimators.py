@@ -18,7 +18,7 @@ from maml import rows, tree
 from maml._checks import check_callable, check_count, check_number
 from maml._contracts import check_learner, check_loss, check_shapes
 from maml._leaves import is_inexact, is_real
-from maml._returns import checked
+from maml._returns import checked_loss
 from maml.inner import adapt
 from maml.types import (
     Batch,
@@ -82,7 +82,7 @@ def unrolled(
         inner = learner(meta_params)
 
         def evaluate(params: Params) -> tuple[Scalar, Metrics]:
-            return checked(loss)(params, episode.query, query_key)
+            return checked_loss(loss)(params, episode.query, query_key)
 
         def step_and_evaluate(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
             state, metrics = inner.step(state, batch, key)
@@ -151,8 +151,8 @@ def implicit(
         support_key, query_key, curvature_key = jax.random.split(key, 3)
         phi, trace = adapt(learner(meta_params), episode.support, support_key, inner_steps)
         _check_same(meta_params, phi)
-        floating_leaves, constants = tree.partition(phi, tree.floating(phi))
-        learned = jax.tree.map(rows.wide, floating_leaves)
+        floating_leaves, constants = tree.partition(phi, tree.floating_mask(phi))
+        learned = jax.tree.map(rows.upcast, floating_leaves)
 
         def restore_types(learned: Params) -> Params:
             return jax.tree.map(
@@ -162,7 +162,7 @@ def implicit(
             )
 
         def evaluate(learned: Params, batch: Batch, key: RandomKey) -> tuple[Scalar, Metrics]:
-            return checked(loss)(tree.combine(restore_types(learned), constants), batch, key)
+            return checked_loss(loss)(tree.combine(restore_types(learned), constants), batch, key)
 
         (value, metrics), gradient = jax.value_and_grad(evaluate, has_aux=True)(
             learned, episode.query, query_key
@@ -184,7 +184,7 @@ def implicit(
         solved = cg(curvature_product, flat, tol=0.0, maxiter=cg_steps)[0]
         # Conjugate gradients turn NaN into zero. Metrics of NaN mark a query set without a row of
         # positive weight.
-        nan = [jnp.isnan(rows.wide(leaf)).any() for leaf in jax.tree.leaves(metrics)]
+        nan = [jnp.isnan(rows.upcast(leaf)).any() for leaf in jax.tree.leaves(metrics)]
         not_finite = jnp.stack([~jnp.isfinite(flat).all(), *nan]).any()
         meta_grads = unravel(jnp.where(not_finite, jnp.nan, solved))
         return restore_types(meta_grads), {"loss": value, "query": metrics, "support": trace}
@@ -233,7 +233,7 @@ def displacement(
         inner = learner(meta_params)
         with_state = inner._replace(params=lambda state: state)
         state, trace = adapt(with_state, episode.support, support_key, inner_steps)
-        value, metrics = checked(loss)(inner.params(state), episode.query, query_key)
+        value, metrics = checked_loss(loss)(inner.params(state), episode.query, query_key)
         target = end(inner, state)
         _check_same(meta_params, target)
         check_shapes(target, meta_params, "end")

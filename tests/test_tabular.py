@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import quick
 
-from maml.search import uniform
+from maml.search import random_architecture
 from tasks.architectures import graphs, tabular
-from tasks.architectures.tabular import lookup, only, tabulate
+from tasks.architectures.tabular import lookup, space_of_entries, tabulate
 
 KEY = jax.random.key(0)
 DATA = Path(os.environ.get("NAS_DIR", Path(__file__).parents[2] / "shared/data/nas"))
@@ -67,11 +67,11 @@ def test_the_space_of_a_table_has_its_architectures_and_no_other(bits):
     present = np.array([bits >> place & 1 for place in range(18)], bool).reshape(3, 2, 3)
     if not bits:
         with pytest.raises(ValueError, match="has none"):
-            only(present)
+            space_of_entries(present)
         return
-    space = only(present)
+    space = space_of_entries(present)
     every = np.array(list(product(range(3), range(2), range(3))), np.int32)
-    options = np.asarray(jax.vmap(space.along)(jnp.asarray(every)))
+    options = np.asarray(jax.vmap(space.option_masks)(jnp.asarray(every)))
     allowed = np.take_along_axis(options, every[..., None], axis=2).all(axis=(1, 2))
     np.testing.assert_array_equal(allowed, present.reshape(-1))
 
@@ -80,7 +80,7 @@ def test_what_is_drawn_from_a_table_with_gaps_is_in_it():
     values = np.random.default_rng(0).uniform(size=20)
     codes = np.random.default_rng(1).permutation(np.array(list(product(range(4), repeat=3))))[:20]
     table = tabulate("here", (4, 4, 4), codes, values, values / 2)
-    drawn = quick(jax.vmap(partial(uniform, table.space)))(jax.random.split(KEY, 500))
+    drawn = quick(jax.vmap(partial(random_architecture, table.space)))(jax.random.split(KEY, 500))
     worth = jax.vmap(lookup, (None, 0))(table.rewards, drawn)
     assert np.isfinite(worth).all() and len(np.unique(worth)) == 20
     for code, value in zip(codes, values, strict=True):
@@ -206,8 +206,8 @@ def test_a_data_set_that_is_not_there_is_refused(read):
 def test_nas_bench_201_has_its_published_optima(dataset, optimum, correlation):
     table = tabular.nasbench201(DATA / "nasbench201.npz", dataset)
     assert 100 * float(table.reported.max()) == pytest.approx(optimum, abs=0.005)
-    found = np.corrcoef(table.rewards.reshape(-1), table.reported.reshape(-1))[0, 1]
-    assert found == pytest.approx(correlation, abs=0.01)
+    result = np.corrcoef(table.rewards.reshape(-1), table.reported.reshape(-1))[0, 1]
+    assert result == pytest.approx(correlation, abs=0.01)
 
 
 @needs_data
@@ -274,5 +274,5 @@ def test_the_package_has_a_table_from_which_every_draw_is_an_entry(dataset):
     table = graphs.nasbench_graph(dataset)
     count = {"cora": 26_206, "proteins": 2_021}[dataset]
     assert np.isfinite(table.rewards).sum() == count
-    drawn = quick(jax.vmap(partial(uniform, table.space)))(jax.random.split(KEY, 1000))
+    drawn = quick(jax.vmap(partial(random_architecture, table.space)))(jax.random.split(KEY, 1000))
     assert np.isfinite(jax.vmap(lookup, (None, 0))(table.rewards, drawn)).all()

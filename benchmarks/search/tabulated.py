@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.harness.folders import RESULTS
-from benchmarks.search.live import Outcome, best_child
+from benchmarks.search.live import SearchResult, best_child
 from maml.search import Strategy, search
 from maml.types import RandomKey
 from tasks.architectures import graphs, tabular
@@ -61,12 +61,12 @@ def search_program(strategy: Strategy, table: Table, config: Any) -> Callable[[R
 
         state, history = search(strategy, reward, state, key, config.children)
         reports = jax.vmap(lookup, (None, 0))(table.reported, history.tokens)
-        return history.rewards, reports, state.broken
+        return history.rewards, reports, state.num_broken
 
     return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, config.repeats)))
 
 
-def measure(config: Any, compared: dict[str, Strategy], table: Table) -> Outcome:
+def measure(config: Any, compared: dict[str, Strategy], table: Table) -> SearchResult:
     """Searches a table with each strategy.
 
     Args:
@@ -86,7 +86,7 @@ def measure(config: Any, compared: dict[str, Strategy], table: Table) -> Outcome
         broken[name] = int(lost.sum())
         rewards[name] = values
         best[name] = reports.astype(float)[np.arange(config.repeats), best_child(values)]
-    return Outcome(rewards, best, broken, seconds, {"optimum": optimum(table)})
+    return SearchResult(rewards, best, broken, seconds, {"optimum": optimum(table)})
 
 
 def optimum(table: Table) -> float:

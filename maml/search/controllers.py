@@ -14,16 +14,16 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml import surrogates
 from maml._checks import check_callable, check_count, check_number
-from maml._optimizers import check_optimizer, start, update
-from maml._returns import one_number
-from maml.finite import is_finite, where
-from maml.search.policies import Policy, check_policy, entropy, log_prob
+from maml._optimizers import check_optimizer, init_state, update
+from maml._returns import checked_number
+from maml.finite import is_finite, select_tree
+from maml.search.policies import ArchitecturePolicy, check_policy, entropy, log_prob
 from maml.search.space import Tokens
-from maml.search.strategies import Batch, Rewards, State, Strategy, is_broken, strategy
+from maml.search.strategies import Batch, Rewards, SearchState, Strategy, is_broken, make_strategy
 from maml.types import Params, RandomKey
 
 
-class Controller(NamedTuple):
+class ControllerState(NamedTuple):
     """The state of a policy gradient.
 
     Attributes:
@@ -39,14 +39,14 @@ class Controller(NamedTuple):
     lowest: Float[Array, ""]
 
 
-def gain(
-    policy: Policy,
+def child_objective(
+    policy: ArchitecturePolicy,
     surrogate: surrogates.Surrogate,
     params: Params,
     tokens: Tokens,
-    acted: Float[Array, " token"],
+    old_log_probs: Float[Array, " token"],
     advantage: Scalar,
-    bonus: float,
+    entropy_coef: float,
 ) -> Scalar:
     """The objective of ONE child, to be maximised: a surrogate plus a bonus for the entropy.
 
@@ -61,24 +61,27 @@ def gain(
         surrogate: One of `maml.surrogates`.
         params: Parameters of the policy.
         tokens: Tokens of the child, `[token]`.
-        acted: Log-probabilities log mu of the tokens under the policy that drew them, `[token]`.
+        old_log_probs: Log-probabilities log mu of the tokens under the policy that drew them, `[token]`.
         advantage: Advantage A, the same for every token of the child.
-        bonus: Weight of the entropy.
+        entropy_coef: Weight of the entropy.
 
     Returns:
         The objective, a scalar.
     """
     log_probs = policy.log_probs(params, tokens)
     current = log_prob(log_probs, tokens)
-    possible = (current != -jnp.inf) & (acted != -jnp.inf)
-    change = jnp.where(possible, current, 0.0) - jnp.where(possible, acted, 0.0)
-    advantages, surrogate = jnp.full_like(change, advantage), one_number(surrogate, "a surrogate")
-    return surrogate(change, advantages) + bonus * entropy(log_probs)
+    possible = (current != -jnp.inf) & (old_log_probs != -jnp.inf)
+    change = jnp.where(possible, current, 0.0) - jnp.where(possible, old_log_probs, 0.0)
+    advantages, surrogate = (
+        jnp.full_like(change, advantage),
+        checked_number(surrogate, "a surrogate"),
+    )
+    return surrogate(change, advantages) + entropy_coef * entropy(log_probs)
 
 
-def judge(
-    learned: Controller, rewards: Rewards, decay: float
-) -> tuple[Float[Array, " child"], Controller]:
+def compute_advantages(
+    controller: ControllerState, rewards: Rewards, baseline_decay: float
+) -> tuple[Float[Array, " child"], ControllerState]:
     """The advantages of rewards over the baseline, and the updated baseline.
 
         A = R - b,   b <- decay b + (1 - decay) R   for every child
@@ -87,55 +90,57 @@ def judge(
     far; until a reward is not broken, all advantages are 0.
 
     Args:
-        learned: State of the policy gradient before.
+        controller: State of the policy gradient before.
         rewards: Rewards of the children, `[child]`, see `is_broken`.
-        decay: Decay of the baseline for every child, in [0, 1).
+        baseline_decay: Decay of the baseline for every child, in [0, 1).
 
     Returns:
         The advantages, `[child]`, and the state with the new baseline and lowest reward.
     """
-    broken, dtype = is_broken(rewards), learned.baseline.dtype
+    broken, dtype = is_broken(rewards), controller.baseline.dtype
     rewards = rewards.astype(dtype)
-    lowest = jnp.minimum(learned.lowest, jnp.where(broken, jnp.inf, rewards).min())
+    lowest = jnp.minimum(controller.lowest, jnp.where(broken, jnp.inf, rewards).min())
     rewards = jnp.where(broken, jnp.where(lowest < jnp.inf, lowest, 0.0), rewards)
-    baseline = jnp.where(learned.lowest < jnp.inf, learned.baseline, rewards.mean())
-    weight = decay ** len(rewards)
+    baseline = jnp.where(controller.lowest < jnp.inf, controller.baseline, rewards.mean())
+    weight = baseline_decay ** len(rewards)
     updated = weight * baseline + (1 - weight) * rewards.mean()
-    return rewards - baseline, learned._replace(baseline=updated.astype(dtype), lowest=lowest)
+    return rewards - baseline, controller._replace(baseline=updated.astype(dtype), lowest=lowest)
 
 
-def acting(policy: Policy, params: Params, tokens: Batch) -> Float[Array, "child token"]:
+def tokens_log_probs(
+    policy: ArchitecturePolicy, params: Params, tokens: Batch
+) -> Float[Array, "child token"]:
     """The log-probabilities of the tokens of children that were drawn with these parameters."""
     return jax.vmap(lambda child: log_prob(policy.log_probs(params, child), child))(tokens)
 
 
-def loss_of(
-    policy: Policy,
+def controller_loss(
+    policy: ArchitecturePolicy,
     surrogate: surrogates.Surrogate,
     params: Params,
     tokens: Batch,
-    acted: Float[Array, "child token"],
+    old_log_probs: Float[Array, "child token"],
     advantages: Float[Array, " child"],
-    bonus: float,
+    entropy_coef: float,
 ) -> Scalar:
-    """The loss of the policy: minus the mean `gain` of a batch of children."""
-    child_gain = partial(gain, policy, surrogate, params, bonus=bonus)
-    return -jax.vmap(child_gain)(tokens, acted, advantages).mean()
+    """The loss of the policy: minus the mean `child_objective` of a batch of children."""
+    child_gain = partial(child_objective, policy, surrogate, params, entropy_coef=entropy_coef)
+    return -jax.vmap(child_gain)(tokens, old_log_probs, advantages).mean()
 
 
-gradient = jax.grad(loss_of, 2)
-"""The gradient of `loss_of` by the parameters, with the same arguments."""
+controller_gradient = jax.grad(controller_loss, 2)
+"""The gradient of `controller_loss` by the parameters, with the same arguments."""
 
 
-def policy_gradient(
-    policy: Policy,
+def policy_gradient_strategy(
+    policy: ArchitecturePolicy,
     optimizer: optax.GradientTransformation,
     *,
     surrogate: surrogates.Surrogate,
     batch: int,
     epochs: int,
-    decay: float,
-    bonus: float,
+    baseline_decay: float,
+    entropy_coef: float,
 ) -> Strategy:
     """Gradient ascent on a surrogate of the expected reward, such as `reinforce` and `ppo`.
 
@@ -149,102 +154,120 @@ def policy_gradient(
         surrogate: One of `maml.surrogates`.
         batch: Number of children asked for at once, >= 1.
         epochs: Number of steps of the optimiser on a batch, >= 1.
-        decay: Decay of the baseline for every child, in [0, 1), see `judge`.
-        bonus: Weight of the entropy, >= 0.
+        baseline_decay: Decay of the baseline for every child, in [0, 1), see `compute_advantages`.
+        entropy_coef: Weight of the entropy, >= 0.
 
     Returns:
         The strategy.
 
     Raises:
-        ValueError: `policy` is not a `Policy`, the optimiser is not optax's, `batch` or `epochs` is
-            below 1, `decay` is not in [0, 1), or `bonus` is negative.
+        ValueError: `policy` is not an `ArchitecturePolicy`, the optimiser is not optax's, `batch` or `epochs` is
+            below 1, `baseline_decay` is not in [0, 1), or `entropy_coef` is negative.
     """
     check_policy(policy)
     check_optimizer(optimizer)
     check_callable(surrogate, "surrogate", "log_ratio, advantage")
     check_count(epochs, least=1, of="epochs")
-    check_number(decay, "decay", least=0.0, below=1.0)
-    check_number(bonus, "bonus", least=0.0)
+    check_number(baseline_decay, "baseline_decay", least=0.0, below=1.0)
+    check_number(entropy_coef, "entropy_coef", least=0.0)
 
-    def init(key: RandomKey) -> Controller:
+    def init(key: RandomKey) -> ControllerState:
         params = policy.init(key)
-        return Controller(params, start(optimizer, params), jnp.zeros(()), jnp.full((), jnp.inf))
+        return ControllerState(
+            params, init_state(optimizer, params), jnp.zeros(()), jnp.full((), jnp.inf)
+        )
 
-    def child(state: State, key: RandomKey) -> Tokens:
-        return policy.sample(state.learned.params, key)
+    def child(state: SearchState, key: RandomKey) -> Tokens:
+        return policy.sample(state.strategy_state.params, key)
 
-    def learn(learned: Controller, tokens: Batch, rewards: Rewards, told: Array) -> Controller:
-        advantages, updated = judge(learned, rewards, decay)
-        acted = acting(policy, learned.params, tokens)
+    def learn(
+        controller: ControllerState, tokens: Batch, rewards: Rewards, num_rewards: Array
+    ) -> ControllerState:
+        advantages, updated = compute_advantages(controller, rewards, baseline_decay)
+        old_log_probs = tokens_log_probs(policy, controller.params, tokens)
 
         def loss(params: Params) -> Scalar:
-            return loss_of(policy, surrogate, params, tokens, acted, advantages, bonus)
+            return controller_loss(
+                policy, surrogate, params, tokens, old_log_probs, advantages, entropy_coef
+            )
 
         def epoch(state: tuple, _: None) -> tuple[tuple, None]:
             params, opt_state = state
             grads = jax.grad(loss)(params)
             updates, after = update(optimizer, grads, opt_state, params, loss)
             proposed = optax.apply_updates(params, updates), after
-            return where(is_finite((grads, proposed[0])), proposed, state), None
+            return select_tree(is_finite((grads, proposed[0])), proposed, state), None
 
-        (params, opt_state), _ = jax.lax.scan(epoch, learned[:2], length=epochs)
+        (params, opt_state), _ = jax.lax.scan(epoch, controller[:2], length=epochs)
         return updated._replace(params=params, opt_state=opt_state)
 
-    return strategy(policy.space, batch, init, child, learn)
+    return make_strategy(policy.space, batch, init, child, learn)
 
 
 def reinforce(
-    policy: Policy,
+    policy: ArchitecturePolicy,
     optimizer: optax.GradientTransformation,
     *,
     batch: int = 1,
-    decay: float = 0.9,
-    bonus: float = 0.0,
+    baseline_decay: float = 0.9,
+    entropy_coef: float = 0.0,
 ) -> Strategy:
     """REINFORCE with a moving-average baseline:  grad E[R] = E[(R - b) grad log pi(tokens)].
 
     Args:
-        policy, optimizer, batch, decay, bonus: As in `policy_gradient`.
+        policy, optimizer, batch, baseline_decay, entropy_coef: As in `policy_gradient_strategy`.
 
     Returns:
         The strategy.
 
     Raises:
-        ValueError: as `policy_gradient`.
+        ValueError: as `policy_gradient_strategy`.
 
     Williams: Simple statistical gradient-following algorithms (1992), as in
     Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017).
     """
-    options = {"batch": batch, "epochs": 1, "decay": decay, "bonus": bonus}
-    return policy_gradient(policy, optimizer, surrogate=surrogates.score_function, **options)
+    options = {
+        "batch": batch,
+        "epochs": 1,
+        "baseline_decay": baseline_decay,
+        "entropy_coef": entropy_coef,
+    }
+    return policy_gradient_strategy(
+        policy, optimizer, surrogate=surrogates.score_function, **options
+    )
 
 
 def ppo(
-    policy: Policy,
+    policy: ArchitecturePolicy,
     optimizer: optax.GradientTransformation,
     *,
     batch: int = 20,
     epochs: int = 4,
     clip: float = 0.2,
-    decay: float = 0.95,
-    bonus: float = 1e-5,
+    baseline_decay: float = 0.95,
+    entropy_coef: float = 1e-5,
 ) -> Strategy:
     """PPO: several steps on each batch, with clipped ratios to the policy that drew the tokens.
 
     Args:
-        policy, optimizer, batch, epochs, decay, bonus: As in `policy_gradient`.
+        policy, optimizer, batch, epochs, baseline_decay, entropy_coef: As in `policy_gradient_strategy`.
         clip: Distance of a ratio from 1 beyond which the surrogate does not increase, > 0.
 
     Returns:
         The strategy.
 
     Raises:
-        ValueError: as `policy_gradient`, or `clip` is not above 0.
+        ValueError: as `policy_gradient_strategy`, or `clip` is not above 0.
 
     Zoph, Vasudevan, Shlens, Le: Learning transferable architectures (CVPR 2018), whose batch,
     decay and bonus are the defaults.
     """
     check_number(clip, "clip", above=0.0)
     surrogate = partial(surrogates.clipped, clip=clip)
-    options = {"batch": batch, "epochs": epochs, "decay": decay, "bonus": bonus}
-    return policy_gradient(policy, optimizer, surrogate=surrogate, **options)
+    options = {
+        "batch": batch,
+        "epochs": epochs,
+        "baseline_decay": baseline_decay,
+        "entropy_coef": entropy_coef,
+    }
+    return policy_gradient_strategy(policy, optimizer, surrogate=surrogate, **options)

@@ -25,9 +25,15 @@ from jaxtyping import Array, Bool, Float, Int
 from maml._checks import check_count
 from maml.batch_norm import Reference
 from maml.search import Space
-from maml.search.space import Tokens, check_tokens, within
+from maml.search.space import Tokens, check_tokens, in_range
 from tasks._checks import check_is
-from tasks.architectures.masked import check_images, flattened, kernel_mask, selected, window
+from tasks.architectures.masked import (
+    central_mask,
+    check_images,
+    flatten_maps,
+    kernel_mask,
+    select_map,
+)
 from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
 
 COMBINERS = ("add", "concatenate")
@@ -81,7 +87,7 @@ def plan(cells: Cells) -> Iterator[tuple[str, int]]:
         yield f"reduction{stage}", 2 * features
 
 
-def kind_of(name: str) -> str:
+def cell_kind(name: str) -> str:
     """The kind of the cell with a name, "normal" or "reduction"."""
     return name.rstrip("_0123456789")
 
@@ -125,7 +131,9 @@ class MaskedCell(nn.Module):
             The output of the cell.
         """
         inputs = [
-            self.joined(name, output.x, output.live, ratio(output.x, newer.x), **statistics)
+            self.project(
+                name, output.x, output.live, stride_between(output.x, newer.x), **statistics
+            )
             for name, output in (("older", older), ("newer", newer))
         ]
         states: list[Array] = []
@@ -136,18 +144,20 @@ class MaskedCell(nn.Module):
             split_rngs={"params": True},
         )
         for number, token in enumerate(self.tokens):
-            operands = jax.vmap(partial(self.parts, inputs, states))(token[:2])
+            operands = jax.vmap(partial(self.state_parts, inputs, states))(token[:2])
             name = f"block{number}_sides"
             operation = operations(self.features, self.stride, **statistics, name=name)
             first, second = operation(operands, token[2:4])
             pair = jnp.concatenate([first, second], -1)
             concatenate = jnp.repeat(token[4] == COMBINERS.index("concatenate"), pair.shape[-1])
-            joined = self.joined(f"block{number}", pair, concatenate, 1, **statistics)
-            states.append(selected([first + second, joined], token[4]))
-        live = jnp.repeat(unread(self.tokens), self.features)
+            joined = self.project(f"block{number}", pair, concatenate, 1, **statistics)
+            states.append(select_map([first + second, joined], token[4]))
+        live = jnp.repeat(unread_blocks(self.tokens), self.features)
         return Output(jnp.concatenate(states, -1) * live, live)
 
-    def parts(self, inputs: list[Array], made: list[Array], state: Array) -> tuple[Array, ...]:
+    def state_parts(
+        self, inputs: list[Array], made: list[Array], state: Array
+    ) -> tuple[Array, ...]:
         """The state with a number, in one part for inputs of the cell and one for blocks.
 
         The part to which the state does not belong is zero. If both parts have the same size, the
@@ -161,11 +171,11 @@ class MaskedCell(nn.Module):
         Returns:
             The parts of the state.
         """
-        block_part = [selected(made, state - len(inputs))] if made else []
-        both_parts = [selected(inputs, state), *block_part]
+        block_part = [select_map(made, state - len(inputs))] if made else []
+        both_parts = [select_map(inputs, state), *block_part]
         return tuple(both_parts) if self.stride > 1 else (jnp.asarray(sum(both_parts)),)
 
-    def joined(self, name: str, x: Array, live: Array, stride: int, **statistics: Any) -> Array:
+    def project(self, name: str, x: Array, live: Array, stride: int, **statistics: Any) -> Array:
         """The live channels after ReLU, a 1 x 1 convolution and normalisation."""
         mask = jnp.broadcast_to(live[:, None], (1, 1, live.size, self.features))
         conv = Conv(self.features, 1, name=name)
@@ -193,7 +203,7 @@ class Operation(nn.Module):
         """The operation on the sum of the parts of a state, of which at most one is not zero."""
         size = jnp.asarray([FILTERS.get(name, 0) for name in OPERATIONS])[token]
         largest, pools = max(FILTERS.values()), list(PARAMETERLESS)
-        line, channels = window(size, largest) & (size > 0), jnp.ones(self.features, bool)
+        line, channels = central_mask(size, largest) & (size > 0), jnp.ones(self.features, bool)
         mask = kernel_mask(line, line, channels, channels)
         strides = (self.stride, 1)[: len(parts)]
         active = [(nn.relu(x), stride) for x, stride in zip(parts, strides, strict=True)]
@@ -202,17 +212,17 @@ class Operation(nn.Module):
         for function in PARAMETERLESS.values():
             results.append(jnp.asarray(sum(map(function, parts, strides))))
         order = [0 if name in FILTERS else 1 + pools.index(name) for name in OPERATIONS]
-        return selected(results, jnp.asarray(order)[token])
+        return select_map(results, jnp.asarray(order)[token])
 
 
-def unread(tokens: Int[Array, "block 5"]) -> Bool[Array, " block"]:
+def unread_blocks(tokens: Int[Array, "block 5"]) -> Bool[Array, " block"]:
     """The mask of the blocks that no other block of the cell reads, always True for the last."""
     return ~(tokens[:, :2].reshape(-1, 1) == jnp.arange(len(tokens)) + 2).any(0)
 
 
-def ratio(seen: Float[Array, "n h w c"], wanted: Float[Array, "n r s d"]) -> int:
+def stride_between(larger: Float[Array, "n h w c"], smaller: Float[Array, "n r s d"]) -> int:
     """The stride with which an older, larger image is reduced to the size of a newer one."""
-    return -(-seen.shape[1] // wanted.shape[1])
+    return -(-larger.shape[1] // smaller.shape[1])
 
 
 def network(
@@ -252,7 +262,7 @@ def network(
         older, newer = newer, cell(name, width)(older, newer, **statistics)
     head = nn.Dense(ways, kernel_init=nn.initializers.zeros_init(), name="head")
     _, height, width, _ = newer.x.shape
-    head_inputs = flattened(nn.relu(newer.x), height * width)
+    head_inputs = flatten_maps(nn.relu(newer.x), height * width)
     return head_inputs if features else head(head_inputs)
 
 
@@ -288,10 +298,10 @@ class CellNet(nn.Module):
         rows = dict(zip(STRIDES, self.tokens.reshape(2, -1, 5), strict=True))
 
         def cell(name: str, features: int) -> nn.Module:
-            kind = kind_of(name)
+            kind = cell_kind(name)
             return MaskedCell(rows[kind], features, STRIDES[kind], name=name)
 
         stem = Conv(self.cells.features, 3, name="stem")
         options = {"reference": reference, "running": running, "features": features}
         outputs = network(self.cells, self.ways, cell, stem, x, **options)
-        return jnp.where(within(self.tokens, choices), outputs, jnp.nan)
+        return jnp.where(in_range(self.tokens, choices), outputs, jnp.nan)

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 import maml
 from maml._checks import check_callable, check_count, check_key, check_number
-from maml.search import Reward, Space, uniform
+from maml.search import Reward, Space, random_architecture
 from maml.search.space import Tokens, check_space
 from maml.types import Params, RandomKey
 from tasks._checks import check_is
@@ -33,7 +33,7 @@ from tasks.batch_norm import few_shot_apply, few_shot_loss
 
 Learner = Literal["protonet", "maml", "fomaml"]
 BatchNorm = Literal["transductive", "support"]  # child networks have no running averages
-Child = Callable[[Tokens], nn.Module]
+ChildFactory = Callable[[Tokens], nn.Module]
 """`child(tokens) -> model`, such as `partial(MacroNet, macro, ways=20)`."""
 
 
@@ -117,7 +117,7 @@ def optimizer(params: Params, budget: Budget) -> optax.GradientTransformation:
 
 
 def accuracy(
-    child: Child,
+    child: ChildFactory,
     budget: Budget,
     held_out: maml.Sampler,
     params: Params,
@@ -144,15 +144,15 @@ def accuracy(
     check_is(model, "a child", nn.Module)
     learner = algorithm(model, params, budget).learner
     metric = few_shot_loss(model, budget.batch_norm)
-    episodes = maml.batched(held_out, budget.eval_tasks)(jax.random.key(2018))
+    episodes = maml.batch_tasks(held_out, budget.eval_tasks)(jax.random.key(2018))
     steps, chunk = budget.inner_steps, budget.chunk
     losses, metrics = maml.evaluate(learner, metric, params, episodes, key, steps, chunk=chunk)
     finite = jnp.isfinite(losses[:, -1]).all()
     return jnp.where(finite, metrics["accuracy"][:, -1].mean(), jnp.nan)
 
 
-def from_scratch(
-    child: Child, train: maml.Sampler, held_out: maml.Sampler, budget: Budget
+def reward_from_scratch(
+    child: ChildFactory, train: maml.Sampler, held_out: maml.Sampler, budget: Budget
 ) -> Reward:
     """The reward of child networks that are meta-trained from their own initial parameters.
 
@@ -171,7 +171,7 @@ def from_scratch(
         ValueError: an argument has the wrong type.
     """
     _check(child, budget, train=train, held_out=held_out)
-    return jax.tree_util.Partial(Bound(_train_and_evaluate, child, budget), train, held_out)
+    return jax.tree_util.Partial(BoundFunction(_train_and_evaluate, child, budget), train, held_out)
 
 
 def _check(child: Any, budget: Any, **samplers: Any) -> None:
@@ -183,7 +183,7 @@ def _check(child: Any, budget: Any, **samplers: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundFunction:
     """A function bound to a child and a budget, compared by value so that jit compiles once.
 
     (Two equal `functools.partial` would differ.)
@@ -195,7 +195,7 @@ class Bound:
     """
 
     function: Callable[..., Any]
-    child: Child
+    child: ChildFactory
     budget: Budget
 
     def __call__(self, *others: Any) -> Any:
@@ -204,7 +204,7 @@ class Bound:
 
 
 def _train_and_evaluate(
-    child: Child,
+    child: ChildFactory,
     budget: Budget,
     train: maml.Sampler,
     held_out: maml.Sampler,
@@ -212,12 +212,12 @@ def _train_and_evaluate(
     key: RandomKey,
 ) -> Float[Array, ""]:
     """The accuracy of a child network after meta-training from its own initial parameters."""
-    params = trained(child, budget, train, tokens, key)
+    params = train_child(child, budget, train, tokens, key)
     return accuracy(child, budget, held_out, params, tokens, key)
 
 
-def trained(
-    child: Child, budget: Budget, train: maml.Sampler, tokens: Tokens, key: RandomKey
+def train_child(
+    child: ChildFactory, budget: Budget, train: maml.Sampler, tokens: Tokens, key: RandomKey
 ) -> Params:
     """The meta-trained parameters of one child network.
 
@@ -236,10 +236,10 @@ def trained(
     check_key(key)
     init_key, train_key = jax.random.split(key)
     model = child(tokens)
-    params = initial(model, train, init_key)
+    params = initial_params(model, train, init_key)
     learner, adam = algorithm(model, params, budget), optimizer(params, budget)
     state = maml.init(learner, adam, params)
-    sample = maml.batched(train, budget.meta_batch)
+    sample = maml.batch_tasks(train, budget.meta_batch)
     steps, chunk = budget.meta_steps, budget.chunk
     state, metrics = maml.train(learner, adam, sample, state, train_key, steps, chunk=chunk)
     finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics)]).all()
@@ -247,7 +247,7 @@ def trained(
     return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), state.params)
 
 
-def initial(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
+def initial_params(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
     """The initial parameters of a model, for images of the sampler's shape."""
     check_is(model, "a child", nn.Module)
     images, _ = jax.eval_shape(sample, key).support
@@ -255,7 +255,7 @@ def initial(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
 
 
 def shared_weights(
-    child: Child, space: Space, train: maml.Sampler, budget: Budget, key: RandomKey
+    child: ChildFactory, space: Space, train: maml.Sampler, budget: Budget, key: RandomKey
 ) -> Params:
     """Weights of the largest network of a space, trained on a random architecture per meta-step.
 
@@ -277,13 +277,15 @@ def shared_weights(
     check_key(key)
     init_key, key = jax.random.split(key)
     largest = jnp.asarray(space.choices) - 1
-    params = whole(initial(child(largest), train, init_key), jax.random.fold_in(init_key, 1))
+    params = fill_unused_weights(
+        initial_params(child(largest), train, init_key), jax.random.fold_in(init_key, 1)
+    )
     adam = optimizer(params, budget)
-    sample = maml.batched(train, budget.meta_batch)
+    sample = maml.batch_tasks(train, budget.meta_batch)
 
     def draw(key: RandomKey) -> tuple[Tokens, maml.Episode]:
         tokens_key, key = jax.random.split(key)
-        return uniform(space, tokens_key), sample(key)
+        return random_architecture(space, tokens_key), sample(key)
 
     def step(
         state: maml.MetaState, drawn: tuple[Tokens, maml.Episode], key: RandomKey
@@ -296,7 +298,7 @@ def shared_weights(
     return maml.iterate(step, draw, state, key, budget.meta_steps)[0].params
 
 
-def whole(params: Params, key: RandomKey) -> Params:
+def fill_unused_weights(params: Params, key: RandomKey) -> Params:
     """The parameters, with random initial values for the zeros of each kernel.
 
     The zeros are weights that the architecture of the initialisation does not use. No architecture
@@ -316,7 +318,9 @@ def whole(params: Params, key: RandomKey) -> Params:
     return jax.tree.unflatten(structure, map(fill, leaves, keys))
 
 
-def from_shared(child: Child, params: Params, held_out: maml.Sampler, budget: Budget) -> Reward:
+def reward_from_shared(
+    child: ChildFactory, params: Params, held_out: maml.Sampler, budget: Budget
+) -> Reward:
     """The reward of child networks that adapt from shared weights, without their own training.
 
     Args:
@@ -333,4 +337,4 @@ def from_shared(child: Child, params: Params, held_out: maml.Sampler, budget: Bu
         ValueError: an argument has the wrong type.
     """
     _check(child, budget, held_out=held_out)
-    return jax.tree_util.Partial(Bound(accuracy, child, budget), held_out, params)
+    return jax.tree_util.Partial(BoundFunction(accuracy, child, budget), held_out, params)

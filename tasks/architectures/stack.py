@@ -21,10 +21,10 @@ from tasks.architectures.cells import (
     STRIDES,
     Cells,
     Output,
-    kind_of,
+    cell_kind,
     network,
-    ratio,
     space,
+    stride_between,
 )
 from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
 
@@ -67,7 +67,9 @@ class Cell(nn.Module):
 
         states_read = {state for row in self.rows for state in row[:2]}
         states = [
-            conv(name, 1, output.x, ratio(output.x, newer.x)) if number in states_read else output.x
+            conv(name, 1, output.x, stride_between(output.x, newer.x))
+            if number in states_read
+            else output.x
             for number, (name, output) in enumerate((("older", older), ("newer", newer)))
         ]
         for number, row in enumerate(self.rows):
@@ -135,7 +137,7 @@ class Stack(nn.Module):
         options: dict[str, Any] = {"track": self.track, "dtype": self.dtype}
 
         def cell(name: str, features: int) -> nn.Module:
-            kind = kind_of(name)
+            kind = cell_kind(name)
             return Cell(rows[kind], features, STRIDES[kind], name=name, **options)
 
         stem = Conv(self.cells.features, 3, name="stem", **options)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Scalar
 
 from maml._leaves import is_real
 from maml.search import Space
-from maml.search.space import Options, Position, Tokens, check_row, within
+from maml.search.space import Options, Position, Tokens, check_row, in_range
 from tasks._checks import as_path
 
 DATASETS = "cifar10", "cifar100", "ImageNet16-120"  # NAS-Bench-201, in the order of the file
@@ -67,10 +67,10 @@ def lookup(values: Float[Array, "*choice"], tokens: Tokens) -> Scalar:
     if not is_real(values):
         raise ValueError(f"values must be an array of real numbers; got {values!r}")
     check_row(tokens, values.ndim)
-    return jnp.where(within(tokens, values.shape), values[tuple(tokens)], jnp.nan)
+    return jnp.where(in_range(tokens, values.shape), values[tuple(tokens)], jnp.nan)
 
 
-def only(present: np.ndarray) -> Space:
+def space_of_entries(present: np.ndarray) -> Space:
     """The search space of the architectures in a table.
 
     An option of a token is allowed if the table has an architecture that starts with these tokens.
@@ -84,7 +84,7 @@ def only(present: np.ndarray) -> Space:
     Raises:
         ValueError: the table has no architecture.
 
-    >>> space = only(np.array([[True, False], [False, True]]))
+    >>> space = space_of_entries(np.array([[True, False], [False, True]]))
     >>> space.options(jnp.array([1, 0]), jnp.array(1)).tolist()
     [False, True]
     """
@@ -152,7 +152,7 @@ def tabulate(
     filled = np.full((2, *choices), np.nan, np.float32)
     filled[:, *codes.T] = values
     present = np.isfinite(filled[0])
-    space = Space(choices) if present.all() else only(present)
+    space = Space(choices) if present.all() else space_of_entries(present)
     return Table(space, jnp.asarray(filled[0]), jnp.asarray(filled[1]))
 
 
