@@ -37,7 +37,7 @@ def checked_loss(loss: LossFn, name: str = "a loss") -> LossFn:
 
 
 def checked_objective(objective: Objective | None) -> Objective | None:
-    """The same objective, with the check of `checked_loss`, and metrics by name that have a mean."""
+    """The same objective, checked as by `checked_loss`, with metrics by name that have a mean."""
     if objective is None:
         return None
 
@@ -148,8 +148,8 @@ def check_same_structure(after: PyTree, before: PyTree, name: str) -> None:
     for (path, new), old in leaves:
         if _kind(new) != _kind(old):
             raise ValueError(
-                f"the {name} has {jnp.result_type(new)} at {path_name(path)}; the state before it has"
-                f" {jnp.result_type(old)}"
+                f"the {name} has {jnp.result_type(new)} at {path_name(path)}; the state before it"
+                f" has {jnp.result_type(old)}"
             )
 
 

@@ -15,8 +15,7 @@ from jaxtyping import PyTree
 from maml import tree
 from maml._checks import check_flags
 from maml._contracts import check_type
-from maml._optimizers import check_differentiable, check_optimizer
-from maml._optimizers import init_state as start_optimizer
+from maml._optimizers import check_differentiable, check_optimizer, init_state
 from maml.algorithms import checked_params, descent_learner
 from maml.estimators import displacement, unrolled
 from maml.inner import gradient_descent
@@ -107,7 +106,7 @@ def reptile(
     check_optimizer(optimizer)
 
     def start(params: Params) -> PyTree:
-        return start_optimizer(optimizer, tree.partition(params, tree.floating_mask(params))[0])
+        return init_state(optimizer, tree.partition(params, tree.floating_mask(params))[0])
 
     def init(params: Params) -> Reptile:
         return Reptile(check_params(params), _to_floats(_check_averageable(start(params))))
@@ -174,7 +173,8 @@ def check_keeps_inner_state(meta_params: Any, opt_state: PyTree) -> None:
         opt_state: State of the outer optimiser.
 
     Raises:
-        ValueError: the meta-parameters are a `Reptile`, and the optimiser is not `keep_inner_state`.
+        ValueError: the meta-parameters are a `Reptile`, and the optimiser is not one made by
+            `keep_inner_state`.
     """
 
     def keeps(part: Any) -> bool:
@@ -184,5 +184,6 @@ def check_keeps_inner_state(meta_params: Any, opt_state: PyTree) -> None:
     if isinstance(meta_params, Reptile) and not any(map(keeps, parts)):
         raise ValueError(
             "the meta-parameters of reptile with keep_state include the inner optimiser's state;"
-            " got an outer optimiser that would learn it: maml.keep_inner_state(optimizer) would work"
+            " got an outer optimiser that would learn it; maml.keep_inner_state(optimizer) would"
+            " work"
         )

@@ -68,8 +68,8 @@ def count_tasks(episodes: Episode | PyTree) -> int:
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
     if len(sizes) != 1 or sizes == {()}:
         raise ValueError(
-            "episodes need one leading task axis, as those of maml.batch_tasks have; got leading sizes"
-            f" {sorted(sizes)}"
+            "episodes need one leading task axis, as those of maml.batch_tasks have; got leading"
+            f" sizes {sorted(sizes)}"
         )
     return sizes.pop()[0]
 
@@ -140,8 +140,8 @@ def shard_over_devices(
 
     Args:
         mesh: Devices that share the tasks. None: one device.
-        function: `function(meta_params, tasks)` of one device, with all meta-parameters and the tasks of
-            the device.
+        function: Function `function(meta_params, tasks)` of one device, given all meta-parameters
+            and the tasks of the device.
         summed: Whether `function` returns sums over all devices instead of results `[task, ...]`; a
             tuple has one bool for each member of the result.
 

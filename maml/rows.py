@@ -33,7 +33,8 @@ def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
     """Inputs, targets and weights of a batch; weights of None are 1 for every row.
 
     Raises:
-        ValueError: the batch has another structure, no rows, or weights that `check_weights` refuses.
+        ValueError: the batch has another structure, no rows, or weights that `check_weights`
+            refuses.
     """
     if not (isinstance(batch, tuple | list) and len(batch) in (2, 3)):
         got = f"{len(batch)} members" if isinstance(batch, tuple | list) else type(batch).__name__

@@ -98,7 +98,7 @@ def cast_like(meta_params: MetaParams, grads: PyTree) -> PyTree:
 
 
 def replace_excluded(included: Bool[Array, " task"], tasks: Tasks) -> Tasks:
-    """The tasks, with each task that is not kept replaced by one that is."""
+    """The tasks, with each task that is not included replaced by one that is."""
     index = jnp.where(included, jnp.arange(included.size), jnp.argmax(included))
     return jax.tree.map(lambda leaf: leaf[index], tasks)
 
@@ -167,7 +167,7 @@ def values_and_total_gradient(
 
 
 def _total(included: Array, values: Array, metrics: Metrics, grads: PyTree) -> Total:
-    """Sums of values and metrics over the tasks that are kept, with the sum of their gradients."""
+    """Sums of values and metrics over the included tasks, with the sum of their gradients."""
     not_nan = jax.tree.map(lambda leaf: ~jnp.isnan(upcast(leaf)), metrics)
     finite_metrics = jax.tree.map(
         lambda leaf, not_nan: jnp.where(not_nan, leaf, 0), metrics, not_nan
@@ -177,7 +177,7 @@ def _total(included: Array, values: Array, metrics: Metrics, grads: PyTree) -> T
 
 
 def sum_included(included: Bool[Array, " task"], stacked: PyTree) -> PyTree:
-    """Sums over the tasks that are kept, in float32 at least."""
+    """Sums over the included tasks, in float32 at least."""
 
     def total(leaf: Array) -> Array:
         return jnp.sum(upcast(leaf), axis=0, where=included.reshape(-1, *[1] * (leaf.ndim - 1)))
@@ -193,7 +193,7 @@ def mean_value(
     chunk: int,
     mesh: Mesh | None,
 ) -> Scalar:
-    """The mean of an objective over the tasks that are kept, for an optimiser that needs it.
+    """The mean of an objective over the included tasks, for an optimiser that needs it.
 
     Args:
         objective: Objective of one task.

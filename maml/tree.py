@@ -15,7 +15,8 @@ def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
 
     Args:
         params: Tree of parameters.
-        pattern: Regular expression, searched for in paths such as `layers/0/kernel`.
+        pattern: Regular expression, searched for in paths such as `layers/0/kernel`; `^layers/0/`
+            selects the paths with this prefix.
 
     Returns:
         The mask, a tree of bools.

@@ -217,7 +217,7 @@ def _fisher(
     episodes: Episode,
     included: Bool[Array, " task"],
 ) -> Callable[[Array], Array]:
-    """The function v -> sum over the kept tasks of J' M J v, linearised once."""
+    """The function v -> sum over the included tasks of J' M J v, linearised once."""
     old_outputs, push = jax.linearize(outputs, start)
     pull = jax.linear_transpose(push, start)
 

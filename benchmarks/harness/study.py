@@ -34,7 +34,8 @@ class Study(NamedTuple):
         start: First state of a seed, from its key.
         step: Outer step, as `maml.iterate` takes it.
         sample: Sampler of the tasks of a meta-batch.
-        select_metrics: Numbers of each meta-step by name, from its metrics; the log has their means.
+        select_metrics: Function from the metrics of a meta-step to its numbers by name, whose means
+            are in the log.
         bar_metrics: Names of the numbers that the progress bar shows.
         score: Score of a checkpoint, higher is better, from the means of one call.
         evaluate: `evaluate(meta_params, split)`, with the split "val" or "test": the values of each
@@ -44,8 +45,8 @@ class Study(NamedTuple):
         failure: Reason to end the run, from the state and the numbers of one seed and the number
             of meta-steps before the call; None while it can go on.
         devices: Words for the devices that it runs on.
-        count_skipped: Number of meta-steps that were left out, from the state of a seed; None where the
-            outer step leaves none out.
+        count_skipped: Function from the state of a seed to the number of skipped meta-steps; None
+            where the outer step skips none.
         higher_is_better: Whether a higher headline is better.
         validates: Whether the split "val" is evaluated after every call.
         over_tasks: Whether the result of one seed has a confidence interval, over its test tasks.
@@ -172,10 +173,8 @@ def train(
             for name, values in numbers.items()
         }
         means = {name: float(np.mean(values)) for name, values in line.items()}
-        latest, score = (
-            [f"{name} {means[name]:.3g}" for name in study.bar_metrics],
-            study.score(means),
-        )
+        latest = [f"{name} {means[name]:.3g}" for name in study.bar_metrics]
+        score = study.score(means)
         if study.validates:
             start = time.perf_counter()
             values = stack([study.evaluate(params, "val") for params in unstack(states.params)])

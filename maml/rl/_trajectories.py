@@ -41,16 +41,10 @@ def check_trajectories(trajectories: Any) -> None:
         raise ValueError(
             f"trajectories must be Trajectories, as rollout returns; got {trajectories!r}"
         )
-    shape, dtype = (
-        jnp.shape(trajectories.alive),
-        getattr(trajectories.alive, "dtype", type(trajectories.alive)),
-    )
+    alive, reward = trajectories.alive, trajectories.reward
+    shape, dtype = jnp.shape(alive), getattr(alive, "dtype", type(alive))
     if len(shape) != 2 or dtype != np.bool_:
         raise ValueError(f"alive must be bools [trajectory, time]; got {dtype}{list(shape)}")
-    if not is_real(trajectories.reward) or jnp.shape(trajectories.reward) != shape:
-        got = (
-            list(jnp.shape(trajectories.reward))
-            if is_real(trajectories.reward)
-            else repr(trajectories.reward)
-        )
+    if not is_real(reward) or jnp.shape(reward) != shape:
+        got = list(jnp.shape(reward)) if is_real(reward) else repr(reward)
         raise ValueError(f"rewards must be real numbers {list(shape)}; got {got}")

@@ -112,7 +112,8 @@ def episode_returns(
         The returns, `[trajectory, episode]`.
 
     Raises:
-        ValueError: `episodes` is below 1, or the observations are not vectors, as in `trial_environment`.
+        ValueError: `episodes` is below 1, or the observations are not vectors, as those of
+            `trial_environment` are.
     """
     check_count(episodes, least=1, of="episodes")
     check_trajectories(trajectories)

@@ -48,9 +48,9 @@ def child_objective(
     advantage: Scalar,
     entropy_coef: float,
 ) -> Scalar:
-    """The objective of ONE child, to be maximised: a surrogate plus a bonus for the entropy.
+    """The objective of ONE child, to be maximised: a surrogate plus an entropy term.
 
-        surrogate(log pi(tokens) - log mu(tokens), A) + bonus H
+        surrogate(log pi(tokens) - log mu(tokens), A) + entropy_coef H
 
     With A = R - b, b any constant and pi = mu, the mean of its derivative over children of pi is
     the derivative of the expected reward, plus that of the entropy given the tokens drawn. A token
@@ -61,9 +61,10 @@ def child_objective(
         surrogate: One of `maml.surrogates`.
         params: Parameters of the policy.
         tokens: Tokens of the child, `[token]`.
-        old_log_probs: Log-probabilities log mu of the tokens under the policy that drew them, `[token]`.
+        old_log_probs: Log-probabilities log mu of the tokens under the policy that drew them,
+            `[token]`.
         advantage: Advantage A, the same for every token of the child.
-        entropy_coef: Weight of the entropy.
+        entropy_coef: Coefficient of the entropy H.
 
     Returns:
         The objective, a scalar.
@@ -72,11 +73,8 @@ def child_objective(
     current = log_prob(log_probs, tokens)
     possible = (current != -jnp.inf) & (old_log_probs != -jnp.inf)
     change = jnp.where(possible, current, 0.0) - jnp.where(possible, old_log_probs, 0.0)
-    advantages, surrogate = (
-        jnp.full_like(change, advantage),
-        checked_number(surrogate, "a surrogate"),
-    )
-    return surrogate(change, advantages) + entropy_coef * entropy(log_probs)
+    value = checked_number(surrogate, "a surrogate")(change, jnp.full_like(change, advantage))
+    return value + entropy_coef * entropy(log_probs)
 
 
 def compute_advantages(
@@ -124,8 +122,8 @@ def controller_loss(
     entropy_coef: float,
 ) -> Scalar:
     """The loss of the policy: minus the mean `child_objective` of a batch of children."""
-    child_gain = partial(child_objective, policy, surrogate, params, entropy_coef=entropy_coef)
-    return -jax.vmap(child_gain)(tokens, old_log_probs, advantages).mean()
+    objective = partial(child_objective, policy, surrogate, params, entropy_coef=entropy_coef)
+    return -jax.vmap(objective)(tokens, old_log_probs, advantages).mean()
 
 
 controller_gradient = jax.grad(controller_loss, 2)
@@ -155,14 +153,14 @@ def policy_gradient_strategy(
         batch: Number of children asked for at once, >= 1.
         epochs: Number of steps of the optimiser on a batch, >= 1.
         baseline_decay: Decay of the baseline for every child, in [0, 1), see `compute_advantages`.
-        entropy_coef: Weight of the entropy, >= 0.
+        entropy_coef: Coefficient of the entropy, >= 0.
 
     Returns:
         The strategy.
 
     Raises:
-        ValueError: `policy` is not an `ArchitecturePolicy`, the optimiser is not optax's, `batch` or `epochs` is
-            below 1, `baseline_decay` is not in [0, 1), or `entropy_coef` is negative.
+        ValueError: `policy` is not an `ArchitecturePolicy`, the optimiser is not optax's, `batch`
+            or `epochs` is below 1, `baseline_decay` is not in [0, 1), or `entropy_coef` is negative.
     """
     check_policy(policy)
     check_optimizer(optimizer)
@@ -226,14 +224,14 @@ def reinforce(
     Williams: Simple statistical gradient-following algorithms (1992), as in
     Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017).
     """
-    options = {
-        "batch": batch,
-        "epochs": 1,
-        "baseline_decay": baseline_decay,
-        "entropy_coef": entropy_coef,
-    }
     return policy_gradient_strategy(
-        policy, optimizer, surrogate=surrogates.score_function, **options
+        policy,
+        optimizer,
+        surrogate=surrogates.score_function,
+        batch=batch,
+        epochs=1,
+        baseline_decay=baseline_decay,
+        entropy_coef=entropy_coef,
     )
 
 
@@ -250,7 +248,8 @@ def ppo(
     """PPO: several steps on each batch, with clipped ratios to the policy that drew the tokens.
 
     Args:
-        policy, optimizer, batch, epochs, baseline_decay, entropy_coef: As in `policy_gradient_strategy`.
+        policy, optimizer, batch, epochs: As in `policy_gradient_strategy`.
+        baseline_decay, entropy_coef: As in `policy_gradient_strategy`.
         clip: Distance of a ratio from 1 beyond which the surrogate does not increase, > 0.
 
     Returns:

@@ -54,7 +54,7 @@ def search_on_host(
     whatever the order of completion.
 
     A search resumes after a crash with bitwise the same result, either from a checkpoint of the
-    state and the children kept since, or from the first state and all children.
+    state and the children finished since, or from the first state and all children.
 
     Args:
         strategy: Strategy that proposes the children; `search_on_host` jits its functions.
@@ -63,8 +63,8 @@ def search_on_host(
         key: Random key of the whole search, the same in every call.
         children: Number of children, a multiple of the batch.
         executor: Executor that computes the rewards.
-        finished: Children of this search that were kept, in any order; their rewards are not computed
-            again.
+        finished: Children of this search whose rewards are known, in any order; these are not
+            computed again.
         on_child: Function that is called with each `Child` as soon as its reward is known. None: no
             function.
         max_failures: Number of consecutive children with an exception after which the search ends,
@@ -74,20 +74,20 @@ def search_on_host(
         The state after the last child, and the children.
 
     Raises:
-        ValueError: `children` is negative or not a multiple of the batch, `max_failures` is below 1, a
-            kept child is not of this search, the space allows no option for a token, a reward is
-            not one real number, or an argument has the wrong type.
+        ValueError: `children` is negative or not a multiple of the batch, `max_failures` is below
+            1, a finished child is not of this search, the space allows no option for a token, a reward
+            is not one real number, or an argument has the wrong type.
         RuntimeError: `max_failures` children in a row raised an exception, or the executor did not
             yield each outcome exactly once.
 
     >>> from maml.search import Space, evolution
-    >>> strategy, kept = evolution(Space((4, 4, 4))), []
-    >>> key = jax.random.key(0)
+    >>> strategy, key, finished = evolution(Space((4, 4, 4))), jax.random.key(0), []
     >>> def reward(tokens, key):
     ...     return tokens.sum() / 9
-    >>> state, _ = search_on_host(strategy, reward, strategy.init(key), key, 30, on_child=kept.append)
-    >>> again, history = search_on_host(strategy, reward, strategy.init(key), key, 30, finished=kept)
-    >>> again.num_rewards.item(), history.rewards[-1].item() == kept[-1].reward
+    >>> start = strategy.init(key)
+    >>> state, _ = search_on_host(strategy, reward, start, key, 30, on_child=finished.append)
+    >>> again, history = search_on_host(strategy, reward, start, key, 30, finished=finished)
+    >>> again.num_rewards.item(), history.rewards[-1].item() == finished[-1].reward
     (30, True)
     """
     count = check_search(strategy, reward, state, key, children)
@@ -142,19 +142,20 @@ def checked_outcomes(
 def outcome_recorder(
     on_child: Callable[[Child], None] | None, max_failures: int
 ) -> Callable[[int, Int[np.ndarray, " token"], Any], float]:
-    """A function `enter(number, tokens, outcome) -> reward` that records a child, see `search_on_host`.
+    """A function that records the outcome of a child and returns its reward, see `search_on_host`.
 
     Args:
         on_child: Function that is called with each `Child`. None: no function.
         max_failures: Number of consecutive exceptions that end the search, >= 1.
 
     Returns:
-        The function.
+        The function `record_outcome(number, tokens, outcome) -> reward`.
 
     Raises:
-        ValueError: `max_failures` is below 1, or `on_child` is not a function of a child; (in `enter`) an
-            outcome is not one real number.
-        RuntimeError: (in `enter`) `max_failures` children in a row raised an exception.
+        ValueError: `max_failures` is below 1, or `on_child` is not a function of a child; (when the
+            result is called) an outcome is not one real number.
+        RuntimeError: (when the result is called) `max_failures` children in a row raised an
+            exception.
     """
     if on_child is not None:
         check_callable(on_child, "on_child", "child")
@@ -167,9 +168,9 @@ def outcome_recorder(
             log.warning("child %d is broken, it raised %r", number, outcome)
             if len(failed) == max_failures:
                 raise RuntimeError(
-                    f"{max_failures} children in a row raised an exception, the last {outcome!r}; once"
-                    " the cause is fixed, resume without the children that were kept from child"
-                    f" {min(failed)} on"
+                    f"{max_failures} children in a row raised an exception, the last {outcome!r};"
+                    " once the cause is fixed, resume without the children that were kept from"
+                    f" child {min(failed)} on"
                 ) from outcome
         else:
             failed.clear()
@@ -196,7 +197,7 @@ def reward_or_nan(outcome: Any) -> float:
 
 
 def children_by_number(finished: Iterable[Child]) -> dict[int, Child]:
-    """A dictionary of the kept children by their numbers.
+    """A dictionary of the finished children by their numbers.
 
     Raises:
         ValueError: one of them is not a `Child`, or occurs twice with different contents.
@@ -221,7 +222,7 @@ def children_by_number(finished: Iterable[Child]) -> dict[int, Child]:
 
 
 def _recorded_reward(child: Child, tokens: np.ndarray) -> float:
-    """The reward of a kept child, after a check that it has these tokens."""
+    """The reward of a finished child, after a check that it has these tokens."""
     if not np.array_equal(child.tokens, tokens):
         raise ValueError(
             f"child {child.number} was kept as {np.asarray(child.tokens).tolist()}, but this search"

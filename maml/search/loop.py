@@ -46,7 +46,7 @@ class History(NamedTuple):
 
 
 def ask_key(key: RandomKey, num_rewards: Int[Array, ""] | int) -> RandomKey:
-    """The key with which a batch is proposed after `num_rewards` rewards, in a search with this key."""
+    """The key with which a batch is proposed after a number of rewards, in a search with a key."""
     check_key(key)
     check_step(num_rewards, "num_rewards")
     return jax.random.fold_in(jax.random.fold_in(key, 0), num_rewards)

@@ -57,7 +57,8 @@ def check_policy(policy: Any) -> None:
     """
     if not isinstance(policy, ArchitecturePolicy):
         raise ValueError(
-            f"the policy must be an ArchitecturePolicy, such as factorised_policy(space); got {policy!r}"
+            "the policy must be an ArchitecturePolicy, such as factorised_policy(space); got"
+            f" {policy!r}"
         )
 
 
@@ -68,7 +69,8 @@ def log_prob(log_probs: LogProbs, tokens: Tokens) -> Float[Array, " token"]:
     drawn, and its log-probability is 0. The sum is the log-probability of the architecture.
 
     Args:
-        log_probs: Log-probabilities of all options, `[token, option]`, see `ArchitecturePolicy.log_probs`.
+        log_probs: Log-probabilities of all options, `[token, option]`, as those of an
+            `ArchitecturePolicy`.
         tokens: Tokens of the architecture, `[token]`.
 
     Returns:

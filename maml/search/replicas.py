@@ -6,7 +6,7 @@ to the servers. They apply it at once, even if other replicas have sent theirs i
     theta <- theta - u(g(theta'; m children of theta')),   theta' an earlier theta
 
 This is the scheme of the first paper, on Ray. Since a controller is small, one server and one
-replica suffice (`drive` with `ray_executor`, as in the search for NASNet).
+replica suffice (`search_on_host` with `ray_executor`, as in the search for NASNet).
 
 Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), with S = 20, K = 100
 and m = 8. Dean et al.: Large scale distributed deep networks (NeurIPS 2012).
@@ -213,11 +213,11 @@ def search_with_replicas(
         replicas: Number of replicas K.
         batch: Number of children m that a replica draws at once.
         baseline_decay: Decay of the baseline, as in `reinforce`.
-        entropy_coef: Weight of the entropy, as in `reinforce`.
+        entropy_coef: Coefficient of the entropy, as in `reinforce`.
         retries: Number of restarts of a child or a batch whose process dies.
-        on_child: Function that is called with each `Child` after the gradient of its batch. None: no
-            function.
-        max_failures: Number of exceptions in a row that end the search, as in `drive`.
+        on_child: Function that is called with each `Child` after the gradient of its batch. None:
+            no function.
+        max_failures: Number of exceptions in a row that end the search, as in `search_on_host`.
         resources: Resources of one child, options of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
 
     Returns:
@@ -228,8 +228,8 @@ def search_with_replicas(
         ImportError: Ray is not installed.
         ValueError: a count is below 1, `children` is not a multiple of `batch`, the parameters are
             not in shards, or an argument has the wrong type.
-        RuntimeError: no cluster is running, `max_failures` children in a row raised an exception, or a
-            server died.
+        RuntimeError: no cluster is running, `max_failures` children in a row raised an exception,
+            or a server died.
     """
     check_count(replicas, least=1, of="replicas")
     check_count(children, least=1, of="children")
@@ -242,11 +242,9 @@ def search_with_replicas(
             "the policy and its optimiser must be in shards, see `shard_parameters`; got a state of"
             f" {type(params).__name__}"
         )
-    batches, num_rewards = (
-        check_search(strategy, reward, state, key, children),
-        int(state.num_rewards),
-    )
-    numbers = iter(range(num_rewards, num_rewards + batch * batches, batch))
+    check_search(strategy, reward, state, key, children)
+    num_rewards = int(state.num_rewards)
+    numbers = iter(range(num_rewards, num_rewards + children, batch))
     record_outcome, ray = outcome_recorder(on_child, max_failures), require_ray()
 
     def learn(controller: ControllerState, tokens: Batch, rewards: Rewards) -> Params:

@@ -131,9 +131,9 @@ def make_strategy(
     Args:
         space: Search space of the architectures.
         batch: Number of children proposed at once, >= 1.
-        init: Function `init(key) -> learned`.
+        init: Function `init(key) -> strategy_state`.
         child: Function `child(state, key) -> tokens`.
-        learn: Function `learn(learned, tokens, rewards, told) -> learned`.
+        learn: Function `learn(strategy_state, tokens, rewards, num_rewards) -> strategy_state`.
 
     Returns:
         The strategy.

@@ -17,8 +17,9 @@ import jax
 from maml._checks import check_count
 from maml.search.executors import Executor, Item, Outcome
 
-# Ray reads these variables when it is imported and started. With `LOCAL_ONLY` it listens only on the
-# loopback interface. Ray has no other option for that: it replaces 127.0.0.1 by the host's address.
+# Ray reads these variables when it is imported and started. With `LOCAL_ONLY` it listens only on
+# the loopback interface. Ray has no other option for that: it replaces 127.0.0.1 by the host's
+# address.
 NO_USAGE_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 LOCAL_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
@@ -58,8 +59,8 @@ def ray_cluster(address: str | None = None, **options: Any) -> Iterator[None]:
     environment = NO_USAGE_REPORTS if address else NO_USAGE_REPORTS | LOCAL_ONLY
     if "ray" in sys.modules and not os.environ.keys() >= environment.keys():
         raise RuntimeError(
-            "Ray was imported before `ray_cluster` could set its environment; import it afterwards, or"
-            f" set {' '.join(f'{n}={v}' for n, v in environment.items())}"
+            "Ray was imported before `ray_cluster` could set its environment; import it afterwards,"
+            f" or set {' '.join(f'{n}={v}' for n, v in environment.items())}"
         )
     for name, value in environment.items():
         os.environ.setdefault(name, value)

@@ -69,8 +69,8 @@ def nasbench_graph(dataset: str = "cora", *, folder: Path | None = None) -> Tabl
     """The table of NAS-Bench-Graph, of four layers of a graph network, wired in one of nine ways.
 
     The tokens are the wiring and the operation of each layer. If architectures differ only in the
-    order of their layers, table and space have one of them, see `tabular.space_of_entries`. The reward is the
-    accuracy on the validation set, and the reported accuracy is that on the test set.
+    order of their layers, table and space have one of them, see `tabular.space_of_entries`. The
+    reward is the accuracy on the validation set, and the reported accuracy is that on the test set.
 
     Args:
         dataset: Name of a data set, one of `DATASETS`; "proteins" has five of the operations.
