@@ -15,7 +15,8 @@ from jaxtyping import PyTree
 from maml import tree
 from maml._checks import check_flags
 from maml._contracts import check_type
-from maml._optimizers import check_differentiable, check_optimizer, init_state
+from maml._optimizers import check_differentiable, check_optimizer
+from maml._updates import init_state
 from maml.algorithms import checked_params, descent_learner
 from maml.estimators import displacement, unrolled
 from maml.inner import gradient_descent

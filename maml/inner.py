@@ -24,8 +24,9 @@ from maml._contracts import (
     check_mask,
     check_params,
 )
-from maml._optimizers import check_opt_state, check_optimizer, init_state, reseed, update
+from maml._optimizers import check_opt_state, check_optimizer
 from maml._returns import check_arrays, check_pair, checked_loss
+from maml._updates import init_state, reseed, update
 from maml.hvp import Hvp, check_hvp, grad
 from maml.types import (
     Batch,

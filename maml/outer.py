@@ -18,11 +18,8 @@ from maml._contracts import (
     check_state,
     check_step,
 )
-from maml._optimizers import (
-    check_opt_state,
-    check_transformation,
-    update,
-)
+from maml._optimizers import check_opt_state, check_transformation
+from maml._updates import update
 from maml.gradients import run_phase
 from maml.mapping import TASK_AXIS, check_tasks, count_tasks, shard_over_devices, tasks_at_once
 from maml.total import Tasks, Total, cast_like, mean_value, total_gradient

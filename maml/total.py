@@ -169,9 +169,7 @@ def values_and_total_gradient(
 def _total(included: Array, values: Array, metrics: Metrics, grads: PyTree) -> Total:
     """Sums of values and metrics over the included tasks, with the sum of their gradients."""
     not_nan = jax.tree.map(lambda leaf: ~jnp.isnan(upcast(leaf)), metrics)
-    finite_metrics = jax.tree.map(
-        lambda leaf, not_nan: jnp.where(not_nan, leaf, 0), metrics, not_nan
-    )
+    finite_metrics = jax.tree.map(lambda leaf, ok: jnp.where(ok, leaf, 0), metrics, not_nan)
     value, metrics, counted = sum_included(included, (values, finite_metrics, not_nan))
     return Total(included.sum(dtype=jnp.float32), value, metrics, counted, grads)
 
@@ -215,9 +213,8 @@ def mean_value(
                 episode, key = task
                 return objective(meta_params, episode, key, step)[0]
 
-            return sum_included(
-                included, map_in_chunks(task_value, replace_excluded(included, tasks), chunk)
-            )
+            values = map_in_chunks(task_value, replace_excluded(included, tasks), chunk)
+            return sum_included(included, values)
 
         # A device whose tasks are all left out must not contribute to the derivative either.
         shape = jax.eval_shape(total)

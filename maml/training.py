@@ -17,12 +17,9 @@ from maml._contracts import (
     check_params,
     check_state,
 )
-from maml._optimizers import (
-    check_on_small_arrays,
-    check_optimizer,
-    init_state,
-)
+from maml._optimizers import check_on_small_arrays, check_optimizer
 from maml._returns import check_arrays, check_same_structure
+from maml._updates import init_state
 from maml.first_order import check_keeps_inner_state
 from maml.outer import meta_step
 from maml.sampling import is_batched

@@ -28,6 +28,7 @@ from scipy.ndimage import map_coordinates
 
 from tasks._checks import as_path
 from tasks.characters import SPLITS, Characters, Images, Split, alphabet, load_or_build, split
+from tasks.lookalikes import select_distinct, unit_vectors
 
 RECIPE = 1  # version of the images; raise it with every change of them, so that caches are rebuilt
 DRAWINGS = 20
@@ -35,9 +36,7 @@ SIDE = 28
 CANVAS = 4 * SIDE  # side at which characters are fitted and warped, before they are reduced
 LONGEST = round(19 / 28 * CANVAS)  # longer side of a fitted character
 INK = (0.02, 0.30)  # smallest and largest fraction of ink: no blanks, no solid blocks
-LOOKALIKE = 0.85  # resemblance above which two characters count as one
-FAITHFUL = 0.40  # resemblance to the shape of `BASE` below which a face is skipped
-STRETCHES = (0.86, 0.93, 1.08, 1.16)  # changes of proportion that do not change a character
+FAITHFUL = 0.40  # correlation with the shape of `BASE` below which a face is skipped
 
 BASE = "DejaVuSans"  # face that determines which characters exist; it has the most scripts
 FACES = (
@@ -155,45 +154,6 @@ def blur(canvas: Canvas) -> Float32[np.ndarray, "SIDE SIDE"]:
     """The shape at the final resolution, blurred so that small misfits matter little."""
     reduced = canvas.reduce(CANVAS // SIDE).filter(ImageFilter.GaussianBlur(0.75))
     return np.asarray(reduced, np.float32)
-
-
-def unit_vectors(
-    pixels: Float32[np.ndarray, "*shapes SIDE SIDE"],
-) -> Float32[np.ndarray, "*shapes pixels"]:
-    """Unit vectors of shapes, such that their inner product is the correlation of the pixels."""
-    flat = pixels.reshape(*pixels.shape[:-2], -1)
-    centred = flat - flat.mean(-1, keepdims=True)
-    return centred / np.linalg.norm(centred, axis=-1, keepdims=True)
-
-
-def correlate(
-    kept: Float32[np.ndarray, "kept SIDE SIDE"], new: Float32[np.ndarray, "new SIDE SIDE"]
-) -> Float32[np.ndarray, "kept new"]:
-    """Correlation of each kept and each new blurred shape, at the best stretch of the new one."""
-    line, middle = np.arange(SIDE), (SIDE - 1) / 2
-    stretched = [new]
-    for stretch in STRETCHES:
-        source = middle + (line - middle) / stretch
-        linear = np.maximum(0, 1 - np.abs(source[:, None] - line)).astype(np.float32)
-        stretched += [linear @ new, new @ linear.T]
-    vectors = unit_vectors(kept)
-    return np.max([vectors @ unit_vectors(shapes).T for shapes in stretched], axis=0)
-
-
-def select_distinct(shapes: Float32[np.ndarray, "shape SIDE SIDE"]) -> list[int]:
-    """Indices of the blurred shapes that do not resemble an earlier shape that is kept.
-
-    They are compared in blocks, since many small products are slow if processes share the cores.
-    """
-    kept = [0]
-    for first in range(1, len(shapes), 256):
-        block = shapes[first : first + 256]
-        rivals = np.array([*kept, *range(first, first + len(block))])
-        is_kept = np.arange(len(rivals)) < len(kept)
-        for column_index, column in enumerate(correlate(shapes[rivals], block).T, len(kept)):
-            is_kept[column_index] = column[is_kept].max() < LOOKALIKE
-        kept = rivals[is_kept].tolist()
-    return kept
 
 
 def warp(

@@ -20,7 +20,7 @@ from benchmarks.search import drawing, figures, tables
 from maml.sampling import few_shot
 from maml.search import Space
 from tasks import language, omniglot, sinusoid
-from tasks.architectures import cells, graphs, tabular
+from tasks.architectures import cells, graphs, table_files, tabular
 from tasks.architectures.alphabets import shrink_images, smallest_alphabets
 from tasks.architectures.cells import CellNet, Cells
 from tasks.architectures.macro import Macro, MacroNet, decode
@@ -28,9 +28,8 @@ from tasks.architectures.masked import MaskedBatchNorm
 from tasks.architectures.reward import (
     Budget,
     reward_from_scratch,
-    reward_from_shared,
-    shared_weights,
 )
+from tasks.architectures.shared import reward_from_shared, shared_weights
 from tasks.architectures.stack import Stack
 from tasks.batch_norm import few_shot_apply, track_running_averages
 from tasks.layers import BatchNorm
@@ -122,7 +121,7 @@ class TestAtTheDoor:
             (lambda: tabular.lookup(jnp.ones((3, 2)), jnp.ones(2)), "2 integers"),
             (lambda: tabular.lookup(None, jnp.ones(2)), "values must be an array of real numbers"),
             (lambda: tabular.space_of_entries(np.ones((2, 2), int)), "an array of bools"),
-            (lambda: tabular.nasbench201(3), "must be a path; got 3"),
+            (lambda: table_files.nasbench201(3), "must be a path; got 3"),
             (lambda: graphs.nasbench_graph("cora", folder=3), "the folder must be a path; got 3"),
             (lambda: cells.space(None), "cells must be a Cells; got None"),
             (lambda: decode(None, [0]), "macro must be a Macro; got None"),
@@ -230,7 +229,7 @@ class TestTables:
     def test_json_that_breaks_its_reader_is_refused(self, tmp_path, content, says):
         (tmp_path / "table.json").write_text(content)
         with pytest.raises(ValueError, match=says):
-            tabular.nasbench_macro(tmp_path / "table.json")
+            table_files.nasbench_macro(tmp_path / "table.json")
 
     @pytest.mark.parametrize(
         "arrays",
@@ -243,7 +242,7 @@ class TestTables:
     def test_arrays_of_another_kind_are_refused(self, tmp_path, arrays):
         np.savez(tmp_path / "table.npz", **arrays)
         with pytest.raises(ValueError, match="another version: expected numbers code, accuracy"):
-            tabular.maml_bench(tmp_path / "table.npz")
+            table_files.maml_bench(tmp_path / "table.npz")
 
     def test_an_archive_with_changed_bytes_is_read_or_refused_in_words(self, tmp_path):
         path = tmp_path / "table.npz"
@@ -255,7 +254,7 @@ class TestTables:
             changed[place] ^= rng.integers(1, 256)
             path.write_bytes(changed)
             try:
-                tabular.maml_bench(path)
+                table_files.maml_bench(path)
             except ValueError as error:
                 refused += str(path) in str(error)
         assert 40 < refused < 100

@@ -15,7 +15,7 @@ from benchmarks.architecture_search import Search
 from benchmarks.maml_bench import Bench
 from benchmarks.search import children, drawing, live
 from maml.search import Space, local_executor
-from tasks.architectures import tabular
+from tasks.architectures import table_files, tabular
 from tasks.architectures.macro import Macro
 from tasks.architectures.macro import space as macro_space
 
@@ -195,7 +195,7 @@ def test_the_table_holds_what_was_trained_and_goes_on_after_it_was_killed(tmp_pa
     done = len(trained) - maml_bench.BLOCK
     summary = maml_bench.main(config)
     assert len(trained) == 2 * summary["architectures"] + maml_bench.BLOCK and done > 0
-    table = tabular.maml_bench(tmp_path / "table.npz")
+    table = table_files.maml_bench(tmp_path / "table.npz")
     tokens = jnp.array([1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0])
     assert tabular.lookup(table.rewards, tokens) == pytest.approx(4 / 20, abs=1e-3)
     assert tabular.lookup(table.reported, tokens) == pytest.approx(4 / 40, abs=1e-3)

@@ -23,9 +23,8 @@ from tasks.architectures.reward import (
     Budget,
     initial_params,
     reward_from_scratch,
-    reward_from_shared,
-    shared_weights,
 )
+from tasks.architectures.shared import reward_from_shared, shared_weights
 from tasks.batch_norm import few_shot_apply, few_shot_loss
 from tasks.characters import Characters
 

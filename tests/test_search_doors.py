@@ -41,10 +41,10 @@ from maml.search import (
     sequential_policy,
     shard_parameters,
 )
+from maml.search.architectures import choose_tokens
 from maml.search.controllers import controller_gradient, tokens_log_probs
 from maml.search.replicas import Server
-from maml.search.space import choose_tokens
-from maml.search.strategies import MAX_REWARD
+from maml.search.rewards import MAX_REWARD
 
 KEY = jax.random.key(0)
 SPACE = Space((3, 2, 4))

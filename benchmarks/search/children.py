@@ -19,13 +19,8 @@ from maml.types import RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures import cells, macro
 from tasks.architectures.alphabets import Shrink, shrink_images, smallest_alphabets
-from tasks.architectures.reward import (
-    Budget,
-    ChildFactory,
-    reward_from_scratch,
-    reward_from_shared,
-    shared_weights,
-)
+from tasks.architectures.reward import Budget, ChildFactory, reward_from_scratch
+from tasks.architectures.shared import reward_from_shared, shared_weights
 
 SPACES = "macro", "cells"  # whose child networks are trained
 DATASETS = "omniglot", "glyphs"

@@ -1,19 +1,21 @@
 """Architecture search: a search space of tokens, policies over it, strategies, and their loop."""
 
-from maml.search.controllers import ControllerState, policy_gradient_strategy, ppo, reinforce
+from maml.search.architectures import choose_tokens, mutate, random_architecture
+from maml.search.controllers import ControllerState
 from maml.search.driver import Child, search_on_host
 from maml.search.executors import Executor, device_executor, local_executor
+from maml.search.log_probs import entropy, log_prob
 from maml.search.loop import History, Reward, ask_key, child_keys, search
 from maml.search.policies import (
     ArchitecturePolicy,
-    entropy,
     factorised_policy,
-    log_prob,
     lstm_policy,
     sequential_policy,
 )
-from maml.search.replicas import search_with_replicas, shard_parameters
-from maml.search.space import Space, choose_tokens, mutate, random_architecture
+from maml.search.policy_gradients import policy_gradient_strategy, ppo, reinforce
+from maml.search.replicas import search_with_replicas
+from maml.search.shards import shard_parameters
+from maml.search.space import Space
 from maml.search.strategies import Population, SearchState, Strategy, evolution, random_search
 from maml.search.workers import ray_cluster, ray_executor
 

@@ -13,8 +13,9 @@ from jaxtyping import Int
 from maml._checks import check_callable, check_count
 from maml.search.executors import Executor, Item, Outcome, local_executor
 from maml.search.loop import History, Reward, check_search, next_children
+from maml.search.rewards import check_reward, is_broken
 from maml.search.space import check_no_dead_end
-from maml.search.strategies import SearchState, Strategy, check_reward, is_broken
+from maml.search.strategies import SearchState, Strategy
 from maml.types import RandomKey
 
 MAX_FAILURES = 20  # number of consecutive children with an exception after which a search ends
@@ -75,8 +76,8 @@ def search_on_host(
 
     Raises:
         ValueError: `children` is negative or not a multiple of the batch, `max_failures` is below
-            1, a finished child is not of this search, the space allows no option for a token, a reward
-            is not one real number, or an argument has the wrong type.
+            1, a finished child is not of this search, the space allows no option for a token, a
+            reward is not one real number, or an argument has the wrong type.
         RuntimeError: `max_failures` children in a row raised an exception, or the executor did not
             yield each outcome exactly once.
 

@@ -16,15 +16,9 @@ from jaxtyping import Array, Float, Int, Scalar
 
 from maml._checks import check_callable, check_count, check_key
 from maml._contracts import check_step
+from maml.search.rewards import check_reward, is_broken
 from maml.search.space import Tokens
-from maml.search.strategies import (
-    Batch,
-    SearchState,
-    Strategy,
-    check_own_state,
-    check_reward,
-    is_broken,
-)
+from maml.search.strategies import Batch, SearchState, Strategy, check_own_state
 from maml.types import RandomKey, RandomKeys
 
 Reward = Callable[[Tokens, RandomKey], Scalar]

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, Real
+from jaxtyping import Array, Float, Int, PyTree
 
 from maml._checks import check_count, check_key
 from maml._contracts import check_step
-from maml.rows import upcast
+from maml.search.architectures import mutate, random_architecture
+from maml.search.rewards import check_reward, is_broken
 from maml.search.space import (
     Space,
     Tokens,
@@ -23,14 +24,11 @@ from maml.search.space import (
     check_row,
     check_space,
     check_tokens,
-    mutate,
-    random_architecture,
 )
 from maml.types import RandomKey
 
 Batch = Int[Array, "child token"]
 Rewards = Float[Array, " child"]
-MAX_REWARD = 1e18  # largest reward; its sums and squares are finite in float32
 
 
 class SearchState(NamedTuple):
@@ -62,36 +60,6 @@ class Strategy(NamedTuple):
     init: Callable[[RandomKey], SearchState]
     ask: Callable[[SearchState, RandomKey], Batch]
     tell: Callable[[SearchState, Batch, Rewards], SearchState]
-
-
-def is_broken(rewards: Real[Array, "*child"]) -> Bool[Array, "*child"]:
-    """Whether each reward is not finite, or has an absolute value above 1e18.
-
-    >>> is_broken(jnp.array([0.5, -jnp.inf, jnp.nan, 1e38])).tolist()
-    [False, True, True, True]
-    """
-    return ~(jnp.abs(upcast(rewards)) <= MAX_REWARD)
-
-
-def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:
-    """Refuses a value that is not one real number for each child; NaN, for a broken child, passes.
-
-    Args:
-        reward: Value to check.
-        children: Expected shape, `(children,)` for a batch and `()` for one child.
-
-    Raises:
-        ValueError: the value is a string, a bool or complex, or has another shape.
-    """
-    try:
-        array = reward if isinstance(reward, jax.Array) else np.asarray(reward)
-    except ValueError as error:  # lists of several lengths
-        raise ValueError(f"a reward must be a real number; got {reward!r}") from error
-    if array.shape != children:
-        expected = f"an array of {children}, one for each child" if children else "one number"
-        raise ValueError(f"a reward must be {expected}; got an array of {array.shape}")
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
-        raise ValueError(f"a reward must be a real number; got {reward!r}")
 
 
 def check_own_state(state: Any, init: Callable[[RandomKey], SearchState]) -> None:

@@ -14,6 +14,7 @@ from tasks.architectures.masked import convolve, glorot, list_neighbours
 from tasks.layers import BatchNorm
 
 OPERATIONS = ("identity", "conv1", "conv3", "conv5", "average3", "maximum3")
+COMBINERS = ("add", "concatenate")  # of the results of the two operations of a block
 FILTERS = {"conv1": 1, "conv3": 3, "conv5": 5}
 
 

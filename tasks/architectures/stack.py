@@ -16,17 +16,9 @@ from jaxtyping import Array, Float
 
 from maml.batch_norm import Reference
 from maml.search.space import check_tokens
-from tasks.architectures.cells import (
-    COMBINERS,
-    STRIDES,
-    Cells,
-    Output,
-    cell_kind,
-    network,
-    space,
-    stride_between,
-)
-from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
+from tasks.architectures.cells import STRIDES, Cells, cell_kind, network, space
+from tasks.architectures.masked_cell import Output, stride_between
+from tasks.architectures.operations import COMBINERS, FILTERS, OPERATIONS, PARAMETERLESS, Conv
 
 Row = tuple[int, int, int, int, int]  # the tokens of a block
 
