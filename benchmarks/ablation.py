@@ -25,7 +25,7 @@ from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.plot import save_figure
 from benchmarks.harness.schemas import FINISHED
-from benchmarks.harness.statistics import over_seeds
+from benchmarks.harness.statistics import mean_over_seeds
 from benchmarks.harness.supervised import run
 from benchmarks.omniglot import PAPER
 from benchmarks.report.published import Summary
@@ -127,8 +127,8 @@ def main(options: Ablation) -> Summary:
     values = {name: np.array(column, float) for name, column in means.items()}  # None is NaN
     variants = {
         name: {
-            "accuracy": over_seeds(v),
-            "lost": over_seeds(values["all"] - v),
+            "accuracy": mean_over_seeds(v),
+            "lost": mean_over_seeds(values["all"] - v),
             "seeds": v[:, 0].tolist(),
         }
         for name, v in values.items()

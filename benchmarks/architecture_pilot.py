@@ -34,8 +34,8 @@ from benchmarks.harness.summaries import command
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.figures import replace_broken
-from maml.search import Reward, uniform
-from tasks.architectures.reward import from_scratch
+from maml.search import Reward, random_architecture
+from tasks.architectures.reward import reward_from_scratch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def measure(config: Pilot) -> dict[str, Any]:
     space, child = children.space_and_network(config.space, config)
     sample, source = children.samplers(config.dataset, config)
     keys = jax.random.split(jax.random.key(config.seed), 4)
-    drawn = jax.jit(jax.vmap(partial(uniform, space)))
+    drawn = jax.jit(jax.vmap(partial(random_architecture, space)))
     tokens = drawn(jax.random.split(keys[0], config.architectures))
     call = jax.jit(lambda reward, tokens, key: reward(tokens, key))
 
@@ -112,7 +112,7 @@ def measure(config: Pilot) -> dict[str, Any]:
         ]
         return [float(value) for value in track(rewards, description=about)]
 
-    scratch = from_scratch(child, sample["train"], sample["held_out"], config.budget)
+    scratch = reward_from_scratch(child, sample["train"], sample["held_out"], config.budget)
     seconds, start = {}, time.perf_counter()
     for device in jax.devices():
         call(*jax.device_put((scratch, tokens[0], keys[1]), device)).block_until_ready()

@@ -31,20 +31,20 @@ from scipy import stats
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.folders import new_folder, script_folder
-from benchmarks.harness.statistics import not_finite
+from benchmarks.harness.statistics import count_not_finite
 from benchmarks.harness.summaries import write_summary
 from benchmarks.search import children, drawing, figures, live, tables, tabulated
 from benchmarks.search.children import Children
 from benchmarks.search.figures import mean_of_top, replace_broken
-from benchmarks.search.live import Outcome
+from benchmarks.search.live import SearchResult
 from maml.search import (
     Space,
     Strategy,
     evolution,
-    factorised,
-    lstm,
+    factorised_policy,
+    lstm_policy,
     ppo,
-    random,
+    random_search,
     reinforce,
 )
 
@@ -124,20 +124,20 @@ class Search(Children):
 
 def strategies(config: Search, space: Space) -> dict[str, Strategy]:
     """All strategies by name."""
-    policy = {"factorised": factorised, "lstm": lstm}[config.policy](space)
+    policy = {"factorised": factorised_policy, "lstm": lstm_policy}[config.policy](space)
     default = {"factorised": 0.05, "lstm": 0.001}[config.policy]
     rate = default if config.rate is None else config.rate
     values = (
-        random(space),
+        random_search(space),
         evolution(space),
         reinforce(policy, optax.adam(rate)),
-        ppo(policy, optax.adam(rate), batch=config.batch, decay=0.9),
+        ppo(policy, optax.adam(rate), batch=config.batch, baseline_decay=0.9),
     )
     return dict(zip(NAMES, values, strict=True))
 
 
 def describe_outcome(
-    config: Search, outcome: Outcome
+    config: Search, outcome: SearchResult
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Rewards `[run, child]` by strategy, in percent, 0 if broken, and their statistics."""
     rewards = {name: replace_broken(100 * x) for name, x in outcome.rewards.items()}
@@ -154,7 +154,7 @@ def describe_outcome(
         "broken": outcome.broken,
         "seconds": outcome.seconds,
         **outcome.facts,
-        **not_finite({"best": best}),
+        **count_not_finite({"best": best}),
     }
     for count in figures.TOPS:
         means = {name: mean_of_top(values, count) for name, values in rewards.items()}
@@ -171,7 +171,7 @@ def p_value(values: np.ndarray, baseline: np.ndarray) -> float:
     return float(np.asarray(test)[1])
 
 
-def prepare_search(config: Search) -> tuple[Callable[[Path], Outcome], str]:
+def prepare_search(config: Search) -> tuple[Callable[[Path], SearchResult], str]:
     """The function that searches, given a folder, and the name of the data set.
 
     Raises:

@@ -29,12 +29,12 @@ from benchmarks import meta_rl
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.study import Result, Study, by_step, run
-from benchmarks.meta_rl import MetaRL, Problem, evaluation_learner
+from benchmarks.harness.study import Result, Study, run, values_by_step
+from benchmarks.meta_rl import MetaRL, RLProblem, evaluation_learner
 from benchmarks.report import tables
-from maml.mapping import each_task
+from maml.mapping import map_tasks
 from maml.rl.policies import table_policy
-from maml.rl.rl2 import by_episode, trials
+from maml.rl.rl2 import episode_returns, trial_environment
 from maml.types import MetaParams, Params, RandomKey
 from tasks.rl import tabular
 from tasks.rl.networks import CategoricalGRU, recurrent_policy
@@ -60,9 +60,9 @@ class Bandits(MetaRL):
     """Number of test tasks."""
 
     @property
-    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """As in `MetaRL`; and the options of later rewards, where an episode is one pull."""
-        yield from super().unread
+        yield from super().unread_options
         if self.problem == "bandit" and self.algorithm != "rl2":
             yield ("discount", "gae_lambda"), "episodes of several steps"
 
@@ -114,19 +114,19 @@ PRESETS = {
 }
 
 
-def problem(config: Bandits) -> Problem:
+def problem(config: Bandits) -> RLProblem:
     """The environment and a table of logits; for rl2, trials of the budget and a memory."""
     if config.problem == "bandit":
         environment = tabular.bandit(config.arms)
         draw = partial(tabular.draw_bandit, arms=config.arms)
     else:
-        environment = tabular.tabular(STATES, config.arms)
+        environment = tabular.tabular_mdp(STATES, config.arms)
         draw = partial(tabular.draw_mdp, states=STATES, actions=config.arms)
     if config.algorithm != "rl2":
-        return Problem(environment, table_policy(config.arms), draw, config.horizon)
+        return RLProblem(environment, table_policy(config.arms), draw, config.horizon)
     policy = recurrent_policy(CategoricalGRU(config.arms, size=config.width))
-    row = trials(environment, config.budget, config.horizon)
-    return Problem(row, policy, draw, config.budget * config.horizon)
+    row = trial_environment(environment, config.budget, config.horizon)
+    return RLProblem(row, policy, draw, config.budget * config.horizon)
 
 
 def study(config: Bandits) -> Study:
@@ -144,10 +144,10 @@ def study(config: Bandits) -> Study:
             collect = rl_problem.collector(config, 1)
 
             def episodes(params: Params, task: PyTree, key: RandomKey) -> Array:
-                returns = by_episode(collect(params, task, key).seen, config.budget)
+                returns = episode_returns(collect(params, task, key).trajectories, config.budget)
                 return returns.reshape(config.inner_steps + 1, -1).mean(axis=1)
 
-            return each_task(episodes, meta_params, tasks, key, chunk=100)
+            return map_tasks(episodes, meta_params, tasks, key, chunk=100)
         learner, loss = evaluation_learner(rl_problem, config)
         episode, updates = maml.Episode(tasks, tasks), config.inner_steps
         return maml.evaluate(learner, loss, meta_params, episode, key, updates)[1]["return"]
@@ -157,10 +157,10 @@ def study(config: Bandits) -> Study:
         tasks = jax.vmap(rl_problem.draw)(jax.random.split(draw_key, config.eval_tasks))
         means, total = rewards(meta_params, tasks, key), float(config.budget)
         if isinstance(tasks, tabular.TabularMDP):
-            best = jax.vmap(lambda mdp: tabular.best_values(mdp, config.horizon)[0])(tasks)
+            best = jax.vmap(lambda mdp: tabular.optimal_values(mdp, config.horizon)[0])(tasks)
             means, total = means / best.mean(), 1.0
         sums = {"total": means.mean(axis=1), "at the last rate": means[:, -1]}
-        return {"reward": by_step(means) | {name: total * x for name, x in sums.items()}}
+        return {"reward": values_by_step(means) | {name: total * x for name, x in sums.items()}}
 
     facts = {"batch_norm": "none", "tasks": config.eval_tasks, "query_size": config.trajectories}
     return meta_rl.study(

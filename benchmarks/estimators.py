@@ -62,10 +62,10 @@ def problem(key: RandomKey) -> tuple[Callable[[str, int, RandomKey], Array], Arr
     mdp_key, policy_key = jax.random.split(key)
     mdp = tabular.draw_mdp(mdp_key, STATES, ACTIONS)
     theta = jax.random.normal(policy_key, (STATES, ACTIONS))
-    environment, policy = tabular.tabular(STATES, ACTIONS), table_policy(ACTIONS)
+    environment, policy = tabular.tabular_mdp(STATES, ACTIONS), table_policy(ACTIONS)
 
     def to_go(theta: Array, steps: int) -> Array:
-        return tabular.values(mdp, jax.nn.softmax(theta), steps, discount=DISCOUNT)
+        return tabular.policy_values(mdp, jax.nn.softmax(theta), steps, discount=DISCOUNT)
 
     gradient = jax.grad(lambda theta: to_go(theta, HORIZON)[0])
     outer = gradient(theta + RATE * gradient(theta))
@@ -83,7 +83,7 @@ def problem(key: RandomKey) -> tuple[Callable[[str, int, RandomKey], Array], Arr
 
         def mean(theta: Array) -> Array:
             log_prob = jax.vmap(jax.vmap(policy.family.log_prob))(
-                jax.vmap(policy.along, (None, 0))(theta, batch.observation), batch.action
+                jax.vmap(policy.apply_sequence, (None, 0))(theta, batch.observation), batch.action
             )
             return jax.vmap(SURROGATES[surrogate])(log_prob - batch.log_prob, advantage).mean()
 

@@ -22,7 +22,7 @@ from maml.types import Batch, LossFn, Params, RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures.cells import Cells
 from tasks.architectures.stack import Stack
-from tasks.batch_norm import Mode, averaging, few_shot_apply, few_shot_loss
+from tasks.batch_norm import Mode, few_shot_apply, few_shot_loss, track_running_averages
 from tasks.models import Conv4, FullyConnected
 
 MODELS = {
@@ -107,9 +107,9 @@ class FewShot(Config):
     """Strength lambda of imaml's penalty on the distance to the meta-parameters."""
 
     @property
-    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """As in `Config`; and the options of inner steps, where a head is fitted in closed form."""
-        yield from super().unread
+        yield from super().unread_options
         if self.algorithm in CLOSED:
             yield ("inner_rate", "inner_steps"), f"algorithms with inner steps, not {CLOSED}"
 
@@ -136,7 +136,7 @@ class FewShot(Config):
             )
         shots, queries = self.shots, max(self.queries, self.train_queries or 0)
         images = max(self.ways, self.train_ways or 0) * (shots + queries)
-        tasks = max(self.drawn, min(BLOCK, self.eval_tasks))
+        tasks = max(self.tasks_at_once, min(BLOCK, self.eval_tasks))
         fewer = "meta_batch, prefetch, ways, shots or queries"
         check_size(tasks * images * SIDE**2, f"episodes of {images} images", fewer)
 
@@ -292,5 +292,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         "accuracy",
         facts,
         precision=precision,
-        outer=(lambda adam: averaging(adam, config.momentum)) if running else (lambda adam: adam),
+        outer=(lambda adam: track_running_averages(adam, config.momentum))
+        if running
+        else (lambda adam: adam),
     )

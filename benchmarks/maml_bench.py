@@ -39,11 +39,11 @@ from benchmarks.harness.terminal import track
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.tabulated import TABLE
-from maml.search import Space, over_devices
+from maml.search import Space, device_executor
 from maml.search.space import Tokens
 from maml.types import RandomKey
 from tasks.architectures import macro
-from tasks.architectures.reward import Bound, Budget, Child, accuracy, trained
+from tasks.architectures.reward import BoundFunction, Budget, ChildFactory, accuracy, train_child
 
 PARTIAL = "partial.npz"
 BLOCK = 16  # child networks between two writes of the file
@@ -86,14 +86,14 @@ def all_architectures(space: Space) -> Int[np.ndarray, "entry token"]:
     tokens = np.array(list(product(*map(range, space.choices))))
 
     def is_allowed(architecture: Array) -> Array:
-        allowed = space.along(architecture)
+        allowed = space.option_masks(architecture)
         return jnp.take_along_axis(allowed, architecture[:, None], axis=1).all()
 
     return tokens[np.asarray(jax.jit(jax.vmap(is_allowed))(tokens))]
 
 
 def accuracies(
-    child: Child, budget: Budget, *data: maml.Sampler
+    child: ChildFactory, budget: Budget, *data: maml.Sampler
 ) -> Callable[[Tokens, RandomKey], Float[Array, "2"]]:
     """The function that trains once and returns the accuracies on held-out and test classes.
 
@@ -105,11 +105,11 @@ def accuracies(
     Returns:
         The function of tokens and a key.
     """
-    return Partial(Bound(_accuracies, child, budget), *data)
+    return Partial(BoundFunction(_accuracies, child, budget), *data)
 
 
 def _accuracies(
-    child: Child,
+    child: ChildFactory,
     budget: Budget,
     train: maml.Sampler,
     held_out: maml.Sampler,
@@ -117,7 +117,7 @@ def _accuracies(
     tokens: Tokens,
     key: RandomKey,
 ) -> Float[Array, "2"]:
-    params = trained(child, budget, train, tokens, key)
+    params = train_child(child, budget, train, tokens, key)
     splits = (held_out, test)
     return jnp.stack([accuracy(child, budget, split, params, tokens, key) for split in splits])
 
@@ -183,7 +183,7 @@ def main(config: Bench) -> dict[str, Any]:
     reward = accuracies(
         child, config.budget, *(sample[part] for part in ("train", "held_out", "test"))
     )
-    key, execute = jax.random.key(config.seed), over_devices(maml.task_mesh())
+    key, execute = jax.random.key(config.seed), device_executor(maml.task_mesh())
     missing = np.argwhere(np.isnan(values[..., 0]).T)  # in the order of trainings
     blocks = [missing[start : start + BLOCK] for start in range(0, len(missing), BLOCK)]
     for block in track(blocks, f"blocks of {BLOCK} architectures"):

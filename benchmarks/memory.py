@@ -49,7 +49,7 @@ from benchmarks.harness.folders import script_folder
 from benchmarks.harness.plot import save_figure
 from benchmarks.report.tables import quantity
 from maml.types import LossFn, Params
-from tasks.language import Transformer, next_token, passages, synthetic
+from tasks.language import Transformer, markov_chains, next_token, text_passages
 
 Model = Literal["conv4", "transformer"]
 Mode = Literal["reverse", "reverse-remat", "forward", "forward-remat", "first-order", "implicit"]
@@ -111,7 +111,7 @@ class Options:
         return RATES[self.optimizer] if self.inner_rate is None else self.inner_rate
 
 
-class Problem(NamedTuple):
+class Setting(NamedTuple):
     """A loss, its parameters, a sampler of tasks, and a mask of those that adapt (None: all)."""
 
     loss: LossFn
@@ -120,23 +120,23 @@ class Problem(NamedTuple):
     mask: PyTree[bool] | None = None
 
 
-def problem(model: Model, options: Options) -> Problem:
+def problem(model: Model, options: Options) -> Setting:
     """Conv4 on 5-way 1-shot glyphs, with constant batch-norm biases, or the transformer."""
     if model == "conv4":
         experiment = omniglot.experiment(omniglot.PRESETS["glyphs-5-way-1-shot"])
         params = experiment.initial()
         mask = maml.complement(maml.mask_by_path(params, "/norm"))
-        return Problem(experiment.metric, params, experiment.samplers["train"], mask)
+        return Setting(experiment.metric, params, experiment.samplers["train"], mask)
     counts = (options.sequences, options.sequences, options.length)
     text = options.text and options.text.read_bytes()
-    sample = synthetic(*counts) if text is None else passages(text, *counts)
+    sample = markov_chains(*counts) if text is None else text_passages(text, *counts)
     sizes = {name: getattr(options, name) for name in ("layers", "width", "heads", "length")}
     network = Transformer(**sizes)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    return Problem(next_token(network), params, sample)
+    return Setting(next_token(network), params, sample)
 
 
-def algorithm(problem: Problem, mode: Mode, steps: int, options: Options) -> maml.Algorithm:
+def algorithm(problem: Setting, mode: Mode, steps: int, options: Options) -> maml.Algorithm:
     """The algorithm of a mode, with a number of inner steps."""
     loss, _, _, mask = problem
     inner = OPTIMIZERS[options.optimizer](options.rate)
@@ -162,7 +162,7 @@ def free_bytes() -> int:
 
 
 def measure(
-    problem: Problem, steps: int, options: Options, advance: Callable[..., object]
+    problem: Setting, steps: int, options: Options, advance: Callable[..., object]
 ) -> list[Row]:
     """Measures every mode with a number of inner steps.
 
@@ -179,7 +179,7 @@ def measure(
         FloatingPointError: A meta-gradient is not finite.
     """
     key = jax.random.key(1)
-    arguments = problem.params, jax.jit(maml.batched(problem.sample, 1))(key), key
+    arguments = problem.params, jax.jit(maml.batch_tasks(problem.sample, 1))(key), key
     rows, programs, spent, grads = {}, {}, {}, {}
     for mode in dict.fromkeys(options.modes):
         grad = partial(maml.meta_gradient, algorithm(problem, mode, steps, options).grad)

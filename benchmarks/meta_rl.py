@@ -14,7 +14,7 @@ import maml
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import Run
-from benchmarks.harness.study import Study, Values, not_finite_at_once
+from benchmarks.harness.study import Study, Values, report_not_finite
 from maml import surrogates
 from maml.rl import outer_steps, terms
 from maml.rl.environment import Environment
@@ -72,9 +72,9 @@ class MetaRL(Run):
     """Largest number of steps in an episode."""
 
     @property
-    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """As in `Run`; and the options of adaptation without one, and of another outer step."""
-        yield from super().unread
+        yield from super().unread_options
         if self.algorithm in NOT_ADAPTED:
             yield ("surrogate",), f"algorithms that adapt, not {NOT_ADAPTED}"
         if self.algorithm == "rl2":
@@ -116,7 +116,7 @@ class MetaRL(Run):
         return 0 if self.algorithm in NOT_ADAPTED else self.inner_steps
 
 
-class Problem(NamedTuple):
+class RLProblem(NamedTuple):
     """A problem of meta-reinforcement learning.
 
     Attributes:
@@ -169,7 +169,7 @@ def algorithm(config: MetaRL, loss: LossFn, *, evaluating: bool = False) -> maml
 
 
 def evaluation_learner(
-    problem: Problem, config: MetaRL, trajectories: int | None = None
+    problem: RLProblem, config: MetaRL, trajectories: int | None = None
 ) -> tuple[maml.Learner, LossFn]:
     """The learner of an evaluation and its loss, both on trajectories that they collect."""
     collect = problem.collector(config, trajectories, adapting=True)
@@ -179,7 +179,7 @@ def evaluation_learner(
 
 def study(
     name: str,
-    problem: Problem,
+    problem: RLProblem,
     config: MetaRL,
     layout: hardware.Layout,
     evaluate: Callable[[MetaParams, RandomKey], dict[str, dict[str, Array]]],
@@ -212,9 +212,11 @@ def study(
         grad=maml.unrolled(outer_algorithm.learner, outer, steps)
     )
     if steps and config.exploration_coef:
-        outer_algorithm = terms.exploring(outer_algorithm, policy, config.exploration_coef)
+        outer_algorithm = terms.add_exploration_term(
+            outer_algorithm, policy, config.exploration_coef
+        )
     if steps and promp:
-        outer_algorithm = terms.anchored(outer_algorithm, policy, config.kl_coef)
+        outer_algorithm = terms.add_kl_penalty(outer_algorithm, policy, config.kl_coef)
     optimizer = optax.adam(config.outer_rate)
     if config.outer == "trpo":
         region: dict[str, Any] = {"radius": config.radius, "cg_steps": config.cg_steps, **options}
@@ -222,10 +224,12 @@ def study(
             outer_algorithm, policy, steps, fvp_trajectories=config.fvp_trajectories, **region
         )
     else:
-        improve = outer_steps.repeatedly(
+        improve = outer_steps.multi_epoch(
             outer_algorithm, optimizer, config.epochs if promp else 1, **options
         )
-    recorder = algorithm(config, outer_steps.recording(collect_inner, policy, inner)).learner
+    recorder = algorithm(
+        config, outer_steps.record_trajectories(collect_inner, policy, inner)
+    ).learner
     episode = outer_steps.collect_episode(recorder, collect, steps)
 
     def start(key: RandomKey) -> MetaState:
@@ -255,13 +259,13 @@ def study(
         outer_steps.outer_step(episode, improve, **options),
         sample,
         follow,
-        shown=("before", "after"),
+        bar_metrics=("before", "after"),
         score=lambda means: means["after"],
         evaluate=evaluate_split,
         headline=headline,
         facts={"algorithm": config.algorithm, **facts},
-        trouble=not_finite_at_once,
-        about=str(layout),
+        failure=report_not_finite,
+        devices=str(layout),
     )
 
 

@@ -28,13 +28,13 @@ from benchmarks import meta_rl
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.study import Result, Study, by_step, run
-from benchmarks.meta_rl import MetaRL, Problem, evaluation_learner
+from benchmarks.harness.study import Result, Study, run, values_by_step
+from benchmarks.meta_rl import MetaRL, RLProblem, evaluation_learner
 from benchmarks.report import figures, published, tables
-from maml.mapping import each_task
+from maml.mapping import map_tasks
 from maml.rl.environment import rollout
 from maml.rl.policies import gaussian_policy
-from maml.rl.rl2 import by_episode, finished_return, trials
+from maml.rl.rl2 import episode_returns, finished_return, trial_environment
 from maml.types import MetaParams, Params, RandomKey
 from tasks.rl import navigation
 from tasks.rl.networks import GaussianGRU, GaussianMLP, recurrent_policy
@@ -69,9 +69,9 @@ class Navigation(MetaRL):
     For rl2, the number of episodes before the last one of a trial."""
 
     @property
-    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """As in `MetaRL`; and the options of inner steps for rl2, and of training for random."""
-        yield from super().unread
+        yield from super().unread_options
         if self.algorithm == "rl2":
             yield ("inner_steps",), "algorithms that adapt, not rl2"
         if self.algorithm == "random":
@@ -126,7 +126,7 @@ CORNERS = replace(
 PRESETS = {preset.preset: preset for preset in (FINN, BEST, RL2, CORNERS)}
 
 
-def problem(config: Navigation) -> Problem:
+def problem(config: Navigation) -> RLProblem:
     """The environment, whose goal an oracle sees, and the policy."""
     environment = navigation.navigation(squared=config.squared, oracle=config.algorithm == "oracle")
     draw, horizon = navigation.draw_goal, config.horizon
@@ -135,9 +135,11 @@ def problem(config: Navigation) -> Problem:
     if config.algorithm == "rl2":
         episodes = config.eval_steps + 1
         policy = recurrent_policy(GaussianGRU(2, size=config.width))
-        return Problem(trials(environment, episodes, horizon), policy, draw, episodes * horizon)
+        return RLProblem(
+            trial_environment(environment, episodes, horizon), policy, draw, episodes * horizon
+        )
     policy = gaussian_policy(GaussianMLP(2, widths=(config.width, config.width), std=config.std))
-    return Problem(environment, policy, draw, horizon)
+    return RLProblem(environment, policy, draw, horizon)
 
 
 def held_out(config: Navigation) -> Float[Array, "goal 2"]:
@@ -167,14 +169,14 @@ def study(config: Navigation) -> Study:
             collect = rl_problem.collector(config, config.eval_trajectories)
 
             def episodes(params: Params, goal: Array, key: RandomKey) -> Array:
-                trajectories = collect(params, goal, key).seen
-                return by_episode(trajectories, config.eval_steps + 1).mean(axis=0)
+                trajectories = collect(params, goal, key).trajectories
+                return episode_returns(trajectories, config.eval_steps + 1).mean(axis=0)
 
-            returns = each_task(episodes, meta_params, goals, key, **options)
-            return {"returns": by_step(returns)}
+            returns = map_tasks(episodes, meta_params, goals, key, **options)
+            return {"returns": values_by_step(returns)}
         tasks, updates = maml.Episode(goals, goals), config.eval_steps
         metrics = maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
-        return {name: by_step(values) for name, values in metrics.items()}
+        return {name: values_by_step(values) for name, values in metrics.items()}
 
     headline = "returns", str(min(config.eval_steps, 1))
     facts = {"batch_norm": "none", "tasks": config.goals, "query_size": config.eval_trajectories}

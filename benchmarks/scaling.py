@@ -75,7 +75,7 @@ class Options:
             raise ValueError(f"ways must be <= {classes}, the classes of glyphs; got {self.ways}")
 
 
-class Problem(NamedTuple):
+class Setting(NamedTuple):
     """A meta-gradient to time: algorithm, parameters, sampler, and whether a task is heavy."""
 
     algorithm: maml.Algorithm
@@ -84,22 +84,22 @@ class Problem(NamedTuple):
     heavy: bool
 
 
-def characters(model: Callable, *, steps: int = 1, ways: int = 5, **options: int) -> Problem:
+def characters(model: Callable, *, steps: int = 1, ways: int = 5, **options: int) -> Setting:
     """1-shot classification of glyphs, with the mode that the benchmarks choose."""
     sample = few_shot(glyphs.load().images, ways, 1, 1, rotate=True)
     network = model(ways=ways, **options)
     params = network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
     loss, rate = few_shot_loss(network, "transductive"), 2.0 if steps == 1 else 0.1
-    return Problem(maml.maml(loss, optax.sgd(rate), steps, hvp="forward"), params, sample, True)
+    return Setting(maml.maml(loss, optax.sgd(rate), steps, hvp="forward"), params, sample, True)
 
 
-def waves() -> Problem:
+def waves() -> Setting:
     """Sinusoid regression, as in the paper."""
     params = MLP().init(jax.random.key(0), jnp.zeros((1, 1)))
     algorithm = maml.maml(
         maml.regression(lambda p, x: jnp.asarray(MLP().apply(p, x))), optax.sgd(1e-3), 1
     )
-    return Problem(algorithm, params, few_points(10, 10), False)
+    return Setting(algorithm, params, few_points(10, 10), False)
 
 
 MODELS = {
@@ -109,10 +109,10 @@ MODELS = {
 }
 
 
-def seconds(problem: Problem, tasks: int, layout: hardware.Layout, repeats: int) -> float:
+def seconds(problem: Setting, tasks: int, layout: hardware.Layout, repeats: int) -> float:
     """The median seconds of a compiled meta-gradient, after one run that is not counted."""
     key = jax.random.key(0)
-    episodes = jax.jit(maml.batched(problem.sample, tasks))(key)
+    episodes = jax.jit(maml.batch_tasks(problem.sample, tasks))(key)
     gradient = partial(maml.meta_gradient, problem.algorithm.grad, **layout._asdict())
     compiled, spent = jax.jit(gradient), []
     for _ in range(repeats + 1):

@@ -59,20 +59,26 @@ class Sinusoid(Config):
         words = f"algorithms through the inner steps, as {through}"
         check_used(self, ("hvp", "remat"), self.algorithm in through, words)
         check_used(self, ("context",), self.algorithm == "cavia", "algorithm cavia")
-        points = max(self.drawn * self.train_shots, min(BLOCK, self.eval_tasks) * self.shots)
+        points = max(
+            self.tasks_at_once * self.train_shots, min(BLOCK, self.eval_tasks) * self.shots
+        )
         check_size(WIDTH * points, "a batch of tasks", "meta_batch, prefetch, train_shots or shots")
 
     @property
-    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """As in `Config`; and the options of inner steps, where a head is fitted."""
-        yield from super().unread
+        yield from super().unread_options
         if self.algorithm == "r2d2":
             yield ("inner_rate", "inner_steps"), "algorithms with inner steps, not r2d2"
 
     @property
-    def spanning(self) -> str | None:
+    def full_length_schedule(self) -> str | None:
         """As in `Config`, or the multi-step loss of maml++."""
-        return "the fading multi-step loss" if self.algorithm == "maml++" else super().spanning
+        return (
+            "the fading multi-step loss"
+            if self.algorithm == "maml++"
+            else super().full_length_schedule
+        )
 
 
 PAPER = Sinusoid(
@@ -172,7 +178,7 @@ def experiment(config: Sinusoid) -> Experiment:
         loss,
         "mse",
         facts,
-        higher=False,
+        higher_is_better=False,
         heavy=False,
         precision=precision,
     )

@@ -33,10 +33,10 @@ from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import atomic_write, read_arrays
 from benchmarks.harness.schemas import TEXT, TRAINED, check_schema, parse_json
 from benchmarks.harness.stored import latest
-from benchmarks.harness.study import products
+from benchmarks.harness.study import matmul_precision
 from benchmarks.harness.supervised import Experiment
 from benchmarks.report import tables
-from maml.tree import by_path
+from maml.tree import leaves_by_path
 from maml.types import MetaParams
 
 OPTIONS = "options"  # name of the options among the arrays
@@ -56,7 +56,7 @@ def save_weights(path: Path, learned: MetaParams, config: dict[str, Any]) -> Non
     """
     if path.exists():
         read_options(path)
-    arrays = {name: _rounded(np.asarray(leaf)) for name, leaf in by_path(learned).items()}
+    arrays = {name: _rounded(np.asarray(leaf)) for name, leaf in leaves_by_path(learned).items()}
     arrays[OPTIONS] = np.array(json.dumps(config))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as aside, aside.open("wb") as file:
@@ -157,8 +157,8 @@ def main(options: Weights) -> None:
     start = time.perf_counter()
     results: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
     results |= {"seeds": len(files)} if others else {}
-    with products(few_shot.precision):
-        results |= supervised.tested(few_shot, config, learned) | few_shot.facts
+    with matmul_precision(few_shot.precision):
+        results |= supervised.evaluate_on_test(few_shot, config, learned) | few_shot.facts
     results |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
     results |= {"seconds": {"evaluate": time.perf_counter() - start}}
     results |= {"weights": [path.name for path in files]}

@@ -41,7 +41,7 @@ def network(params, images, *, reference=None):
     x = images
     for kernel, bias in params["blocks"]:
         x = maml.convolution(x, kernel, stride=2)
-        x = jax.nn.relu(maml.normalised(x, reference=reference) + bias)
+        x = jax.nn.relu(maml.batch_normalise(x, reference=reference) + bias)
     return x.mean((1, 2)) @ params["head"]
 
 
@@ -60,7 +60,7 @@ def main(images, meta_steps=1000):
     """Meta-trains on four fifths of the classes, and prints the accuracy on the others."""
     held_out = len(images) // 5
     train_tasks, test_tasks = (
-        maml.batched(maml.few_shot(part, WAYS, SHOTS, QUERIES), number)
+        maml.batch_tasks(maml.few_shot(part, WAYS, SHOTS, QUERIES), number)
         for part, number in ((images[held_out:], 8), (images[:held_out], 200))
     )
     loss = maml.classification(maml.few_shot_apply(network, "support"))

@@ -61,7 +61,7 @@ def main(meta_steps=200):
     collect = rl.collector(environment, policy, horizon=HORIZON, trajectories=TRAJECTORIES)
     loss = rl.policy_gradient(collect, policy)
     algorithm = maml.maml(loss, optax.sgd(0.1), inner_steps=1)
-    optimizer, tasks = optax.adam(1e-2), maml.batched(goal, num_tasks=GOALS)
+    optimizer, tasks = optax.adam(1e-2), maml.batch_tasks(goal, num_tasks=GOALS)
 
     @jax.jit
     def train(state):
@@ -69,7 +69,7 @@ def main(meta_steps=200):
 
     params = policy.init(jax.random.key(0), jnp.zeros(2))
     state, _ = train(maml.init(algorithm, optimizer, params))
-    test, key = maml.batched(goal, num_tasks=100)(jax.random.key(2)), jax.random.key(3)
+    test, key = maml.batch_tasks(goal, num_tasks=100)(jax.random.key(2)), jax.random.key(3)
     _, metrics = maml.evaluate(algorithm.learner, loss, state.params, test, key, 2)
     mean, ci95 = maml.mean_ci95(metrics["return"])
     for steps in range(3):

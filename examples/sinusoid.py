@@ -41,14 +41,14 @@ def main(meta_steps=10_000):
     """Meta-trains, and prints the mean squared error after 0, 1 and 2 inner steps."""
     loss = maml.regression(network)
     algorithm = maml.maml(loss, optax.sgd(0.01), inner_steps=1)
-    optimizer, tasks = optax.adam(1e-3), maml.batched(sample, num_tasks=25)
+    optimizer, tasks = optax.adam(1e-3), maml.batch_tasks(sample, num_tasks=25)
 
     @jax.jit
     def train(state):
         return maml.train(algorithm, optimizer, tasks, state, jax.random.key(1), meta_steps)
 
     state, _ = train(maml.init(algorithm, optimizer, initial(jax.random.key(0))))
-    test = maml.batched(sample, num_tasks=1000)(jax.random.key(2))
+    test = maml.batch_tasks(sample, num_tasks=1000)(jax.random.key(2))
     errors, _ = maml.evaluate(algorithm.learner, loss, state.params, test, jax.random.key(3), 2)
     mean, ci95 = maml.mean_ci95(errors)
     for steps in range(3):

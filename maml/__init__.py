@@ -2,13 +2,13 @@
 
 from maml import rl, search, surrogates, trust_region
 from maml.algorithms import anil, boil, cavia, imaml, maml
-from maml.batch_norm import few_shot_apply, normalised
+from maml.batch_norm import batch_normalise, few_shot_apply
 from maml.closed_form import R2D2, protonet, r2d2
 from maml.ensembles import ensemble, mixture
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
-from maml.finite import clip_by_global_norm, skip_nonfinite, skipped
-from maml.first_order import Reptile, fomaml, keeping, reptile
+from maml.finite import clip_by_global_norm, skip_nonfinite, skip_report
+from maml.first_order import Reptile, fomaml, keep_inner_state, reptile
 from maml.gradients import task_gradient
 from maml.hvp import Hvp
 from maml.inner import adapt, gradient_descent
@@ -18,7 +18,7 @@ from maml.mapping import task_mesh
 from maml.meta_sgd import MetaSGD, meta_sgd
 from maml.outer import meta_gradient, meta_step
 from maml.plus_plus import PlusPlus, maml_plus_plus
-from maml.sampling import Query, batched, few_shot
+from maml.sampling import Query, batch_tasks, few_shot
 from maml.training import init, iterate, train
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (
@@ -53,7 +53,8 @@ __all__ = [
     "Sampler",
     "adapt",
     "anil",
-    "batched",
+    "batch_normalise",
+    "batch_tasks",
     "boil",
     "cavia",
     "classification",
@@ -72,7 +73,7 @@ __all__ = [
     "implicit",
     "init",
     "iterate",
-    "keeping",
+    "keep_inner_state",
     "maml",
     "maml_plus_plus",
     "mask_by_path",
@@ -82,7 +83,6 @@ __all__ = [
     "meta_sgd",
     "meta_step",
     "mixture",
-    "normalised",
     "partition",
     "protonet",
     "proximal",
@@ -92,7 +92,7 @@ __all__ = [
     "rl",
     "search",
     "skip_nonfinite",
-    "skipped",
+    "skip_report",
     "surrogates",
     "task_gradient",
     "task_mesh",

@@ -109,9 +109,9 @@ def check_callable(function: Any, name: str, arguments: str, keyword: str = "") 
     try:
         signature.bind(*arguments.split(", "), **dict.fromkeys([keyword] if keyword else ()))
     except TypeError as error:
-        wanted = f"{arguments}, {keyword}" if keyword else arguments
+        expected = f"{arguments}, {keyword}" if keyword else arguments
         raise ValueError(
-            f"{name} must be a function of ({wanted}); got one of {signature}"
+            f"{name} must be a function of ({expected}); got one of {signature}"
         ) from error
 
 

@@ -12,8 +12,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from maml._checks import check_callable, check_count, check_flags
-from maml._leaves import is_array, is_inexact, is_number
-from maml._leaves import name as name_of
+from maml._leaves import is_array, is_inexact, is_number, path_name
 from maml.types import (
     Algorithm,
     Episode,
@@ -175,7 +174,7 @@ def check_params(params: Params) -> None:
     leaves = jax.tree.leaves_with_path(params)
     for path, leaf in leaves:
         if not is_array(leaf) or getattr(leaf, "dtype", None) == np.dtype(object):
-            raise ValueError(f"parameters are arrays of numbers; got {leaf!r} at {name_of(path)}")
+            raise ValueError(f"parameters are arrays of numbers; got {leaf!r} at {path_name(path)}")
     if not any(is_inexact(leaf) for _, leaf in leaves):
         raise ValueError(f"parameters need a floating-point leaf to learn; got {params!r}")
 
@@ -201,7 +200,7 @@ def check_mask(
         )
     for path, leaf in jax.tree.leaves_with_path(mask):
         if not isinstance(leaf, bool | np.bool_):
-            raise ValueError(f"the {name} must be True or False at {name_of(path)}; got {leaf!r}")
+            raise ValueError(f"the {name} must be True or False at {path_name(path)}; got {leaf!r}")
     if some and not any(jax.tree.leaves(mask)):
         raise ValueError(f"the {name} is False everywhere and selects no leaf; got {mask!r}")
 
@@ -219,7 +218,7 @@ def check_shapes(tree: PyTree, params: Params, name: str, others: str = "paramet
     for (path, leaf), param in leaves:
         if jnp.shape(leaf) != jnp.shape(param):
             raise ValueError(
-                f"the {name} has the shape {jnp.shape(leaf)} at {name_of(path)}; the"
+                f"the {name} has the shape {jnp.shape(leaf)} at {path_name(path)}; the"
                 f" {others} {jnp.shape(param)}"
             )
 
@@ -236,5 +235,5 @@ def check_floating(params: Params, mask: PyTree[bool], name: str = "mask") -> No
         if selected and not is_inexact(leaf):
             raise ValueError(
                 f"only floating-point leaves can adapt; got {jnp.asarray(leaf).dtype} at"
-                f" {name_of(path)}: let the {name} be False there"
+                f" {path_name(path)}: let the {name} be False there"
             )

@@ -34,6 +34,6 @@ def is_inexact(leaf: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
 
 
-def name(path: tuple) -> str:
+def path_name(path: tuple) -> str:
     """The path of a leaf in an error."""
     return repr(jax.tree_util.keystr(path, simple=True, separator="/") or "the only leaf")

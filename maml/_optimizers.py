@@ -1,4 +1,4 @@
-"""Checks of optax transformations, and the calls of their updates.
+"""Checks of optax transformations.
 
 An optimiser is checked by its first updates of a small matrix, which are computed once, when an
 algorithm is built. An optimiser for a particular tree, such as one that reads the names of leaves,
@@ -14,10 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import PyTree, Scalar
+from jaxtyping import PyTree
 
-from maml._contracts import check_shapes
-from maml.types import RandomKey
+from maml._updates import init_state, update
 
 MATRIX = np.ones((2, 2), np.float32)
 
@@ -70,7 +69,7 @@ def check_opt_state(
     Raises:
         ValueError: the state differs from `optimizer.init(params)` in structure or shapes.
     """
-    expected = jax.eval_shape(partial(start, optimizer), params)
+    expected = jax.eval_shape(partial(init_state, optimizer), params)
     trees = opt_state, expected
     if jax.tree.structure(opt_state) != jax.tree.structure(expected) or any(
         jnp.shape(leaf) != other.shape
@@ -131,7 +130,7 @@ class _NoDerivativeError(Exception):
     """Raised if the update of an optimiser has no derivative in reverse mode."""
 
 
-def check_for(
+def check_on_small_arrays(
     optimizer: optax.GradientTransformation,
     params: PyTree,
     check: Callable[..., None] = check_optimizer,
@@ -144,7 +143,7 @@ def check_for(
         check: Check made in addition to `check_optimizer`, such as `check_differentiable`.
 
     Raises:
-        ValueError: as `start`, `update`, `check_optimizer` and `check`.
+        ValueError: as `init_state`, `update`, `check_optimizer` and `check`.
     """
     try:
         jax.eval_shape(partial(_steps, optimizer, 1), MATRIX, MATRIX)
@@ -175,7 +174,7 @@ def _steps(
     optimizer: optax.GradientTransformation, count: int, grads: PyTree, params: PyTree
 ) -> PyTree:
     """The parameters after `count` updates by the same gradients."""
-    opt_state = start(optimizer, params)
+    opt_state = init_state(optimizer, params)
 
     def loss(params: PyTree) -> Any:
         return 1 + sum(jax.tree.leaves(jax.tree.map(jnp.vdot, grads, params)))
@@ -209,86 +208,3 @@ def _probe(
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return None
         return np.concatenate([np.ravel(leaf) for leaf in leaves])
-
-
-def start(optimizer: optax.GradientTransformation, params: PyTree) -> PyTree:
-    """The initial state of an optimiser.
-
-    Raises:
-        ValueError: the optimiser cannot be started with these parameters, as one with a mask or
-            with labels of another tree.
-    """
-    try:
-        return optimizer.init(params)
-    except Exception as error:
-        raise _misfit(params, error) from error
-
-
-def _misfit(params: PyTree, error: Exception) -> ValueError:
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
-    return ValueError(
-        f"the optimiser must fit the parameters, with the leaves {', '.join(paths):.99}; got"
-        f" {type(error).__name__}: {' '.join(str(error).split()):.300}"
-    )
-
-
-def update(
-    optimizer: optax.GradientTransformation,
-    grads: PyTree,
-    opt_state: PyTree,
-    params: PyTree,
-    value_fn: Callable[[PyTree], Scalar],
-) -> tuple[PyTree, PyTree]:
-    """The updates and the next state; the loss is computed for an optimiser that needs it.
-
-    Args:
-        optimizer: Optax transformation.
-        grads: Gradients of the parameters.
-        opt_state: State of the optimiser before the update.
-        params: Parameters before the update.
-        value_fn: Loss as a function of the parameters, traced only if the optimiser needs it.
-
-    Returns:
-        The updates, to be added to the parameters, and the state after the update.
-
-    Raises:
-        ValueError: the optimiser needs another argument than `value`, `grad` and `value_fn`, or its
-            updates do not fit the parameters.
-    """
-    out = _update(optimizer, grads, opt_state, params, value_fn)
-    if not (isinstance(out, tuple) and len(out) == 2):
-        raise ValueError(f"the update of an optimiser returns (updates, state); got {out!r}")
-    check_shapes(out[0], params, "update of the optimiser")
-    return out
-
-
-def _update(
-    optimizer: Any, grads: PyTree, opt_state: PyTree, params: PyTree, value_fn: Callable
-) -> Any:
-    try:
-        return optimizer.update(grads, opt_state, params)
-    except Exception as error:  # the call of an optimiser that needs further arguments fails so
-        if not isinstance(error, TypeError) or "required keyword-only argument" not in str(error):
-            raise _misfit(params, error) from error
-    extra = {"value": value_fn(params), "grad": grads, "value_fn": value_fn}
-    try:
-        return optimizer.update(grads, opt_state, params, **extra)
-    except TypeError as error:
-        raise ValueError(
-            f"an optimiser can use the arguments {', '.join(extra)}; this one needs others: {error}"
-        ) from error
-
-
-def with_noise_from(key: RandomKey, opt_state: PyTree) -> PyTree:
-    """The state of an optimiser, with random keys folded from `key` in place of its own.
-
-    Otherwise every task would start with the same random key and draw the same noise.
-    """
-
-    def replace_key(number: int, leaf: Any) -> Any:
-        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-            return jax.random.fold_in(key, number)
-        return leaf
-
-    leaves, structure = jax.tree.flatten(opt_state)
-    return structure.unflatten([replace_key(*leaf) for leaf in enumerate(leaves)])

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from maml._contracts import check_shapes
-from maml._leaves import is_array, is_inexact, is_number, is_real
-from maml._leaves import name as name_of
+from maml._leaves import is_array, is_inexact, is_number, is_real, path_name
 from maml.types import (
     Batch,
     Episode,
@@ -23,7 +22,7 @@ from maml.types import (
 )
 
 
-def checked(loss: LossFn, name: str = "a loss") -> LossFn:
+def checked_loss(loss: LossFn, name: str = "a loss") -> LossFn:
     """The same loss, which checks while it is traced that it returns `(scalar, metrics)`.
 
     Raises:
@@ -38,7 +37,7 @@ def checked(loss: LossFn, name: str = "a loss") -> LossFn:
 
 
 def checked_objective(objective: Objective | None) -> Objective | None:
-    """The same objective, with the check of `checked`, and metrics by name that have a mean."""
+    """The same objective, checked as by `checked_loss`, with metrics by name that have a mean."""
     if objective is None:
         return None
 
@@ -66,7 +65,9 @@ def _checked_pair(out: Any, name: str) -> tuple[Any, Metrics]:
         )
     for path, leaf in jax.tree.leaves_with_path(metrics):
         if not is_array(leaf):
-            raise ValueError(f"the metrics of {name} are numbers; got {leaf!r} at {name_of(path)}")
+            raise ValueError(
+                f"the metrics of {name} are numbers; got {leaf!r} at {path_name(path)}"
+            )
     return out
 
 
@@ -83,7 +84,7 @@ def check_metrics(metrics: Any) -> None:
     for path, leaf in jax.tree.leaves_with_path(metrics):
         if not is_number(leaf):
             raise ValueError(
-                f"the metrics of a meta-gradient are numbers; got {leaf!r} at {name_of(path)}"
+                f"the metrics of a meta-gradient are numbers; got {leaf!r} at {path_name(path)}"
             )
 
 
@@ -98,7 +99,7 @@ def as_array(out: Any, name: str) -> Array:
     return jnp.asarray(out)
 
 
-def pair(out: PyTree, name: str, members: str) -> tuple[Any, Any]:
+def check_pair(out: PyTree, name: str, members: str) -> tuple[Any, Any]:
     """The result of a function, if it is a pair.
 
     Raises:
@@ -109,7 +110,7 @@ def pair(out: PyTree, name: str, members: str) -> tuple[Any, Any]:
     return out
 
 
-def one_number(function: Callable[..., Any], name: str) -> Callable[..., Array]:
+def checked_number(function: Callable[..., Any], name: str) -> Callable[..., Array]:
     """The same function, which checks while it is traced that it returns one real number.
 
     Raises:
@@ -133,10 +134,10 @@ def check_arrays(out: PyTree, name: str) -> None:
     """
     for path, leaf in jax.tree.leaves_with_path(out):
         if not isinstance(leaf, jax.Array) and not is_number(leaf):
-            raise ValueError(f"{name} returns arrays; got {leaf!r} at {name_of(path)}")
+            raise ValueError(f"{name} returns arrays; got {leaf!r} at {path_name(path)}")
 
 
-def check_alike(after: PyTree, before: PyTree, name: str) -> None:
+def check_same_structure(after: PyTree, before: PyTree, name: str) -> None:
     """Refuses a state that has another structure, or other shapes or types, than the one before.
 
     Raises:
@@ -147,8 +148,8 @@ def check_alike(after: PyTree, before: PyTree, name: str) -> None:
     for (path, new), old in leaves:
         if _kind(new) != _kind(old):
             raise ValueError(
-                f"the {name} has {jnp.result_type(new)} at {name_of(path)}; the state before it has"
-                f" {jnp.result_type(old)}"
+                f"the {name} has {jnp.result_type(new)} at {path_name(path)}; the state before it"
+                f" has {jnp.result_type(old)}"
             )
 
 

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from maml import tree
 from maml._checks import check_number
 from maml._contracts import check_floating, check_mask, check_params
-from maml._optimizers import check_differentiable, check_for, check_optimizer
+from maml._optimizers import check_differentiable, check_on_small_arrays, check_optimizer
 from maml.estimators import implicit, unrolled
 from maml.hvp import Hvp, check_hvp
 from maml.inner import gradient_descent
@@ -36,15 +36,15 @@ def checked_params(
             refuses the optimiser for the leaves that adapt.
     """
     check_params(params)
-    mask = tree.floating(params) if mask is None else mask
+    mask = tree.floating_mask(params) if mask is None else mask
     check_mask(mask, params)
     check_floating(params, mask)
     if optimizer is not None:
-        check_for(optimizer, tree.partition(params, mask)[0], check)
+        check_on_small_arrays(optimizer, tree.partition(params, mask)[0], check)
     return params
 
 
-def descent(
+def descent_learner(
     loss: LossFn,
     optimizer: optax.GradientTransformation,
     mask: PyTree[bool] | None = None,
@@ -106,7 +106,7 @@ def maml(
     >>> round(float(grads), 6)  # (1 - 0.1)^2 * 3
     2.43
     """
-    learner = descent(loss, optimizer, mask, hvp=hvp, remat=remat)
+    learner = descent_learner(loss, optimizer, mask, hvp=hvp, remat=remat)
     check_differentiable(optimizer)
     return Algorithm(
         lambda params: checked_params(params, optimizer, mask),

@@ -18,7 +18,15 @@ from jaxtyping import Array, Float
 
 from maml._checks import check_callable, check_count, check_number
 from maml._returns import as_array
-from maml.rows import Apply, Weights, masked, nonzero, of_rows, replaced, wide
+from maml.rows import (
+    Apply,
+    Weights,
+    check_weights,
+    mask_rows,
+    nonzero_divisor,
+    replace_unweighted,
+    upcast,
+)
 from maml.sampling import Query
 from maml.types import Params
 
@@ -28,7 +36,7 @@ Reference = int | Float[Array, " n"] | None
 
 
 @runtime_checkable
-class Normalised(Protocol):
+class BatchNormModel(Protocol):
     """A model whose batch normalisation takes its statistics from given rows."""
 
     def __call__(self, params: Params, inputs: Array, /, *, reference: Reference = None) -> Any:
@@ -36,12 +44,12 @@ class Normalised(Protocol):
         ...
 
 
-def few_shot_apply(apply: Normalised, mode: Mode = "transductive") -> Apply:
+def few_shot_apply(apply: BatchNormModel, mode: Mode = "transductive") -> Apply:
     """A model that takes support sets and a `Query`, normalised according to the mode.
 
     Args:
         apply: Model `apply(params, inputs, reference=None) -> outputs`, which passes `reference`
-            to its batch normalisations, see `normalised`.
+            to its batch normalisations, see `batch_normalise`.
         mode: Set whose statistics normalise a query set, "transductive" or "support".
 
     Returns:
@@ -60,13 +68,13 @@ def few_shot_apply(apply: Normalised, mode: Mode = "transductive") -> Apply:
 
     def few_shot(params: Params, inputs: Array | Query, weights: Weights = None) -> Array:
         if not isinstance(inputs, Query):
-            return run(params, replaced(inputs, weights), **reference_rows(weights))
-        query = replaced(inputs.inputs, weights)
+            return run(params, replace_unweighted(inputs, weights), **reference_rows(weights))
+        query = replace_unweighted(inputs.inputs, weights)
         if mode == "transductive":
             return run(params, query, **reference_rows(weights))
         rows = len(inputs.support)
-        support_weights = of_rows(inputs.support_weights, rows)
-        joined = jnp.concatenate([replaced(inputs.support, support_weights), query])
+        support_weights = check_weights(inputs.support_weights, rows)
+        joined = jnp.concatenate([replace_unweighted(inputs.support, support_weights), query])
         if support_weights is None:
             return run(params, joined, reference=rows)[rows:]
         return run(params, joined, reference=jnp.pad(support_weights, (0, len(query))))[rows:]
@@ -79,7 +87,7 @@ def reference_rows(weights: Weights) -> dict[str, Any]:
     return {} if weights is None else {"reference": weights}
 
 
-def normalised(
+def batch_normalise(
     x: Float[Array, "n *rest channels"], *, reference: Reference = None, epsilon: float = 1e-3
 ) -> Float[Array, "n *rest channels"]:
     """Batch normalisation without scale and bias:  (x - mean) / sqrt(var + epsilon).
@@ -100,15 +108,15 @@ def normalised(
 
     Ioffe, Szegedy: Batch normalization (ICML 2015), https://arxiv.org/abs/1502.03167
 
-    >>> normalised(jnp.array([[1.0], [3.0]]), epsilon=0.0).tolist()
+    >>> batch_normalise(jnp.array([[1.0], [3.0]]), epsilon=0.0).tolist()
     [[-1.0], [1.0]]
     """
     dtype = getattr(x, "dtype", type(x))
     if jnp.ndim(x) < 2 or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"x must be floating-point [n, ..., channels]; got {dtype}{jnp.shape(x)}")
     check_number(epsilon, "epsilon", least=0)
-    rows, weights = split(reference, x.shape[0])
-    exact = wide(x)
+    rows, weights = parse_reference(reference, x.shape[0])
+    exact = upcast(x)
     mean, var = moments(exact[:rows], weights, covariance=False)
     return ((exact - mean) * jax.lax.rsqrt(var + epsilon)).astype(x.dtype)
 
@@ -135,16 +143,16 @@ def moments(
         centered = (x - mean).reshape(-1, channels)
         return mean, centered.T @ centered / centered.shape[0]
     positions = x[0].size // channels
-    share = (weights / nonzero(weights.sum() * positions)).astype(x.dtype)
+    share = (weights / nonzero_divisor(weights.sum() * positions)).astype(x.dtype)
     share = share.reshape(-1, *[1] * (x.ndim - 1))
-    mean = jnp.sum(share * masked(x, weights), axes)
-    centered = masked(x - mean, weights)
+    mean = jnp.sum(share * mask_rows(x, weights), axes)
+    centered = mask_rows(x - mean, weights)
     if not covariance:
         return mean, jnp.sum(share * jnp.square(centered), axes)
     return mean, (share * centered).reshape(-1, channels).T @ centered.reshape(-1, channels)
 
 
-def split(reference: Reference, rows: int) -> tuple[int | None, Weights]:
+def parse_reference(reference: Reference, rows: int) -> tuple[int | None, Weights]:
     """The number of leading rows and the weights of a reference, of which one or both are None.
 
     Raises:
@@ -152,7 +160,7 @@ def split(reference: Reference, rows: int) -> tuple[int | None, Weights]:
     """
     check_count(rows, least=1, of="rows")
     if isinstance(reference, jax.Array | np.ndarray):
-        return None, of_rows(reference, rows)
+        return None, check_weights(reference, rows)
     if reference is not None:
         check_count(reference, least=1, of="reference rows")
         if reference > rows:

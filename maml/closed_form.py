@@ -41,19 +41,19 @@ def prototypes(
     rounding errors of large features. Means are weighted, and taken in float32 at least. A class
     without a row of positive weight has probability zero.
     """
-    features = rows.masked(rows.wide(features), weights)
+    features = rows.mask_rows(rows.upcast(features), weights)
     members = _one_hot(labels, ways, weights).T.astype(features.dtype)
     members = members if weights is None else members * weights.astype(features.dtype)
     counts = members.sum(axis=1)
-    mean = members.sum(axis=0) @ features / rows.nonzero(counts.sum())
-    centers = members @ (features - mean) / rows.nonzero(counts)[:, None]
+    mean = members.sum(axis=0) @ features / rows.nonzero_divisor(counts.sum())
+    centers = members @ (features - mean) / rows.nonzero_divisor(counts)[:, None]
     bias = -jnp.sum(jnp.square(centers), axis=1) - 2 * centers @ mean
     return 2 * centers.T, _if_any(counts, bias)
 
 
 def _one_hot(labels: Array, ways: int, weights: Weights) -> Float[Array, "n ways"]:
     """One-hot labels, NaN for a label that is not a class."""
-    labels, valid = rows.classes(labels, (len(labels), ways), weights)
+    labels, valid = rows.check_labels(labels, (len(labels), ways), weights)
     hot = jax.nn.one_hot(labels, ways, dtype=jnp.float32)
     return jnp.where(valid[:, None], hot, jnp.nan)
 
@@ -73,9 +73,9 @@ def ridge(
 
     It is computed from the smaller of the two systems of normal equations, in float32 at least.
     """
-    features, targets = (rows.masked(rows.wide(x), weights) for x in (features, targets))
+    features, targets = (rows.mask_rows(rows.upcast(x), weights) for x in (features, targets))
     if weights is not None:
-        root = jnp.sqrt(rows.nonzero(weights)) * (weights != 0)
+        root = jnp.sqrt(rows.nonzero_divisor(weights)) * (weights != 0)
         features, targets = (root.astype(x.dtype)[:, None] * x for x in (features, targets))
     count, size = features.shape
     if count < size:
@@ -91,7 +91,7 @@ def _fit_head(params: Params, features: Features, head: PyTree[bool], fit: Fit) 
     The head is kept in float32 at least, so that the fit is not rounded.
     """
     part, body = tree.partition(_check_head(params, head), head)
-    part = jax.tree.map(rows.wide, part)
+    part = jax.tree.map(rows.upcast, part)
     size, outputs = next(leaf.shape for leaf in jax.tree.leaves(part) if leaf.ndim == 2)
 
     def step(params: Params, batch: Batch, key: RandomKey) -> tuple[Params, dict]:
@@ -221,7 +221,7 @@ def r2d2(
 
     def init(params: Params) -> R2D2:
         leaves = jax.tree.leaves(tree.partition(_check_head(params, head), head)[0])
-        dtype = jnp.result_type(*map(rows.wide, leaves))
+        dtype = jnp.result_type(*map(rows.upcast, leaves))
         starts = jnp.log(jnp.array([regularisation, scale], dtype))
         return R2D2(params, starts[0], starts[1], jnp.zeros_like(starts[0]))
 

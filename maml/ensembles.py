@@ -91,7 +91,7 @@ def mixture(apply: Apply) -> Callable[..., Float[Array, "n ways"]]:
                 "a mixture of probabilities needs logits [n, ways], at least 2 a row, in floating"
                 f" point; got {logits.dtype}{list(logits.shape[1:])}"
             )
-        log_probs = jax.nn.log_softmax(rows.wide(logits))
+        log_probs = jax.nn.log_softmax(rows.upcast(logits))
         impossible = jnp.isneginf(log_probs).all(axis=0)
         total = jax.nn.logsumexp(jnp.where(impossible, 0, log_probs), axis=0)
         return jnp.where(impossible, -jnp.inf, total - jnp.log(len(logits)))

@@ -18,8 +18,9 @@ from maml import rows, tree
 from maml._checks import check_callable, check_count, check_number
 from maml._contracts import check_learner, check_loss, check_shapes
 from maml._leaves import is_inexact, is_real
-from maml._returns import checked
+from maml._returns import checked_loss
 from maml.inner import adapt
+from maml.total import cast_like
 from maml.types import (
     Batch,
     Episode,
@@ -51,8 +52,7 @@ def unrolled(
     Args:
         learner: Function from meta-parameters to the inner problem.
         loss: Outer loss, of the adapted parameters on the query set.
-        inner_steps: Number of inner steps K >= 0; K = 0 is joint training, the gradient of
-            L_query(theta).
+        inner_steps: Number of inner steps K >= 0; K = 0 is joint training on L_query(theta).
         weights: Function from the number of meta-steps taken to the weights `[K]` of the losses
             after 1 .. K inner steps. None: only the loss after the last step counts. In both cases
             the metrics are those after the last step.
@@ -82,7 +82,7 @@ def unrolled(
         inner = learner(meta_params)
 
         def evaluate(params: Params) -> tuple[Scalar, Metrics]:
-            return checked(loss)(params, episode.query, query_key)
+            return checked_loss(loss)(params, episode.query, query_key)
 
         def step_and_evaluate(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
             state, metrics = inner.step(state, batch, key)
@@ -96,16 +96,9 @@ def unrolled(
             _, traces = adapt(inner_and_outer, episode.support, support_key, inner_steps)
             trace, (values, metrics) = traces
             step_weights = weights(step)
-            _check_weights(step_weights)
-            if jnp.shape(step_weights) != (inner_steps,):
-                raise ValueError(
-                    f"there must be one weight for each of {inner_steps} inner steps; got the shape"
-                    f" {jnp.shape(step_weights)}"
-                )
-            value, metrics = (
-                jnp.asarray(step_weights) @ values,
-                jax.tree.map(lambda leaf: leaf[-1], metrics),
-            )
+            _check_weights(step_weights, inner_steps)
+            value = jnp.asarray(step_weights) @ values
+            metrics = jax.tree.map(lambda leaf: leaf[-1], metrics)
         return value, {"loss": value, "query": metrics, "support": trace}
 
     return MetaGradient(objective)
@@ -122,8 +115,7 @@ def implicit(
     from the minimiser and the residual of the conjugate gradients.
 
     Args:
-        learner: Function from meta-parameters, which are the model's parameters, to an inner
-            problem with this minimiser.
+        learner: Function from the model's parameters to an inner problem with this minimiser.
         loss: Loss of both the support and the query set.
         inner_steps: Number of inner steps K >= 1 towards the minimiser.
         regularisation: Regularisation towards theta, lambda > 0.
@@ -151,23 +143,15 @@ def implicit(
         support_key, query_key, curvature_key = jax.random.split(key, 3)
         phi, trace = adapt(learner(meta_params), episode.support, support_key, inner_steps)
         _check_same(meta_params, phi)
-        floating_leaves, constants = tree.partition(phi, tree.floating(phi))
-        learned = jax.tree.map(rows.wide, floating_leaves)
-
-        def restore_types(learned: Params) -> Params:
-            return jax.tree.map(
-                lambda leaf, original: leaf.astype(jnp.result_type(original)),
-                learned,
-                floating_leaves,
-            )
+        floating_leaves, constants = tree.partition(phi, tree.floating_mask(phi))
+        learned = jax.tree.map(rows.upcast, floating_leaves)
 
         def evaluate(learned: Params, batch: Batch, key: RandomKey) -> tuple[Scalar, Metrics]:
-            return checked(loss)(tree.combine(restore_types(learned), constants), batch, key)
+            return checked_loss(loss)(tree.combine(cast_like(phi, learned), constants), batch, key)
 
         (value, metrics), gradient = jax.value_and_grad(evaluate, has_aux=True)(
             learned, episode.query, query_key
         )
-
         flat, unravel = ravel_pytree(gradient)  # one vector, in float32 at least
 
         def support_loss(learned: Params) -> Scalar:
@@ -184,10 +168,10 @@ def implicit(
         solved = cg(curvature_product, flat, tol=0.0, maxiter=cg_steps)[0]
         # Conjugate gradients turn NaN into zero. Metrics of NaN mark a query set without a row of
         # positive weight.
-        nan = [jnp.isnan(rows.wide(leaf)).any() for leaf in jax.tree.leaves(metrics)]
+        nan = [jnp.isnan(rows.upcast(leaf)).any() for leaf in jax.tree.leaves(metrics)]
         not_finite = jnp.stack([~jnp.isfinite(flat).all(), *nan]).any()
         meta_grads = unravel(jnp.where(not_finite, jnp.nan, solved))
-        return restore_types(meta_grads), {"loss": value, "query": metrics, "support": trace}
+        return cast_like(phi, meta_grads), {"loss": value, "query": metrics, "support": trace}
 
     return MetaGradient(gradient=gradient_of)
 
@@ -204,8 +188,7 @@ def displacement(
     The query set does not affect the meta-gradient; its loss is only reported.
 
     Args:
-        learner: Function from meta-parameters, which are the model's parameters, to the inner
-            problem.
+        learner: Function from the model's parameters to the inner problem.
         loss: Loss that is reported for the adapted parameters on the query set.
         inner_steps: Number of inner steps K >= 1.
         end: Point towards which the meta-parameters move, as a function `end(inner, state)` of the
@@ -233,7 +216,7 @@ def displacement(
         inner = learner(meta_params)
         with_state = inner._replace(params=lambda state: state)
         state, trace = adapt(with_state, episode.support, support_key, inner_steps)
-        value, metrics = checked(loss)(inner.params(state), episode.query, query_key)
+        value, metrics = checked_loss(loss)(inner.params(state), episode.query, query_key)
         target = end(inner, state)
         _check_same(meta_params, target)
         check_shapes(target, meta_params, "end")
@@ -245,11 +228,16 @@ def displacement(
     return MetaGradient(gradient=gradient_of)
 
 
-def _check_weights(weights: Any) -> None:
-    """Refuses weights that are not real numbers or, if they are not traced, not finite."""
+def _check_weights(weights: Any, inner_steps: int) -> None:
+    """Refuses weights that are not one real number for each step, finite unless traced."""
     if not is_real(weights) or not (isinstance(weights, Tracer) or jnp.isfinite(weights).all()):
         raise ValueError(
             f"the weights of the inner steps must be finite real numbers; got {weights}"
+        )
+    if jnp.shape(weights) != (inner_steps,):
+        raise ValueError(
+            f"there must be one weight for each of {inner_steps} inner steps; got the shape"
+            f" {jnp.shape(weights)}"
         )
 
 

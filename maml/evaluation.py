@@ -12,8 +12,8 @@ from maml._checks import check_callable, check_count
 from maml._contracts import check_episode, check_learner
 from maml._leaves import is_number, is_real
 from maml.inner import adapt
-from maml.mapping import each_task
-from maml.rows import wide
+from maml.mapping import map_tasks
+from maml.rows import upcast
 from maml.types import Batch, Episode, Learner, MetaParams, Params, RandomKey
 
 
@@ -68,7 +68,7 @@ def evaluate(
         inner = learner(meta_params)
         return adapt(inner, episode.support, support_key, inner_steps, probe=probe)[1]
 
-    return each_task(evaluate_task, meta_params, episodes, key, chunk=chunk, mesh=mesh)
+    return map_tasks(evaluate_task, meta_params, episodes, key, chunk=chunk, mesh=mesh)
 
 
 def mean_ci95(
@@ -94,6 +94,6 @@ def mean_ci95(
         raise ValueError(
             f"a mean over tasks needs at least one task; got the shape {list(jnp.shape(values))}"
         )
-    values = wide(values)
+    values = upcast(values)
     deviation = jnp.std(values, axis=0, ddof=1)
     return jnp.mean(values, axis=0), 1.96 * deviation / jnp.sqrt(values.shape[0])

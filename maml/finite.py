@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from maml._checks import check_number
 from maml._optimizers import check_optimizer
-from maml.rows import wide
+from maml.rows import upcast
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -41,7 +41,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     check_number(max_norm, "max_norm", above=0)
 
     def clip(updates: Any, params: Any) -> Any:
-        sizes = [jnp.abs(wide(leaf)) for leaf in jax.tree.leaves(updates)]
+        sizes = [jnp.abs(upcast(leaf)) for leaf in jax.tree.leaves(updates)]
         largest = jnp.stack([jnp.zeros(()), *(size.max(initial=0) for size in sizes)]).max()
         largest = jax.lax.stop_gradient(largest)  # the unit cancels, and so does its derivative
         tiny = jnp.finfo(largest.dtype).tiny  # the smallest number with a finite inverse
@@ -51,7 +51,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
         exceeds = (square > 0) & (unit * root >= max_norm)
 
         def clip_leaf(leaf: Array) -> Array:
-            clipped = wide(leaf) / unit / root * max_norm
+            clipped = upcast(leaf) / unit / root * max_norm
             return jnp.where(exceeds, clipped, leaf).astype(jnp.result_type(leaf))
 
         return jax.tree.map(clip_leaf, updates)
@@ -59,7 +59,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-class Broken(NamedTuple):
+class SkipCounts(NamedTuple):
     """The counts of `skip_nonfinite`, a part of its state.
 
     Attributes:
@@ -74,7 +74,7 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
 
     Gradient, update and, if the optimiser uses it, the loss must be finite. Otherwise the
     parameters and the state of the optimiser do not change, and the step is counted, see
-    `skipped`. A mean over tasks already leaves out tasks whose gradient is not finite.
+    `skip_report`. A mean over tasks already leaves out tasks whose gradient is not finite.
 
     Args:
         optimizer: Outer optimiser, an optax transformation.
@@ -89,17 +89,17 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
     >>> theta = {"w": jnp.ones(2), "b": jnp.ones(1)}
     >>> broken = {"w": jnp.array([jnp.nan, 0.0]), "b": jnp.zeros(1)}
     >>> updates, state = optimizer.update(broken, optimizer.init(theta), theta)
-    >>> updates["w"].tolist(), skipped(state)
+    >>> updates["w"].tolist(), skip_report(state)
     ([0.0, 0.0], (1, 1, ["['w']"]))
     """
     check_optimizer(optimizer)
     inner = optax.with_extra_args_support(optimizer)
     zero = jnp.zeros((), jnp.int32)
 
-    def init(params: PyTree) -> tuple[Broken, optax.ApplyIfFiniteState]:
+    def init(params: PyTree) -> tuple[SkipCounts, optax.ApplyIfFiniteState]:
         leaves = jax.tree.map(lambda _: zero, params)
         state = optax.ApplyIfFiniteState(zero, jnp.asarray(True), zero, inner.init(params))
-        return Broken(leaves), state
+        return SkipCounts(leaves), state
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         broken, before = state
@@ -107,14 +107,16 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
         updates, inner_state = inner.update(grads, before.inner_state, params, **extra)
         finite = is_finite((grads, updates, extra.get("value")))
         zeros = jax.tree.map(jnp.zeros_like, updates)
-        updates, inner_state = where(finite, (updates, inner_state), (zeros, before.inner_state))
+        updates, inner_state = select_tree(
+            finite, (updates, inner_state), (zeros, before.inner_state)
+        )
         leaves = jax.tree.map(
             lambda count, grad: count + ~jnp.isfinite(grad).all(), broken.leaves, grads
         )
         in_a_row = jnp.where(finite, 0, before.notfinite_count + 1)
         total = before.total_notfinite + ~finite
         return updates, (
-            Broken(leaves),
+            SkipCounts(leaves),
             optax.ApplyIfFiniteState(in_a_row, finite, total, inner_state),
         )
 
@@ -127,12 +129,12 @@ def is_finite(values: PyTree) -> Bool[Array, ""]:
     return jnp.stack([jnp.asarray(True), *flags]).all()
 
 
-def where(chosen: Bool[Array, ""], one: PyTree, other: PyTree) -> PyTree:
+def select_tree(flag: Bool[Array, ""], one: PyTree, other: PyTree) -> PyTree:
     """The first tree if the flag is True, else the second; both have the same structure."""
-    return jax.tree.map(partial(jnp.where, chosen), one, other)
+    return jax.tree.map(partial(jnp.where, flag), one, other)
 
 
-def skipped(opt_state: PyTree) -> tuple[int, int, list[str]]:
+def skip_report(opt_state: PyTree) -> tuple[int, int, list[str]]:
     """Number of skipped steps, number of them since the last finite one, and names of the leaves.
 
     Args:
@@ -145,9 +147,9 @@ def skipped(opt_state: PyTree) -> tuple[int, int, list[str]]:
     Raises:
         ValueError: the state is that of another optimiser.
     """
-    if not (isinstance(opt_state, tuple) and opt_state and isinstance(opt_state[0], Broken)):
+    if not (isinstance(opt_state, tuple) and opt_state and isinstance(opt_state[0], SkipCounts)):
         raise ValueError(
-            "skipped needs the state of an optimiser made by maml.skip_nonfinite, such as"
+            "skip_report needs the state of an optimiser made by maml.skip_nonfinite, such as"
             f" MetaState.opt_state; got {type(opt_state).__name__}"
         )
     broken, rest = opt_state

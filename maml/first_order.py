@@ -16,8 +16,8 @@ from maml import tree
 from maml._checks import check_flags
 from maml._contracts import check_type
 from maml._optimizers import check_differentiable, check_optimizer
-from maml._optimizers import start as start_optimizer
-from maml.algorithms import checked_params, descent
+from maml._updates import init_state
+from maml.algorithms import checked_params, descent_learner
 from maml.estimators import displacement, unrolled
 from maml.inner import gradient_descent
 from maml.types import Algorithm, Inner, LossFn, Params
@@ -47,7 +47,7 @@ def fomaml(
     Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.2,
     https://arxiv.org/abs/1703.03400
     """
-    learner = descent(loss, optimizer, mask, first_order=True)
+    learner = descent_learner(loss, optimizer, mask, first_order=True)
     check_differentiable(optimizer, first_order=True)
     check = partial(check_differentiable, first_order=True)
     return Algorithm(
@@ -87,7 +87,7 @@ def reptile(
         keep_state: Whether the inner optimiser continues from its state after the last meta-batch,
             as Adam does in the paper, instead of starting from a new state in every task. The state
             is then part of the meta-parameters, and the outer optimiser must be
-            `keeping(optimizer)`.
+            `keep_inner_state(optimizer)`.
 
     Returns:
         The algorithm, whose meta-parameters are those of the model, or `Reptile` with `keep_state`.
@@ -102,12 +102,12 @@ def reptile(
     check_flags(keep_state=keep_state)
     check_params = partial(checked_params, optimizer=optimizer, check=check_optimizer)
     if not keep_state:
-        stateless = descent(loss, optimizer)
+        stateless = descent_learner(loss, optimizer)
         return Algorithm(check_params, stateless, displacement(stateless, loss, inner_steps))
     check_optimizer(optimizer)
 
     def start(params: Params) -> PyTree:
-        return start_optimizer(optimizer, tree.partition(params, tree.floating(params))[0])
+        return init_state(optimizer, tree.partition(params, tree.floating_mask(params))[0])
 
     def init(params: Params) -> Reptile:
         return Reptile(check_params(params), _to_floats(_check_averageable(start(params))))
@@ -142,7 +142,7 @@ def _to_floats(opt_state: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, float)), opt_state)
 
 
-def keeping(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def keep_inner_state(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """The outer optimiser of `reptile` with `keep_state`.
 
     It updates the parameters of the model by `optimizer`, and replaces the state of the inner
@@ -166,7 +166,7 @@ def keeping(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
     return optax.partition({"learned": optimizer, "kept": optax.sgd(1.0)}, labels)
 
 
-def check_keeping(meta_params: Any, opt_state: PyTree) -> None:
+def check_keeps_inner_state(meta_params: Any, opt_state: PyTree) -> None:
     """Refuses an outer optimiser that would learn the inner optimiser's state as parameters.
 
     Args:
@@ -174,7 +174,8 @@ def check_keeping(meta_params: Any, opt_state: PyTree) -> None:
         opt_state: State of the outer optimiser.
 
     Raises:
-        ValueError: the meta-parameters are a `Reptile`, and the optimiser is not `keeping`.
+        ValueError: the meta-parameters are a `Reptile`, and the optimiser is not one made by
+            `keep_inner_state`.
     """
 
     def keeps(part: Any) -> bool:
@@ -184,5 +185,6 @@ def check_keeping(meta_params: Any, opt_state: PyTree) -> None:
     if isinstance(meta_params, Reptile) and not any(map(keeps, parts)):
         raise ValueError(
             "the meta-parameters of reptile with keep_state include the inner optimiser's state;"
-            " got an outer optimiser that would learn it: maml.keeping(optimizer) would work"
+            " got an outer optimiser that would learn it; maml.keep_inner_state(optimizer) would"
+            " work"
         )

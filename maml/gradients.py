@@ -57,11 +57,11 @@ def task_gradient(
     def run(part: MetaGradient, *task: Any) -> tuple[Array, Metrics, PyTree]:
         return value_and_gradient(part, step, *task)
 
-    _, metrics, grads = of_phase(grad, step, run, meta_params, episode, key)
+    _, metrics, grads = run_phase(grad, step, run, meta_params, episode, key)
     return grads, metrics
 
 
-def of_phase(grad: MetaGradient, step: Step, run: Callable[..., Any], *args: Any) -> Any:
+def run_phase(grad: MetaGradient, step: Step, run: Callable[..., Any], *args: Any) -> Any:
     """The result of `run(part, *args)`, with the part of a meta-gradient used in a meta-step.
 
     Args:
@@ -95,7 +95,7 @@ def value_and_gradient(
         ValueError: the gradient has other shapes than the meta-parameters, or its metrics are not
             a dictionary.
     """
-    learned, constants = tree.partition(meta_params, tree.floating(meta_params))
+    learned, constants = tree.partition(meta_params, tree.floating_mask(meta_params))
     if grad.objective is not None:
         objective = grad.objective
 

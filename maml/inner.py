@@ -24,8 +24,9 @@ from maml._contracts import (
     check_mask,
     check_params,
 )
-from maml._optimizers import check_opt_state, check_optimizer, start, update, with_noise_from
-from maml._returns import check_arrays, checked, pair
+from maml._optimizers import check_opt_state, check_optimizer
+from maml._returns import check_arrays, check_pair, checked_loss
+from maml._updates import init_state, reseed, update
 from maml.hvp import Hvp, check_hvp, grad
 from maml.types import (
     Batch,
@@ -38,7 +39,7 @@ from maml.types import (
     RandomKeys,
 )
 
-UNROLLED = 5  # inner steps up to which a loop is compiled step by step
+MAX_UNROLLED_STEPS = 5  # inner steps up to which a loop is compiled step by step
 
 
 def gradient_descent(
@@ -94,14 +95,14 @@ def gradient_descent(
     check_optimizer(optimizer)
     check_hvp(hvp, remat, first_order=first_order)
     check_params(params)
-    mask = tree.floating(params) if mask is None else mask
+    mask = tree.floating_mask(params) if mask is None else mask
     per_step = jax.tree.map(lambda _: False, params) if per_step is None else per_step
     check_mask(mask, params)
     check_floating(params, mask)
     check_per_step(per_step, mask, params)
     adapted, _ = tree.partition(params, mask)
     if opt_state is None:
-        opt_state = start(optimizer, adapted)
+        opt_state = init_state(optimizer, adapted)
     else:
         check_opt_state(optimizer, opt_state, adapted)
 
@@ -113,7 +114,7 @@ def gradient_descent(
         return tree.combine(adapted, tree.partition(current, mask)[1])
 
     def objective(adapted: Params, count: Any, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
-        return checked(loss)(assemble(adapted, count), batch, key)
+        return checked_loss(loss)(assemble(adapted, count), batch, key)
 
     def step(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
         adapted, opt_state, count = state
@@ -123,9 +124,7 @@ def gradient_descent(
         def value(adapted: Params) -> Any:
             return objective(adapted, count, batch, key)[0]
 
-        updates, opt_state = update(
-            optimizer, grads, with_noise_from(key, opt_state), adapted, value
-        )
+        updates, opt_state = update(optimizer, grads, reseed(key, opt_state), adapted, value)
         state = optax.apply_updates(adapted, updates), opt_state, count + 1
         return state, jax.lax.stop_gradient(metrics)
 
@@ -145,7 +144,9 @@ def check_per_step(per_step: PyTree[bool], mask: PyTree[bool], params: Params) -
         ValueError: `per_step` is not a mask of the parameters, or both masks are True at a leaf.
     """
     check_mask(per_step, params, "per_step mask", some=False)
-    for path, overlaps in tree.by_path(jax.tree.map(lambda a, b: a and b, mask, per_step)).items():
+    for path, overlaps in tree.leaves_by_path(
+        jax.tree.map(lambda a, b: a and b, mask, per_step)
+    ).items():
         if overlaps:
             raise ValueError(
                 f"a leaf that adapts has no value for each step; mask and per_step meet at {path}"
@@ -201,13 +202,13 @@ def adapt(
     def body(state: PyTree, step: tuple[RandomKey, Batch]) -> tuple[PyTree, PyTree]:
         step_key, step_batch = step
         out = inner.step(state, batch if step_batch is None else step_batch, step_key)
-        state, metrics = pair(out, "the step of an Inner", "state, metrics")
+        state, metrics = check_pair(out, "the step of an Inner", "state, metrics")
         trace = metrics if probe is None else probe(inner.params(state))
         check_arrays(trace, "the step of an Inner" if probe is None else "probe")
         return state, trace
 
     def run(state: PyTree, steps: tuple[RandomKeys, Batch]) -> tuple[PyTree, PyTree]:
-        if inner.remat or not 0 < inner_steps <= UNROLLED:
+        if inner.remat or not 0 < inner_steps <= MAX_UNROLLED_STEPS:
             return jax.lax.scan(body, state, steps)
         # Few steps are faster without a scan, which copies the values it stores; mapped over
         # tasks, its first step would need a copy of theta for each task.

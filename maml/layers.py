@@ -96,8 +96,8 @@ def max_pool(
     _check_images(x, 2)
     _, height, width, _ = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
-    x = larger(x[:, ::2], x[:, 1::2])
-    return larger(x[:, :, ::2], x[:, :, 1::2])
+    x = maximum(x[:, ::2], x[:, 1::2])
+    return maximum(x[:, :, ::2], x[:, :, 1::2])
 
 
 def _check_images(x: Any, side: int = 1) -> None:
@@ -109,7 +109,7 @@ def _check_images(x: Any, side: int = 1) -> None:
         )
 
 
-def larger(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def maximum(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """The elementwise maximum, whose gradient always goes to exactly one argument.
 
     The gradient of `jnp.maximum`, and of `max` over axes, goes to the arguments that equal the

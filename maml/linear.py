@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num
 
-from maml.rows import wide
+from maml.rows import upcast
 
 
 def solve(a: Num[Array, "n n"], b: Num[Array, "n *m"]) -> Num[Array, "n *m"]:
@@ -17,7 +17,7 @@ def solve(a: Num[Array, "n n"], b: Num[Array, "n *m"]) -> Num[Array, "n *m"]:
     >>> solve(jnp.array([[2.0, 0.0], [0.0, 4.0]]), jnp.array([2.0, 2.0])).tolist()
     [1.0, 0.5]
     """
-    dtype = jnp.result_type(wide(a), wide(b))
+    dtype = jnp.result_type(upcast(a), upcast(b))
     a, b = a.astype(dtype), b.astype(dtype)
 
     def eliminate(k: Array, rows: Array) -> Array:

@@ -9,7 +9,7 @@ from maml import rows
 from maml._checks import check_callable, check_number
 from maml._contracts import check_loss, check_shapes
 from maml._leaves import is_inexact
-from maml._returns import checked
+from maml._returns import checked_loss
 from maml.rows import Apply
 from maml.types import Batch, LossFn, Params, RandomKey
 
@@ -53,9 +53,9 @@ def regression(apply: Apply) -> LossFn:
             raise ValueError(f"predictions must be floating-point; got {predictions.dtype}")
         if jnp.iscomplexobj(targets) and not jnp.iscomplexobj(predictions):
             raise ValueError(f"complex targets need complex predictions; got {predictions.dtype}")
-        error = rows.masked(rows.wide(predictions) - rows.wide(targets), weights)
-        mse = rows.mean(_squared(error), weights)
-        return mse, {"mse": rows.metric(mse, weights)}
+        error = rows.mask_rows(rows.upcast(predictions) - rows.upcast(targets), weights)
+        mse = rows.weighted_mean(_squared(error), weights)
+        return mse, {"mse": rows.metric_or_nan(mse, weights)}
 
     return loss
 
@@ -94,18 +94,18 @@ def classification(apply: Apply) -> LossFn:
     def loss(params: Params, batch: Batch, key: RandomKey) -> tuple[Array, dict]:
         inputs, labels, weights = rows.unpack(batch)
         logits = rows.outputs(apply, params, inputs, weights)
-        labels, valid = rows.classes(labels, logits.shape, weights)
+        labels, valid = rows.check_labels(labels, logits.shape, weights)
         if not jnp.issubdtype(logits.dtype, jnp.floating):
             raise ValueError(f"logits must be floating-point; got {logits.dtype}")
-        logits = rows.masked(rows.wide(logits), weights)
+        logits = rows.mask_rows(rows.upcast(logits), weights)
         cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
         correct = (jnp.argmax(logits, axis=-1) == labels) & ~jnp.isnan(cross_entropy)
         nan = jnp.float32(jnp.nan)
         # A factor of NaN makes the derivative NaN as well.
-        value = rows.mean(cross_entropy * jnp.where(valid, 1, nan), weights)
-        accuracy = rows.mean(jnp.where(valid, correct, nan), weights)
+        value = rows.weighted_mean(cross_entropy * jnp.where(valid, 1, nan), weights)
+        accuracy = rows.weighted_mean(jnp.where(valid, correct, nan), weights)
         metrics = {"cross_entropy": value, "accuracy": accuracy}
-        return value, {name: rows.metric(mean, weights) for name, mean in metrics.items()}
+        return value, {name: rows.metric_or_nan(mean, weights) for name, mean in metrics.items()}
 
     return loss
 
@@ -137,9 +137,9 @@ def proximal(loss: LossFn, center: Params, regularisation: float) -> LossFn:
 
     def proximal_loss(params: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
         check_shapes(center, params, "centre")
-        value, metrics = checked(loss)(params, batch, key)
+        value, metrics = checked_loss(loss)(params, batch, key)
         distances = [
-            jnp.sum(_squared(rows.wide(p) - rows.wide(c)))
+            jnp.sum(_squared(rows.upcast(p) - rows.upcast(c)))
             for p, c in zip(jax.tree.leaves(params), jax.tree.leaves(center), strict=True)
             if is_inexact(p)
         ]

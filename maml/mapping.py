@@ -21,7 +21,7 @@ from maml._contracts import check_meta_params
 from maml._leaves import is_number
 from maml.types import Episode, MetaParams, RandomKey, RandomKeys
 
-TASK = "task"  # name of the mesh axis along which tasks are divided
+TASK_AXIS = "task"  # name of the mesh axis along which tasks are divided
 
 
 def task_mesh(num_devices: int | None = None) -> Mesh:
@@ -55,7 +55,7 @@ def task_mesh(num_devices: int | None = None) -> Mesh:
         )
     local = [jax.local_devices(process)[: count // processes] for process in range(processes)]
     return jax.make_mesh(
-        (count,), (TASK,), axis_types=(AxisType.Auto,), devices=[d for ds in local for d in ds]
+        (count,), (TASK_AXIS,), axis_types=(AxisType.Auto,), devices=[d for ds in local for d in ds]
     )
 
 
@@ -68,8 +68,8 @@ def count_tasks(episodes: Episode | PyTree) -> int:
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(episodes)}
     if len(sizes) != 1 or sizes == {()}:
         raise ValueError(
-            "episodes need one leading task axis, as those of maml.batched have; got leading sizes"
-            f" {sorted(sizes)}"
+            "episodes need one leading task axis, as those of maml.batch_tasks have; got leading"
+            f" sizes {sorted(sizes)}"
         )
     return sizes.pop()[0]
 
@@ -92,7 +92,7 @@ def check_tasks(tasks: Episode | PyTree) -> None:
         raise ValueError(f"the arrays of a task must not be empty; got one of shape {empty[0]}")
 
 
-def share_of(num_tasks: int, mesh: Mesh | None) -> int:
+def tasks_per_device(num_tasks: int, mesh: Mesh | None) -> int:
     """The number of tasks of each device.
 
     Raises:
@@ -103,9 +103,9 @@ def share_of(num_tasks: int, mesh: Mesh | None) -> int:
         return num_tasks
     if not isinstance(mesh, Mesh | AbstractMesh):
         raise ValueError(f"a mesh must be made by maml.task_mesh(); got {mesh!r}")
-    if mesh.axis_names != (TASK,):
+    if mesh.axis_names != (TASK_AXIS,):
         raise ValueError(
-            f"a mesh needs one axis, named {TASK!r}, as that of maml.task_mesh() has; got"
+            f"a mesh needs one axis, named {TASK_AXIS!r}, as that of maml.task_mesh() has; got"
             f" {mesh.axis_names}"
         )
     if num_tasks % mesh.size:
@@ -120,9 +120,9 @@ def tasks_at_once(num_tasks: int, chunk: int | None, mesh: Mesh | None) -> int:
     """The number of tasks that a device maps at once: the chunk, or its whole share.
 
     Raises:
-        ValueError: as `share_of`, or the chunk does not divide the share.
+        ValueError: as `tasks_per_device`, or the chunk does not divide the share.
     """
-    share = share_of(num_tasks, mesh)
+    share = tasks_per_device(num_tasks, mesh)
     chunk = share if chunk is None else chunk
     check_count(chunk, least=1, of="tasks in a chunk")
     if share % chunk:
@@ -133,24 +133,24 @@ def tasks_at_once(num_tasks: int, chunk: int | None, mesh: Mesh | None) -> int:
     return chunk
 
 
-def across(
-    mesh: Mesh | None, share: Callable[..., Any], *, summed: bool | tuple[bool, ...]
+def shard_over_devices(
+    mesh: Mesh | None, function: Callable[..., Any], *, summed: bool | tuple[bool, ...]
 ) -> Callable[..., Any]:
     """Turns a function of the tasks of one device into a function of all tasks on a mesh.
 
     Args:
         mesh: Devices that share the tasks. None: one device.
-        share: `share(meta_params, tasks)` of one device, with all meta-parameters and the tasks of
-            the device.
-        summed: Whether `share` returns sums over all devices instead of results `[task, ...]`; a
+        function: Function `function(meta_params, tasks)` of one device, given all meta-parameters
+            and the tasks of the device.
+        summed: Whether `function` returns sums over all devices instead of results `[task, ...]`; a
             tuple has one bool for each member of the result.
 
     Returns:
-        `function(meta_params, tasks)` of all tasks; without a mesh it is `share`.
+        `function(meta_params, tasks)` of all tasks; without a mesh it is `function`.
     """
     if mesh is None:
-        return share
-    everywhere, by_task = PartitionSpec(), PartitionSpec(TASK)
+        return function
+    everywhere, by_task = PartitionSpec(), PartitionSpec(TASK_AXIS)
 
     def sharded(meta_params: MetaParams, tasks: Any) -> Any:
         devices = context if (context := get_abstract_mesh()).shape == mesh.shape else mesh
@@ -161,7 +161,7 @@ def across(
         # `check_vma` is off: it would sum the gradients of the inner loop over the devices, and
         # require every optimiser state to be marked as varying between devices.
         return jax.shard_map(
-            share,
+            function,
             mesh=devices,
             in_specs=(everywhere, by_task),
             out_specs=jax.tree.map(lambda total: everywhere if total else by_task, summed),
@@ -171,7 +171,7 @@ def across(
     return sharded
 
 
-def each_task(
+def map_tasks(
     function: Callable[[MetaParams, Any, RandomKey], PyTree],
     meta_params: MetaParams,
     tasks: PyTree,
@@ -202,17 +202,17 @@ def each_task(
     check_key(key)
     check_tasks(tasks)
     num_tasks = count_tasks(tasks)
-    chunk = share_of(num_tasks, mesh) if chunk is None else chunk
+    chunk = tasks_per_device(num_tasks, mesh) if chunk is None else chunk
     check_count(chunk, least=1, of="tasks in a chunk")
 
-    def share(meta_params: MetaParams, tasks: tuple[Any, RandomKeys]) -> PyTree[Array]:
-        return in_chunks(lambda task: function(meta_params, *task), tasks, chunk)
+    def map_share(meta_params: MetaParams, tasks: tuple[Any, RandomKeys]) -> PyTree[Array]:
+        return map_in_chunks(lambda task: function(meta_params, *task), tasks, chunk)
 
     keys = jax.random.split(key, num_tasks)
-    return across(mesh, share, summed=False)(meta_params, (tasks, keys))
+    return shard_over_devices(mesh, map_share, summed=False)(meta_params, (tasks, keys))
 
 
-def in_chunks(function: Callable[[Any], PyTree], tasks: Any, chunk: int) -> PyTree[Array]:
+def map_in_chunks(function: Callable[[Any], PyTree], tasks: Any, chunk: int) -> PyTree[Array]:
     """The results of `function(task)` for each task, in chunks; the last may be smaller.
 
     It replaces `jax.lax.map` with a batch size, which cannot return arrays of size zero, such as

@@ -65,7 +65,9 @@ def meta_sgd(
         check_mask(mask)
 
     def init(params: Params) -> MetaSGD:
-        learned, _ = tree.partition(checked_params(params, optimizer, mask), tree.floating(params))
+        learned, _ = tree.partition(
+            checked_params(params, optimizer, mask), tree.floating_mask(params)
+        )
         return MetaSGD(params, jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), learned))
 
     def learner(meta: MetaSGD) -> Inner:

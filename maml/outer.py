@@ -18,14 +18,11 @@ from maml._contracts import (
     check_state,
     check_step,
 )
-from maml._optimizers import (
-    check_opt_state,
-    check_transformation,
-    update,
-)
-from maml.gradients import of_phase
-from maml.mapping import TASK, across, check_tasks, count_tasks, tasks_at_once
-from maml.total import Tasks, Total, like, mean_value, total_gradient
+from maml._optimizers import check_opt_state, check_transformation
+from maml._updates import update
+from maml.gradients import run_phase
+from maml.mapping import TASK_AXIS, check_tasks, count_tasks, shard_over_devices, tasks_at_once
+from maml.total import Tasks, Total, cast_like, mean_value, total_gradient
 from maml.types import (
     Algorithm,
     Episode,
@@ -106,16 +103,16 @@ def _gradient_and_mask(
 
     def run(part: MetaGradient, meta_params: MetaParams, tasks: Tasks) -> tuple[Any, Any, Array]:
         def share(meta_params: MetaParams, tasks: Tasks) -> tuple[Total, Array]:
-            total, kept = total_gradient(part, step, meta_params, tasks, chunk)
-            return total if mesh is None else jax.lax.psum(total, TASK), kept
+            total, included = total_gradient(part, step, meta_params, tasks, chunk)
+            return total if mesh is None else jax.lax.psum(total, TASK_AXIS), included
 
-        total, kept = across(mesh, share, summed=(True, False))(meta_params, tasks)
+        total, included = shard_over_devices(mesh, share, summed=(True, False))(meta_params, tasks)
         mean = total.mean()
         left_out = 1 - mean.number / num_tasks
-        return like(meta_params, mean.grads), mean.metrics | {"left_out": left_out}, kept
+        return cast_like(meta_params, mean.grads), mean.metrics | {"left_out": left_out}, included
 
     tasks = episodes, jax.random.split(key, num_tasks)
-    return of_phase(grad, step, run, meta_params, tasks)
+    return run_phase(grad, step, run, meta_params, tasks)
 
 
 def _value(
@@ -128,7 +125,7 @@ def _value(
             raise ValueError("the outer optimiser needs a loss; this meta-gradient has none")
         return mean_value(part.objective, step, meta_params, data, **options)
 
-    return of_phase(grad, step, run, meta_params)
+    return run_phase(grad, step, run, meta_params)
 
 
 def meta_step(
@@ -161,7 +158,7 @@ def meta_step(
     check_algorithm(algorithm)
     check_transformation(optimizer)
     check_state(state)
-    learned, constants = tree.partition(state.params, tree.floating(state.params))
+    learned, constants = tree.partition(state.params, tree.floating_mask(state.params))
     check_opt_state(optimizer, state.opt_state, learned)
     options: dict[str, Any] = {"chunk": chunk, "mesh": mesh}
     grad, step = algorithm.grad, state.step

@@ -133,7 +133,7 @@ def maml_plus_plus(
 
     def init(params: Params) -> PlusPlus:
         checked_params(params, optimizer, mask)
-        adapts = tree.floating(params) if mask is None else mask
+        adapts = tree.floating_mask(params) if mask is None else mask
         adapted, _ = tree.partition(params, adapts)
         if per_step is not None:
             check_per_step(per_step, adapts, params)

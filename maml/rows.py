@@ -33,7 +33,8 @@ def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
     """Inputs, targets and weights of a batch; weights of None are 1 for every row.
 
     Raises:
-        ValueError: the batch has another structure, no rows, or weights that `of_rows` refuses.
+        ValueError: the batch has another structure, no rows, or weights that `check_weights`
+            refuses.
     """
     if not (isinstance(batch, tuple | list) and len(batch) in (2, 3)):
         got = f"{len(batch)} members" if isinstance(batch, tuple | list) else type(batch).__name__
@@ -48,14 +49,14 @@ def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
         raise ValueError(
             "targets must have a row for each point; got one number. Where a batch of tasks,"
             " [task, point, ...], is expected, the points of an episode of ONE task are mistaken"
-            " for tasks; an episode with a task axis, or drawn by maml.batched, would work"
+            " for tasks; an episode with a task axis, or drawn by maml.batch_tasks, would work"
         )
     if targets.shape[0] == 0:
         raise ValueError(f"a batch needs at least one row; got targets of {list(targets.shape)}")
-    return inputs, targets, of_rows(weights, len(targets))
+    return inputs, targets, check_weights(weights, len(targets))
 
 
-def of_rows(weights: Any, rows: int) -> Weights:
+def check_weights(weights: Any, rows: int) -> Weights:
     """The weights in float32 at least; a negative weight that is traced becomes NaN.
 
     Raises:
@@ -76,14 +77,14 @@ def of_rows(weights: Any, rows: int) -> Weights:
             raise ValueError(
                 f"weights must be finite and >= 0; got {weights[invalid[0]]} at row {invalid[0]}"
             )
-    weights = wide(weights)
+    weights = upcast(weights)
     return jnp.where(weights >= 0, weights, jnp.nan)
 
 
-def wide(x: Any) -> Array:
+def upcast(x: Any) -> Array:
     """The array in float32 at least, for sums and differences.
 
-    >>> wide(jnp.ones(2, jnp.bfloat16)).dtype, wide(jnp.arange(2)).dtype
+    >>> upcast(jnp.ones(2, jnp.bfloat16)).dtype, upcast(jnp.arange(2)).dtype
     (dtype('float32'), dtype('float32'))
     """
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x, 0.0), jnp.float32))
@@ -109,7 +110,7 @@ def outputs(apply: Apply, params: Params, inputs: PyTree, weights: Weights) -> A
         return as_array(apply(params, inputs), "apply")
     if _takes_weights(apply):
         return as_array(apply(params, inputs, weights=weights), "apply")  # pyright: ignore[reportCallIssue]
-    return as_array(apply(params, replaced(inputs, weights)), "apply")
+    return as_array(apply(params, replace_unweighted(inputs, weights)), "apply")
 
 
 def _takes_weights(apply: Apply) -> bool:
@@ -127,13 +128,13 @@ def _takes_weights(apply: Apply) -> bool:
     return parameter.kind is parameter.POSITIONAL_OR_KEYWORD and "weights" not in leading
 
 
-def replaced(inputs: PyTree, weights: Weights) -> PyTree:
+def replace_unweighted(inputs: PyTree, weights: Weights) -> PyTree:
     """The inputs, with each row of weight 0 replaced by a row of positive weight.
 
     Only leaves `[n, ...]` are changed. Zeros would suffice for most models, but not for those that
     divide by the norm of their input. If all weights are 0, all rows become ones.
 
-    >>> replaced(jnp.array([1.0, jnp.nan, 3.0]), jnp.array([0.0, 0.0, 1.0])).tolist()
+    >>> replace_unweighted(jnp.array([1.0, jnp.nan, 3.0]), jnp.array([0.0, 0.0, 1.0])).tolist()
     [3.0, 3.0, 3.0]
     """
     if weights is None:
@@ -150,35 +151,35 @@ def replaced(inputs: PyTree, weights: Weights) -> PyTree:
     return jax.tree.map(replace, inputs)
 
 
-def masked(values: Array, weights: Weights) -> Array:
+def mask_rows(values: Array, weights: Weights) -> Array:
     """The values `[n, ...]`, with zeros in the rows of weight 0."""
     return values if weights is None else jnp.where(_column(weights != 0, values), values, 0)
 
 
-def mean(values: Array, weights: Weights) -> Array:
+def weighted_mean(values: Array, weights: Weights) -> Array:
     """The mean  sum_i w_i v_i / sum_i w_i,  with v_i the mean of row i; 0 if all weights are 0.
 
-    >>> float(mean(jnp.array([1.0, 2.0, jnp.inf]), jnp.array([3.0, 1.0, 0.0])))
+    >>> float(weighted_mean(jnp.array([1.0, 2.0, jnp.inf]), jnp.array([3.0, 1.0, 0.0])))
     1.25
     """
     if weights is None:
         return jnp.mean(values)
-    rows = masked(values, weights).mean(tuple(range(1, values.ndim)))
+    rows = mask_rows(values, weights).mean(tuple(range(1, values.ndim)))
     weights = weights.astype(rows.dtype)
-    return jnp.sum(weights * rows) / nonzero(weights.sum())
+    return jnp.sum(weights * rows) / nonzero_divisor(weights.sum())
 
 
-def metric(value: Array, weights: Weights) -> Array:
+def metric_or_nan(value: Array, weights: Weights) -> Array:
     """A mean for the metrics: NaN if all weights are 0."""
     return value if weights is None else jnp.where(weights.any(), value, jnp.nan)
 
 
-def nonzero(divisor: Array) -> Array:
+def nonzero_divisor(divisor: Array) -> Array:
     """The divisor, with 1 in the place of 0."""
     return jnp.where(divisor == 0, 1, divisor)
 
 
-def classes(
+def check_labels(
     labels: Array, shape: tuple[int, ...], weights: Weights
 ) -> tuple[Integer[Array, "*rows"], Bool[Array, "*rows"]]:
     """The labels, with 0 in rows of weight 0, and a mask of the labels in range.
@@ -213,7 +214,7 @@ def classes(
         raise ValueError(f"labels must be integers {expected}, in 0 .. {ways - 1}; got {got}")
     if labels.dtype.itemsize < 4:  # uint8 cannot be compared with 300 ways
         labels = labels.astype(jnp.int32)
-    labels = masked(labels, weights)
+    labels = mask_rows(labels, weights)
     valid = (labels >= 0) & (labels < ways)
     if not isinstance(valid, Tracer) and not valid.all():
         raise ValueError(f"labels must be in 0 .. {ways - 1}; got {labels[~valid][0]}")

@@ -131,7 +131,7 @@ def _rotate(
     return jax.lax.select_n(quarters, *rotated)
 
 
-def batched(sample: Sampler, num_tasks: int) -> Sampler:
+def batch_tasks(sample: Sampler, num_tasks: int) -> Sampler:
     """A sampler of meta-batches, `Episode[task, ...]`, from a sampler of one task.
 
     Args:
@@ -147,7 +147,7 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
             returns meta-batches.
 
     >>> from maml import Episode
-    >>> sample = batched(lambda key: Episode(*jax.random.normal(key, (2, 5))), 3)
+    >>> sample = batch_tasks(lambda key: Episode(*jax.random.normal(key, (2, 5))), 3)
     >>> sample(jax.random.key(0)).support.shape
     (3, 5)
     """
@@ -157,10 +157,10 @@ def batched(sample: Sampler, num_tasks: int) -> Sampler:
         raise ValueError("this sampler returns meta-batches already: pass the sampler of one task")
     partial_type = jax.tree_util.Partial
     sample = sample if isinstance(sample, partial_type) else partial_type(sample)
-    return partial_type(_Batch(num_tasks), sample)
+    return partial_type(_BatchSampler(num_tasks), sample)
 
 
-class _Batch(NamedTuple):
+class _BatchSampler(NamedTuple):
     """A batched sampler, compared by value so that jit compiles equal ones once.
 
     Two equal `functools.partial` would differ.
@@ -182,5 +182,5 @@ class _Batch(NamedTuple):
 
 
 def is_batched(sample: Any) -> bool:
-    """Whether a sampler is one that `batched` has made."""
-    return isinstance(getattr(sample, "func", None), _Batch)
+    """Whether a sampler is one that `batch_tasks` has made."""
+    return isinstance(getattr(sample, "func", None), _BatchSampler)

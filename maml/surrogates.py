@@ -34,7 +34,7 @@ from jaxtyping import Array, Float, Scalar
 
 from maml._checks import check_number
 from maml._leaves import is_real
-from maml.rows import wide
+from maml.rows import upcast
 
 Steps = Float[Array, " time"]
 Surrogate = Callable[[Steps, Steps], Scalar]
@@ -62,7 +62,7 @@ def _check_steps(log_ratio: Any, advantage: Any) -> tuple[Array, Array]:
             f"log_ratio and advantage must have equally many steps; got {log_ratio.shape[0]} and"
             f" {advantage.shape[0]}"
         )
-    return wide(log_ratio), wide(advantage)
+    return upcast(log_ratio), upcast(advantage)
 
 
 def _mask_ratios(log_ratio: Any, advantage: Any) -> tuple[Array, Array]:
@@ -78,7 +78,7 @@ def _mask_last_ratios(log_ratio: Steps, advantage: Array) -> Array:
     """The log-ratios, with 0 where no later step has an advantage."""
     counts = (advantage != 0).astype(jnp.int32)
     later = jnp.cumsum(counts[::-1])[::-1] - counts
-    return jnp.where(later > 0, wide(log_ratio), 0)
+    return jnp.where(later > 0, upcast(log_ratio), 0)
 
 
 def score_function(log_ratio: Steps, advantage: Steps) -> Scalar:

@@ -19,8 +19,8 @@ from jaxtyping import Array, Bool, Float, PyTree, Scalar
 from maml import tree
 from maml.finite import is_finite
 from maml.gradients import value_and_gradient
-from maml.mapping import TASK, across, count_tasks, in_chunks
-from maml.rows import wide
+from maml.mapping import TASK_AXIS, count_tasks, map_in_chunks, shard_over_devices
+from maml.rows import upcast
 from maml.types import (
     Episode,
     MetaGradient,
@@ -82,24 +82,24 @@ def total_gradient(
     chunks = jax.tree.map(lambda leaf: leaf.reshape(count, chunk, *leaf.shape[1:]), tasks)
 
     def add_chunk(grads: PyTree, tasks: Tasks) -> tuple[PyTree, tuple[Total, Array]]:
-        total, kept = _chunk_gradient(grad, step, meta_params, tasks)
-        return jax.tree.map(jnp.add, grads, total.grads), (total._replace(grads=()), kept)
+        total, included = _chunk_gradient(grad, step, meta_params, tasks)
+        return jax.tree.map(jnp.add, grads, total.grads), (total._replace(grads=()), included)
 
-    start = jax.tree.map(lambda leaf: jnp.zeros_like(wide(leaf)), _learned(meta_params))
-    grads, (totals, kept) = jax.lax.scan(add_chunk, start, chunks)
+    start = jax.tree.map(lambda leaf: jnp.zeros_like(upcast(leaf)), _learned(meta_params))
+    grads, (totals, included) = jax.lax.scan(add_chunk, start, chunks)
     total = jax.tree.map(lambda leaf: leaf.sum(axis=0), totals)
-    return total._replace(grads=grads), kept.reshape(count * chunk)
+    return total._replace(grads=grads), included.reshape(count * chunk)
 
 
-def like(meta_params: MetaParams, grads: PyTree) -> PyTree:
+def cast_like(meta_params: MetaParams, grads: PyTree) -> PyTree:
     """The gradients in the precision of the meta-parameters."""
     learned = _learned(meta_params)
     return jax.tree.map(lambda grad, leaf: grad.astype(jnp.result_type(leaf)), grads, learned)
 
 
-def only(kept: Bool[Array, " task"], tasks: Tasks) -> Tasks:
-    """The tasks, with each task that is not kept replaced by one that is."""
-    index = jnp.where(kept, jnp.arange(kept.size), jnp.argmax(kept))
+def replace_excluded(included: Bool[Array, " task"], tasks: Tasks) -> Tasks:
+    """The tasks, with each task that is not included replaced by one that is."""
+    index = jnp.where(included, jnp.arange(included.size), jnp.argmax(included))
     return jax.tree.map(lambda leaf: leaf[index], tasks)
 
 
@@ -115,34 +115,34 @@ def _chunk_gradient(
         values, metrics, grads = jax.vmap(partial(value_and_gradient, grad, step, meta_params))(
             *tasks
         )
-        kept = jax.vmap(lambda x, m: is_finite(x) & is_learned(m))((values, grads), metrics)
-        return _total(kept, values, metrics, sum_over(kept, grads)), kept
+        included = jax.vmap(lambda x, m: is_finite(x) & is_learned(m))((values, grads), metrics)
+        return _total(included, values, metrics, sum_included(included, grads)), included
 
     if grad.objective is None:
         return task_by_task(tasks)
-    values, metrics, grads = together(grad.objective, step, meta_params, tasks)
+    values, metrics, grads = values_and_total_gradient(grad.objective, step, meta_params, tasks)
     finite = is_finite((values, grads)) & is_learned(metrics)
-    kept = jnp.broadcast_to(finite, values.shape)
+    included = jnp.broadcast_to(finite, values.shape)
 
     def of_sum(tasks: Tasks) -> tuple[Total, Bool[Array, " task"]]:
         finite_grads = jax.tree.map(lambda leaf: jnp.where(finite, leaf, 0), grads)
-        return _total(kept, values, metrics, finite_grads), kept
+        return _total(included, values, metrics, finite_grads), included
 
     if len(values) == 1:
         return of_sum(tasks)
     return jax.lax.cond(_any_mapped(~finite), task_by_task, of_sum, tasks)
 
 
-def together(
+def values_and_total_gradient(
     objective: Objective, step: Step, meta_params: MetaParams, tasks: Tasks
 ) -> tuple[Array, Any, Any]:
     """Values and metrics of each task, and the gradient of the sum of the values."""
-    learned, constants = tree.partition(meta_params, tree.floating(meta_params))
+    learned, constants = tree.partition(meta_params, tree.floating_mask(meta_params))
     leaves, structure = jax.tree.flatten(learned)
     types = [jnp.result_type(leaf) for leaf in leaves]
     # Each task has a copy of the narrow leaves; otherwise their gradients would be summed in that
     # precision.
-    axes = [0 if wide(leaf).dtype != jnp.result_type(leaf) else None for leaf in leaves]
+    axes = [0 if upcast(leaf).dtype != jnp.result_type(leaf) else None for leaf in leaves]
 
     def task_objective(
         leaves: list[Array], episode: Episode, key: RandomKey
@@ -158,29 +158,27 @@ def together(
             for leaf, dtype, axis in zip(leaves, types, axes, strict=True)
         ]
         values, metrics = jax.vmap(task_objective, (axes, 0, 0))(copies, *tasks)
-        return wide(values).sum(), (values, metrics)
+        return upcast(values).sum(), (values, metrics)
 
     (_, (values, metrics)), grads = jax.value_and_grad(sum_objectives, has_aux=True)(
-        [wide(leaf) for leaf in leaves]
+        [upcast(leaf) for leaf in leaves]
     )
     return values, metrics, structure.unflatten(grads)
 
 
-def _total(kept: Array, values: Array, metrics: Metrics, grads: PyTree) -> Total:
-    """Sums of values and metrics over the tasks that are kept, with the sum of their gradients."""
-    not_nan = jax.tree.map(lambda leaf: ~jnp.isnan(wide(leaf)), metrics)
-    finite_metrics = jax.tree.map(
-        lambda leaf, not_nan: jnp.where(not_nan, leaf, 0), metrics, not_nan
-    )
-    value, metrics, counted = sum_over(kept, (values, finite_metrics, not_nan))
-    return Total(kept.sum(dtype=jnp.float32), value, metrics, counted, grads)
+def _total(included: Array, values: Array, metrics: Metrics, grads: PyTree) -> Total:
+    """Sums of values and metrics over the included tasks, with the sum of their gradients."""
+    not_nan = jax.tree.map(lambda leaf: ~jnp.isnan(upcast(leaf)), metrics)
+    finite_metrics = jax.tree.map(lambda leaf, ok: jnp.where(ok, leaf, 0), metrics, not_nan)
+    value, metrics, counted = sum_included(included, (values, finite_metrics, not_nan))
+    return Total(included.sum(dtype=jnp.float32), value, metrics, counted, grads)
 
 
-def sum_over(kept: Bool[Array, " task"], stacked: PyTree) -> PyTree:
-    """Sums over the tasks that are kept, in float32 at least."""
+def sum_included(included: Bool[Array, " task"], stacked: PyTree) -> PyTree:
+    """Sums over the included tasks, in float32 at least."""
 
     def total(leaf: Array) -> Array:
-        return jnp.sum(wide(leaf), axis=0, where=kept.reshape(-1, *[1] * (leaf.ndim - 1)))
+        return jnp.sum(upcast(leaf), axis=0, where=included.reshape(-1, *[1] * (leaf.ndim - 1)))
 
     return jax.tree.map(total, stacked)
 
@@ -193,7 +191,7 @@ def mean_value(
     chunk: int,
     mesh: Mesh | None,
 ) -> Scalar:
-    """The mean of an objective over the tasks that are kept, for an optimiser that needs it.
+    """The mean of an objective over the included tasks, for an optimiser that needs it.
 
     Args:
         objective: Objective of one task.
@@ -208,34 +206,35 @@ def mean_value(
     """
 
     def share(meta_params: MetaParams, data: tuple[Tasks, Array]) -> tuple[Array, Array]:
-        tasks, kept = data
+        tasks, included = data
 
         def total() -> Array:
             def task_value(task: Any) -> Scalar:
                 episode, key = task
                 return objective(meta_params, episode, key, step)[0]
 
-            return sum_over(kept, in_chunks(task_value, only(kept, tasks), chunk))
+            values = map_in_chunks(task_value, replace_excluded(included, tasks), chunk)
+            return sum_included(included, values)
 
         # A device whose tasks are all left out must not contribute to the derivative either.
         shape = jax.eval_shape(total)
-        value = jax.lax.cond(kept.any(), total, lambda: jnp.zeros(shape.shape, shape.dtype))
-        sums = value, kept.sum(dtype=jnp.float32)
-        return sums if mesh is None else jax.lax.psum(sums, TASK)
+        value = jax.lax.cond(included.any(), total, lambda: jnp.zeros(shape.shape, shape.dtype))
+        sums = value, included.sum(dtype=jnp.float32)
+        return sums if mesh is None else jax.lax.psum(sums, TASK_AXIS)
 
-    value, number = across(mesh, share, summed=True)(meta_params, data)
+    value, number = shard_over_devices(mesh, share, summed=True)(meta_params, data)
     return value / number
 
 
 def _learned(meta_params: MetaParams) -> PyTree:
     """The floating-point leaves of the meta-parameters."""
-    return tree.partition(meta_params, tree.floating(meta_params))[0]
+    return tree.partition(meta_params, tree.floating_mask(meta_params))[0]
 
 
 def _has_no_nan(metrics: Metrics) -> Bool[Array, ""]:
     """Whether no metric is NaN, apart from those of the support set."""
     outer = {**metrics, "support": ()} if isinstance(metrics, dict) else metrics
-    flags = [~jnp.isnan(wide(leaf)).any() for leaf in jax.tree.leaves(outer)]
+    flags = [~jnp.isnan(upcast(leaf)).any() for leaf in jax.tree.leaves(outer)]
     return jnp.stack([jnp.asarray(True), *flags]).all()
 
 

@@ -17,13 +17,10 @@ from maml._contracts import (
     check_params,
     check_state,
 )
-from maml._optimizers import (
-    check_for,
-    check_optimizer,
-    start,
-)
-from maml._returns import check_alike, check_arrays
-from maml.first_order import check_keeping
+from maml._optimizers import check_on_small_arrays, check_optimizer
+from maml._returns import check_arrays, check_same_structure
+from maml._updates import init_state
+from maml.first_order import check_keeps_inner_state
 from maml.outer import meta_step
 from maml.sampling import is_batched
 from maml.types import (
@@ -35,7 +32,7 @@ from maml.types import (
     Sampler,
 )
 
-MOST_STEPS = 2**31 - 1  # largest value of the counter of meta-steps
+MAX_STEPS = 2**31 - 1  # largest value of the counter of meta-steps
 
 
 def init(
@@ -62,10 +59,10 @@ def init(
     check_optimizer(optimizer)
     check_params(params)
     meta_params = algorithm.init(params)
-    learned, _ = tree.partition(meta_params, tree.floating(meta_params))
-    check_for(optimizer, learned)
-    opt_state = start(optimizer, learned)
-    check_keeping(meta_params, opt_state)
+    learned, _ = tree.partition(meta_params, tree.floating_mask(meta_params))
+    check_on_small_arrays(optimizer, learned)
+    opt_state = init_state(optimizer, learned)
+    check_keeps_inner_state(meta_params, opt_state)
     return MetaState(meta_params, opt_state, jnp.zeros((), jnp.int32))
 
 
@@ -86,7 +83,7 @@ def train(
     Args:
         algorithm: Algorithm whose meta-gradient is used.
         optimizer: Outer optimiser, an optax transformation.
-        sample: Sampler of meta-batches, the result of `batched`.
+        sample: Sampler of meta-batches, the result of `batch_tasks`.
         state: State before the first of these meta-steps. Meta-step t uses `fold_in(key, t)`, so
             that two calls of n meta-steps equal one call of 2 n.
         key: Random key of the whole run, the same in every call.
@@ -104,7 +101,7 @@ def train(
     """
     if not is_batched(sample):
         raise ValueError(
-            "train needs a sampler of meta-batches, maml.batched(sample, num_tasks); got"
+            "train needs a sampler of meta-batches, maml.batch_tasks(sample, num_tasks); got"
             f" {sample!r}"
         )
     step = partial(meta_step, algorithm, optimizer, chunk=chunk, mesh=mesh)
@@ -142,9 +139,9 @@ def iterate(
     check_count(prefetch, least=1, of="meta-steps to prefetch")
     if meta_steps % prefetch:
         raise ValueError(f"prefetch must divide the {meta_steps} meta-steps; got {prefetch}")
-    if not isinstance(state.step, Tracer) and int(state.step) + meta_steps > MOST_STEPS:
+    if not isinstance(state.step, Tracer) and int(state.step) + meta_steps > MAX_STEPS:
         raise ValueError(
-            f"at most {MOST_STEPS} meta-steps can be counted; got {meta_steps} after {state.step}"
+            f"at most {MAX_STEPS} meta-steps can be counted; got {meta_steps} after {state.step}"
         )
 
     def body(state: MetaState, drawn: tuple[Any, RandomKey]) -> tuple[MetaState, Metrics]:
@@ -152,7 +149,7 @@ def iterate(
         if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], MetaState)):
             raise ValueError(f"step returns (MetaState, metrics); got {type(out).__name__}")
         check_arrays(out, "step")
-        check_alike(out[0], state, "state after a step")
+        check_same_structure(out[0], state, "state after a step")
         return out
 
     def draw(key: RandomKey) -> Any:

@@ -15,7 +15,8 @@ def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
 
     Args:
         params: Tree of parameters.
-        pattern: Regular expression, searched for in paths such as `layers/0/kernel`.
+        pattern: Regular expression, searched for in paths such as `layers/0/kernel`; `^layers/0/`
+            selects the paths with this prefix.
 
     Returns:
         The mask, a tree of bools.
@@ -48,13 +49,13 @@ def mask_by_path(params: PyTree, pattern: str) -> PyTree[bool]:
 
 def _list_paths(params: PyTree) -> str:
     """The paths of all leaves, for an error."""
-    return f"the paths {', '.join(by_path(params))}"
+    return f"the paths {', '.join(leaves_by_path(params))}"
 
 
-def by_path(params: PyTree) -> dict[str, Any]:
+def leaves_by_path(params: PyTree) -> dict[str, Any]:
     """A dictionary from paths such as `layers/0/kernel` to the leaves of a tree.
 
-    >>> by_path({"body": {"w": 1.0}, "head": [2.0]})
+    >>> leaves_by_path({"body": {"w": 1.0}, "head": [2.0]})
     {'body/w': 1.0, 'head/0': 2.0}
     """
     return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
@@ -74,10 +75,10 @@ def complement(mask: PyTree[bool]) -> PyTree[bool]:
     return jax.tree.map(lambda selected: not selected, mask)
 
 
-def floating(params: PyTree) -> PyTree[bool]:
+def floating_mask(params: PyTree) -> PyTree[bool]:
     """The mask of leaves with a derivative, which is False at counters, random keys and masks.
 
-    >>> floating({"w": 1.0, "count": 3})
+    >>> floating_mask({"w": 1.0, "count": 3})
     {'count': False, 'w': True}
     """
     return jax.tree.map(is_inexact, params)
@@ -107,11 +108,11 @@ def partition(params: PyTree, mask: PyTree[bool]) -> tuple[PyTree, PyTree]:
     return selected, others
 
 
-def combine(chosen: PyTree, others: PyTree) -> PyTree:
+def combine(selected: PyTree, others: PyTree) -> PyTree:
     """The tree of the leaves of both arguments, the inverse of `partition`.
 
     Args:
-        chosen: First part, with None in place of leaves of the second.
+        selected: First part, with None in place of leaves of the second.
         others: Second part, with None in place of leaves of the first.
 
     Returns:
@@ -123,16 +124,16 @@ def combine(chosen: PyTree, others: PyTree) -> PyTree:
     >>> combine({"body": None, "head": 2.0}, {"body": 1.0, "head": None})
     {'body': 1.0, 'head': 2.0}
     """
-    structures = [jax.tree.structure(part, is_leaf=_is_none) for part in (chosen, others)]
+    structures = [jax.tree.structure(part, is_leaf=_is_none) for part in (selected, others)]
     if structures[0] != structures[1]:
         raise ValueError(
             "combine needs two parts of one tree; got the structures"
             f" {structures[0]} and {structures[1]}"
         )
-    first, second = map(by_path, (chosen, others))
+    first, second = map(leaves_by_path, (selected, others))
     if shared := first.keys() & second.keys():
         raise ValueError(f"combine needs two parts of one tree; got {sorted(shared)} in both")
-    return jax.tree.map(lambda a, b: b if a is None else a, chosen, others, is_leaf=_is_none)
+    return jax.tree.map(lambda a, b: b if a is None else a, selected, others, is_leaf=_is_none)
 
 
 def _is_none(leaf: Any) -> bool:

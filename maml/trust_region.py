@@ -26,10 +26,17 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 from maml import tree
 from maml._checks import check_callable, check_count, check_key, check_number
 from maml._contracts import check_episode, check_meta_params, check_params
-from maml._returns import checked, one_number
-from maml.mapping import TASK, across, check_tasks, count_tasks, in_chunks, tasks_at_once
-from maml.rows import wide
-from maml.total import Tasks, like, only, sum_over, total_gradient
+from maml._returns import checked_loss, checked_number
+from maml.mapping import (
+    TASK_AXIS,
+    check_tasks,
+    count_tasks,
+    map_in_chunks,
+    shard_over_devices,
+    tasks_at_once,
+)
+from maml.rows import upcast
+from maml.total import Tasks, cast_like, replace_excluded, sum_included, total_gradient
 from maml.types import Episode, LossFn, MetaGradient, MetaParams, Metrics, RandomKey
 
 
@@ -125,9 +132,9 @@ def trust_region_step(
     check_callable(region.divergence, "divergence", "old, new, episode")
     check_callable(region.measured, "measured", "metrics")
     region = region._replace(
-        objective=checked(region.objective, "an objective"),
-        divergence=one_number(region.divergence, "divergence"),
-        measured=one_number(region.measured, "measured"),
+        objective=checked_loss(region.objective, "an objective"),
+        divergence=checked_number(region.divergence, "divergence"),
+        measured=checked_number(region.measured, "measured"),
     )
     check_meta_params(meta_params)
     check_params(meta_params)
@@ -138,29 +145,29 @@ def trust_region_step(
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 
     def share(meta_params: MetaParams, tasks: Tasks) -> tuple[MetaParams, Metrics]:
-        learned, constants = tree.partition(meta_params, tree.floating(meta_params))
-        start, unravel = ravel_pytree(jax.tree.map(wide, learned))
+        learned, constants = tree.partition(meta_params, tree.floating_mask(meta_params))
+        start, unravel = ravel_pytree(jax.tree.map(upcast, learned))
         grad = MetaGradient(lambda theta, *task: region.objective(theta, *task[:2]))
-        local, kept = total_gradient(grad, 0, meta_params, tasks, chunk)
+        local, included = total_gradient(grad, 0, meta_params, tasks, chunk)
         mean = across_devices(local).mean()
         count, value, metrics, grads = mean.number, mean.value, mean.metrics, mean.grads
-        gradient, tasks = ravel_pytree(grads)[0], only(kept, tasks)
+        gradient, tasks = ravel_pytree(grads)[0], replace_excluded(included, tasks)
 
         def theta(flat: Array) -> MetaParams:
-            return tree.combine(like(meta_params, unravel(flat)), constants)
+            return tree.combine(cast_like(meta_params, unravel(flat)), constants)
 
         def mapped(function: Callable) -> Callable[[Array], PyTree]:
             def map_tasks(flat: Array) -> PyTree:
                 task_function = partial(function, theta(flat))
-                return in_chunks(lambda task: task_function(*task), tasks, chunk)
+                return map_in_chunks(lambda task: task_function(*task), tasks, chunk)
 
             return map_tasks
 
         def measure(flat: Array) -> tuple[Scalar, Metrics]:
-            totals = across_devices(sum_over(kept, mapped(region.objective)(flat)))
+            totals = across_devices(sum_included(included, mapped(region.objective)(flat)))
             return jax.tree.map(lambda leaf: leaf / count, totals)
 
-        fisher = _fisher(region, mapped(region.outputs), start, tasks[0], kept)
+        fisher = _fisher(region, mapped(region.outputs), start, tasks[0], included)
 
         def fisher_product(v: Array) -> Array:
             return across_devices(fisher(v)) / count + damping * v
@@ -197,10 +204,10 @@ def trust_region_step(
         return theta(params), metrics | {"left_out": left_out, "region": report}
 
     def across_devices(local: PyTree) -> PyTree:
-        return local if mesh is None else jax.lax.psum(local, TASK)
+        return local if mesh is None else jax.lax.psum(local, TASK_AXIS)
 
     tasks = (episodes, jax.random.split(key, num_tasks))
-    return across(mesh, share, summed=True)(meta_params, tasks)
+    return shard_over_devices(mesh, share, summed=True)(meta_params, tasks)
 
 
 def _fisher(
@@ -208,14 +215,14 @@ def _fisher(
     outputs: Callable[[Array], PyTree],
     start: Array,
     episodes: Episode,
-    kept: Bool[Array, " task"],
+    included: Bool[Array, " task"],
 ) -> Callable[[Array], Array]:
-    """The function v -> sum over the kept tasks of J' M J v, linearised once."""
+    """The function v -> sum over the included tasks of J' M J v, linearised once."""
     old_outputs, push = jax.linearize(outputs, start)
     pull = jax.linear_transpose(push, start)
 
     def divergence(new: PyTree) -> Scalar:
-        return sum_over(kept, jax.vmap(region.divergence)(old_outputs, new, episodes))
+        return sum_included(included, jax.vmap(region.divergence)(old_outputs, new, episodes))
 
     curvature = jax.linearize(jax.grad(divergence), old_outputs)[1]
     return lambda v: pull(curvature(push(v)))[0]

@@ -158,7 +158,7 @@ import maml
 
 algorithm = maml.maml(maml.regression(network), optax.sgd(ALPHA), inner_steps=1)
 optimizer = optax.adam(BETA)
-sample = maml.batched(lambda key: maml.Episode(*draw_task(key)), TASKS)
+sample = maml.batch_tasks(lambda key: maml.Episode(*draw_task(key)), TASKS)
 
 
 @jax.jit

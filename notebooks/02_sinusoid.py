@@ -131,7 +131,7 @@ plt.show()
 
 # %%
 loss, pretrained = experiments["maml"].metric, results["pretrained"].of_seed()
-waves = maml.batched(experiments["pretrained"].samplers["val"], 300)(jax.random.key(0))
+waves = maml.batch_tasks(experiments["pretrained"].samplers["val"], 300)(jax.random.key(0))
 
 
 def with_rate(rate):

@@ -62,9 +62,9 @@ policy = gaussian_policy(GaussianMLP(2))
 params = policy.init(jax.random.key(0), jnp.zeros(2))
 goal = held_out_goals()[1]
 counts = {"horizon": 100, "trajectories": 8}
-seen = rollout(environment, policy, params, goal, jax.random.key(1), **counts)
+trajectories = rollout(environment, policy, params, goal, jax.random.key(1), **counts)
 figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
-for walk in seen.observation:
+for walk in trajectories.observation:
     axes.plot(*walk.T, linewidth=0.8)
 axes.plot(0, 0, "ko")
 axes.plot(*goal, "*", color="tab:red", markersize=14)
@@ -89,7 +89,7 @@ def sample(key):
     return maml.Episode(goal, goal)  # adapt in the task, and be judged in it
 
 
-walks, steps = maml.batched(sample, num_tasks=4), 2 if QUICK else 60
+walks, steps = maml.batch_tasks(sample, num_tasks=4), 2 if QUICK else 60
 train = jax.jit(partial(maml.train, algorithm, outer, walks, meta_steps=steps))
 state, metrics = train(maml.init(algorithm, outer, params), jax.random.key(2))
 returns = metrics["query"]["return"]

@@ -37,7 +37,7 @@ import optax
 
 from benchmarks import architecture_search, maml_bench
 from benchmarks.search import children, drawing, figures, tables, tabulated
-from maml.search import entropy, factorised, reinforce, search
+from maml.search import entropy, factorised_policy, reinforce, search
 from tasks.architectures.tabular import lookup
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set
@@ -74,7 +74,7 @@ plt.show()
 # search is one jitted scan. What the controller has learned are its probabilities.
 
 # %%
-policy = factorised(table.space)
+policy = factorised_policy(table.space)
 strategy = reinforce(policy, optax.adam(0.05))
 key = jax.random.key(1)
 
@@ -92,14 +92,14 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constraine
 left.plot(100 * history.rewards, ".", alpha=0.5)
 left.set(xlabel="child", ylabel="reward, %")
 best = history.tokens[jnp.argmax(history.rewards)]
-chances = jnp.exp(policy.log_probs(state.learned.params, best))
+chances = jnp.exp(policy.log_probs(state.strategy_state.params, best))
 right.imshow(chances, cmap="Blues", vmin=0, vmax=1)
 right.plot(best, range(len(best)), "r*")
 right.set(xlabel="option", ylabel="token", title="what it has learned, and its best child")
 plt.show()
 macro = children.macro_config(maml_bench.Bench())
 display(drawing.draw_graphs(CONFIG.out, [drawing.network_graph(macro, best)]))
-print(f"entropy: {entropy(policy.log_probs(state.learned.params, best)):.2f} nats a child")
+print(f"entropy: {entropy(policy.log_probs(state.strategy_state.params, best)):.2f} nats a child")
 
 # %% [markdown]
 # ## Many searches
@@ -110,9 +110,9 @@ print(f"entropy: {entropy(policy.log_probs(state.learned.params, best)):.2f} nat
 # %%
 compared = architecture_search.strategies(CONFIG, table.space)
 outcome = tabulated.measure(CONFIG, compared, table)
-rewards, found = architecture_search.describe_outcome(CONFIG, outcome)
+rewards, statistics = architecture_search.describe_outcome(CONFIG, outcome)
 about = {"space": CONFIG.space, "dataset": "omniglot", "children": 100, "runs": CONFIG.runs}
-tables.show(about | {"policy": CONFIG.policy, "device": str(jax.devices()[0])} | found)
+tables.show(about | {"policy": CONFIG.policy, "device": str(jax.devices()[0])} | statistics)
 
 # %%
 display(figures.draw_running_mean(CONFIG.out, rewards))
@@ -125,4 +125,4 @@ display(figures.draw_top_means(CONFIG.out, rewards))
 
 # %%
 for name in ("evolution", "reinforce", "ppo"):
-    assert found["mean_last_fifth"][name] > found["mean_last_fifth"]["random"]
+    assert statistics["mean_last_fifth"][name] > statistics["mean_last_fifth"]["random"]

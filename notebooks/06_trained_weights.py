@@ -67,9 +67,11 @@ for file in FILES:
     for name, data in (("omniglot", OMNIGLOT), ("glyphs", {"data": None})):
         if data is not None:
             sizes = {"eval_tasks": 10 if QUICK else 600, "eval_steps": 3}
-            chosen, config, meta_params = weights.load_trained(file, dataset=name, **data, **sizes)
-            found = supervised.tested(chosen, config, meta_params)
-            curves[file.stem, name] = found["accuracy"]
+            experiment, config, meta_params = weights.load_trained(
+                file, dataset=name, **data, **sizes
+            )
+            result = supervised.evaluate_on_test(experiment, config, meta_params)
+            curves[file.stem, name] = result["accuracy"]
 
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
 for (stem, name), curve in curves.items():
@@ -97,9 +99,9 @@ for (stem, name), curve in curves.items():
 
 # %%
 name = "omniglot" if OMNIGLOT else "glyphs"
-chosen, _, meta_params = weights.load_trained(
+experiment, _, meta_params = weights.load_trained(
     FILES[0], dataset=name, **(OMNIGLOT or {"data": None})
 )
 with tempfile.TemporaryDirectory() as scratch:
-    figure = figures.episodes(Path(scratch), chosen, jax.device_put(meta_params), steps=1)
+    figure = figures.episodes(Path(scratch), experiment, jax.device_put(meta_params), steps=1)
 display(figure)

@@ -24,7 +24,7 @@ from maml import LossFn, batch_norm, classification
 from maml._checks import check_flags, check_number
 from maml._optimizers import check_transformation
 from maml.batch_norm import reference_rows
-from maml.rows import Apply, Weights, replaced, unpack
+from maml.rows import Apply, Weights, replace_unweighted, unpack
 from maml.sampling import Query
 from maml.types import Batch, Params, RandomKey
 from tasks._checks import check_is
@@ -66,7 +66,7 @@ def few_shot_apply(
 
     def apply(variables: Params, inputs: Array | Query, weights: Weights = None) -> Array:
         query = isinstance(inputs, Query)
-        rows = replaced(inputs.inputs if query else inputs, weights)
+        rows = replace_unweighted(inputs.inputs if query else inputs, weights)
         statistics = reference_rows(weights)
         return jnp.asarray(run(variables, rows, running=query and evaluating, **statistics))
 
@@ -93,7 +93,7 @@ def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> 
         inputs, labels, weights = unpack(batch)
         if not isinstance(inputs, Query):
             return loss(variables, batch, key)
-        images = replaced(inputs.inputs, weights)
+        images = replace_unweighted(inputs.inputs, weights)
         logits, observed = model.apply(
             variables, images, mutable=STATISTICS, **reference_rows(weights)
         )
@@ -114,7 +114,7 @@ def _distance(averages: PyTree, observed: PyTree) -> Array:
     return jnp.asarray(sum(jax.tree.leaves(squares)))
 
 
-def averaging(
+def track_running_averages(
     optimizer: optax.GradientTransformation, momentum: float
 ) -> optax.GradientTransformation:
     """An optimiser that updates running averages by  r <- momentum r + (1 - momentum) observed.

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 
 from tasks._checks import as_path
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 LARGEST_SPLIT = 2**24  # largest size of a split file in bytes; Omniglot's names have 50,000 bytes
 Images = UInt8[np.ndarray, "class drawing height width"]
 
@@ -36,7 +36,7 @@ class Characters(NamedTuple):
 Split = dict[str, Int[np.ndarray, "class"]]  # "train", "val" or "test" -> indices of classes
 
 
-def cached(
+def load_or_build(
     file: Path, build: Callable[[], tuple[Images, tuple[str, ...]]]
 ) -> tuple[Images, tuple[str, ...]]:
     """Images and names from a cache file, or else built and written to it; pickles are not read.
@@ -86,24 +86,24 @@ def alphabet(name: str) -> str:
     return name.partition("/")[0]
 
 
-def shuffled(names: Sequence[str], seed: int) -> list[str]:
+def shuffle_names(names: Sequence[str], seed: int) -> list[str]:
     """The names in the order of SHA-256(seed, name), which is the same on every machine.
 
     The stream of a random generator may change with the version of its library. A hash does not
     change, and does not depend on the order in which a file system lists the classes.
 
-    >>> shuffled(["a", "b", "c", "d"], seed=0)
+    >>> shuffle_names(["a", "b", "c", "d"], seed=0)
     ['c', 'b', 'd', 'a']
     """
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
-def split(names: Sequence[str], parts: Mapping[str, Sequence[str]]) -> Split:
+def split(names: Sequence[str], splits: Mapping[str, Sequence[str]]) -> Split:
     """Indices of the classes of train, val and test.
 
     Args:
         names: Names of all classes of the data set.
-        parts: Names of the classes of "train", "val" and "test".
+        splits: Names of the classes of "train", "val" and "test".
 
     Returns:
         The indices into `names`, by "train", "val" and "test".
@@ -112,22 +112,24 @@ def split(names: Sequence[str], parts: Mapping[str, Sequence[str]]) -> Split:
         ValueError: a split is missing, empty or not a list of names; a class is unknown or listed
             twice; or two classes of the data set have the same name.
     """
-    _check_parts(parts)
+    _check_splits(splits)
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):
         repeated = next(name for i, name in enumerate(names) if index[name] != i)
         raise ValueError(f"the names of the classes must differ; {repeated!r} occurs twice")
     part_of: dict[str, str] = {}
-    for part in PARTS:
-        if not parts[part]:
-            raise ValueError(f"the split {part!r} is empty")
-        for name in parts[part]:
+    for split_name in SPLITS:
+        if not splits[split_name]:
+            raise ValueError(f"the split {split_name!r} is empty")
+        for name in splits[split_name]:
             if name not in index:
-                raise ValueError(f"the split {part!r} names {name!r}, which is not a class")
+                raise ValueError(f"the split {split_name!r} names {name!r}, which is not a class")
             if name in part_of:
-                raise ValueError(f"{name!r} is in {part_of[name]!r} and again in {part!r}")
-            part_of[name] = part
-    return {part: np.array([index[name] for name in parts[part]]) for part in PARTS}
+                raise ValueError(f"{name!r} is in {part_of[name]!r} and again in {split_name!r}")
+            part_of[name] = split_name
+    return {
+        split_name: np.array([index[name] for name in splits[split_name]]) for split_name in SPLITS
+    }
 
 
 def read_split(path: Path, names: Sequence[str]) -> Split:
@@ -151,29 +153,29 @@ def read_split(path: Path, names: Sequence[str]) -> Split:
             raise ValueError(f"it has {size} bytes, more than {LARGEST_SPLIT}")
         if not path.is_file():
             raise ValueError("it is not a regular file")
-        parts = json.loads(path.read_text("utf-8"), object_pairs_hook=_refuse_repeats)
+        splits = json.loads(path.read_text("utf-8"), object_pairs_hook=_refuse_repeats)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read the split file {path}: {error}") from error
     try:
-        _check_parts(parts)
-        return split(names, parts)
+        _check_splits(splits)
+        return split(names, splits)
     except ValueError as error:
         raise ValueError(f"the split file {path} is refused: {error}") from error
 
 
 def _refuse_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """The dictionary of a JSON object, which is refused if a key occurs twice."""
-    parts = dict(pairs)
-    if len(parts) < len(pairs):
-        raise ValueError(f"one of the keys {', '.join(parts):.99} occurs twice")
-    return parts
+    splits = dict(pairs)
+    if len(splits) < len(pairs):
+        raise ValueError(f"one of the keys {', '.join(splits):.99} occurs twice")
+    return splits
 
 
-def _check_parts(parts: object) -> None:
-    if not isinstance(parts, Mapping) or set(parts) != set(PARTS):
-        got = ", ".join(map(str, parts)) if isinstance(parts, Mapping) else type(parts).__name__
-        raise ValueError(f"the splits must be {', '.join(PARTS)}; got {got:.99}")
-    for part, names in parts.items():
+def _check_splits(splits: object) -> None:
+    if not isinstance(splits, Mapping) or set(splits) != set(SPLITS):
+        got = ", ".join(map(str, splits)) if isinstance(splits, Mapping) else type(splits).__name__
+        raise ValueError(f"the splits must be {', '.join(SPLITS)}; got {got:.99}")
+    for split_name, names in splits.items():
         is_list = isinstance(names, Sequence) and not isinstance(names, str)
         if not is_list or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"the split {part!r} must be a list of names; got {names!r:.99}")
+            raise ValueError(f"the split {split_name!r} must be a list of names; got {names!r:.99}")

@@ -23,7 +23,7 @@ _PLACE = "Alphabet/characterNN/NNNN_NN.png"
 _DRAWING = re.compile(r"(.*/)?[^/]+/character\d\d/\d{4}_\d\d\.png")
 
 
-def in_folder(folder: Path) -> list[Path]:
+def folder_drawings(folder: Path) -> list[Path]:
     """The paths of all drawings below a folder; links are followed, except in a circle.
 
     Raises:
@@ -55,7 +55,7 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
             yield entry
 
 
-def in_zip(path: Path) -> Files:
+def zip_drawings(path: Path) -> Files:
     r"""The drawings inside a zip, by the path of the zip and of the entry; `\` counts as `/`.
 
     Raises:

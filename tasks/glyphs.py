@@ -27,7 +27,8 @@ from rich.progress import track
 from scipy.ndimage import map_coordinates
 
 from tasks._checks import as_path
-from tasks.characters import PARTS, Characters, Images, Split, alphabet, cached, split
+from tasks.characters import SPLITS, Characters, Images, Split, alphabet, load_or_build, split
+from tasks.lookalikes import select_distinct, unit_vectors
 
 RECIPE = 1  # version of the images; raise it with every change of them, so that caches are rebuilt
 DRAWINGS = 20
@@ -35,9 +36,7 @@ SIDE = 28
 CANVAS = 4 * SIDE  # side at which characters are fitted and warped, before they are reduced
 LONGEST = round(19 / 28 * CANVAS)  # longer side of a fitted character
 INK = (0.02, 0.30)  # smallest and largest fraction of ink: no blanks, no solid blocks
-LOOKALIKE = 0.85  # resemblance above which two characters count as one
-FAITHFUL = 0.40  # resemblance to the shape of `BASE` below which a face is skipped
-STRETCHES = (0.86, 0.93, 1.08, 1.16)  # changes of proportion that do not change a character
+FAITHFUL = 0.40  # correlation with the shape of `BASE` below which a face is skipped
 
 BASE = "DejaVuSans"  # face that determines which characters exist; it has the most scripts
 FACES = (
@@ -103,7 +102,7 @@ def load(*, cache: Path | None = None) -> Characters:
     """
     cache = as_path(user_cache_dir("maml") if cache is None else cache, "cache")
     file = cache / f"glyphs-{_fingerprint()}.npz"
-    images, names = cached(file, lambda: render(classes()))
+    images, names = load_or_build(file, lambda: render(classes()))
     source = f"glyphs: characters from the fonts of matplotlib {matplotlib.__version__}"
     return Characters(images, names, source)
 
@@ -112,18 +111,20 @@ def splits(characters: Characters) -> Split:
     """Indices of the classes of train, val and test, which share no script."""
     held_out = {script: part for part, scripts in HELD_OUT.items() for script in scripts}
     part_of = {name: held_out.get(alphabet(name), "train") for name in characters.names}
-    parts = {part: [name for name in part_of if part_of[name] == part] for part in PARTS}
+    parts = {part: [name for name in part_of if part_of[name] == part] for part in SPLITS}
     return split(characters.names, parts)
 
 
 def classes() -> dict[str, Canvas]:
     """The unwarped shape of every class by name, without lookalikes."""
-    shapes = {"missing": fitted("\uffff", BASE)}  # a noncharacter, for which no font has a glyph
+    shapes = {
+        "missing": fit_to_canvas("\uffff", BASE)
+    }  # a noncharacter, for which no font has a glyph
     for name, character in _candidates():
-        shape = fitted(character, BASE)
+        shape = fit_to_canvas(character, BASE)
         if INK[0] < np.asarray(shape).mean() / 255 < INK[1]:
             shapes[name] = shape
-    kept = distinct(np.stack([blurred(shape) for shape in shapes.values()]))
+    kept = select_distinct(np.stack([blur(shape) for shape in shapes.values()]))
     names = list(shapes)
     return {names[index]: shapes[names[index]] for index in kept[1:]}
 
@@ -134,7 +135,7 @@ def render(shapes: dict[str, Canvas]) -> tuple[Images, tuple[str, ...]]:
     return np.stack([_drawings(name, shape) for name, shape in steps]), tuple(shapes)
 
 
-def fitted(character: str, face: str) -> Canvas:
+def fit_to_canvas(character: str, face: str) -> Canvas:
     """A canvas with a character at its centre, scaled so that its longer side is `LONGEST`."""
     font = _font(face)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(character))
@@ -149,52 +150,13 @@ def fitted(character: str, face: str) -> Canvas:
     return canvas
 
 
-def blurred(canvas: Canvas) -> Float32[np.ndarray, "SIDE SIDE"]:
+def blur(canvas: Canvas) -> Float32[np.ndarray, "SIDE SIDE"]:
     """The shape at the final resolution, blurred so that small misfits matter little."""
     reduced = canvas.reduce(CANVAS // SIDE).filter(ImageFilter.GaussianBlur(0.75))
     return np.asarray(reduced, np.float32)
 
 
-def likeness(
-    pixels: Float32[np.ndarray, "*shapes SIDE SIDE"],
-) -> Float32[np.ndarray, "*shapes pixels"]:
-    """Unit vectors of shapes, such that their inner product is the correlation of the pixels."""
-    flat = pixels.reshape(*pixels.shape[:-2], -1)
-    centred = flat - flat.mean(-1, keepdims=True)
-    return centred / np.linalg.norm(centred, axis=-1, keepdims=True)
-
-
-def resemblance(
-    kept: Float32[np.ndarray, "kept SIDE SIDE"], new: Float32[np.ndarray, "new SIDE SIDE"]
-) -> Float32[np.ndarray, "kept new"]:
-    """Correlation of each kept and each new blurred shape, at the best stretch of the new one."""
-    line, middle = np.arange(SIDE), (SIDE - 1) / 2
-    stretched = [new]
-    for stretch in STRETCHES:
-        source = middle + (line - middle) / stretch
-        linear = np.maximum(0, 1 - np.abs(source[:, None] - line)).astype(np.float32)
-        stretched += [linear @ new, new @ linear.T]
-    vectors = likeness(kept)
-    return np.max([vectors @ likeness(shapes).T for shapes in stretched], axis=0)
-
-
-def distinct(shapes: Float32[np.ndarray, "shape SIDE SIDE"]) -> list[int]:
-    """Indices of the blurred shapes that do not resemble an earlier shape that is kept.
-
-    They are compared in blocks, since many small products are slow if processes share the cores.
-    """
-    kept = [0]
-    for first in range(1, len(shapes), 256):
-        block = shapes[first : first + 256]
-        rivals = np.array([*kept, *range(first, first + len(block))])
-        is_kept = np.arange(len(rivals)) < len(kept)
-        for column_index, column in enumerate(resemblance(shapes[rivals], block).T, len(kept)):
-            is_kept[column_index] = column[is_kept].max() < LOOKALIKE
-        kept = rivals[is_kept].tolist()
-    return kept
-
-
-def warped(
+def warp(
     ink: Float32[np.ndarray, "CANVAS CANVAS"], rng: np.random.Generator
 ) -> UInt8[np.ndarray, "SIDE SIDE"]:
     """A drawing of soft ink under a small random warp that leaves the edge of the paper free.
@@ -228,13 +190,13 @@ def _sample_positions(rng: np.random.Generator) -> Float[np.ndarray, "2 y x"]:
 def _drawings(name: str, base: Canvas) -> UInt8[np.ndarray, "DRAWINGS SIDE SIDE"]:
     """The drawings of one class, each with its own warp; the faces that have it take turns."""
     point = int(name.partition("+")[2], 16)
-    like = likeness(blurred(base))
-    shapes = [fitted(chr(point), face) for face in FACES if point in _points(face)]
-    faithful = [shape for shape in shapes if like @ likeness(blurred(shape)) > FAITHFUL]
+    like = unit_vectors(blur(base))
+    shapes = [fit_to_canvas(chr(point), face) for face in FACES if point in _points(face)]
+    faithful = [shape for shape in shapes if like @ unit_vectors(blur(shape)) > FAITHFUL]
     soft = [shape.filter(ImageFilter.GaussianBlur(1.5)) for shape in faithful]
     inks = [np.asarray(shape, np.float32) / 255 for shape in soft]
     rng = np.random.default_rng(point)  # a class does not depend on other classes
-    return np.stack([warped(ink, rng) for ink in islice(cycle(inks), DRAWINGS)])
+    return np.stack([warp(ink, rng) for ink in islice(cycle(inks), DRAWINGS)])
 
 
 def _candidates() -> Iterator[tuple[str, str]]:

@@ -149,7 +149,7 @@ def next_token(model: nn.Module) -> LossFn:
     return loss
 
 
-def synthetic(
+def markov_chains(
     shots: int, queries: int, length: int, *, vocabulary: int = 256, branches: int = 4
 ) -> Sampler:
     """A sampler of tasks, each of passages of its own random Markov chain.
@@ -173,7 +173,7 @@ def synthetic(
     Raises:
         ValueError: a count is not an integer >= 1, or (when sampling) the key is not one key.
 
-    >>> episode = synthetic(shots=2, queries=3, length=8)(jax.random.key(0))
+    >>> episode = markov_chains(shots=2, queries=3, length=8)(jax.random.key(0))
     >>> episode.support.shape, episode.query.shape
     ((2, 9), (3, 9))
     """
@@ -184,7 +184,7 @@ def synthetic(
     return jax.tree_util.Partial(partial(_walk, vocabulary=vocabulary, branches=branches, **sizes))
 
 
-def passages(text: bytes | str, shots: int, queries: int, length: int) -> Sampler:
+def text_passages(text: bytes | str, shots: int, queries: int, length: int) -> Sampler:
     """A sampler of tasks, each of consecutive passages from a uniformly random place of a text.
 
     The first passages are the support set, and the following ones are the query set.
@@ -203,7 +203,7 @@ def passages(text: bytes | str, shots: int, queries: int, length: int) -> Sample
         ValueError: a count is not an integer >= 1, the text is neither bytes nor a string or is
             shorter than one task, or (when sampling) the key is not one key.
 
-    >>> episode = passages("abcdefgh", shots=1, queries=1, length=3)(jax.random.key(0))
+    >>> episode = text_passages("abcdefgh", shots=1, queries=1, length=3)(jax.random.key(0))
     >>> bytes(episode.support[0].tolist()), bytes(episode.query[0].tolist())
     (b'abcd', b'efgh')
     """

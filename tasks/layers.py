@@ -7,8 +7,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from maml._checks import check_flags, check_number
-from maml.batch_norm import Reference, moments, split
-from maml.rows import wide
+from maml.batch_norm import Reference, moments, parse_reference
+from maml.rows import upcast
 from tasks._checks import check_dtype
 
 
@@ -71,7 +71,7 @@ class BatchNorm(nn.Module):
         """
         if running and not self.track:
             raise ValueError("running averages need track=True; got running=True, track=False")
-        rows, weights = split(reference, x.shape[0])
+        rows, weights = parse_reference(reference, x.shape[0])
         if kernel is not None and (jnp.ndim(kernel) != 2 or kernel.shape[0] != x.shape[-1]):
             raise ValueError(
                 f"the kernel must be [{x.shape[-1]}, features]; got {list(jnp.shape(kernel))}"
@@ -85,7 +85,7 @@ class BatchNorm(nn.Module):
             return x.astype(dtype) if kernel is None else x.astype(dtype) @ kernel.astype(dtype)
 
         source = x if narrow else product(kernel)
-        exact = wide(source)
+        exact = upcast(source)
         mean, var = moments(exact[:rows], weights, covariance=narrow)
         if kernel is not None and narrow:
             mean, var = mean @ kernel, jnp.sum(kernel * (var @ kernel), axis=0)

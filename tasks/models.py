@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from maml._checks import check_count, check_counts, check_flags, check_number
-from maml.batch_norm import Reference, split
+from maml.batch_norm import Reference, parse_reference
 from maml.layers import max_pool, patches
 from tasks._checks import check_dtype
 from tasks.layers import BatchNorm
@@ -119,7 +119,7 @@ class Conv4(nn.Module):
                 f"images must be [n, height, width, channels], of {side}x{side} pixels or more;"
                 f" got {list(shape)}"
             )
-        split(reference, x.shape[0])  # refuses more reference rows than there are rows
+        parse_reference(reference, x.shape[0])  # refuses more reference rows than there are rows
         draw = nn.initializers.glorot_uniform()
         for block in range(4):
             shape = (3, 3, x.shape[-1], self.features)
@@ -175,7 +175,7 @@ class FullyConnected(nn.Module):
         """
         if len(np.shape(x)) < 2 or 0 in np.shape(x)[1:]:
             raise ValueError(f"images must be [n, ...], with pixels; got {list(np.shape(x))}")
-        split(reference, x.shape[0])  # refuses more reference rows than there are rows
+        parse_reference(reference, x.shape[0])  # refuses more reference rows than there are rows
         x = x.reshape(x.shape[0], -1)
         draw = nn.initializers.truncated_normal(0.01)
         for layer, width in enumerate(self.widths):

@@ -32,9 +32,9 @@ from tasks.characters import (
     Images,
     Split,
     alphabet,
-    cached,
+    load_or_build,
     read_split,
-    shuffled,
+    shuffle_names,
     split,
 )
 from tasks.drawings import Files
@@ -42,8 +42,8 @@ from tasks.omniglot_files import Source, find
 
 RECIPE = 2  # version of the images; raise it with every change of them, so that caches are rebuilt
 CHARACTERS, DRAWINGS, SIDE, SIZE = 1623, 20, 105, 28
-MOST_INK = 0.5  # largest fraction of ink in a drawing; the maximum in Omniglot is 0.22
-SPLITS = ("paper", "alphabets")
+MAX_INK = 0.5  # largest fraction of ink in a drawing; the maximum in Omniglot is 0.22
+SPLIT_RULES = ("paper", "alphabets")
 _EVALUATION = """
     Angelic Atemayar_Qelisayer Atlantean Aurek-Besh Avesta Ge_ez Glagolitic Gurmukhi Kannada Keble
     Malayalam Manipuri Mongolian Old_Church_Slavonic_(Cyrillic) Oriya Sylheti Syriac_(Serto)
@@ -82,7 +82,7 @@ def load(
     cache = as_path(platformdirs.user_cache_dir("maml") if cache is None else cache, "cache")
     source = find(path, cache)
     file = cache / f"omniglot-{RECIPE}-{resize}-{source.fingerprint[:32]}.npz"
-    images, names = cached(file, lambda: _decode(source, resize))
+    images, names = load_or_build(file, lambda: _decode(source, resize))
     return Characters(images, names, f"Omniglot: {source.words}, {resize} to {SIZE}x{SIZE}")
 
 
@@ -109,17 +109,17 @@ def splits(characters: Characters, name_or_path: str | Path, *, seed: int = 0) -
     check_is(characters, "characters", Characters)
     names = characters.names
     if name_or_path == "paper":
-        order = shuffled(names, seed)
+        order = shuffle_names(names, seed)
         return split(names, {"train": order[:1100], "val": order[1100:1200], "test": order[1200:]})
     if name_or_path == "alphabets":
-        background = shuffled(list({alphabet(name) for name in names} - EVALUATION), seed)
+        background = shuffle_names(list({alphabet(name) for name in names} - EVALUATION), seed)
         kinds = {"train": background[5:], "val": background[:5], "test": EVALUATION}
         return split(names, {k: [n for n in names if alphabet(n) in kinds[k]] for k in kinds})
     file = as_path(name_or_path, "the split")
     if file.is_file():
         return read_split(file, names)
     raise ValueError(
-        f"no split {str(name_or_path)!r}: it is neither a file nor one of {', '.join(SPLITS)}"
+        f"no split {str(name_or_path)!r}: it is neither a file nor one of {', '.join(SPLIT_RULES)}"
     )
 
 
@@ -157,9 +157,9 @@ def _image(where: str, png: bytes) -> Image.Image:
     except Exception as error:  # damage raises OSError, SyntaxError, ValueError and more
         raise ValueError(f"cannot read the drawing {where}: {error}") from error
     ink = 1 - np.asarray(black).mean()
-    if not 0 < ink <= MOST_INK:
+    if not 0 < ink <= MAX_INK:
         raise ValueError(
-            f"the drawing {where} must be dark ink on light paper, at most {MOST_INK:.0%} of it;"
+            f"the drawing {where} must be dark ink on light paper, at most {MAX_INK:.0%} of it;"
             f" got {ink:.0%} (mode {image.mode}): is it inverted, blank or too pale?"
         )
     return black

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks._checks import as_path
-from tasks.drawings import Files, in_folder, in_zip
+from tasks.drawings import Files, folder_drawings, zip_drawings
 
 _PARTS = ("images_background", "images_evaluation")
-_PATIENCE = 10.0  # timeout in seconds; tensorflow-datasets alone would retry for minutes
+_TIMEOUT = 10.0  # timeout in seconds; tensorflow-datasets alone would retry for minutes
 _WAYS = (
     "Pass a folder that holds images_background.zip and images_evaluation.zip as `path`; or"
     " prepare omniglot as array_record with tensorflow-datasets on another machine and copy its"
@@ -76,7 +76,7 @@ def _zips(folder: Path) -> Source | None:
 
 
 def _unzip(zips: Iterable[Path]) -> Files:
-    return {where: png for file in zips for where, png in in_zip(file).items()}
+    return {where: png for file in zips for where, png in zip_drawings(file).items()}
 
 
 def _folders(folder: Path) -> Source | None:
@@ -84,7 +84,7 @@ def _folders(folder: Path) -> Source | None:
     parts = [folder / part for part in _PARTS]
     if not all(part.is_dir() for part in parts):
         return None
-    files = [file for part in parts for file in in_folder(part)]
+    files = [file for part in parts for file in folder_drawings(part)]
     fingerprint = _fingerprint(_checksums(folder, files))
     return Source(
         f"images_* in {folder}",
@@ -159,7 +159,7 @@ def _probe(urls: Iterable[str]) -> None:
     def ask() -> None:
         try:
             for url in urls:
-                with requests.get(url, stream=True, timeout=_PATIENCE / 2) as response:
+                with requests.get(url, stream=True, timeout=_TIMEOUT / 2) as response:
                     response.raise_for_status()
             answers.put(None)
         except Exception as error:
@@ -168,9 +168,9 @@ def _probe(urls: Iterable[str]) -> None:
     # A name server that does not answer takes longer than the timeout of requests; hence a thread.
     threading.Thread(target=ask, daemon=True).start()
     try:
-        error = answers.get(timeout=_PATIENCE)
+        error = answers.get(timeout=_TIMEOUT)
     except queue.Empty:
-        error = TimeoutError(f"no answer in {_PATIENCE:g} seconds")
+        error = TimeoutError(f"no answer in {_TIMEOUT:g} seconds")
     if error:
         raise ConnectionError(f"cannot download Omniglot. {_WAYS} ({error})") from error
 

@@ -58,8 +58,8 @@ def killed(run: Killable, folder: Path, cache: Path, kills: int, seed: int, long
 
 def until_grown(log: Path, count: int, process: subprocess.Popen, seconds: float) -> None:
     """Waits until a log has so many lines more, or its process has ended, or time is over."""
-    wanted, until = lines(log) + count, time.monotonic() + seconds
-    while lines(log) < wanted and process.poll() is None and time.monotonic() < until:
+    expected, until = lines(log) + count, time.monotonic() + seconds
+    while lines(log) < expected and process.poll() is None and time.monotonic() < until:
         time.sleep(0.001)
 
 

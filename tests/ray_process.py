@@ -20,14 +20,14 @@ import optax
 
 from maml.search import (
     Space,
-    cluster,
-    drive,
-    factorised,
-    in_shards,
-    on_ray,
+    factorised_policy,
+    ray_cluster,
+    ray_executor,
     reinforce,
-    replicate,
     search,
+    search_on_host,
+    search_with_replicas,
+    shard_parameters,
 )
 
 KEY = jax.random.key(0)
@@ -40,7 +40,7 @@ def reward(tokens, key):
 
 
 def learner(*, shards=2, batch=2, rate=0.1):
-    policy, optimizer = in_shards(factorised(SPACE), optax.adam(rate), shards)
+    policy, optimizer = shard_parameters(factorised_policy(SPACE), optax.adam(rate), shards)
     strategy = reinforce(policy, optimizer, batch=batch)
     return policy, optimizer, strategy, strategy.init(KEY)
 
@@ -119,41 +119,45 @@ def raised(call):
 def executor_facts(folder):
     _, _, strategy, state = learner(batch=4)
     killed, kept = partial(once, folder / "worker", kill_itself), []
-    _, history = drive(strategy, killed, state, KEY, 12, on_ray(), keep=kept.append)
-    wanted = search(strategy, reward, state, KEY, 12)[1]
-    found = dict(on_ray(retries=1)(work, [("work",), ("raise",), ("die",), ("work",)]))
+    _, history = search_on_host(
+        strategy, killed, state, KEY, 12, ray_executor(), on_child=kept.append
+    )
+    expected = search(strategy, reward, state, KEY, 12)[1]
+    result = dict(ray_executor(retries=1)(work, [("work",), ("raise",), ("die",), ("work",)]))
     return {
         "addresses": addresses(),
         "worker killed": (folder / "worker").exists(),
-        "history": same(history, wanted),
+        "history": same(history, expected),
         "kept": sorted(child.number for child in kept),
-        "outcomes": [repr(found[i]) for i in sorted(found)],
+        "outcomes": [repr(result[i]) for i in sorted(result)],
     }
 
 
 def one_replica():
     policy, optimizer, strategy, state = learner()
-    state_after, history = replicate(policy, optimizer, reward, state, KEY, 12, replicas=1, batch=2)
-    wanted = search(strategy, reward, state, KEY, 12)
+    state_after, history = search_with_replicas(
+        policy, optimizer, reward, state, KEY, 12, replicas=1, batch=2
+    )
+    expected = search(strategy, reward, state, KEY, 12)
     return {
-        "history": same(history, wanted[1]),
-        "state": same(state_after, wanted[0], rtol=1e-4, atol=1e-6),
+        "history": same(history, expected[1]),
+        "state": same(state_after, expected[0], rtol=1e-4, atol=1e-6),
     }
 
 
 def two_replicas(folder):
     policy, optimizer, _, state = learner()
     killed, kept = partial(once, folder / "replica", kill_a_replica), []
-    options = {"replicas": 2, "batch": 2, "keep": kept.append}
-    state, first = replicate(policy, optimizer, killed, state, KEY, 100, **options)
-    state, last = replicate(policy, optimizer, reward, state, KEY, 100, **options)
+    options = {"replicas": 2, "batch": 2, "on_child": kept.append}
+    state, first = search_with_replicas(policy, optimizer, killed, state, KEY, 100, **options)
+    state, last = search_with_replicas(policy, optimizer, reward, state, KEY, 100, **options)
     history = jax.tree.map(lambda *x: jnp.concatenate(x), first, last)
     return {
         "replica killed": (folder / "replica").exists(),
         "kept": sorted(child.number for child in kept),
         "numbers": history.numbers.tolist(),
-        "told": int(state.told),
-        "gradients": [int(shard[0].count) for shard in state.learned.opt_state],
+        "told": int(state.num_rewards),
+        "gradients": [int(shard[0].count) for shard in state.strategy_state.opt_state],
         "rewards": history.rewards.tolist(),
         "right": same(history.rewards, jax.vmap(reward, (0, None))(history.tokens, KEY)),
     }
@@ -161,14 +165,14 @@ def two_replicas(folder):
 
 def broken_replica():
     policy, optimizer, _, state = learner()
-    run = partial(replicate, policy, optimizer, bug, state, KEY, replicas=1, batch=2)
-    return raised(lambda: run(40, patience=3))
+    run = partial(search_with_replicas, policy, optimizer, bug, state, KEY, replicas=1, batch=2)
+    return raised(lambda: run(40, max_failures=3))
 
 
 def main(folder: Path) -> None:
     logging.basicConfig(filename=folder / "log")
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # else Ray writes one to the user's home
-    with cluster(num_cpus=2, log_to_driver=False):
+    with ray_cluster(num_cpus=2, log_to_driver=False):
         facts = {
             "executor": executor_facts(folder),
             "one": one_replica(),
@@ -176,7 +180,7 @@ def main(folder: Path) -> None:
             "broken": broken_replica(),
             "reports": os.environ["RAY_USAGE_STATS_ENABLED"],
         }
-    facts["stopped"] = raised(lambda: list(on_ray()(reward, [(np.zeros(3, int), KEY)])))
+    facts["stopped"] = raised(lambda: list(ray_executor()(reward, [(np.zeros(3, int), KEY)])))
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

@@ -123,7 +123,7 @@ def run(name: str, out: Path) -> dict[str, Any]:
 
 def results(out: Path) -> dict[str, Any]:
     """Returns what the files of a run hold; of an array, its type, shape and checksum."""
-    np, jax, found = import_module("numpy"), import_module("jax"), {}
+    np, jax, result = import_module("numpy"), import_module("jax"), {}
     for path in sorted(out.rglob("*")):
         name, arrays = str(path.relative_to(out)), []
         if path.name == "checkpoints":
@@ -135,11 +135,13 @@ def results(out: Path) -> dict[str, Any]:
             arrays = [array for key, array in np.load(path).items() if key not in FREE]
         elif path.suffix in (".json", ".jsonl") and "checkpoints" not in name:
             lines = path.read_text().splitlines()
-            found[name] = [*map(json.loads, lines if path.suffix == ".jsonl" else ["".join(lines)])]
+            result[name] = [
+                *map(json.loads, lines if path.suffix == ".jsonl" else ["".join(lines)])
+            ]
         if arrays:  # sorted and without axes of length 1, which names and seeds may change
             digests = ((x.dtype, x.squeeze().shape, sha256(x.tobytes())) for x in arrays)
-            found[name] = sorted(f"{kind}{shape} {it.hexdigest()}" for kind, shape, it in digests)
-    return found
+            result[name] = sorted(f"{kind}{shape} {it.hexdigest()}" for kind, shape, it in digests)
+    return result
 
 
 def entries(value: Any, names: dict[str, str], *path: str) -> Iterator[tuple[str, str]]:

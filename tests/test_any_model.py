@@ -153,6 +153,6 @@ def test_a_meta_step_on_a_model_is_one_on_the_plain_function(model, name):
 
     wanted_grads, wanted_params = plain_step(model.plain(model.params))
     grads, params = step(model.params)
-    for got, wanted in ((grads, wanted_grads), (params, wanted_params)):
-        got, wanted = ravel_pytree(model.plain(got))[0], ravel_pytree(wanted)[0]
-        assert jnp.linalg.norm(got - wanted) <= 1e-12 * jnp.linalg.norm(wanted)
+    for got, expected in ((grads, wanted_grads), (params, wanted_params)):
+        got, expected = ravel_pytree(model.plain(got))[0], ravel_pytree(expected)[0]
+        assert jnp.linalg.norm(got - expected) <= 1e-12 * jnp.linalg.norm(expected)

@@ -20,14 +20,18 @@ from benchmarks.search import drawing, figures, tables
 from maml.sampling import few_shot
 from maml.search import Space
 from tasks import language, omniglot, sinusoid
-from tasks.architectures import cells, graphs, tabular
-from tasks.architectures.alphabets import shrunk, small
+from tasks.architectures import cells, graphs, table_files, tabular
+from tasks.architectures.alphabets import shrink_images, smallest_alphabets
 from tasks.architectures.cells import CellNet, Cells
 from tasks.architectures.macro import Macro, MacroNet, decode
 from tasks.architectures.masked import MaskedBatchNorm
-from tasks.architectures.reward import Budget, from_scratch, from_shared, shared_weights
+from tasks.architectures.reward import (
+    Budget,
+    reward_from_scratch,
+)
+from tasks.architectures.shared import reward_from_shared, shared_weights
 from tasks.architectures.stack import Stack
-from tasks.batch_norm import averaging, few_shot_apply
+from tasks.batch_norm import few_shot_apply, track_running_averages
 from tasks.layers import BatchNorm
 from tasks.models import MLP, Conv4
 
@@ -98,29 +102,42 @@ class TestAtTheDoor:
             (lambda: Budget(eval_tasks=2.0), "eval_tasks must be an integer"),
             (lambda: Budget(inner_rate=jnp.nan), "inner_rate must be a finite number"),
             (lambda: Budget(outer_rate="1"), "outer_rate must be a finite number"),
-            (lambda: from_scratch(None, sample, sample, Budget()), "child must be a function"),
-            (lambda: from_scratch(CHILD, sample, None, Budget()), "held_out must be a function"),
-            (lambda: from_shared(CHILD, {}, sample, 60), "must be a Budget; got 60"),
+            (
+                lambda: reward_from_scratch(None, sample, sample, Budget()),
+                "child must be a function",
+            ),
+            (
+                lambda: reward_from_scratch(CHILD, sample, None, Budget()),
+                "held_out must be a function",
+            ),
+            (lambda: reward_from_shared(CHILD, {}, sample, 60), "must be a Budget; got 60"),
             (lambda: shared_weights(CHILD, None, sample, Budget(), KEY), "must be a Space"),
             (lambda: shared_weights(CHILD, Space((2,)), sample, Budget(), 0), "must be a key"),
-            (lambda: shrunk(np.ones((1, 1, 4, 4), np.uint8), True), "side must be an integer"),
+            (
+                lambda: shrink_images(np.ones((1, 1, 4, 4), np.uint8), True),
+                "side must be an integer",
+            ),
             (lambda: tabular.lookup(jnp.ones((3, 2)), jnp.array([1])), "2 integers"),
             (lambda: tabular.lookup(jnp.ones((3, 2)), jnp.ones(2)), "2 integers"),
             (lambda: tabular.lookup(None, jnp.ones(2)), "values must be an array of real numbers"),
-            (lambda: tabular.only(np.ones((2, 2), int)), "an array of bools"),
-            (lambda: tabular.nasbench201(3), "must be a path; got 3"),
+            (lambda: tabular.space_of_entries(np.ones((2, 2), int)), "an array of bools"),
+            (lambda: table_files.nasbench201(3), "must be a path; got 3"),
             (lambda: graphs.nasbench_graph("cora", folder=3), "the folder must be a path; got 3"),
             (lambda: cells.space(None), "cells must be a Cells; got None"),
             (lambda: decode(None, [0]), "macro must be a Macro; got None"),
-            (lambda: shrunk(None, 2), r"images must be \[class, drawing, height, width\]"),
-            (lambda: small(None, [], 1), "must be a Characters; got None"),
+            (lambda: shrink_images(None, 2), r"images must be \[class, drawing, height, width\]"),
+            (lambda: smallest_alphabets(None, [], 1), "must be a Characters; got None"),
             (lambda: omniglot.splits(None, "paper"), "must be a Characters; got None"),
             (
-                lambda: from_scratch(lambda tokens: None, points, points, Budget())(TOKEN, KEY),
+                lambda: reward_from_scratch(lambda tokens: None, points, points, Budget())(
+                    TOKEN, KEY
+                ),
                 "a child must be a Module; got None",
             ),
             (
-                lambda: from_scratch(lambda tokens: MLP(), points, points, Budget())(TOKEN, 0),
+                lambda: reward_from_scratch(lambda tokens: MLP(), points, points, Budget())(
+                    TOKEN, 0
+                ),
                 "must be a key",
             ),
             (lambda: Conv4(5, dtype="float99"), "a floating-point type, or None; got 'float99'"),
@@ -132,8 +149,11 @@ class TestAtTheDoor:
             (lambda: BatchNorm().init(KEY, jnp.ones((3, 4)), jnp.ones((5, 2))), r"\[4, features\]"),
             (lambda: few_shot_apply(None, "support"), "the model must be a Module; got None"),
             (lambda: few_shot_apply(MLP(), "support", features=1), "features must be True or"),
-            (lambda: averaging(None, 0.9), "must be an optax transformation"),
-            (lambda: averaging(optax.sgd(0.1), "0.9"), "the momentum must be a finite number"),
+            (lambda: track_running_averages(None, 0.9), "must be an optax transformation"),
+            (
+                lambda: track_running_averages(optax.sgd(0.1), "0.9"),
+                "the momentum must be a finite number",
+            ),
             (lambda: language.attention(*jnp.ones((3, 2, 2, 2))), "queries, keys and values"),
             (lambda: next_token(jnp.zeros((0, 3), int)), "got 3 in each of 0 passages"),
             (lambda: sinusoid.points(None, jnp.ones(3)), "the wave must be a Wave; got None"),
@@ -156,10 +176,10 @@ def test_traced_tokens_of_no_architecture_give_no_number_and_those_of_one_do(nam
         return [net(tokens=tokens).apply(params, IMAGES, features=f) for f in (False, True)]
 
     zeros = jnp.zeros(length, int)
-    assert all(np.isfinite(found).all() for found in output(zeros))
+    assert all(np.isfinite(result).all() for result in output(zeros))
     for token in (-1, 9):
         for place in (0, length - 1):
-            assert all(np.isnan(found).all() for found in output(zeros.at[place].set(token)))
+            assert all(np.isnan(result).all() for result in output(zeros.at[place].set(token)))
 
 
 def test_a_child_that_met_a_broken_task_while_training_is_broken(monkeypatch):
@@ -185,7 +205,7 @@ def test_a_child_that_met_a_broken_task_while_training_is_broken(monkeypatch):
     monkeypatch.setattr(maml, "train", skipping)
     monkeypatch.setattr(maml, "init", begun)
     run = quick(
-        lambda at: from_scratch(CHILD, Partial(train, at, good), good, budget)(
+        lambda at: reward_from_scratch(CHILD, Partial(train, at, good), good, budget)(
             jnp.array([1, 0, 0, 0, 1]), KEY
         )
     )
@@ -209,7 +229,7 @@ class TestTables:
     def test_json_that_breaks_its_reader_is_refused(self, tmp_path, content, says):
         (tmp_path / "table.json").write_text(content)
         with pytest.raises(ValueError, match=says):
-            tabular.nasbench_macro(tmp_path / "table.json")
+            table_files.nasbench_macro(tmp_path / "table.json")
 
     @pytest.mark.parametrize(
         "arrays",
@@ -222,7 +242,7 @@ class TestTables:
     def test_arrays_of_another_kind_are_refused(self, tmp_path, arrays):
         np.savez(tmp_path / "table.npz", **arrays)
         with pytest.raises(ValueError, match="another version: expected numbers code, accuracy"):
-            tabular.maml_bench(tmp_path / "table.npz")
+            table_files.maml_bench(tmp_path / "table.npz")
 
     def test_an_archive_with_changed_bytes_is_read_or_refused_in_words(self, tmp_path):
         path = tmp_path / "table.npz"
@@ -234,7 +254,7 @@ class TestTables:
             changed[place] ^= rng.integers(1, 256)
             path.write_bytes(changed)
             try:
-                tabular.maml_bench(path)
+                table_files.maml_bench(path)
             except ValueError as error:
                 refused += str(path) in str(error)
         assert 40 < refused < 100
@@ -249,8 +269,8 @@ class TestTables:
 class TestWhatIsShown:
     def test_the_best_so_far_are_those_that_are_not_broken(self):
         rewards = np.array([[3.0, np.nan, 1.0, np.inf, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
-        found = figures.mean_of_top(rewards, 2)
-        np.testing.assert_allclose(found, [1.5, 2.25, 2.75, 4.25])  # a broken one counts as 0
+        result = figures.mean_of_top(rewards, 2)
+        np.testing.assert_allclose(result, [1.5, 2.25, 2.75, 4.25])  # a broken one counts as 0
 
     def test_the_running_mean_leaves_broken_rewards_out_and_counts_them(self, tmp_path):
         rewards = {"random": np.ones((2, 40)), "ppo": np.full((1, 40), np.nan)}

@@ -78,8 +78,8 @@ def test_a_record_of_a_search_is_no_row_of_the_other_tables(compared):
 
 def test_the_mean_of_the_best_is_that_of_the_best_so_far():
     rewards = np.random.default_rng(0).normal(size=(7, 12))
-    wanted = [np.sort(rewards[:, :n], axis=1)[:, -5:].mean() for n in range(5, 13)]
-    np.testing.assert_allclose(mean_of_top(rewards, 5), wanted, rtol=1e-12)
+    expected = [np.sort(rewards[:, :n], axis=1)[:, -5:].mean() for n in range(5, 13)]
+    np.testing.assert_allclose(mean_of_top(rewards, 5), expected, rtol=1e-12)
 
 
 def test_the_running_mean_is_drawn_where_its_last_child_is(tmp_path):
@@ -142,7 +142,7 @@ def test_options_that_cannot_be_are_refused(options, says):
 def test_nas_bench_201_is_searched_as_published(tmp_path, dataset, published):
     config = Search(table=DATA / "nasbench201.npz", dataset=dataset, out=tmp_path)
     hundred = architecture_search.main(config)
-    best = {name: found["mean"] for name, found in hundred["best"].items()}
+    best = {name: result["mean"] for name, result in hundred["best"].items()}
     if dataset == "cifar10":
         assert best["random"] == pytest.approx(published, abs=0.15)
     assert hundred["p_over_random"]["reinforce"] < 0.05

@@ -173,12 +173,12 @@ def cells_survivors(tokens, params):
         ("normal0_0", normal, width),
         ("reduction0", reduction, 2 * width),
     ):
-        own, found = params[name], {}
+        own, result = params[name], {}
         read = set(blocks[:, :2].ravel().tolist())
         for state, side in enumerate(("older", "newer")):
             if state in read:
                 kernel = grid([0], [0], previous[state], range(features))
-                found[side] = {"kernel": kernel, "norm": {"bias": np.arange(features)}}
+                result[side] = {"kernel": kernel, "norm": {"bias": np.arange(features)}}
         for number, block in enumerate(blocks):
             for side in range(2):
                 operation = OPERATIONS[block[2 + side]]
@@ -187,13 +187,13 @@ def cells_survivors(tokens, params):
                     line = range((5 - size) // 2, (5 + size) // 2)
                     kernel = (side, *grid(line, line, range(features), range(features)))
                     bias = (side, np.arange(features))
-                    found[f"block{number}_{side}"] = {"kernel": kernel, "norm": {"bias": bias}}
+                    result[f"block{number}_{side}"] = {"kernel": kernel, "norm": {"bias": bias}}
             if block[4]:
-                found[f"block{number}"] = jax.tree.map(whole, own[f"block{number}"])
+                result[f"block{number}"] = jax.tree.map(whole, own[f"block{number}"])
         loose = [n for n in range(len(blocks)) if n + 2 not in read]
         channels = np.array([n * features + c for n in loose for c in range(features)])
         previous = [previous[1], channels]
-        where[name] = found
+        where[name] = result
     head = params["head"]
     places = np.arange(len(head["kernel"])).reshape(-1, len(normal) * 2 * width)
     where["head"] = {
@@ -323,8 +323,8 @@ def test_a_stack_of_one_is_the_child_and_has_its_parameters_and_no_others():
         tokens = draw_tokens(space, rng)
         model = Stack(CELLS, tuple(tokens.tolist()), 3)
         own = small(params, survivors(tokens, params))
-        wanted = jax.eval_shape(model.init, KEY, x)["params"]
-        assert jax.tree.map(jnp.shape, own) == jax.tree.map(lambda leaf: leaf.shape, wanted)
+        expected = jax.eval_shape(model.init, KEY, x)["params"]
+        assert jax.tree.map(jnp.shape, own) == jax.tree.map(lambda leaf: leaf.shape, expected)
         got = quick(model.apply)({"params": own}, x)
         np.testing.assert_allclose(got, forward(tokens, own, x), rtol=0, atol=1e-11)
 
@@ -346,10 +346,10 @@ def test_what_would_shrink_the_image_to_nothing_is_not_allowed_and_everything_el
             left = []
             for axis in range(2):
                 size = max(image[axis] for image in read)
-                found = np.asarray(allowed(jnp.asarray(tokens), position))
-                assert found.tolist() == [True, -(-size // 2) >= 2, False]
-                seen.add(bool(found[1]))
-                tokens[position] = rng.choice(np.flatnonzero(found))
+                result = np.asarray(allowed(jnp.asarray(tokens), position))
+                assert result.tolist() == [True, -(-size // 2) >= 2, False]
+                seen.add(bool(result[1]))
+                tokens[position] = rng.choice(np.flatnonzero(result))
                 left.append(-(-size // macro.strides[tokens[position]]))
                 position += 1
             sizes.append(tuple(left))

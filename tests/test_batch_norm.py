@@ -15,7 +15,7 @@ from problems import HEAD, OPTIMIZERS, WAYS, problem, quick
 
 import maml
 from maml.sampling import Query
-from tasks.batch_norm import STATISTICS, averaging, few_shot_apply, few_shot_loss
+from tasks.batch_norm import STATISTICS, few_shot_apply, few_shot_loss, track_running_averages
 from tasks.models import FullyConnected
 
 # Each program runs once: compiling it well would take longer.
@@ -69,9 +69,9 @@ def averages(variables):
     return [variables[STATISTICS][f"norm{layer}"]["averages"] for layer in range(len(WIDTHS))]
 
 
-def assert_equal(got, wanted):
+def assert_equal(got, expected):
     np.testing.assert_allclose(
-        ravel_pytree(got)[0], ravel_pytree(wanted)[0], rtol=1e-10, atol=1e-12
+        ravel_pytree(got)[0], ravel_pytree(expected)[0], rtol=1e-10, atol=1e-12
     )
 
 
@@ -112,14 +112,14 @@ def test_the_loss_is_the_cross_entropy_and_recording_adds_the_distance_to_the_ob
     loss = few_shot_loss(model, mode, evaluating=evaluating)
     query, labels = episode.query
     logits = few_shot_apply(model, mode, evaluating=evaluating)(variables, query)
-    wanted = -jnp.mean(nn.log_softmax(logits)[jnp.arange(labels.size), labels])
+    expected = -jnp.mean(nn.log_softmax(logits)[jnp.arange(labels.size), labels])
     value, metrics = loss(variables, episode.query, KEY)
-    assert_equal(metrics["cross_entropy"], wanted)
+    assert_equal(metrics["cross_entropy"], expected)
     if mode == "running" and not evaluating:
         observed = written_out(variables["params"], query.inputs)[1]
         off = ravel_pytree(averages(variables))[0] - ravel_pytree(observed)[0]
-        wanted += 0.5 * off @ off
-    assert_equal(value, wanted)
+        expected += 0.5 * off @ off
+    assert_equal(value, expected)
 
 
 def learned(episodes, mode, optimizer, inner_steps=3):
@@ -153,17 +153,19 @@ def test_recorded_averages_are_moving_averages_of_the_adapted_networks_statistic
         phi = adapted(params, episode.support)
         return ravel_pytree(written_out(phi, episode.query[0].inputs)[1])[0]
 
-    path = learned(episodes, "running", averaging(optax.adam(0.01), MOMENTUM))
-    wanted = ravel_pytree(averages(path[0]))[0]
+    path = learned(episodes, "running", track_running_averages(optax.adam(0.01), MOMENTUM))
+    expected = ravel_pytree(averages(path[0]))[0]
     for before, after in pairwise(path):
-        wanted = MOMENTUM * wanted + (1 - MOMENTUM) * observed(before["params"], episodes).mean(0)
-        assert_equal(averages(after), wanted)
+        expected = MOMENTUM * expected + (1 - MOMENTUM) * observed(before["params"], episodes).mean(
+            0
+        )
+        assert_equal(averages(after), expected)
 
 
 def test_recording_does_not_disturb_learning(episodes):
     """Not even where the optimiser looks at the norm of the whole gradient."""
     optimizer = optax.chain(optax.clip_by_global_norm(0.1), optax.adam(0.01))
-    recording = learned(episodes, "running", averaging(optimizer, MOMENTUM))[-1]
+    recording = learned(episodes, "running", track_running_averages(optimizer, MOMENTUM))[-1]
     assert_equal(recording["params"], learned(episodes, "transductive", optimizer)[-1]["params"])
 
 
@@ -208,9 +210,9 @@ def test_the_meta_gradient_of_a_padded_episode_is_that_of_the_episode(name, mode
     gradients = quick(
         lambda meta, *episodes: [maml.task_gradient(algorithm.grad, meta, e, KEY) for e in episodes]
     )
-    (wanted, metrics), got = gradients(algorithm.init(whole.params), episode, padded(episode))
-    assert jnp.abs(ravel_pytree(wanted)[0]).max() > 1e-3
-    assert_equal(got, (wanted, metrics))
+    (expected, metrics), got = gradients(algorithm.init(whole.params), episode, padded(episode))
+    assert jnp.abs(ravel_pytree(expected)[0]).max() > 1e-3
+    assert_equal(got, (expected, metrics))
 
 
 @pytest.mark.parametrize("mode", ["support", "running"])
@@ -219,8 +221,8 @@ def test_evaluation_of_a_padded_episode_is_that_of_the_episode(mode):
     whole = problem(mode)
     loss = quick(few_shot_loss(whole.model, mode, evaluating=True))
     episode = jax.tree.map(lambda leaf: leaf[0], whole.episodes)
-    wanted = loss(whole.params, episode.query, KEY)
-    assert_equal(loss(whole.params, padded(episode).query, KEY), wanted)
+    expected = loss(whole.params, episode.query, KEY)
+    assert_equal(loss(whole.params, padded(episode).query, KEY), expected)
 
 
 def test_an_unknown_mode_names_those_there_are(monkeypatch):

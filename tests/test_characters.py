@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import characters
-from tasks.characters import PARTS, cached, read_split, shuffled, split
+from tasks.characters import SPLITS, load_or_build, read_split, shuffle_names, split
 
 NAMES = ("Greek/alpha", "Greek/beta", "Latin/a", "Latin/b", "Latin/c")
 GOOD: dict[str, Sequence[str]] = {
@@ -35,7 +35,7 @@ BAD = [
 @given(st.permutations(NAMES))
 def test_indices_point_at_the_listed_classes_whatever_the_order_of_the_set(names):
     parts = split(names, GOOD)
-    assert {part: [names[i] for i in parts[part]] for part in PARTS} == GOOD
+    assert {part: [names[i] for i in parts[part]] for part in SPLITS} == GOOD
 
 
 @pytest.mark.parametrize(("parts", "message"), BAD)
@@ -120,15 +120,15 @@ def test_a_file_that_cannot_be_read_is_named(missing, tmp_path):
 
 @given(st.lists(st.text(), unique=True), st.integers(), st.randoms())
 def test_the_shuffled_order_is_of_the_names_and_the_seed_alone(names, seed, random):
-    order = shuffled(names, seed)
+    order = shuffle_names(names, seed)
     assert sorted(order) == sorted(names)
     random.shuffle(names)
-    assert shuffled(names, seed) == order
+    assert shuffle_names(names, seed) == order
 
 
 def test_seeds_give_different_orders():
     names = [*map(str, range(10))]
-    assert len({tuple(shuffled(names, seed)) for seed in range(20)}) == 20
+    assert len({tuple(shuffle_names(names, seed)) for seed in range(20)}) == 20
 
 
 # The cache
@@ -155,11 +155,11 @@ def test_a_cache_that_is_written_by_half_is_never_found(tmp_path, monkeypatch, e
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez_compressed", half)
         with contextlib.suppress(KeyboardInterrupt):
-            assert same(cached(tmp_path / "set.npz", lambda: ARRAYS))
+            assert same(load_or_build(tmp_path / "set.npz", lambda: ARRAYS))
     assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
     assert (tmp_path / "set.npz").read_bytes() == b"older"
-    assert same(cached(tmp_path / "set.npz", lambda: ARRAYS))
-    assert same(cached(tmp_path / "set.npz", lambda: pytest.fail("built again")))
+    assert same(load_or_build(tmp_path / "set.npz", lambda: ARRAYS))
+    assert same(load_or_build(tmp_path / "set.npz", lambda: pytest.fail("built again")))
 
 
 def test_many_that_build_one_cache_at_once_never_read_half_of_it(tmp_path):
@@ -169,7 +169,7 @@ def test_many_that_build_one_cache_at_once_never_read_half_of_it(tmp_path):
     def load(_):
         if next(numbers) % 3 == 0:
             (tmp_path / "set.npz").unlink(missing_ok=True)
-        return cached(tmp_path / "set.npz", lambda: ARRAYS)
+        return load_or_build(tmp_path / "set.npz", lambda: ARRAYS)
 
     with ThreadPoolExecutor(8) as pool:
         assert all(map(same, pool.map(load, range(60))))

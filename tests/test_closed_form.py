@@ -62,8 +62,8 @@ def test_a_system_is_solved_and_its_derivative_is_that_of_the_inverse():
         return jnp.sin(solver(a + a.T, b)).sum()  # symmetric wherever it is differentiated
 
     got = jax.grad(partial(through, solve), (0, 1))(a, b)
-    wanted = jax.grad(partial(through, lambda a, b: jnp.linalg.inv(a) @ b), (0, 1))(a, b)
-    for one, other in zip(got, wanted, strict=True):
+    expected = jax.grad(partial(through, lambda a, b: jnp.linalg.inv(a) @ b), (0, 1))(a, b)
+    for one, other in zip(got, expected, strict=True):
         assert jnp.allclose(one, other, rtol=1e-8)
 
 
@@ -74,13 +74,13 @@ def test_ridge_is_the_minimiser_by_either_normal_equation(count):
         jnp.asarray(rng.normal(size=(count, 6))),
         jnp.asarray(rng.normal(size=(count, 2))),
     )
-    found = ridge(seen, targets, jnp.array(0.7))
+    result = ridge(seen, targets, jnp.array(0.7))
 
     def objective(matrix):
         return jnp.sum((seen @ matrix - targets) ** 2) + 0.7 * jnp.sum(matrix**2)
 
-    assert jnp.abs(jax.grad(objective)(found)).max() < 1e-12
-    assert jnp.abs(jax.grad(objective)(found + 0.1)).max() > 0.1
+    assert jnp.abs(jax.grad(objective)(result)).max() < 1e-12
+    assert jnp.abs(jax.grad(objective)(result + 0.1)).max() > 0.1
 
 
 def test_prototypes_are_nearest_class_means():
@@ -118,10 +118,10 @@ def test_the_meta_gradient_goes_through_the_closed_form(model, name):
         chances = jax.nn.log_softmax(logits)[jnp.arange(5), episode.query[1]]
         return -chances.mean()
 
-    wanted = central_differences(objective, flat)
+    expected = central_differences(objective, flat)
     got, _ = one_task(chosen)(meta, episode, KEY)
-    assert jnp.abs(wanted).max() > 1e-2
-    assert jnp.abs(ravel_pytree(got)[0] - wanted).max() < 1e-8
+    assert jnp.abs(expected).max() > 1e-2
+    assert jnp.abs(ravel_pytree(got)[0] - expected).max() < 1e-8
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -131,14 +131,14 @@ def test_classes_that_a_task_does_not_have_are_never_answered(model, name):
     narrow = params | {"head": {"kernel": jnp.zeros((6, 2)), "bias": jnp.zeros(2)}}
     labels = jnp.array([0, 1, 1, 1, 0])
     pairs = maml.Episode((episode.support[0], labels), (episode.query[0], labels))
-    found = []
+    result = []
     for theta in (params, narrow):
         chosen = BUILD[name](maml.classification(apply), features, head=head_of(theta))
         grads, metrics = one_task(chosen)(chosen.init(theta), pairs, KEY)
-        found.append((ravel_pytree(grads)[0], metrics["loss"]))
-    (wide, loss), (wanted, same) = found
+        result.append((ravel_pytree(grads)[0], metrics["loss"]))
+    (wide, loss), (expected, same) = result
     assert jnp.allclose(loss, same, rtol=1e-12)
-    assert jnp.allclose(jnp.sort(wide[wide != 0]), jnp.sort(wanted[wanted != 0]), rtol=1e-9)
+    assert jnp.allclose(jnp.sort(wide[wide != 0]), jnp.sort(expected[expected != 0]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -187,7 +187,7 @@ def test_training_teaches_features_in_which_the_head_generalises(model):
     for name, build in BUILD.items():
         chosen, outer = build(loss, features, head=head_of(params)), optax.adam(0.03)
         state = maml.init(chosen, outer, params)
-        sample = maml.batched(lambda key: episode, 1)
+        sample = maml.batch_tasks(lambda key: episode, 1)
         state, metrics = quick(partial(maml.train, chosen, outer, sample, meta_steps=300))(
             state, KEY
         )
@@ -265,9 +265,9 @@ def test_a_weight_is_a_number_of_rows_in_a_head():
             lambda x, y, w: prototypes(x, labels if w is not None else labels[counts], 3, w),
         ]
         for fit in fits:
-            wanted = quick(fit)(seen[counts], targets[counts], None)
+            expected = quick(fit)(seen[counts], targets[counts], None)
             got = quick(fit)(bad, targets, 1.0 * weights)
-            for one, other in zip(*map(jax.tree.leaves, (got, wanted)), strict=True):
+            for one, other in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
                 np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
@@ -287,8 +287,8 @@ def test_a_class_without_rows_that_count_is_never_the_answer_and_never_nan(model
             chosen.init(params), maml.Episode(support, (query[0], labels)), KEY
         )
         assert jnp.isfinite(ravel_pytree(grads)[0]).all()
-        wanted = jnp.inf if len(empty) == 1 and (labels == 1).any() else 100.0
-        assert metrics["loss"] == jnp.inf if wanted == jnp.inf else metrics["loss"] < wanted
+        expected = jnp.inf if len(empty) == 1 and (labels == 1).any() else 100.0
+        assert metrics["loss"] == jnp.inf if expected == jnp.inf else metrics["loss"] < expected
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
@@ -303,13 +303,13 @@ def test_heads_of_low_precision_are_those_of_the_same_numbers_in_float64(dtype):
     assert matrix.dtype == jnp.float32
     logits = wide.astype(np.float32) @ np.asarray(matrix) + np.asarray(bias)
     means = np.stack([wide[labels == k].mean(0) for k in range(4)])
-    wanted = -np.sum((wide[:, None] - means) ** 2, -1) + np.sum((wide - offset) ** 2, -1)[:, None]
-    np.testing.assert_allclose(logits, wanted, atol=5e-3)
+    expected = -np.sum((wide[:, None] - means) ** 2, -1) + np.sum((wide - offset) ** 2, -1)[:, None]
+    np.testing.assert_allclose(logits, expected, atol=5e-3)
     seen, targets = (rng.normal(size=(20, size)).astype(dtype) for size in (16, 2))
     got = ridge(jnp.asarray(seen), jnp.asarray(targets), jnp.asarray(0.5, dtype))
     seen, targets = seen.astype(float), targets.astype(float)
-    wanted = np.linalg.solve(seen.T @ seen + 0.5 * np.eye(16), seen.T @ targets)
-    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    expected = np.linalg.solve(seen.T @ seen + 0.5 * np.eye(16), seen.T @ targets)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
     a = (seen.T @ seen + 5 * np.eye(16)).astype(dtype)
     got = solve(jnp.asarray(a), jnp.ones(16, dtype))
     np.testing.assert_allclose(got, np.linalg.solve(a.astype(float), np.ones(16)), atol=1e-5)

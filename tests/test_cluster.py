@@ -16,7 +16,15 @@ from jax.flatten_util import ravel_pytree
 from problems import quick
 from ray_process import KEY, SPACE, learner, reward
 
-from maml.search import cluster, factorised, in_shards, on_ray, reinforce, replicate, sequential
+from maml.search import (
+    factorised_policy,
+    ray_cluster,
+    ray_executor,
+    reinforce,
+    search_with_replicas,
+    sequential_policy,
+    shard_parameters,
+)
 from maml.search.replicas import Server
 
 # As the kernel writes them: 127.0.0.1, the same in IPv6, and ::1.
@@ -26,12 +34,12 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "0000000000000000000
 @pytest.fixture
 def absent(monkeypatch):
     """No Ray is installed, whether or not it is."""
-    found = importlib.import_module
+    result = importlib.import_module
 
     def refuse(name, *rest):
         if name == "ray":
             raise ModuleNotFoundError("No module named 'ray'", name="ray")
-        return found(name, *rest)
+        return result(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
@@ -42,9 +50,9 @@ def absent(monkeypatch):
 def test_whoever_asks_for_a_ray_that_is_not_there_is_told_how_to_install_it():
     policy, optimizer, _, state = learner()
     for ask in (
-        cluster().__enter__,
-        lambda: list(on_ray()(reward, [(jnp.zeros(3), KEY)])),
-        lambda: replicate(policy, optimizer, reward, state, KEY, 4, replicas=2, batch=2),
+        ray_cluster().__enter__,
+        lambda: list(ray_executor()(reward, [(jnp.zeros(3), KEY)])),
+        lambda: search_with_replicas(policy, optimizer, reward, state, KEY, 4, replicas=2, batch=2),
     ):
         with pytest.raises(ImportError, match=r"pip install 'maml-jax\[ray\]'"):
             ask()
@@ -55,12 +63,13 @@ def test_shards_learn_what_the_whole_learns():
         return carry, params["own"][position] + params["shared"]
 
     start = {"own": jnp.zeros((3, 4)), "shared": jnp.arange(4.0)}
-    policy = sequential(SPACE, lambda key: start, lambda params: (), step)
+    policy = sequential_policy(SPACE, lambda key: start, lambda params: (), step)
     whole = reinforce(policy, optax.adam(0.1), batch=2)
-    parts = reinforce(*in_shards(policy, optax.adam(0.1), 5), batch=2)
+    parts = reinforce(*shard_parameters(policy, optax.adam(0.1), 5), batch=2)
     tokens = jnp.array([[0, 1, 3], [2, 0, 1]])
     one, other = [
-        quick(s.tell)(s.init(KEY), tokens, jnp.arange(2.0)).learned.params for s in (whole, parts)
+        quick(s.tell)(s.init(KEY), tokens, jnp.arange(2.0)).strategy_state.params
+        for s in (whole, parts)
     ]
     assert [part.size for part in other] == [4, 3, 3, 3, 3]
     flat = ravel_pytree(one)[0]
@@ -68,7 +77,7 @@ def test_shards_learn_what_the_whole_learns():
 
 
 def test_a_gradient_that_is_sent_again_is_applied_once():
-    _, optimizer = in_shards(factorised(SPACE), optax.sgd(1.0), 2)
+    _, optimizer = shard_parameters(factorised_policy(SPACE), optax.sgd(1.0), 2)
     server = Server(optimizer, np.zeros(2), optax.sgd(1.0).init(np.zeros(2)))
     for number, grad in ((0, 1.0), (2, 2.0), (0, 8.0), (2, 8.0)):
         server.apply(number, np.full(2, grad))
@@ -81,14 +90,17 @@ def test_a_gradient_that_is_sent_again_is_applied_once():
         ({"children": 3}, "batches of 2 children do not divide 3"),
         ({"children": 0}, "children must be"),
         ({"replicas": 0}, "replicas must be"),
-        ({"state": reinforce(factorised(SPACE), optax.adam(0.1)).init(KEY)}, "be in shards, see"),
+        (
+            {"state": reinforce(factorised_policy(SPACE), optax.adam(0.1)).init(KEY)},
+            "be in shards, see",
+        ),
     ],
 )
 def test_replicas_that_cannot_be_are_refused(options, says):
     policy, optimizer, _, state = learner()
     usual = {"state": state, "children": 4, "replicas": 2, "batch": 2}
     with pytest.raises(ValueError, match=says):
-        replicate(policy, optimizer, reward, key=KEY, **(usual | options))
+        search_with_replicas(policy, optimizer, reward, key=KEY, **(usual | options))
 
 
 def test_shards_that_cannot_be_are_refused():
@@ -97,7 +109,7 @@ def test_shards_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="shards must be"):
         learner(shards=0)
     with pytest.raises(ValueError, match="retries must be"):
-        on_ray(retries=-1)
+        ray_executor(retries=-1)
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +141,15 @@ class TestRay:
         assert ran["one"] == {"history": True, "state": True}
 
     def test_replicas_learn_together_and_one_that_is_killed_costs_nothing(self, ran):
-        found = ran["two"]
-        assert found["replica killed"] and found["right"]
-        assert found["kept"] == found["numbers"] == list(range(200)) and found["told"] == 200
-        assert found["gradients"] == [100, 100]  # one a batch, on each server
-        assert np.mean(found["rewards"][:20]) < 0.8 and np.mean(found["rewards"][-40:]) > 0.95
+        result = ran["two"]
+        assert result["replica killed"] and result["right"]
+        assert result["kept"] == result["numbers"] == list(range(200)) and result["told"] == 200
+        assert result["gradients"] == [100, 100]  # one a batch, on each server
+        assert np.mean(result["rewards"][:20]) < 0.8 and np.mean(result["rewards"][-40:]) > 0.95
 
     def test_a_reward_that_breaks_in_a_replica_is_logged_and_a_bug_is_raised(self, ran):
         assert "child 1 is broken, it raised TypeError('a bug')" in ran["log"]
         assert "3 children in a row" in ran["broken"]
 
     def test_without_a_cluster_nothing_is_started(self, ran):
-        assert "with maml.search.cluster()" in ran["stopped"]
+        assert "with maml.search.ray_cluster()" in ran["stopped"]

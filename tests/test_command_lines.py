@@ -392,8 +392,10 @@ def recorded():
     mine = {ROOT / "results" / name for name in ("runs", "demo")}  # are not committed
     paths = (ROOT / "results").rglob("summary.json")
     paths = (path for path in paths if mine.isdisjoint(path.parents))
-    found = tables.read_results(ROOT / "results") + [json.loads(path.read_text()) for path in paths]
-    return {run["command"]: run for run in found if "command" in run and "config" in run}
+    result = tables.read_results(ROOT / "results") + [
+        json.loads(path.read_text()) for path in paths
+    ]
+    return {run["command"]: run for run in result if "command" in run and "config" in run}
 
 
 # What `main` sets after the command line was read.

@@ -61,7 +61,7 @@ def sample_task(key):
     return maml.Episode(points(support_key), points(query_key))
 
 
-sample = maml.batched(sample_task, TASKS)
+sample = maml.batch_tasks(sample_task, TASKS)
 with jax.enable_x64(True):
     EPISODES = sample(jax.random.key(3))
 
@@ -99,15 +99,15 @@ def dtype_of(leaf):
     return leaf.dtype
 
 
-def assert_same(got, wanted):
+def assert_same(got, expected):
     """The same tree, and bit for bit the same numbers."""
-    assert jax.tree.map(dtype_of, got) == jax.tree.map(dtype_of, wanted)
-    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), got, wanted))
+    assert jax.tree.map(dtype_of, got) == jax.tree.map(dtype_of, expected)
+    assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), got, expected))
 
 
-def assert_close(got, wanted):
-    got, wanted = ravel_pytree(got)[0], ravel_pytree(wanted)[0]
-    assert jnp.linalg.norm(got - wanted) <= 1e-12 * jnp.linalg.norm(wanted)
+def assert_close(got, expected):
+    got, expected = ravel_pytree(got)[0], ravel_pytree(expected)[0]
+    assert jnp.linalg.norm(got - expected) <= 1e-12 * jnp.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])

@@ -47,11 +47,11 @@ def test_each_member_adapts_as_it_does_alone():
 def test_the_mixture_has_the_mean_of_the_probabilities():
     logits = jnp.array([[[100.0, 0.0, 0.0]], [[0.0, 1.0, 3.0]]])
     mixed = maml.mixture(lambda params, x: logits[params])(jnp.arange(2), None)
-    wanted = np.mean([[1.0, 0.0, 0.0], np.exp([0, 1, 3]) / np.exp([0, 1, 3]).sum()], axis=0)
-    np.testing.assert_allclose(jnp.exp(mixed[0]), wanted, atol=1e-12)
+    expected = np.mean([[1.0, 0.0, 0.0], np.exp([0, 1, 3]) / np.exp([0, 1, 3]).sum()], axis=0)
+    np.testing.assert_allclose(jnp.exp(mixed[0]), expected, atol=1e-12)
     loss = maml.classification(maml.mixture(lambda params, x: logits[params]))
     value, metrics = loss(jnp.arange(2), (None, jnp.array([2])), KEY)
-    np.testing.assert_allclose(value, -np.log(wanted[2]), rtol=1e-12)
+    np.testing.assert_allclose(value, -np.log(expected[2]), rtol=1e-12)
     assert metrics["accuracy"] == 0
 
 
@@ -83,9 +83,9 @@ def test_a_mixture_passes_weights_to_its_members():
 
     loss = quick(maml.classification(maml.mixture(centered)))
     x, labels = jnp.arange(8.0).reshape(4, 2) ** 2, jnp.array([0, 1, 1, 0])
-    wanted = loss(jnp.array([0.0, 1.0]), (x[:3], labels[:3]), KEY)[0]
+    expected = loss(jnp.array([0.0, 1.0]), (x[:3], labels[:3]), KEY)[0]
     got = loss(jnp.array([0.0, 1.0]), (x, labels, jnp.array([1, 1, 1, 0])), KEY)[0]
-    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def test_what_is_no_ensemble_is_refused(monkeypatch):

@@ -15,18 +15,18 @@ from problems import quick
 import maml
 from maml.search import (
     Space,
-    drive,
+    device_executor,
     evolution,
-    factorised,
-    in_process,
-    over_devices,
+    factorised_policy,
+    local_executor,
     reinforce,
     search,
+    search_on_host,
 )
 
 KEY = jax.random.key(0)
 SPACE = Space((3, 2, 4))
-STRATEGY = reinforce(factorised(SPACE), optax.adam(0.1), batch=4)
+STRATEGY = reinforce(factorised_policy(SPACE), optax.adam(0.1), batch=4)
 STATE = STRATEGY.init(KEY)
 TABLE = np.random.default_rng(0).uniform(size=(3, 2, 4)).astype(np.float32)
 
@@ -41,17 +41,17 @@ def from_arrays(table, tokens, key):
 
 
 def shuffled(function, items):
-    found = list(in_process(function, items))
-    stdlib_random.Random(len(items)).shuffle(found)
-    return found
+    result = list(local_executor(function, items))
+    stdlib_random.Random(len(items)).shuffle(result)
+    return result
 
 
 EXECUTORS = {
-    "in process": in_process,
+    "in process": local_executor,
     "out of order": shuffled,
-    "one device": over_devices(),
-    "three devices": over_devices(maml.task_mesh(3)),  # do not divide a batch of four
-    "eight devices": over_devices(maml.task_mesh(8), chunk=2),
+    "one device": device_executor(),
+    "three devices": device_executor(maml.task_mesh(3)),  # do not divide a batch of four
+    "eight devices": device_executor(maml.task_mesh(8), chunk=2),
 }
 
 
@@ -67,8 +67,10 @@ def straight():
 @pytest.mark.parametrize("name", EXECUTORS)
 def test_a_driven_search_is_the_search_with_any_executor(name, straight):
     kept, executor = [], EXECUTORS[name]
-    of_one = quick(reward) if executor in (in_process, shuffled) else reward
-    state, history = drive(STRATEGY, of_one, STATE, KEY, 12, executor, keep=kept.append)
+    of_one = quick(reward) if executor in (local_executor, shuffled) else reward
+    state, history = search_on_host(
+        STRATEGY, of_one, STATE, KEY, 12, executor, on_child=kept.append
+    )
     equal(history, straight[1])
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), state, straight[0])
     kept.sort(key=lambda child: child.number)
@@ -80,18 +82,18 @@ def test_a_driven_search_is_the_search_with_any_executor(name, straight):
 def test_a_strategy_that_learns_otherwise_can_be_driven_as_well():
     strategy = evolution(SPACE, population=2)
     state = strategy.init(KEY)
-    _, history = drive(strategy, quick(reward), state, KEY, 6)
+    _, history = search_on_host(strategy, quick(reward), state, KEY, 6)
     equal(history, quick(partial(search, strategy, reward, children=6))(state, KEY)[1])
 
 
 def test_the_arrays_of_a_partial_are_no_constants_of_the_program():
     ride = Partial(from_arrays, jnp.asarray(TABLE))
-    executor, keys = over_devices(), jax.random.split(KEY, 3)
+    executor, keys = device_executor(), jax.random.split(KEY, 3)
     items = list(zip(jnp.zeros((3, 3), int), keys, strict=True))
-    wanted = [float(from_arrays(TABLE, *item)) for item in items]
-    assert [float(found) for _, found in executor(ride, items)] == wanted
+    expected = [float(from_arrays(TABLE, *item)) for item in items]
+    assert [float(result) for _, result in executor(ride, items)] == expected
     other = Partial(from_arrays, jnp.asarray(TABLE) + 1)
-    assert [float(found) for _, found in executor(other, items)] == [w + 1 for w in wanted]
+    assert [float(result) for _, result in executor(other, items)] == [w + 1 for w in expected]
 
 
 class TestAfterACrash:
@@ -106,7 +108,7 @@ class TestAfterACrash:
             kept.append(child)
 
         with pytest.raises(KeyboardInterrupt):
-            drive(STRATEGY, quick(reward), STATE, KEY, 12, shuffled, keep=keep)
+            search_on_host(STRATEGY, quick(reward), STATE, KEY, 12, shuffled, on_child=keep)
         return kept
 
     def test_a_search_goes_on_from_the_children_it_kept_to_the_bit(self, killed):
@@ -116,32 +118,41 @@ class TestAfterACrash:
             asked.extend(items)
             return shuffled(function, items)
 
-        whole = drive(STRATEGY, quick(reward), STATE, KEY, 12)
+        whole = search_on_host(STRATEGY, quick(reward), STATE, KEY, 12)
         equal(
-            drive(STRATEGY, quick(reward), STATE, KEY, 12, counted, done=killed, keep=kept.append),
+            search_on_host(
+                STRATEGY,
+                quick(reward),
+                STATE,
+                KEY,
+                12,
+                counted,
+                finished=killed,
+                on_child=kept.append,
+            ),
             whole,
         )
         assert len(asked) == 6  # nobody is rewarded twice, not in the batch that was broken off
         assert sorted(child.number for child in kept) == list(range(12))
 
     def test_a_search_goes_on_from_a_state_that_was_saved_to_the_bit(self, killed):
-        whole = drive(STRATEGY, quick(reward), STATE, KEY, 12)
-        state, first = drive(STRATEGY, quick(reward), STATE, KEY, 4)
+        whole = search_on_host(STRATEGY, quick(reward), STATE, KEY, 12)
+        state, first = search_on_host(STRATEGY, quick(reward), STATE, KEY, 4)
         saved = jax.tree.map(jnp.asarray, jax.tree.map(np.array, state))
-        state, rest = drive(STRATEGY, quick(reward), saved, KEY, 8, done=killed)
+        state, rest = search_on_host(STRATEGY, quick(reward), saved, KEY, 8, finished=killed)
         equal((state, jax.tree.map(lambda *x: jnp.concatenate(x), first, rest)), whole)
 
     def test_children_of_another_search_are_refused(self, killed):
         other = [killed[0]._replace(tokens=(killed[0].tokens + 1) % 2)]
         with pytest.raises(ValueError, match=r"child \d was kept as .* different searches"):
-            drive(STRATEGY, quick(reward), STATE, KEY, 12, done=other)
+            search_on_host(STRATEGY, quick(reward), STATE, KEY, 12, finished=other)
 
 
 def breaks(numbers):
     """An executor whose children with these places in their batch end with an exception."""
 
     def execute(function, items):
-        for index, outcome in in_process(function, items):
+        for index, outcome in local_executor(function, items):
             yield index, OSError("disk full") if index in numbers else outcome
 
     return execute
@@ -150,14 +161,14 @@ def breaks(numbers):
 def test_an_exception_is_a_broken_reward_which_is_logged_and_stays_so(caplog):
     kept = []
     with caplog.at_level(logging.WARNING, "maml.search"):
-        state, history = drive(
-            STRATEGY, quick(reward), STATE, KEY, 8, breaks({1}), keep=kept.append
+        state, history = search_on_host(
+            STRATEGY, quick(reward), STATE, KEY, 8, breaks({1}), on_child=kept.append
         )
     np.testing.assert_array_equal(np.flatnonzero(np.isnan(history.rewards)), [1, 5])
-    assert state.broken == 2 and state.told == 8
+    assert state.num_broken == 2 and state.num_rewards == 8
     assert [record.args for record in caplog.records if "disk full" in record.message]
     assert "child 5 is broken" in caplog.text
-    equal(drive(STRATEGY, quick(reward), STATE, KEY, 8, done=kept), (state, history))
+    equal(search_on_host(STRATEGY, quick(reward), STATE, KEY, 8, finished=kept), (state, history))
 
 
 def test_a_bug_that_breaks_every_child_is_raised_and_says_from_where_to_go_on():
@@ -165,9 +176,9 @@ def test_a_bug_that_breaks_every_child_is_raised_and_says_from_where_to_go_on():
         raise TypeError("a bug")
 
     with pytest.raises(RuntimeError, match=r"6 children in a row .*a bug.* from child 0 on") as got:
-        drive(STRATEGY, bug, STATE, KEY, 400, patience=6)
+        search_on_host(STRATEGY, bug, STATE, KEY, 400, max_failures=6)
     assert isinstance(got.value.__cause__, TypeError)
-    drive(STRATEGY, quick(reward), STATE, KEY, 40, breaks({0, 1, 2}), patience=4)
+    search_on_host(STRATEGY, quick(reward), STATE, KEY, 40, breaks({0, 1, 2}), max_failures=4)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +191,11 @@ def test_a_bug_that_breaks_every_child_is_raised_and_says_from_where_to_go_on():
 )
 def test_an_executor_that_loses_or_repeats_a_reward_is_refused(executor, says):
     with pytest.raises(RuntimeError, match=says):
-        drive(STRATEGY, quick(reward), STATE, KEY, 4, executor)
+        search_on_host(STRATEGY, quick(reward), STATE, KEY, 4, executor)
 
 
 def test_no_children_are_no_history():
-    state, history = drive(STRATEGY, quick(reward), STATE, KEY, 0)
+    state, history = search_on_host(STRATEGY, quick(reward), STATE, KEY, 0)
     equal(state, STATE)
     assert [leaf.shape for leaf in history] == [(0, 3), (0,), (0,)]
 
@@ -194,13 +205,13 @@ def test_no_children_are_no_history():
     [
         ({"children": -4}, "children must be"),
         ({"children": 6}, "batches of 4 children do not divide 6"),
-        ({"patience": 0}, "exceptions in a row"),
+        ({"max_failures": 0}, "exceptions in a row"),
         ({"reward": lambda tokens, key: jnp.ones(1)}, r"one number; got an array of \(1,\)"),
     ],
 )
 def test_what_cannot_be_is_refused(options, says):
     given = {"reward": quick(reward), "state": STATE, "key": KEY, "children": 4} | options
     with pytest.raises(ValueError, match=says):
-        drive(STRATEGY, **given)
+        search_on_host(STRATEGY, **given)
     with pytest.raises(ValueError, match="items in a chunk"):
-        over_devices(chunk=0)
+        device_executor(chunk=0)

@@ -79,9 +79,9 @@ def test_weights_beyond_half_precision_stay_what_they_are(tmp_path):
     path = tmp_path / "weights.npz"
     learned = {"large": jnp.array([1e6, 1.0]), "small": jnp.array([0.1])}
     weights.save_weights(path, learned, {})
-    found = {name: leaf for name, leaf in read_arrays(path).items() if name != weights.OPTIONS}
-    assert found["small"].dtype == np.float16
-    same = tree_from_arrays(found, learned, path, cast=True)
+    result = {name: leaf for name, leaf in read_arrays(path).items() if name != weights.OPTIONS}
+    assert result["small"].dtype == np.float16
+    same = tree_from_arrays(result, learned, path, cast=True)
     np.testing.assert_array_equal(same["large"], learned["large"])
 
 
@@ -106,8 +106,8 @@ def test_arrays_of_another_kind_or_without_end_are_no_meta_parameters(found, say
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16])
 def test_floats_of_another_width_are_meta_parameters(dtype):
-    found = tree_from_arrays({"w": np.array([0.5, -2.0], dtype)}, LIKE, "here", cast=True)["w"]
-    np.testing.assert_array_equal(found, np.array([0.5, -2.0]))
+    result = tree_from_arrays({"w": np.array([0.5, -2.0], dtype)}, LIKE, "here", cast=True)["w"]
+    np.testing.assert_array_equal(result, np.array([0.5, -2.0]))
 
 
 DEEP = "[" * 100_000
@@ -254,8 +254,8 @@ def test_a_report_names_the_file_that_is_not_what_it_must_be(broken, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     for name, content in RUN.items():
-        found = json.loads(content) | (change if name == file else {})
-        kept = {key: value for key, value in found.items() if value is not ...}
+        result = json.loads(content) | (change if name == file else {})
+        kept = {key: value for key, value in result.items() if value is not ...}
         (run / name).write_text(json.dumps(kept))
     with pytest.raises(ValueError, match=says):
         report.main(report.Report(runs=(run,), out=tmp_path / "report"))
@@ -278,7 +278,7 @@ def test_children_that_are_none_are_refused_with_their_line(tmp_path):
     (tmp_path / live.KEPT).write_text('{"run": null}\n')
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"line 1 of .*children\.jsonl: got null at 'run'"):
-        live.kept_children(Search(space="macro", dataset="glyphs"), tmp_path)
+        live.load_children(Search(space="macro", dataset="glyphs"), tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named():
@@ -326,14 +326,14 @@ def test_no_script_writes_over_results_of_others(script, tmp_path, monkeypatch):
 
 
 def test_leaves_that_differ_are_named_with_both_shapes():
-    found = {f"l{n}": np.zeros(n) for n in range(6)}
+    result = {f"l{n}": np.zeros(n) for n in range(6)}
     like = {f"l{n}": np.zeros(n + 1) for n in range(6)}
     with pytest.raises(
         ValueError, match=r"^here has float64\(0,\) at 'l0'; expected float64\(1,\)"
     ):
-        tree_from_arrays(found, like, "here")
+        tree_from_arrays(result, like, "here")
     with pytest.raises(ValueError, match=r"and differs at 3 more leaves$"):
-        tree_from_arrays(found, like, "here")
+        tree_from_arrays(result, like, "here")
 
 
 @pytest.fixture
@@ -416,9 +416,9 @@ def test_a_page_without_its_marks_is_not_written_over():
 def test_a_table_of_architectures_is_not_begun_anew(tmp_path):
     config = Bench(out=tmp_path / "bench")
     assert np.isnan(load_accuracies(config, 4)[0]).all()
-    found = np.ones((4, 3, 2), np.float32)
-    maml_bench.save_accuracies(config.out, found, 2.0)
-    np.testing.assert_array_equal(load_accuracies(config, 4)[0], found)
+    result = np.ones((4, 3, 2), np.float32)
+    maml_bench.save_accuracies(config.out, result, 2.0)
+    np.testing.assert_array_equal(load_accuracies(config, 4)[0], result)
     with pytest.raises(ValueError, match=r"accuracies \(4, 3, 2\); expected \(5, 3, 2\)"):
         load_accuracies(config, 5)
     (config.out / maml_bench.PARTIAL).unlink()

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from tasks import glyphs
+from tasks import glyphs, lookalikes
 from tasks.characters import alphabet
 
 
@@ -64,9 +64,9 @@ def test_the_drawings_of_a_class_differ_noticeably(characters):
 
 
 def test_no_two_classes_have_nearly_one_shape(shapes):
-    blurred = np.stack([glyphs.blurred(shape) for shape in shapes.values()])
-    alike = np.triu(glyphs.resemblance(blurred, blurred), 1)
-    assert alike.max() < glyphs.LOOKALIKE + 1e-5  # sums in another order round differently
+    blurred = np.stack([glyphs.blur(shape) for shape in shapes.values()])
+    alike = np.triu(lookalikes.correlate(blurred, blurred), 1)
+    assert alike.max() < lookalikes.LOOKALIKE + 1e-5  # sums in another order round differently
 
 
 def test_of_lookalikes_only_the_first_is_a_class(shapes):
@@ -76,9 +76,9 @@ def test_of_lookalikes_only_the_first_is_a_class(shapes):
 
 
 def test_no_class_is_the_box_of_a_missing_glyph(shapes):
-    missing = glyphs.blurred(glyphs.fitted("\uffff", glyphs.BASE))[None]
-    blurred = np.stack([glyphs.blurred(shape) for shape in shapes.values()])
-    assert glyphs.resemblance(missing, blurred).max() < glyphs.LOOKALIKE + 1e-5
+    missing = glyphs.blur(glyphs.fit_to_canvas("\uffff", glyphs.BASE))[None]
+    blurred = np.stack([glyphs.blur(shape) for shape in shapes.values()])
+    assert lookalikes.correlate(missing, blurred).max() < lookalikes.LOOKALIKE + 1e-5
 
 
 def test_pixels_alone_make_the_task_neither_trivial_nor_impossible(characters):

@@ -27,11 +27,11 @@ KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def assert_equal(got, wanted, tolerance=1e-12):
+def assert_equal(got, expected, tolerance=1e-12):
     """Equal to rounding, relative to the largest number."""
-    got, wanted = ravel_pytree(got)[0], ravel_pytree(wanted)[0]
-    assert jnp.max(jnp.abs(wanted)) > 1e-3  # two zeros would be equal too
-    assert jnp.max(jnp.abs(got - wanted)) <= tolerance * jnp.max(jnp.abs(wanted))
+    got, expected = ravel_pytree(got)[0], ravel_pytree(expected)[0]
+    assert jnp.max(jnp.abs(expected)) > 1e-3  # two zeros would be equal too
+    assert jnp.max(jnp.abs(got - expected)) <= tolerance * jnp.max(jnp.abs(expected))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from problems import KEY, quick
 
 import maml
-from tasks.language import Transformer, next_token, passages, synthetic
+from tasks.language import Transformer, markov_chains, next_token, text_passages
 
 TINY = Transformer(vocabulary=11, width=8, layers=2, heads=2, length=6)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 11, (3, 7)))
@@ -64,12 +64,12 @@ def written_out(p, tokens):
 
 def test_logits_and_loss_are_those_written_out_in_numpy(params):
     exact = jax.tree.map(lambda leaf: np.asarray(leaf, float), params["params"])
-    wanted = np.stack([written_out(exact, row[:-1]) for row in np.asarray(TOKENS)])
+    expected = np.stack([written_out(exact, row[:-1]) for row in np.asarray(TOKENS)])
     logits = quick(TINY.apply)(params, TOKENS[:, :-1])
-    np.testing.assert_allclose(logits, wanted, atol=1e-4 * np.abs(wanted).max())
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
-    chosen = np.take_along_axis(wanted, np.asarray(TOKENS)[:, 1:, None], -1)[..., 0]
-    nats = np.mean(np.log(np.exp(wanted).sum(-1)) - chosen)
+    chosen = np.take_along_axis(expected, np.asarray(TOKENS)[:, 1:, None], -1)[..., 0]
+    nats = np.mean(np.log(np.exp(expected).sum(-1)) - chosen)
     value, metrics = quick(next_token(TINY))(params, TOKENS, KEY)
     np.testing.assert_allclose([value, metrics["cross_entropy"]], nats, rtol=1e-4)
     np.testing.assert_allclose(metrics["bits_per_token"], nats / np.log(2), rtol=1e-4)
@@ -100,7 +100,7 @@ def test_a_token_outside_the_vocabulary_gives_nan_or_where_it_is_seen_an_error(p
                 TINY.init(KEY, jnp.roll(wrong, 1, axis=1)[:, :6] if place else wrong[:, :6])
 
 
-@pytest.mark.parametrize("sample", [synthetic(2, 3, 8), passages(TEXT, 2, 3, 8)])
+@pytest.mark.parametrize("sample", [markov_chains(2, 3, 8), text_passages(TEXT, 2, 3, 8)])
 def test_a_task_is_two_sets_of_passages_and_a_function_of_its_key(sample):
     one, again, other = (jax.jit(sample)(key) for key in (KEY, KEY, jax.random.key(1)))
     assert one.support.shape == (2, 9) and one.query.shape == (3, 9)
@@ -110,7 +110,7 @@ def test_a_task_is_two_sets_of_passages_and_a_function_of_its_key(sample):
 
 
 def test_a_chain_is_one_table_for_support_and_query_and_another_in_another_task():
-    sample = synthetic(10, 10, 60, vocabulary=20, branches=3)
+    sample = markov_chains(10, 10, 60, vocabulary=20, branches=3)
 
     def successors(tokens):
         seen = {}
@@ -119,7 +119,7 @@ def test_a_chain_is_one_table_for_support_and_query_and_another_in_another_task(
                 seen.setdefault(a, set()).add(b)
         return seen
 
-    episodes = jax.jit(maml.batched(sample, 2))(KEY)
+    episodes = jax.jit(maml.batch_tasks(sample, 2))(KEY)
     for task in range(2):
         both = np.concatenate([episodes.support[task], episodes.query[task]])
         assert max(map(len, successors(both).values())) == 3
@@ -129,18 +129,18 @@ def test_a_chain_is_one_table_for_support_and_query_and_another_in_another_task(
 
 
 def test_passages_stand_side_by_side_and_every_place_is_drawn():
-    episodes = jax.jit(maml.batched(passages(TEXT[:20], 1, 2, 4), 200))(KEY)
+    episodes = jax.jit(maml.batch_tasks(text_passages(TEXT[:20], 1, 2, 4), 200))(KEY)
     rows = np.concatenate([episodes.support, episodes.query], axis=1).reshape(200, 15)
     assert (rows == rows[:, :1] + np.arange(15)).all()
     assert set(rows[:, 0]) == set(range(6))
 
 
 def test_a_string_is_its_bytes_and_the_text_is_no_constant():
-    episode = passages("é" * 4, 1, 1, 3)(KEY)
+    episode = text_passages("é" * 4, 1, 1, 3)(KEY)
     assert bytes(np.asarray(episode.query, np.uint8)[0]) == "éé".encode()
 
     def program(size):
-        sample = passages(bytes(size), 1, 1, 3)
+        sample = text_passages(bytes(size), 1, 1, 3)
         return jax.jit(lambda sample, key: sample(key)).lower(sample, KEY).as_text()
 
     assert len(program(90_000)) == len(program(50_000))
@@ -149,12 +149,12 @@ def test_a_string_is_its_bytes_and_the_text_is_no_constant():
 def test_adapting_to_passages_of_a_chain_helps_with_others_of_it():
     """Untrained, it starts at log(16) = 2.8 nats; the chain itself has at most log(2) = 0.7."""
     model = Transformer(vocabulary=16, width=32, layers=1, heads=2, length=32)
-    loss, sample = next_token(model), synthetic(8, 8, 32, vocabulary=16, branches=2)
+    loss, sample = next_token(model), markov_chains(8, 8, 32, vocabulary=16, branches=2)
     params = jax.jit(model.init)(KEY, jnp.zeros((1, 1), int))
     learner = maml.maml(loss, optax.sgd(0.5), 1).learner
 
     def curve(params, key):
-        episodes = maml.batched(sample, 3)(key)
+        episodes = maml.batch_tasks(sample, 3)(key)
         return maml.evaluate(learner, loss, params, episodes, key, 20)[0]
 
     losses = quick(curve)(params, KEY)
@@ -164,12 +164,12 @@ def test_adapting_to_passages_of_a_chain_helps_with_others_of_it():
 @pytest.mark.parametrize(
     ("refused", "message"),
     [
-        (partial(passages, TEXT[:29], 1, 2, 9), r"1 \+ 2 passages of 9 \+ 1 .* 30 .*; got 29"),
-        (partial(passages, "", 1, 1, 1), "need 4 bytes of text; got 0"),
-        (partial(passages, TEXT, 0, 1, 1), "number of shots .* >= 1; got 0"),
-        (partial(synthetic, 1, -1, 1), "number of queries .* >= 1; got -1"),
-        (partial(synthetic, 1, 1, 0), "number of tokens to read .* >= 1; got 0"),
-        (partial(synthetic, 1, 1, 1, branches=0), "number of branches .* >= 1; got 0"),
+        (partial(text_passages, TEXT[:29], 1, 2, 9), r"1 \+ 2 passages of 9 \+ 1 .* 30 .*; got 29"),
+        (partial(text_passages, "", 1, 1, 1), "need 4 bytes of text; got 0"),
+        (partial(text_passages, TEXT, 0, 1, 1), "number of shots .* >= 1; got 0"),
+        (partial(markov_chains, 1, -1, 1), "number of queries .* >= 1; got -1"),
+        (partial(markov_chains, 1, 1, 0), "number of tokens to read .* >= 1; got 0"),
+        (partial(markov_chains, 1, 1, 1, branches=0), "number of branches .* >= 1; got 0"),
         (partial(TINY.init, KEY, TOKENS), "at most 6 tokens; got 7"),
         (partial(TINY.copy, heads=3), "3 heads do not divide .* 8"),
         (partial(next_token(TINY), {}, TOKENS[:, :1], KEY), "two tokens or more; got 1"),

@@ -23,9 +23,9 @@ def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-def assert_equal(got, wanted, tolerance=1e-12):
+def assert_equal(got, expected, tolerance=1e-12):
     """Equal to rounding, relative to the largest number of each array."""
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * float(jnp.abs(b).max()))
 
 
@@ -41,8 +41,8 @@ def derivatives(function, *inputs):
     return function(*inputs), jax.jvp(gradient, inputs, direction)
 
 
-def assert_same(function, wanted, *inputs):
-    both = jit(lambda *inputs: [derivatives(f, *inputs) for f in (function, wanted)])
+def assert_same(function, expected, *inputs):
+    both = jit(lambda *inputs: [derivatives(f, *inputs) for f in (function, expected)])
     assert_equal(*both(*inputs))
 
 
@@ -184,8 +184,8 @@ def test_a_tracking_batch_norm_puts_out_what_it_observed_and_starts_from_the_sta
     x, kernel, model = draw(6, inputs), draw(inputs, 3, seed=4), BatchNorm(track=True)
     variables = model.init(jax.random.key(0), x, kernel)
     _, observed = model.apply(variables, x, kernel, mutable="batch_stats")
-    wanted = ((x @ kernel).mean(0), (x @ kernel).var(0))
-    assert_equal(observed["batch_stats"]["averages"], wanted)
+    expected = ((x @ kernel).mean(0), (x @ kernel).var(0))
+    assert_equal(observed["batch_stats"]["averages"], expected)
     assert_equal(variables["batch_stats"]["averages"], (jnp.zeros(3), jnp.ones(3)))
 
 

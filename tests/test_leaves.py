@@ -29,7 +29,7 @@ def sample_task(key):
 
 W = jnp.array([0.1, -0.2, 0.3])
 PARAMS = {"w": W, "count": jnp.int32(0), "key": jax.random.key(5), "chosen": jnp.array([True])}
-SAMPLE = maml.batched(sample_task, 2)
+SAMPLE = maml.batch_tasks(sample_task, 2)
 EPISODES = SAMPLE(KEY)
 BUILD = {
     "maml": lambda: maml.maml(loss, optax.sgd(0.1), 2),
@@ -178,13 +178,13 @@ def test_recomputing_in_blocks_and_a_rest_changes_no_number(inner_steps, x64):
 @pytest.mark.parametrize("context", [False, True], ids=["without", "within"])
 def test_a_mesh_with_explicit_axes_gives_the_same_mean(context):
     algorithm = maml.maml(flat_loss, optax.sgd(0.1), 1)
-    wanted = maml.meta_gradient(algorithm.grad, W, EPISODES, KEY)
+    expected = maml.meta_gradient(algorithm.grad, W, EPISODES, KEY)
     explicit = jax.make_mesh((2,), ("task",), devices=jax.devices()[:2])
     within = jax.set_mesh(explicit) if context else jax.enable_x64(False)
     with within:
         for mesh in (explicit, maml.task_mesh(2)):
             got = jax.jit(partial(maml.meta_gradient, algorithm.grad, mesh=mesh))(W, EPISODES, KEY)
-            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), got, wanted)
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), got, expected)
             values, _ = maml.evaluate(algorithm.learner, flat_loss, W, EPISODES, KEY, 1, mesh=mesh)
             assert values.shape == (2, 2)
 
@@ -195,7 +195,7 @@ def test_reptile_goes_on_from_the_state_of_its_inner_optimiser(x64):
     support = jax.tree.map(lambda leaf: leaf[0], episode.support)
     inner = optax.adam(0.1)
     algorithm = maml.reptile(flat_loss, inner, 1, keep_state=True)
-    outer = maml.keeping(optax.sgd(1.0))
+    outer = maml.keep_inner_state(optax.sgd(1.0))
     w = W.astype(float)
     state = maml.init(algorithm, outer, w)
     opt_state: Any = inner.init(w)
@@ -243,12 +243,12 @@ def test_complex_parameters_have_the_gradient_of_their_real_and_imaginary_parts(
         return complex_loss(adapted(w) if name == "maml" else w, query, KEY)[0]
 
     parts = central_differences(real, jnp.concatenate([w.real, w.imag]))
-    wanted = parts[:2] - 1j * parts[2:]
+    expected = parts[:2] - 1j * parts[2:]
     if name == "reptile":
-        wanted = w - adapted(w)
+        expected = w - adapted(w)
     if name == "imaml":  # the Hessian of |w s - c|^2 by the two parts is 2 |s|^2
-        wanted = wanted / (1 + 2 * abs(support) ** 2 / 40.0)
-    np.testing.assert_allclose(got, wanted, rtol=1e-8)
+        expected = expected / (1 + 2 * abs(support) ** 2 / 40.0)
+    np.testing.assert_allclose(got, expected, rtol=1e-8)
 
 
 def test_flat_vectors_of_leaves_of_two_types_keep_their_types():

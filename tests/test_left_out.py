@@ -43,9 +43,9 @@ def test_an_optimiser_that_asks_for_the_loss_is_given_that_of_the_tasks_that_are
 ):
     algorithm, optimizer = maml.maml(square, optax.sgd(0.1), 1), ASKING[name]()
     after = stepped(algorithm, optimizer, ONE_BROKEN, **options)
-    wanted = stepped(algorithm, optimizer)
-    np.testing.assert_allclose(after.params, wanted.params, rtol=1e-5)
-    assert (wanted.params > 0).all()
+    expected = stepped(algorithm, optimizer)
+    np.testing.assert_allclose(after.params, expected.params, rtol=1e-5)
+    assert (expected.params > 0).all()
 
 
 @pytest.mark.parametrize("name", ["momo", "polyak_sgd"])
@@ -78,12 +78,12 @@ def test_a_step_with_a_value_or_an_update_that_is_not_finite_is_skipped_and_coun
     w = jnp.ones(2)
     before = safe.init(w)
     updates, after = safe.update(jnp.full(2, gradient), before, w, **extra)
-    assert updates.tolist() == [0, 0] and maml.skipped(after)[:2] == (1, 1)
+    assert updates.tolist() == [0, 0] and maml.skip_report(after)[:2] == (1, 1)
     for old, new in zip(*map(jax.tree.leaves, (before[1][-1], after[1][-1])), strict=True):
         assert (old == new).all()
     good = {"value": 1.0} if extra else {}
     updates, after = safe.update(jnp.ones(2), after, w, **good)
-    assert (updates != 0).all() and maml.skipped(after)[:2] == (1, 0)
+    assert (updates != 0).all() and maml.skip_report(after)[:2] == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_implicit_gradients_in_half_precision_are_solved_in_float32():
 def test_an_implicit_gradient_that_is_not_finite_is_no_gradient_of_zero():
     algorithm = maml.imaml(square, optax.sgd(0.1), 1, regularisation=1.0, cg_steps=2)
     grads, metrics = maml.meta_gradient(algorithm.grad, jnp.zeros(2), ONE_BROKEN, KEY)
-    wanted, _ = maml.meta_gradient(algorithm.grad, jnp.zeros(2), TWO_GOOD, KEY)
-    np.testing.assert_allclose(grads, wanted, rtol=1e-6)
+    expected, _ = maml.meta_gradient(algorithm.grad, jnp.zeros(2), TWO_GOOD, KEY)
+    np.testing.assert_allclose(grads, expected, rtol=1e-6)
     assert metrics["left_out"] == pytest.approx(1 / 3)
 
 
@@ -142,8 +142,8 @@ def test_a_task_whose_query_set_counts_nothing_is_left_out(algorithm, chunk):
     three = jax.tree.map(lambda leaf: jnp.delete(leaf, 1, axis=0), maml.Episode(good, good))
     w = jnp.array(0.5)
     grads, metrics = maml.meta_gradient(algorithm.grad, w, episodes, KEY, chunk=chunk)
-    wanted, alone = maml.meta_gradient(algorithm.grad, w, three, KEY)
-    np.testing.assert_allclose(grads, wanted, rtol=1e-6)
+    expected, alone = maml.meta_gradient(algorithm.grad, w, three, KEY)
+    np.testing.assert_allclose(grads, expected, rtol=1e-6)
     np.testing.assert_allclose(metrics["query"]["mse"], alone["query"]["mse"], rtol=1e-6)
     assert metrics["left_out"] == 0.25
 
@@ -157,8 +157,8 @@ def test_a_metric_that_is_nan_in_a_task_that_counts_is_the_mean_over_the_others(
     each, seen = jax.vmap(of_task, (None, 0, None))(jnp.array(0.5), episodes, KEY)
     assert metrics["left_out"] == 0 and jnp.isnan(seen["support"]["mse"][1])
     np.testing.assert_allclose(grads, each.mean(), rtol=1e-6)
-    wanted = jnp.nanmean(seen["support"]["mse"], axis=0)
-    np.testing.assert_allclose(metrics["support"]["mse"], wanted, rtol=1e-6)
+    expected = jnp.nanmean(seen["support"]["mse"], axis=0)
+    np.testing.assert_allclose(metrics["support"]["mse"], expected, rtol=1e-6)
 
 
 def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others():

@@ -14,8 +14,8 @@ from benchmarks import architecture_search, maml_bench
 from benchmarks.architecture_search import Search
 from benchmarks.maml_bench import Bench
 from benchmarks.search import children, drawing, live
-from maml.search import Space, in_process
-from tasks.architectures import tabular
+from maml.search import Space, local_executor
+from tasks.architectures import table_files, tabular
 from tasks.architectures.macro import Macro
 from tasks.architectures.macro import space as macro_space
 
@@ -37,7 +37,7 @@ def cheap(monkeypatch):
     monkeypatch.setattr(children, "reward", lambda *_: Partial(worth))
     monkeypatch.setattr(drawing, "draw_best", lambda *_: None)  # these are no networks
     tenth = Partial(partial(worth, of=90))
-    monkeypatch.setattr(live.reward, "from_scratch", lambda *_: tenth)
+    monkeypatch.setattr(live.reward, "reward_from_scratch", lambda *_: tenth)
 
 
 def options(out, **changes):
@@ -142,8 +142,8 @@ def test_what_ends_a_retraining_is_raised_and_no_child_is_lost(tmp_path, monkeyp
     def broken(tokens, key):
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr(live.reward, "from_scratch", lambda *_: broken)
-    monkeypatch.setattr(children, "executor", lambda name: nullcontext(in_process))
+    monkeypatch.setattr(live.reward, "reward_from_scratch", lambda *_: broken)
+    monkeypatch.setattr(children, "executor", lambda name: nullcontext(local_executor))
     with pytest.raises(ZeroDivisionError, match="here"):
         architecture_search.main(options(tmp_path))
     assert len(kept(tmp_path)) == 30
@@ -166,11 +166,11 @@ def test_a_network_and_cells_are_drawn_as_they_are(tmp_path):
 
 def test_everything_is_what_the_space_allows():
     macro = Macro(layers=2, side=3, sizes=(1,), filters=(1,))
-    found = maml_bench.all_architectures(macro_space(macro))
+    result = maml_bench.all_architectures(macro_space(macro))
     # A stride of 2 leaves 2 of 3 pixels, after which there is no other. If the second layer reads
     # the image it has 4 pairs of strides, otherwise on each axis 3 of 4 pairs are left.
-    assert len(found) == len({tuple(row) for row in found}) == 4 * 4 + 3 * 3
-    assert found.max() == 1
+    assert len(result) == len({tuple(row) for row in result}) == 4 * 4 + 3 * 3
+    assert result.max() == 1
 
 
 def test_the_table_holds_what_was_trained_and_goes_on_after_it_was_killed(tmp_path, monkeypatch):
@@ -188,14 +188,14 @@ def test_the_table_holds_what_was_trained_and_goes_on_after_it_was_killed(tmp_pa
     nothing = dict.fromkeys(("train", "held_out", "test"))
     monkeypatch.setattr(children, "samplers", lambda dataset, options: (nothing, "here"))
     monkeypatch.setattr(maml_bench, "accuracies", both)
-    monkeypatch.setattr(maml_bench, "over_devices", lambda mesh: execute)
+    monkeypatch.setattr(maml_bench, "device_executor", lambda mesh: execute)
     config = Bench(sizes=(1, 3), filters=(4,), trainings=2, out=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         maml_bench.main(config)
     done = len(trained) - maml_bench.BLOCK
     summary = maml_bench.main(config)
     assert len(trained) == 2 * summary["architectures"] + maml_bench.BLOCK and done > 0
-    table = tabular.maml_bench(tmp_path / "table.npz")
+    table = table_files.maml_bench(tmp_path / "table.npz")
     tokens = jnp.array([1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0])
     assert tabular.lookup(table.rewards, tokens) == pytest.approx(4 / 20, abs=1e-3)
     assert tabular.lookup(table.reported, tokens) == pytest.approx(4 / 40, abs=1e-3)

@@ -47,9 +47,9 @@ LOSSES = {
 }
 
 
-def close(got, wanted, rtol=1e-12):
-    got, wanted = ravel_pytree(got)[0], ravel_pytree(wanted)[0]
-    np.testing.assert_allclose(got, wanted, rtol, atol=1e-13)
+def close(got, expected, rtol=1e-12):
+    got, expected = ravel_pytree(got)[0], ravel_pytree(expected)[0]
+    np.testing.assert_allclose(got, expected, rtol, atol=1e-13)
 
 
 def differentiated(loss, w, batch):
@@ -61,12 +61,12 @@ def differentiated(loss, w, batch):
 def test_a_weight_is_a_number_of_rows_and_a_row_of_weight_zero_may_hold_anything(name, apply):
     build, targets, garbage = LOSSES[name]
     counts = np.repeat(np.arange(6), WEIGHTS)
-    wanted = differentiated(build(apply), W, (X[counts], targets[counts]))
+    expected = differentiated(build(apply), W, (X[counts], targets[counts]))
     program = quick(jax.value_and_grad(build(apply), has_aux=True))
     for bad in (NAN, INF, 0.0):
         batch = padded(X, bad), padded(targets, garbage)
-        close(program(W, (*batch, 1.0 * WEIGHTS), KEY), wanted)
-        close(program(W, (*batch, 0.25 * WEIGHTS), KEY), wanted)
+        close(program(W, (*batch, 1.0 * WEIGHTS), KEY), expected)
+        close(program(W, (*batch, 0.25 * WEIGHTS), KEY), expected)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -93,14 +93,14 @@ def test_a_label_that_is_no_class_is_refused_or_makes_value_and_derivative_nan()
     logits = np.array([[2.0, 0, 0], [0, 2, 0], [0, 0, 2], [0, 0, 2]])
     loss = maml.classification(lambda w, x: w * x)
     program = quick(jax.value_and_grad(loss, has_aux=True))
-    wanted = differentiated(loss, 1.0, (logits[:2], np.array([0, 1])))
+    expected = differentiated(loss, 1.0, (logits[:2], np.array([0, 1])))
     for wrong in (-1, 3, 100):
         labels = np.array([0, 1, wrong, wrong])
         with pytest.raises(ValueError, match=rf"labels must be in 0 .. 2; got {wrong}"):
             loss(1.0, (logits, labels), KEY)
         (value, metrics), grad = program(1.0, (logits, labels), KEY)
         assert np.isnan([value, grad, *metrics.values()]).all()
-        close(program(1.0, (logits, labels, np.array([1, 1, 0, 0])), KEY), wanted)
+        close(program(1.0, (logits, labels, np.array([1, 1, 0, 0])), KEY), expected)
     many = loss(1.0, (jnp.ones((2, 300)), jnp.array([1, 200], jnp.uint8)), KEY)[0]
     close(many, np.log(300.0))
 
@@ -120,10 +120,10 @@ def test_a_class_that_cannot_be_answered_makes_no_nan():
         return loss(w, (logits, labels), KEY)[0]
 
     derivatives = quick(lambda *at: (jax.grad(objective, 1)(*at), jax.hessian(objective, 1)(*at)))
-    for labels, wanted in ((np.array([0, 2]), 0.0), (np.array([1, 2]), INF)):
+    for labels, expected in ((np.array([0, 2]), 0.0), (np.array([1, 2]), INF)):
         value, metrics = quick(loss)(np.zeros(3), (logits, labels), KEY)
-        assert jnp.isfinite(value) if wanted == 0 else value == wanted
-        assert metrics["accuracy"] == (1 if wanted == 0 else 0.5)
+        assert jnp.isfinite(value) if expected == 0 else value == expected
+        assert metrics["accuracy"] == (1 if expected == 0 else 0.5)
         assert np.isfinite(ravel_pytree(derivatives(labels, np.zeros(3)))[0]).all()
 
 
@@ -137,14 +137,14 @@ def test_losses_of_low_precision_are_means_in_float32(dtype):
         (maml.regression, dtype(300) * x, dtype(300) * y),
     ):
         loss = quick(build(lambda w, x: x))
-        got, wanted = loss(None, (x, y), KEY)[0], loss(None, (x.astype(float), y), KEY)[0]
+        got, expected = loss(None, (x, y), KEY)[0], loss(None, (x.astype(float), y), KEY)[0]
         assert got.dtype == jnp.float32
-        close(got, wanted, rtol=1e-6)
+        close(got, expected, rtol=1e-6)
     loss = maml.proximal(lambda w, *_: (jnp.zeros(()), {}), np.ones(3, dtype), 2.0)
     close(loss(np.full(3, 300, dtype), None, KEY)[0], 3 * 299.0**2, rtol=1e-6)
     values = np.arange(1000).astype(dtype)
-    got, wanted = (maml.mean_ci95(jnp.asarray(v)) for v in (values, values.astype(float)))
-    close(got, wanted, rtol=1e-6)
+    got, expected = (maml.mean_ci95(jnp.asarray(v)) for v in (values, values.astype(float)))
+    close(got, expected, rtol=1e-6)
 
 
 def test_types_stay_what_they_are():
@@ -242,7 +242,7 @@ def test_a_model_that_takes_weights_is_told_of_them():
     """As one that normalises by a mean over its rows."""
 
     def centered(w, x, weights=None):
-        return (x - rows.mean(x[:, 0], weights)) @ w
+        return (x - rows.weighted_mean(x[:, 0], weights)) @ w
 
     kept, loss = WEIGHTS > 0, maml.regression(centered)
     got = differentiated(loss, W, (X, Y, kept))

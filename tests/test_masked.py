@@ -10,12 +10,12 @@ from scipy.stats import kstest, uniform
 
 from tasks.architectures.masked import (
     MaskedBatchNorm,
-    convolved,
-    first,
+    apply_strides,
+    central_mask,
+    convolve,
     glorot,
     kernel_mask,
-    strided,
-    window,
+    leading_mask,
 )
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -31,38 +31,40 @@ def draw(*shape, seed=0):
 def test_convolutions_are_centred_on_the_first_pixel_of_every_stride(size, stride, side):
     x, kernel = draw(2, side, side + 1, 2), draw(size, size, 2, 3, seed=1)
     layout, padding = ("NHWC", "HWIO", "NHWC"), [(size // 2, size // 2)] * 2
-    wanted = lax.conv_general_dilated(
+    expected = lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=layout
     )
-    got = quick(convolved, static_argnums=2)(x, kernel, stride)
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12)
+    got = quick(convolve, static_argnums=2)(x, kernel, stride)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
 
 def test_a_masked_kernel_is_the_smaller_kernel():
     x, kernel = draw(2, 6, 7, 3), draw(5, 5, 3, 4, seed=1)
-    rows, columns = window(jnp.array(3), 5), window(jnp.array(1), 5)
-    mask = kernel_mask(rows, columns, jnp.array([True, False, True]), first(jnp.array(2), 4))
-    got = convolved(x, kernel * mask)
+    rows, columns = central_mask(jnp.array(3), 5), central_mask(jnp.array(1), 5)
+    mask = kernel_mask(rows, columns, jnp.array([True, False, True]), leading_mask(jnp.array(2), 4))
+    got = convolve(x, kernel * mask)
     small = kernel[1:4, 2:3, ::2, :2]
     layout, padding = ("NHWC", "HWIO", "NHWC"), [(1, 1), (0, 0)]
-    wanted = lax.conv_general_dilated(x[..., ::2], small, (1, 1), padding, dimension_numbers=layout)
-    np.testing.assert_allclose(got[..., :2], wanted, rtol=0, atol=1e-12)
+    expected = lax.conv_general_dilated(
+        x[..., ::2], small, (1, 1), padding, dimension_numbers=layout
+    )
+    np.testing.assert_allclose(got[..., :2], expected, rtol=0, atol=1e-12)
     assert (got[..., 2:] == 0).all()
 
 
 def test_strided_positions_move_to_the_corner():
     x = draw(2, 5, 6, 3)
-    got = np.asarray(strided(x, jnp.array([2, 1]), (1, 2)))
+    got = np.asarray(apply_strides(x, jnp.array([2, 1]), (1, 2)))
     assert (got[:, :3] == x[:, ::2]).all() and (got[:, 3:] == 0).all()
-    got = np.asarray(strided(x, jnp.array([1, 3]), (1, 3)))
+    got = np.asarray(apply_strides(x, jnp.array([1, 3]), (1, 3)))
     assert (got[:, :, :2] == x[:, :, ::3]).all() and (got[:, :, 2:] == 0).all()
 
 
 @pytest.mark.parametrize("rows", [None, 3])
 def test_masked_batch_norm_is_that_of_the_corner_in_value_and_gradient(rows):
     x, bias = draw(5, 6, 7, 4), draw(4, seed=1)
-    live = first(jnp.array(4), 6)[:, None, None] & first(jnp.array(3), 7)[:, None]
-    live = live & first(jnp.array(2), 4)
+    live = leading_mask(jnp.array(4), 6)[:, None, None] & leading_mask(jnp.array(3), 7)[:, None]
+    live = live & leading_mask(jnp.array(2), 4)
     weights = draw(5, 4, 3, 2, seed=2)
 
     def masked(x, bias):
@@ -76,8 +78,8 @@ def test_masked_batch_norm_is_that_of_the_corner_in_value_and_gradient(rows):
         return jnp.sum(out * weights), jnp.pad(out, [(0, 0), (0, 2), (0, 4), (0, 2)])
 
     differentiated = (quick(jax.value_and_grad(f, (0, 1), has_aux=True)) for f in (masked, corner))
-    got, wanted = (program(x, bias) for program in differentiated)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    got, expected = (program(x, bias) for program in differentiated)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
         assert (np.asarray(a)[np.asarray(b) == 0] == 0).all()
 
@@ -91,13 +93,13 @@ def test_masked_batch_norm_with_weights_is_that_of_repeated_rows():
         return jnp.asarray(MaskedBatchNorm().apply(variables, x, live, reference=reference))
 
     got = normalised(x.at[1].set(jnp.inf), jnp.array([2.0, 0, 1, 3]))
-    wanted = normalised(x[counts])[jnp.array([2, 3])]
-    np.testing.assert_allclose(got[2:], wanted, rtol=0, atol=1e-12)
+    expected = normalised(x[counts])[jnp.array([2, 3])]
+    np.testing.assert_allclose(got[2:], expected, rtol=0, atol=1e-12)
 
 
 def test_a_masked_kernel_starts_as_the_small_kernel_would():
-    channels = first(jnp.array(30), 64)
-    line = window(jnp.array(3), 5)
+    channels = leading_mask(jnp.array(30), 64)
+    line = central_mask(jnp.array(3), 5)
     kernel = glorot(jax.random.key(0), kernel_mask(line, line, channels, channels))
     bound = (6 / (9 * 60)) ** 0.5
     small = kernel[1:4, 1:4, :30, :30]

@@ -11,7 +11,7 @@ from test_meta_gradient import SECOND_ORDER, relative_error
 
 import maml
 from maml.hvp import check_hvp
-from maml.inner import UNROLLED
+from maml.inner import MAX_UNROLLED_STEPS
 
 KEY = jax.random.key(0)
 MODES = {
@@ -54,13 +54,13 @@ def test_every_mode_gives_the_same_meta_gradient(name, optimizer, batch_norm):
             out[memory] = maml.meta_gradient(chosen.grad, meta, task.episodes, KEY)
         return out
 
-    found = gradients(task.params)
+    result = gradients(task.params)
     for memory in MODES:
-        assert relative_error(found[memory], found["reverse"]) <= ROUNDING, memory
+        assert relative_error(result[memory], result["reverse"]) <= ROUNDING, memory
 
 
 @pytest.mark.parametrize("memory", MODES)
-@pytest.mark.parametrize("inner_steps", [0, UNROLLED, UNROLLED + 1])
+@pytest.mark.parametrize("inner_steps", [0, MAX_UNROLLED_STEPS, MAX_UNROLLED_STEPS + 1])
 def test_a_loop_and_its_steps_one_by_one_give_the_same(memory, inner_steps):
     task = problem("support")
     grads = [
@@ -97,14 +97,14 @@ def test_what_the_inner_loss_closes_over_is_learned_too(memory):
     meta = {"w": draw(keys[0], (4, 3)), "temperature": jnp.array(1.5), "noise": jnp.array(0.2)}
     support = (draw(keys[1], (5, 4)), jnp.array([0, 1, 2, 1, 0]))
     episode = maml.Episode(support, draw(keys[2], (4, 3)))
-    got, wanted = (
+    got, expected = (
         quick(partial(maml.task_gradient, maml.unrolled(learner(mode), outer, 3)))(
             meta, episode, KEY
         )
         for mode in (memory, "reverse")
     )
-    assert min(float(jnp.abs(wanted[0][name])) for name in ("temperature", "noise")) > 1e-3
-    assert relative_error(got, wanted) <= ROUNDING
+    assert min(float(jnp.abs(expected[0][name])) for name in ("temperature", "noise")) > 1e-3
+    assert relative_error(got, expected) <= ROUNDING
 
 
 def test_recomputing_keeps_less_for_many_steps():
@@ -143,7 +143,7 @@ def test_there_are_no_other_modes_and_first_order_steps_have_none(unchecked):
 
 
 @pytest.mark.parametrize("memory", ALL)
-@pytest.mark.parametrize("inner_steps", [2, UNROLLED + 1])
+@pytest.mark.parametrize("inner_steps", [2, MAX_UNROLLED_STEPS + 1])
 def test_every_step_may_have_a_batch_of_its_own(memory, inner_steps):
     """Written out, without a loop: the same parameters, and the same derivative."""
 

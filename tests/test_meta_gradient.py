@@ -26,9 +26,9 @@ VISIBLE = 1e-3  # what a defect that was put in must at least come to
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def relative_error(got, wanted) -> float:
-    got, wanted = ravel_pytree(got)[0], ravel_pytree(wanted)[0]
-    return float(jnp.linalg.norm(got - wanted) / jnp.linalg.norm(wanted))
+def relative_error(got, expected) -> float:
+    got, expected = ravel_pytree(got)[0], ravel_pytree(expected)[0]
+    return float(jnp.linalg.norm(got - expected) / jnp.linalg.norm(expected))
 
 
 def errors(name, optimizer, batch_norm, *, build=algorithm, steps=(1, 3)):
@@ -44,11 +44,11 @@ def errors(name, optimizer, batch_norm, *, build=algorithm, steps=(1, 3)):
             # By jit: traced once, not for each chunk and once more.
             parts = {n: f and jax.jit(f) for n, f in built.grad._asdict().items() if callable(f)}
             grad = built.grad._replace(**parts)
-            wanted = reference(name, update, inner_steps, task, meta)
+            expected = reference(name, update, inner_steps, task, meta)
             for chunk in (TASKS, 1):
                 key = jax.random.key(0)
                 got, _ = maml.meta_gradient(grad, meta, task.episodes, key, chunk=chunk)
-                out[inner_steps, chunk] = (got, wanted)
+                out[inner_steps, chunk] = (got, expected)
         return out
 
     return {case: relative_error(*pair) for case, pair in both(task.params).items()}
@@ -65,8 +65,8 @@ def cases():
 
 @pytest.mark.parametrize(("name", "optimizer", "batch_norm"), [*cases()])
 def test_meta_gradient_is_the_finite_difference(name, optimizer, batch_norm):
-    found = errors(name, optimizer, batch_norm)
-    assert max(found.values()) <= TOLERANCE, found
+    result = errors(name, optimizer, batch_norm)
+    assert max(result.values()) <= TOLERANCE, result
 
 
 def without_curvature(name, optimizer, inner_steps, loss, params):
@@ -119,8 +119,8 @@ DEFECTS = [
 
 @pytest.mark.parametrize(("defect", "name"), DEFECTS)
 def test_a_defect_that_is_put_in_fails_the_same_check(defect, name):
-    found = errors(name, "momentum", "support", build=defect, steps=(3,))
-    assert min(found.values()) > VISIBLE, found
+    result = errors(name, "momentum", "support", build=defect, steps=(3,))
+    assert min(result.values()) > VISIBLE, result
 
 
 def test_implicit_gradient_is_the_unrolled_one_after_many_steps():
@@ -148,5 +148,5 @@ def test_implicit_gradient_of_a_quadratic_solves_the_linear_system():
 
     system = jnp.eye(size) + hessian / regularisation
     adapted = jnp.linalg.solve(system, theta + hessian @ center / regularisation)
-    wanted = jnp.linalg.solve(system, hessian @ (adapted + center))
-    assert relative_error(got, wanted) <= TOLERANCE
+    expected = jnp.linalg.solve(system, hessian @ (adapted + center))
+    assert relative_error(got, expected) <= TOLERANCE

@@ -16,7 +16,7 @@ from maml.rl import outer_steps, terms
 from maml.rl.distributions import categorical
 from maml.rl.environment import Trajectories
 from maml.rl.losses import Experience, collector, policy_gradient, surrogate_loss
-from maml.rl.policies import gaussian_policy, memoryless
+from maml.rl.policies import gaussian_policy, memoryless_policy
 from tasks.rl import navigation
 from tasks.rl.networks import GaussianMLP
 
@@ -41,7 +41,9 @@ def doubled(tree):
 
 
 def collected(build, loss, inner_steps):
-    recorder = build(outer_steps.recording(COLLECT, POLICY, loss), inner_steps=inner_steps).learner
+    recorder = build(
+        outer_steps.record_trajectories(COLLECT, POLICY, loss), inner_steps=inner_steps
+    ).learner
     return outer_steps.collect_episode(recorder, COLLECT, inner_steps)
 
 
@@ -62,10 +64,10 @@ def test_collected_trajectories_give_the_gradient_of_those_drawn_on_the_way(
     fixed = build(loss, inner_steps=inner_steps)
     meta_params = fixed.init(theta)
     goal = GOALS[0]
-    wanted, metrics = one_task(drawn)(meta_params, maml.Episode(goal, goal), KEY)
+    expected, metrics = one_task(drawn)(meta_params, maml.Episode(goal, goal), KEY)
     episode = quick(collected(build, loss, inner_steps))(meta_params, goal, KEY)
     got, again = one_task(fixed)(meta_params, episode, KEY)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), got, wanted)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), got, expected)
     assert float(again["query"]["kl"]) == pytest.approx(0, abs=1e-12)
     assert float(again["query"]["return"]) == pytest.approx(float(metrics["query"]["return"]))
 
@@ -77,7 +79,7 @@ def test_the_extra_term_of_e_maml_is_the_gradient_by_the_sampling_of_what_is_ada
     constant here, so that all of dU / dtheta comes from how likely the pulls are.
     """
     pays, scale = jnp.array([0.2, 1.0]), 0.7
-    policy = memoryless(lambda key, x: x, lambda theta, x: theta, categorical)
+    policy = memoryless_policy(lambda key, x: x, lambda theta, x: theta, categorical)
 
     def value_after(pulls):
         """Of the adapted policy: any function of the pulls will do."""
@@ -105,7 +107,7 @@ def test_the_extra_term_of_e_maml_is_the_gradient_by_the_sampling_of_what_is_ada
     theta = jnp.array([0.3, -0.4])
     algorithm = maml.maml(surrogate_loss(policy), optax.sgd(0.1), 1)
     algorithm = algorithm._replace(grad=maml.MetaGradient(nothing))
-    explorer = terms.exploring(algorithm, policy, 2 * scale)  # two steps are counted
+    explorer = terms.add_exploration_term(algorithm, policy, 2 * scale)  # two steps are counted
     term = partial(maml.task_gradient, explorer.grad)
     total = jnp.zeros(2)
     for a in range(2):
@@ -147,10 +149,10 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
         # Far from quadratic, so that few conjugate-gradient steps are the best.
         "trpo": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2),
         "few": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2, fvp_trajectories=1),
-        "promp": lambda a: outer_steps.repeatedly(
-            terms.anchored(a, POLICY, 0.1), optax.adam(1e-2), 5
+        "promp": lambda a: outer_steps.multi_epoch(
+            terms.add_kl_penalty(a, POLICY, 0.1), optax.adam(1e-2), 5
         ),
-        "adam": lambda a: outer_steps.repeatedly(a, optax.adam(1e-2)),
+        "adam": lambda a: outer_steps.multi_epoch(a, optax.adam(1e-2)),
     }[outer]
     step, state = episodes_and(improve)
     after, _ = step(state, GOALS, KEY)

@@ -139,9 +139,9 @@ def test_the_output_is_that_of_the_network_written_out(model, shape, forward):
     x = rng.normal(size=shape)
     shapes = jax.eval_shape(model.init, KEY, jnp.asarray(x))
     variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
-    wanted = forward(variables["params"], x)
+    expected = forward(variables["params"], x)
     got = jit(model.apply)(jax.tree.map(jnp.asarray, variables), jnp.asarray(x))
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-12 * np.abs(wanted).max())
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(

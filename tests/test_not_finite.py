@@ -36,8 +36,8 @@ PLAIN = maml.MetaGradient(gradient=partial(maml.task_gradient, ALGORITHM.grad))
 def test_a_task_without_a_finite_gradient_is_left_out_and_counted(grad, options):
     step = jax.jit(partial(maml.meta_gradient, grad, **options))
     grads, metrics = step(THETA, EPISODES, KEY)
-    wanted, alone = maml.meta_gradient(grad, THETA, GOOD, KEY)
-    np.testing.assert_allclose(grads["w"], wanted["w"], rtol=1e-6)
+    expected, alone = maml.meta_gradient(grad, THETA, GOOD, KEY)
+    np.testing.assert_allclose(grads["w"], expected["w"], rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], alone["loss"], rtol=1e-6)
     assert metrics["left_out"] == pytest.approx(len(BAD) / TASKS) and alone["left_out"] == 0
 
@@ -72,9 +72,9 @@ def test_a_trust_region_step_is_that_of_the_tasks_that_are_finite(chunk):
 
     region = Region(objective, outputs, divergence, lambda metrics: metrics["far"])
     after, metrics = trust_region_step(region, THETA, EPISODES, KEY, chunk=chunk)
-    wanted, _ = trust_region_step(region, THETA, GOOD, KEY)
+    expected, _ = trust_region_step(region, THETA, GOOD, KEY)
     assert metrics["region"]["fraction"] > 0
-    np.testing.assert_allclose(after["w"], wanted["w"], rtol=1e-5)
+    np.testing.assert_allclose(after["w"], expected["w"], rtol=1e-5)
 
 
 def hinge(w, batch, key):
@@ -98,8 +98,8 @@ def test_the_safe_clip_is_the_clip_of_optax_in_value_and_derivative(norm, x64):
 
     ours, theirs = maml.clip_by_global_norm(norm), optax.clip_by_global_norm(norm)
     np.testing.assert_allclose(update(ours, g), update(theirs, g), rtol=1e-14)
-    wanted = central_differences(partial(update, ours), g)
-    np.testing.assert_allclose(jax.grad(partial(update, ours))(g), wanted, rtol=1e-9)
+    expected = central_differences(partial(update, ours), g)
+    np.testing.assert_allclose(jax.grad(partial(update, ours))(g), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

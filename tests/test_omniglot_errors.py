@@ -154,7 +154,7 @@ def test_offline_the_error_comes_at_once_and_names_three_ways_out(read, offline)
 def test_a_silent_name_server_cannot_hold_the_error_back(read, offline, monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60) and [])
-    monkeypatch.setattr(omniglot_files, "_PATIENCE", 0.3)
+    monkeypatch.setattr(omniglot_files, "_TIMEOUT", 0.3)
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=r"no answer in 0.3 seconds"):
         read()

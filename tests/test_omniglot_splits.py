@@ -12,7 +12,7 @@ from tiny_omniglot import BACKGROUND, EVALUATED
 
 from tasks import omniglot
 from tasks.characters import Characters, alphabet
-from tasks.drawings import in_zip
+from tasks.drawings import zip_drawings
 from tasks.omniglot import EVALUATION, load, splits
 
 REPOSITORY = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def digests(characters: Characters, name: str, seed: int = 0) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("name", omniglot.SPLITS)
+@pytest.mark.parametrize("name", omniglot.SPLIT_RULES)
 def test_the_parts_of_a_split_are_disjoint_and_hold_everything(characters, name):
     parts = splits(characters, name)
     assert sorted(np.concatenate(list(parts.values()))) == list(range(1623))
@@ -58,7 +58,7 @@ def test_no_alphabet_is_in_two_parts_and_the_evaluation_set_is_the_test(characte
     assert not kinds["train"] & kinds["val"]
 
 
-@pytest.mark.parametrize("name", omniglot.SPLITS)
+@pytest.mark.parametrize("name", omniglot.SPLIT_RULES)
 def test_a_seed_is_another_split(characters, name):
     assert digests(characters, name, seed=0)["val"] != digests(characters, name, seed=1)["val"]
 
@@ -114,13 +114,13 @@ def test_antialiased_omniglot_has_as_much_ink_in_grey(real, tmp_path):
 
 def test_the_evaluation_alphabets_are_those_of_its_zip(real):
     with zipfile.ZipFile(real / f"{EVALUATED}.zip") as archive:
-        found = {name.split("/")[1] for name in archive.namelist() if name.endswith(".png")}
-    assert found == EVALUATION
+        result = {name.split("/")[1] for name in archive.namelist() if name.endswith(".png")}
+    assert result == EVALUATION
 
 
 def test_the_only_two_equal_drawings_are_of_the_first_braille_character(real):
     zips = [real / f"{part}.zip" for part in (BACKGROUND, EVALUATED)]
-    files = {where: png for zipped in zips for where, png in in_zip(zipped).items()}
+    files = {where: png for zipped in zips for where, png in zip_drawings(zipped).items()}
     seen: dict[bytes, str] = {}
     pairs = []
     for where, content in files.items():

@@ -12,7 +12,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import maml
-from maml.search import Space, factorised, policy_gradient, reinforce
+from maml.search import Space, factorised_policy, policy_gradient_strategy, reinforce
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 KEY, SGD = jax.random.key(0), optax.sgd(0.1)
@@ -76,9 +76,9 @@ KEPT = maml.reptile(loss, optax.adam(0.1), 1, keep_state=True)
     [SGD, optax.adam(0.1), optax.partition({"a": SGD}, lambda p: jax.tree.map(lambda _: "a", p))],
 )
 def test_reptile_that_keeps_a_state_refuses_an_outer_optimiser_that_would_learn_it(outer):
-    with pytest.raises(ValueError, match=r"maml.keeping\(optimizer\) would work"):
+    with pytest.raises(ValueError, match=r"maml.keep_inner_state\(optimizer\) would work"):
         maml.init(KEPT, outer, PARAMS)
-    safe = maml.skip_nonfinite(optax.chain(maml.keeping(optax.sgd(0.5))))
+    safe = maml.skip_nonfinite(optax.chain(maml.keep_inner_state(optax.sgd(0.5))))
     state = maml.init(KEPT, safe, PARAMS)
     after, _ = maml.meta_step(KEPT, safe, state, EPISODES, KEY)
     np.testing.assert_allclose(after.params.params["w"], 0.95, rtol=1e-5)
@@ -91,7 +91,7 @@ def test_reptile_that_keeps_a_state_refuses_an_outer_optimiser_that_would_learn_
 def test_a_state_without_a_mean_cannot_be_kept(inner, what):
     algorithm = maml.reptile(loss, inner, 1, keep_state=True)
     with pytest.raises(ValueError, match=rf"{what}.*keep_state=False would work"):
-        maml.init(algorithm, maml.keeping(SGD), PARAMS)
+        maml.init(algorithm, maml.keep_inner_state(SGD), PARAMS)
 
 
 def test_the_state_of_another_optimiser_is_refused():
@@ -108,10 +108,10 @@ def test_the_state_of_another_optimiser_is_refused():
         state, _ = maml.meta_step(algorithm, several, state, EPISODES, KEY)
     np.testing.assert_allclose(state.params["b"], 0.9, rtol=1e-6)
     with pytest.raises(ValueError, match="must be an optax transformation"):
-        maml.keeping(None)
+        maml.keep_inner_state(None)
 
 
-POLICY = factorised(Space((3, 2)))
+POLICY = factorised_policy(Space((3, 2)))
 TOKENS = jnp.array([[0, 1], [2, 0]])
 
 
@@ -124,11 +124,13 @@ def test_a_controller_gives_an_optimiser_the_loss_that_asks_for_it():
     """At the start the log-ratios are 0, and the loss is minus the bonus times the entropy."""
     rewards = jnp.array([1.0, 0.0])
     states = [
-        told(reinforce(POLICY, optimizer, batch=2, bonus=1.0), rewards)
+        told(reinforce(POLICY, optimizer, batch=2, entropy_coef=1.0), rewards)
         for optimizer in (optax.polyak_sgd(10.0, f_min=-2.0, eps=0.0), optax.sgd(1.0))
     ]
     moved, grads = (
-        ravel_pytree(jax.tree.map(jnp.subtract, after.learned.params, before.learned.params))[0]
+        ravel_pytree(
+            jax.tree.map(jnp.subtract, after.strategy_state.params, before.strategy_state.params)
+        )[0]
         for before, after in states
     )
     rate = (2 - jnp.log(6.0)) / jnp.vdot(grads, grads)
@@ -140,15 +142,18 @@ def test_a_gradient_that_is_not_finite_leaves_a_controller_as_it_is(epochs):
     def broken(log_ratio, advantage):
         return jnp.sqrt(log_ratio * 0).sum()
 
-    options = {"batch": 2, "epochs": epochs, "decay": 0.9, "bonus": 0.0}
-    strategy = policy_gradient(POLICY, optax.adam(0.1), surrogate=broken, **options)
+    options = {"batch": 2, "epochs": epochs, "baseline_decay": 0.9, "entropy_coef": 0.0}
+    strategy = policy_gradient_strategy(POLICY, optax.adam(0.1), surrogate=broken, **options)
     before, after = told(strategy, jnp.array([1.0, 0.0]))
     for old, new in zip(
-        *(jax.tree.leaves((s.learned.params, s.learned.opt_state)) for s in (before, after)),
+        *(
+            jax.tree.leaves((s.strategy_state.params, s.strategy_state.opt_state))
+            for s in (before, after)
+        ),
         strict=True,
     ):
         assert (old == new).all()
-    assert after.told == 2
+    assert after.num_rewards == 2
 
 
 UPDATES = {

@@ -111,10 +111,10 @@ def test_through_it_the_meta_gradient_is_the_central_difference(name, x64):
     def objective(flat):
         return of_task(unravel(flat), episode, KEY, 0)[0]
 
-    wanted = jax.jit(partial(central_differences, objective))(flat)
+    expected = jax.jit(partial(central_differences, objective))(flat)
     # One of them counts in float32.
     tolerance = 1e-4 if "MultiSteps" in name else 1e-8
-    np.testing.assert_allclose(ravel_pytree(grads)[0], wanted, rtol=tolerance, atol=1e-9)
+    np.testing.assert_allclose(ravel_pytree(grads)[0], expected, rtol=tolerance, atol=1e-9)
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_without_second_derivatives_its_meta_gradient_is_finite(name, build, x64
 def test_outside_it_changes_the_meta_parameters_and_keeps_them_finite(name, x64):
     algorithm, optimizer = maml.maml(loss, optax.sgd(0.1), 1), make(name)
     state = maml.init(algorithm, optimizer, start())
-    sample = maml.batched(sample_task, 2)
+    sample = maml.batch_tasks(sample_task, 2)
     train = jax.jit(partial(maml.train, algorithm, optimizer, sample, meta_steps=5))
     after, _ = train(state, KEY)
     flat = ravel_pytree(after.params)[0]

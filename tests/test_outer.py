@@ -31,7 +31,7 @@ def sample_task(key):
 
 
 ALGORITHM = maml.maml(noisy_loss, optax.sgd(0.3), 2)
-sample = maml.batched(jax.tree_util.Partial(sample_task), TASKS)
+sample = maml.batch_tasks(jax.tree_util.Partial(sample_task), TASKS)
 
 
 def start(algorithm=ALGORITHM):
@@ -52,8 +52,8 @@ def test_gradient_and_metrics_are_means_over_tasks_with_a_key_each(chunk, grad):
         for i, key in enumerate(jax.random.split(KEY, TASKS))
     ]
     assert len({float(metrics["query"]["noise"]) for _, metrics in each}) == TASKS
-    wanted = jax.tree.map(lambda *outs: np.mean(outs, axis=0), *each)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-13), (grads, metrics), wanted)
+    expected = jax.tree.map(lambda *outs: np.mean(outs, axis=0), *each)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-13), (grads, metrics), expected)
 
 
 @pytest.mark.parametrize("inner_steps", [1, 2])
@@ -65,7 +65,9 @@ def test_tasks_share_the_meta_parameters_without_a_copy_for_each(inner_steps):
     assert grad.objective
     w, x = jnp.ones((4, 5)), jnp.ones((TASKS, 3, 4))
     tasks = maml.Episode(x, x), jax.random.split(KEY, TASKS)
-    program = str(jax.make_jaxpr(partial(total.together, grad.objective, 0))(w, tasks))
+    program = str(
+        jax.make_jaxpr(partial(total.values_and_total_gradient, grad.objective, 0))(w, tasks)
+    )
     made = set(re.findall(rf"f64\[{TASKS},4,5\] = (\w+)", program))
     assert "add" in made  # the adapted parameters
     assert "broadcast_in_dim" not in made
@@ -95,7 +97,7 @@ def test_leaves_agree_about_the_task_axis(support, got):
 
 def test_counts_are_natural_numbers():
     with pytest.raises(ValueError, match="number of tasks must be an integer >= 1; got 0"):
-        maml.batched(sample_task, 0)
+        maml.batch_tasks(sample_task, 0)
     with pytest.raises(ValueError, match="number of meta-steps must be an integer >= 0; got -1"):
         maml.train(ALGORITHM, OUTER, sample, start(), KEY, -1)
     with pytest.raises(ValueError, match="number of inner steps must be an integer >= 0; got -1"):
@@ -141,7 +143,7 @@ def test_chunks_of_training_share_one_program_that_the_host_does_not_disturb():
 def test_a_data_set_in_a_partial_is_an_argument_and_not_a_constant():
     data = jnp.arange(100.0)
     drawn = jax.tree_util.Partial(lambda data, key: maml.Episode(*data[:6].reshape(2, 3)), data)
-    drawn = maml.batched(drawn, TASKS)
+    drawn = maml.batch_tasks(drawn, TASKS)
     run = jax.jit(partial(maml.train, ALGORITHM, OUTER, meta_steps=1))
     others = jax.tree.map(jnp.negative, drawn)
     moved = [run(chosen, start(), KEY)[0].params for chosen in (drawn, others)]

@@ -37,17 +37,17 @@ def gradient(grad, meta, task):
     return quick(grad)(meta, task.episodes, KEY)[0]
 
 
-def assert_equal(got, wanted, tolerance=1e-12):
-    got, wanted = ravel_pytree(got)[0], ravel_pytree(wanted)[0]
-    assert jnp.max(jnp.abs(wanted)) > 1e-3
-    assert jnp.max(jnp.abs(got - wanted)) <= tolerance * jnp.max(jnp.abs(wanted))
+def assert_equal(got, expected, tolerance=1e-12):
+    got, expected = ravel_pytree(got)[0], ravel_pytree(expected)[0]
+    assert jnp.max(jnp.abs(expected)) > 1e-3
+    assert jnp.max(jnp.abs(got - expected)) <= tolerance * jnp.max(jnp.abs(expected))
 
 
 def test_with_all_switches_off_it_is_maml(task):
     plain = maml.maml(task.loss, optax.sgd(RATE), STEPS)
-    wanted = gradient(at(plain, 0), task.params, task)
+    expected = gradient(at(plain, 0), task.params, task)
     chosen = build(task)
-    assert_equal(gradient(at(chosen, 0), chosen.init(task.params), task).params, wanted)
+    assert_equal(gradient(at(chosen, 0), chosen.init(task.params), task).params, expected)
 
 
 def test_the_weights_go_from_all_steps_to_the_last():
@@ -74,9 +74,9 @@ def test_the_multi_step_gradient_is_that_of_the_weighted_losses(task):
     chosen = build(task, multi_step=10)
     for step in (0, 4):
         weights = multi_step_weights(jnp.array(step), STEPS, 10)
-        wanted = central_differences(lambda theta, w=weights: objective(theta, w), flat)
+        expected = central_differences(lambda theta, w=weights: objective(theta, w), flat)
         got = gradient(at(chosen, step), chosen.init(task.params), task).params
-        assert_equal(got, unravel(wanted), 1e-7)
+        assert_equal(got, unravel(expected), 1e-7)
 
 
 def test_the_metrics_are_those_of_the_last_step(task):
@@ -98,10 +98,10 @@ def test_the_order_is_annealed_at_its_meta_step(mesh):
     )
     for order in (maml.fomaml, maml.maml):
         plain = order(whole.loss, optax.sgd(RATE), STEPS).grad
-        wanted, _ = maml.meta_gradient(plain, state.params.params, whole.episodes, KEY)
+        expected, _ = maml.meta_gradient(plain, state.params.params, whole.episodes, KEY)
         after, _ = step(state, whole.episodes, KEY)
         got = jax.tree.map(jnp.subtract, state.params.params, after.params.params)
-        assert_equal(got, wanted, 1e-9)
+        assert_equal(got, expected, 1e-9)
         state = after
 
 

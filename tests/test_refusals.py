@@ -30,7 +30,7 @@ def sample_task(key):
     return maml.Episode(*((part, part.sum(axis=1, keepdims=True)) for part in x))
 
 
-SAMPLE = maml.batched(sample_task, 4)
+SAMPLE = maml.batch_tasks(sample_task, 4)
 TASK, EPISODES = sample_task(KEY), SAMPLE(KEY)
 ALGORITHM = maml.maml(loss, SGD, 1)
 STATE = maml.init(ALGORITHM, SGD, PARAMS)
@@ -93,11 +93,17 @@ CALLS = {
         for name in ("maml", "reptile")
         for n, c in COUNTS.items()
     },
-    "tasks True": (lambda: maml.batched(sample_task, True), "tasks must be an integer >= 1"),
+    "tasks True": (lambda: maml.batch_tasks(sample_task, True), "tasks must be an integer >= 1"),
     "sampler of one task": (lambda: train(sample=sample_task), "needs a sampler of meta-batches"),
-    "batched twice": (lambda: maml.batched(SAMPLE, 4), "returns meta-batches already"),
-    "sampler an episode": (lambda: maml.batched(TASK, 4), r"sample must be a function of \(key\)"),
-    "sampler of no key": (lambda: maml.batched(lambda: TASK, 4), r"must be a function of \(key\)"),
+    "batched twice": (lambda: maml.batch_tasks(SAMPLE, 4), "returns meta-batches already"),
+    "sampler an episode": (
+        lambda: maml.batch_tasks(TASK, 4),
+        r"sample must be a function of \(key\)",
+    ),
+    "sampler of no key": (
+        lambda: maml.batch_tasks(lambda: TASK, 4),
+        r"must be a function of \(key\)",
+    ),
     "sampler None": (lambda: train(sample=None), "needs a sampler of meta-batches"),
     "episodes a tuple": (lambda: gradient(episodes=tuple(EPISODES)), "an Episode of arrays"),
     "query None": (lambda: gradient(episodes=EPISODES._replace(query=None)), "need a query set"),
@@ -248,7 +254,7 @@ CALLS = {
         for step in (1.5, -5)
     },
     "a sampler of strings": (
-        lambda: maml.batched(lambda key: maml.Episode("a", "b"), 2)(KEY),
+        lambda: maml.batch_tasks(lambda key: maml.Episode("a", "b"), 2)(KEY),
         "a sampler returns arrays; got 'a'",
     ),
     **{
@@ -275,7 +281,10 @@ CALLS = {
         lambda: maml.skip_nonfinite(optax.MultiSteps(SGD, 2)),
         "gradient_transformation",
     ),
-    "skipped of a MetaState": (lambda: maml.skipped(STATE), "MetaState.opt_state; got MetaState"),
+    "skipped of a MetaState": (
+        lambda: maml.skip_report(STATE),
+        "MetaState.opt_state; got MetaState",
+    ),
     "clip of nothing": (lambda: maml.clip_by_global_norm(0.0), "max_norm must be a finite number"),
     **{
         f"trust region {name} {value!r}": (lambda o={name: value}: step(**o), f"{words} must be")
@@ -415,7 +424,10 @@ CALLS |= {
         ),
         r"the end has the shape \(\) at 'b'",
     ),
-    "sampler of None": (lambda: maml.batched(lambda key: None, 2)(KEY), "returns arrays; got None"),
+    "sampler of None": (
+        lambda: maml.batch_tasks(lambda key: None, 2)(KEY),
+        "returns arrays; got None",
+    ),
     "iterate a string": (
         lambda: maml.iterate(lambda s, *_: (s, {}), lambda key: "a", STATE, KEY, 1),
         "sample returns arrays; got 'a'",
@@ -453,7 +465,10 @@ CALLS |= {
         r"\(params, inputs, reference\); got one of",
     ),
     **{
-        f"normalised {options}": (lambda o=options: maml.normalised(**({"x": ROWS} | o)), message)
+        f"normalised {options}": (
+            lambda o=options: maml.batch_normalise(**({"x": ROWS} | o)),
+            message,
+        )
         for options, message in (
             ({"epsilon": -1.0}, "epsilon must be a finite number >= 0"),
             ({"x": jnp.ones(3)}, r"floating-point \[n, ..., channels\]"),

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 def test_sinusoids_reach_the_paper_within_the_confidence_interval(tmp_path):
     config = replace(sinusoid.PAPER, out=tmp_path / "run")
     summary = run(sinusoid.experiment(config), config).summary
-    for step, wanted in published_values(summary).items():
+    for step, expected in published_values(summary).items():
         got = summary["mse"][step]
-        assert got["mean"] - got["ci95"] <= float(wanted), (step, got)
+        assert got["mean"] - got["ci95"] <= float(expected), (step, got)
 
 
 def test_glyphs_are_learned_far_beyond_the_nearest_neighbour_in_pixels(tmp_path):

@@ -11,12 +11,12 @@ from test_live_search import options
 from benchmarks import ablation, architecture_search
 from benchmarks.architecture_search import describe_outcome
 from benchmarks.harness.files import as_json
-from benchmarks.harness.statistics import curve, not_finite, over_seeds
+from benchmarks.harness.statistics import count_not_finite, curve, mean_over_seeds
 from benchmarks.report import __main__ as report
 from benchmarks.report import figures, tables
 from benchmarks.search import live
 from benchmarks.search.figures import TOPS, mean_of_top
-from benchmarks.search.live import Outcome, best_child
+from benchmarks.search.live import SearchResult, best_child
 from benchmarks.search.tables import rows
 from benchmarks.search.tabulated import optimum
 
@@ -25,17 +25,17 @@ NAN, INF = float("nan"), float("inf")
 
 def test_tasks_that_are_not_finite_are_counted_in_a_curve():
     values = np.array([[1.0, NAN, INF], [3.0, 2.0, NAN]], np.float32)
-    found = curve(values)
-    assert found["0"]["mean"] == 2
-    assert found["1"] == found["2"] == {"mean": None, "ci95": None}
+    result = curve(values)
+    assert result["0"]["mean"] == 2
+    assert result["1"] == result["2"] == {"mean": None, "ci95": None}
     by_step = {str(step): column for step, column in enumerate(values.T)}
-    assert not_finite({"mse": by_step}) == {"not_finite": {"mse": {"1": 1, "2": 2}}}
+    assert count_not_finite({"mse": by_step}) == {"not_finite": {"mse": {"1": 1, "2": 2}}}
 
 
 @pytest.mark.parametrize("broken", [NAN, INF, -INF])
 def test_seeds_that_are_not_finite_are_counted_and_leave_valid_json(broken):
-    found = over_seeds(np.array([[1.0, 2.0], [3.0, broken]]))
-    assert found == {"mean": None, "ci95": None}
+    result = mean_over_seeds(np.array([[1.0, 2.0], [3.0, broken]]))
+    assert result == {"mean": None, "ci95": None}
     text = as_json({"found": [np.float64(broken), (broken, 1)], "seconds": broken})
     assert json.loads(text, parse_constant=pytest.fail) == {
         "found": [None, [None, 1]],
@@ -57,18 +57,18 @@ def test_a_search_with_broken_rewards_says_how_many_and_its_table_has_no_nan():
     rewards = np.linspace(0, 1, 60).reshape(2, 30)
     rewards[0, 3], rewards[1, 29] = INF, NAN
     best = {"random": np.array([0.5, 0.6]), "evolution": np.array([0.5, NAN])}
-    outcome = Outcome(
+    outcome = SearchResult(
         dict.fromkeys(best, rewards), best, dict.fromkeys(best, 2), dict.fromkeys(best, 1.0), {}
     )
-    shown, found = describe_outcome(options(None), outcome)
+    shown, result = describe_outcome(options(None), outcome)
     assert all(np.isfinite(values).all() for values in shown.values())
-    assert np.isfinite([found[f"top{count}"]["random"] for count in TOPS]).all()
-    assert found["not_finite"] == {"best": {"evolution": 1}}
+    assert np.isfinite([result[f"top{count}"]["random"] for count in TOPS]).all()
+    assert result["not_finite"] == {"best": {"evolution": 1}}
     about = {"space": "macro", "dataset": "glyphs", "children": 30}
-    written = json.loads(as_json(about | found), parse_constant=pytest.fail)
+    written = json.loads(as_json(about | result), parse_constant=pytest.fail)
     cells = rows(written)["evolution"]
     assert cells[0] == "not finite ± not finite" and cells[-1] == "not finite"
-    assert rows(about | found) == rows(written)
+    assert rows(about | result) == rows(written)
 
 
 def test_an_infinite_entry_of_a_table_is_not_its_optimum():

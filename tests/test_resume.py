@@ -196,8 +196,8 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_moved_aside_if_an_older_one_is_good(damage, folder, capsys):
     DAMAGES[damage](folder / "2")
     before = files(folder / "2")
-    found = restore(folder, STATE | {"step": jnp.int32(0)})
-    same(found, STATE | {"step": jnp.int32(1)})
+    result = restore(folder, STATE | {"step": jnp.int32(0)})
+    same(result, STATE | {"step": jnp.int32(1)})
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged"]
     assert [*files(folder / "2.damaged").values()] == [*before.values()]
     assert "step 2 cannot be read; it is now 2.damaged" in capsys.readouterr().out
@@ -437,7 +437,7 @@ def test_a_run_goes_on_to_more_meta_steps_as_the_straight_one(ended, tmp_path):
     # The same state with the same rate would have gone further.
     moved = jax.tree.leaves(
         jax.tree.map(
-            lambda a, b: jnp.abs(a - b).max(), *(found.meta_params for found in (slower, again))
+            lambda a, b: jnp.abs(a - b).max(), *(result.meta_params for result in (slower, again))
         )
     )
     assert 0 < max(moved) < 2 * 1e-4 * 1.5
@@ -449,8 +449,8 @@ def test_a_change_that_never_held_is_not_in_the_history(ended, tmp_path, capsys)
     config = replace(sinusoid.PAPER, **OPTIONS, out=out, meta_steps=6, steps_per_call=2)
     for rate, changes in ((1e-4, 2), (1e-5, 2), (1e-3, 1)):
         record_changed_options(out, replace(config, outer_rate=rate), 6)
-        found = json.loads((out / "config.json").read_text())
-        assert len(found.get("history", [None])) == changes and found["outer_rate"] == rate
+        result = json.loads((out / "config.json").read_text())
+        assert len(result.get("history", [None])) == changes and result["outer_rate"] == rate
     assert "From meta-step 6 on, outer_rate is 0.0001, not 0.001." in capsys.readouterr().out
 
 
@@ -458,10 +458,10 @@ def test_a_schedule_over_all_meta_steps_fixes_their_number(config):
     cosine = replace(config, cosine=True, meta_steps=2)
     claim_folder(config.out, result_options("sinusoid", cosine))
     for change in ({}, {"algorithm": "maml++"}):
-        assert replace(cosine, cosine=not change, **change).spanning
+        assert replace(cosine, cosine=not change, **change).full_length_schedule
     with pytest.raises(ValueError, match=r"cosine of the outer rate spans the 2 .* --start-from"):
         folder_of("sinusoid", replace(cosine, meta_steps=4, resume=True))
-    assert config.spanning is None
+    assert config.full_length_schedule is None
 
 
 def test_a_new_run_starts_from_the_meta_parameters_of_another(ended, config):
@@ -494,7 +494,7 @@ def test_a_new_run_writes_over_no_file_of_others(there, config):
 
 
 def test_sigterm_ends_a_run_after_a_checkpoint(config, monkeypatch):
-    observe, signals = maml.skipped, iter([signal.SIGTERM])
+    observe, signals = maml.skip_report, iter([signal.SIGTERM])
 
     def terminate(state):
         for number in signals:  # once: a second one ends the process at once
@@ -502,7 +502,7 @@ def test_sigterm_ends_a_run_after_a_checkpoint(config, monkeypatch):
         return observe(state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(maml, "skipped", terminate)
+        patch.setattr(maml, "skip_report", terminate)
         with pytest.raises(SystemExit) as caught:
             run(replace(config, save_seconds=1000))
     assert caught.value.code == 128 + signal.SIGTERM

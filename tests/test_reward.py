@@ -13,19 +13,18 @@ from problems import quick
 import maml
 from benchmarks.architecture_pilot import intraclass_correlation
 from maml.sampling import few_shot
-from maml.search import Space, uniform
+from maml.search import Space, random_architecture
 from tasks.architectures import cells as cell_space
 from tasks.architectures import macro as macro_space
-from tasks.architectures.alphabets import shrunk, small
+from tasks.architectures.alphabets import shrink_images, smallest_alphabets
 from tasks.architectures.cells import CellNet, Cells
 from tasks.architectures.macro import Macro, MacroNet
 from tasks.architectures.reward import (
     Budget,
-    from_scratch,
-    from_shared,
-    initial,
-    shared_weights,
+    initial_params,
+    reward_from_scratch,
 )
+from tasks.architectures.shared import reward_from_shared, shared_weights
 from tasks.batch_norm import few_shot_apply, few_shot_loss
 from tasks.characters import Characters
 
@@ -66,7 +65,7 @@ def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers, learner)
     train, held_out = samplers
     budget = replace(BUDGET, learner=learner)
     reward = quick(lambda reward, tokens, key: reward(tokens, key))
-    got = reward(from_scratch(CHILD, train, held_out, budget), SMALL, KEY)
+    got = reward(reward_from_scratch(CHILD, train, held_out, budget), SMALL, KEY)
 
     def written_out(key):
         init_key, train_key = jax.random.split(key)
@@ -81,23 +80,23 @@ def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers, learner)
             algorithm = maml.protonet(loss, features, head=head)
         adam = optimizer()
         state = maml.init(algorithm, adam, params)
-        state, _ = maml.train(algorithm, adam, maml.batched(train, 2), state, train_key, 3)
-        episodes = maml.batched(held_out, 6)(jax.random.key(2018))
-        found = maml.evaluate(algorithm.learner, loss, state.params, episodes, key, 1)
-        shared = from_shared(CHILD, state.params, held_out, budget)(SMALL, key)
-        return found[1]["accuracy"][:, 1].mean(), shared
+        state, _ = maml.train(algorithm, adam, maml.batch_tasks(train, 2), state, train_key, 3)
+        episodes = maml.batch_tasks(held_out, 6)(jax.random.key(2018))
+        result = maml.evaluate(algorithm.learner, loss, state.params, episodes, key, 1)
+        shared = reward_from_shared(CHILD, state.params, held_out, budget)(SMALL, key)
+        return result[1]["accuracy"][:, 1].mean(), shared
 
     np.testing.assert_allclose(quick(written_out)(KEY), [got, got], atol=1e-6)
 
 
 def test_rewards_mapped_over_children_are_those_one_by_one(samplers):
     train, held_out = samplers
-    reward = from_scratch(CHILD, train, held_out, replace(BUDGET, meta_steps=1))
+    reward = reward_from_scratch(CHILD, train, held_out, replace(BUDGET, meta_steps=1))
     tokens, keys = jnp.stack([SMALL, LARGE]), jax.random.split(KEY)
     one_by_one = quick(lambda reward, *jobs: jax.lax.map(lambda job: reward(*job), jobs))
     together = quick(lambda reward, *jobs: jax.vmap(reward)(*jobs))
-    wanted = one_by_one(reward, tokens, keys)
-    np.testing.assert_allclose(together(reward, tokens, keys), wanted, atol=1e-6)
+    expected = one_by_one(reward, tokens, keys)
+    np.testing.assert_allclose(together(reward, tokens, keys), expected, atol=1e-6)
 
 
 def test_shared_weights_that_only_ever_train_one_child_are_that_child_from_scratch(samplers):
@@ -111,21 +110,21 @@ def test_shared_weights_that_only_ever_train_one_child_are_that_child_from_scrat
     params = quick(lambda train: shared_weights(CHILD, space, train, BUDGET, KEY))(train)
     init_key, key = jax.random.split(KEY)
     model = CHILD(LARGE)
-    started = initial(CHILD(jnp.asarray(SPACE.choices) - 1), train, init_key)
+    started = initial_params(CHILD(jnp.asarray(SPACE.choices) - 1), train, init_key)
     adapts = maml.complement(maml.mask_by_path(started, "/norm"))
     loss = few_shot_loss(model, "transductive")
     algorithm = maml.fomaml(loss, optax.sgd(10.0), 1, mask=adapts)
     adam = optimizer()
 
     def sample(key):
-        return maml.batched(train, 2)(jax.random.split(key)[1])
+        return maml.batch_tasks(train, 2)(jax.random.split(key)[1])
 
     def written_out(key):
         state, step = maml.init(algorithm, adam, started), partial(maml.meta_step, algorithm, adam)
         return maml.iterate(step, sample, state, key, 3)[0].params
 
-    for got, wanted in zip(*map(jax.tree.leaves, (params, quick(written_out)(key))), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+    for got, expected in zip(*map(jax.tree.leaves, (params, quick(written_out)(key))), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["macro", "cells"])
@@ -137,7 +136,7 @@ def test_shared_weights_start_in_whole(samplers, name):
         "cells": (cell_space.space(cells), partial(CellNet, cells, ways=3)),
     }[name]
     budget, largest = replace(BUDGET, meta_steps=0), jnp.asarray(space.choices) - 1
-    alone = quick(lambda train: initial(child(largest), train, jax.random.split(KEY)[0]))
+    alone = quick(lambda train: initial_params(child(largest), train, jax.random.split(KEY)[0]))
     shared = quick(lambda train: shared_weights(child, space, train, budget, KEY))
     pairs = zip(*map(jax.tree.leaves, (alone(samplers[0]), shared(samplers[0]))), strict=True)
     kernels = [(own, full) for own, full in pairs if own.ndim >= 4]
@@ -148,8 +147,10 @@ def test_shared_weights_start_in_whole(samplers, name):
 
 
 def test_a_child_whose_loss_is_not_finite_is_broken(samplers):
-    params = jax.tree.map(lambda leaf: leaf * jnp.nan, initial(CHILD(SMALL), samplers[0], KEY))
-    reward = from_shared(CHILD, params, samplers[1], BUDGET)
+    params = jax.tree.map(
+        lambda leaf: leaf * jnp.nan, initial_params(CHILD(SMALL), samplers[0], KEY)
+    )
+    reward = reward_from_shared(CHILD, params, samplers[1], BUDGET)
     assert jnp.isnan(quick(lambda reward: reward(SMALL, KEY))(reward))
 
 
@@ -174,7 +175,7 @@ def test_uniform_tokens_are_uniform_over_what_is_allowed():
         return (jnp.arange(3) != tokens[0]) | (position == 0)
 
     space = Space((3, 3), never_twice)
-    drawn = jax.vmap(partial(uniform, space))(jax.random.split(KEY, 6_000))
+    drawn = jax.vmap(partial(random_architecture, space))(jax.random.split(KEY, 6_000))
     pairs, counts = np.unique(np.asarray(drawn), axis=0, return_counts=True)
     assert len(pairs) == 6 and (pairs[:, 0] != pairs[:, 1]).all()
     np.testing.assert_allclose(counts, 1_000, atol=4 * (1_000 * 5 / 6) ** 0.5)
@@ -185,27 +186,27 @@ def test_the_smallest_alphabets_are_split_and_no_class_is_on_both_sides():
         f"{name}/{n}" for name, size in (("A", 9), ("B", 3), ("C", 6)) for n in range(size)
     )
     characters = Characters(np.zeros((18, 1, 2, 2), np.uint8), names, "")
-    found = small(characters, [name for name in names if name != "B/0"], 2)
-    both = found["train"] + found["held_out"]
-    assert sorted(both) == [10, 11, *range(12, 18)] and len(found["held_out"]) == 2
+    result = smallest_alphabets(characters, [name for name in names if name != "B/0"], 2)
+    both = result["train"] + result["held_out"]
+    assert sorted(both) == [10, 11, *range(12, 18)] and len(result["held_out"]) == 2
     with pytest.raises(ValueError, match="1 to 3; got 4"):
-        small(characters, list(names), 4)
+        smallest_alphabets(characters, list(names), 4)
 
 
 def test_blocks_of_pixels_become_their_largest_or_their_mean():
     images = np.array([[[[0, 4, 1, 1], [8, 0, 1, 1]] * 2]], np.uint8)
-    assert shrunk(images, 2)[0, 0].tolist() == [[8, 1], [8, 1]]
-    assert shrunk(images, 2, by="mean")[0, 0].tolist() == [[3, 1], [3, 1]]
+    assert shrink_images(images, 2)[0, 0].tolist() == [[8, 1], [8, 1]]
+    assert shrink_images(images, 2, by="mean")[0, 0].tolist() == [[3, 1], [3, 1]]
     with pytest.raises(ValueError, match="divide 4; got 3"):
-        shrunk(images, 3)
+        shrink_images(images, 3)
 
 
 def test_the_intraclass_correlation_is_that_of_shrout_and_fleiss():
     """Their table 2: ICC(1, 1) = 0.17."""
     ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
-    found = intraclass_correlation(np.array(ratings, float))
-    assert round(found["icc"], 2) == 0.17
-    np.testing.assert_allclose(found["ci95"], [-0.133, 0.723], atol=2e-3)
+    result = intraclass_correlation(np.array(ratings, float))
+    assert round(result["icc"], 2) == 0.17
+    np.testing.assert_allclose(result["ci95"], [-0.133, 0.723], atol=2e-3)
 
 
 def test_a_budget_of_nothing_is_refused():

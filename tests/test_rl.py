@@ -32,20 +32,20 @@ def walk(environment, task, *, policy=POLICY, params=PARAMS, horizon=20, traject
 @pytest.mark.parametrize("squared", [False, True])
 def test_navigation_is_that_of_the_papers_code_step_by_step(squared):
     goal = jnp.array([0.02, -0.03])  # so near that some walks end there
-    seen = walk(navigation.navigation(squared=squared), goal, horizon=100, trajectories=50)
-    assert 0 < jnp.sum(~seen.alive[:, -1]) < 50
+    trajectories = walk(navigation.navigation(squared=squared), goal, horizon=100, trajectories=50)
+    assert 0 < jnp.sum(~trajectories.alive[:, -1]) < 50
     for n in range(50):
         position, done = np.zeros(2), False
         for t in range(100):
-            assert bool(seen.alive[n, t]) == (not done)
+            assert bool(trajectories.alive[n, t]) == (not done)
             if done:
-                assert seen.reward[n, t] == 0
+                assert trajectories.reward[n, t] == 0
                 continue
-            np.testing.assert_allclose(seen.observation[n, t], position, atol=1e-5)
-            position = position + 0.1 * np.clip(seen.action[n, t], -1, 1)
+            np.testing.assert_allclose(trajectories.observation[n, t], position, atol=1e-5)
+            position = position + 0.1 * np.clip(trajectories.action[n, t], -1, 1)
             away = position - np.asarray(goal)
             distance = np.sum(away**2) if squared else np.sqrt(np.sum(away**2))
-            assert seen.reward[n, t] == pytest.approx(-distance, rel=1e-5, abs=1e-5)
+            assert trajectories.reward[n, t] == pytest.approx(-distance, rel=1e-5, abs=1e-5)
             done = bool(np.all(np.abs(away) < 0.01))
 
 
@@ -53,18 +53,20 @@ def test_an_oracle_sees_the_goal():
     goal = jnp.array([0.3, 0.4])
     model = gaussian_policy(GaussianMLP(2, widths=(8,)))
     params = model.init(KEY, jnp.zeros(4))
-    seen = walk(navigation.navigation(oracle=True), goal, policy=model, params=params)
-    assert (seen.observation[..., 2:] == goal).all()
+    trajectories = walk(navigation.navigation(oracle=True), goal, policy=model, params=params)
+    assert (trajectories.observation[..., 2:] == goal).all()
 
 
 def test_corners_are_felt_only_in_the_quarter_of_the_goal():
     for goal in jnp.asarray(navigation.CORNERS):
-        seen = walk(navigation.corners(), goal, horizon=40, trajectories=30)
-        before, after = seen.observation[:, :-1], seen.observation[:, 1:]
+        trajectories = walk(navigation.corners(), goal, horizon=40, trajectories=30)
+        before, after = trajectories.observation[:, :-1], trajectories.observation[:, 1:]
         nearer = jnp.linalg.norm(before - goal, axis=-1) - jnp.linalg.norm(after - goal, axis=-1)
         mine = jnp.all(after * goal >= 0, axis=-1) & (jnp.abs(after).sum(-1) >= 0.5)
-        np.testing.assert_allclose(seen.reward[:, :-1], jnp.where(mine, nearer, 0), atol=1e-6)
-        assert seen.alive.all() and (jnp.abs(seen.observation[:, 0]) <= 0.2).all()
+        np.testing.assert_allclose(
+            trajectories.reward[:, :-1], jnp.where(mine, nearer, 0), atol=1e-6
+        )
+        assert trajectories.alive.all() and (jnp.abs(trajectories.observation[:, 0]) <= 0.2).all()
 
 
 def test_held_out_goals_are_those_of_the_paper():
@@ -74,19 +76,23 @@ def test_held_out_goals_are_those_of_the_paper():
 
 def test_arms_pay_as_often_as_the_task_says():
     odds = jnp.array([0.1, 0.5, 0.9])
-    uniform = policies.memoryless(lambda key, x: x, lambda params, x: jnp.zeros(3), categorical)
-    seen = walk(tabular.bandit(3), odds, policy=uniform, params=None, horizon=2000)
+    uniform = policies.memoryless_policy(
+        lambda key, x: x, lambda params, x: jnp.zeros(3), categorical
+    )
+    trajectories = walk(tabular.bandit(3), odds, policy=uniform, params=None, horizon=2000)
     for arm, chance in enumerate(odds):
-        paid = np.asarray(seen.reward[seen.action == arm])
+        paid = np.asarray(trajectories.reward[trajectories.action == arm])
         assert stats.binomtest(int(paid.sum()), paid.size, float(chance)).pvalue > 1e-3
 
 
 def test_states_follow_as_often_as_the_task_says():
     mdp = tabular.draw_mdp(KEY, 3, 2)
-    uniform = policies.memoryless(lambda key, x: x, lambda params, x: jnp.zeros(2), categorical)
-    seen = walk(tabular.tabular(3, 2), mdp, policy=uniform, params=None, horizon=4000)
-    state = np.asarray(seen.observation.argmax(-1))
-    action, reward = np.asarray(seen.action), np.asarray(seen.reward)
+    uniform = policies.memoryless_policy(
+        lambda key, x: x, lambda params, x: jnp.zeros(2), categorical
+    )
+    trajectories = walk(tabular.tabular_mdp(3, 2), mdp, policy=uniform, params=None, horizon=4000)
+    state = np.asarray(trajectories.observation.argmax(-1))
+    action, reward = np.asarray(trajectories.action), np.asarray(trajectories.reward)
     for s, a in product(range(3), range(2)):
         here = (state[:, :-1] == s) & (action[:, :-1] == a)
         counts = np.bincount(state[:, 1:][here], minlength=3)
@@ -111,7 +117,7 @@ def test_the_best_value_is_the_largest_of_all_policies():
 
     plans = product(product(range(2), repeat=2), repeat=horizon)
     best = np.max([value_of(plan) for plan in plans], axis=0)
-    np.testing.assert_allclose(tabular.best_values(mdp, horizon), best, rtol=1e-5)
+    np.testing.assert_allclose(tabular.optimal_values(mdp, horizon), best, rtol=1e-5)
 
 
 def random_trajectories(ends=(5, 3, 7)):
@@ -126,16 +132,22 @@ def random_trajectories(ends=(5, 3, 7)):
 @pytest.mark.usefixtures("x64")
 def test_discounted_sums_look_ahead():
     x = np.random.default_rng(0).normal(size=(3, 6))
-    wanted = [[sum(0.9 ** (s - t) * row[s] for s in range(t, 6)) for t in range(6)] for row in x]
-    np.testing.assert_allclose(discounted_sums(jnp.asarray(x), 0.9), wanted, rtol=1e-12)
+    expected = [[sum(0.9 ** (s - t) * row[s] for s in range(t, 6)) for t in range(6)] for row in x]
+    np.testing.assert_allclose(discounted_sums(jnp.asarray(x), 0.9), expected, rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_the_baseline_is_ridge_regression_on_the_steps_that_count():
-    seen = random_trajectories()
-    returns = discounted_sums(seen.reward, 0.9)
-    o, t = np.asarray(seen.observation), np.broadcast_to(np.arange(7) / 100, (3, 7))[..., None]
-    alive, goal = np.asarray(seen.alive), np.ones((3, 7, 1))  # what never changes explains nothing
+    trajectories = random_trajectories()
+    returns = discounted_sums(trajectories.reward, 0.9)
+    o, t = (
+        np.asarray(trajectories.observation),
+        np.broadcast_to(np.arange(7) / 100, (3, 7))[..., None],
+    )
+    alive, goal = (
+        np.asarray(trajectories.alive),
+        np.ones((3, 7, 1)),
+    )  # what never changes explains nothing
     features = np.concatenate([o, o**2, t, t**2, t**3], axis=-1)
     rows, targets = features[alive], np.asarray(returns)[alive]
     mean = rows.mean(0)
@@ -143,10 +155,13 @@ def test_the_baseline_is_ridge_regression_on_the_steps_that_count():
     z = (rows - mean) / deviation
     gram = z.T @ z / len(z) + 1e-5 * np.eye(7)
     weights = np.linalg.solve(gram, z.T @ (targets - targets.mean()) / len(z))
-    wanted = (features - mean) / deviation @ weights + targets.mean()
-    for observation in (seen.observation, jnp.concatenate([seen.observation, goal], axis=-1)):
-        got = linear_baseline(observation, returns, seen.alive)
-        np.testing.assert_allclose(got, np.where(alive, wanted, 0), rtol=1e-9)
+    expected = (features - mean) / deviation @ weights + targets.mean()
+    for observation in (
+        trajectories.observation,
+        jnp.concatenate([trajectories.observation, goal], axis=-1),
+    ):
+        got = linear_baseline(observation, returns, trajectories.alive)
+        np.testing.assert_allclose(got, np.where(alive, expected, 0), rtol=1e-9)
 
 
 def test_what_never_changes_leaves_the_baseline_alone_in_float32():
@@ -157,10 +172,10 @@ def test_what_never_changes_leaves_the_baseline_alone_in_float32():
     params = model.init(KEY, jnp.zeros(4))
 
     def both(goal):
-        seen = rollout(oracle, model, params, goal, KEY, horizon=100, trajectories=4)
-        returns = discounted_sums(seen.reward, 0.99)
-        places = seen.observation, seen.observation[..., :2]
-        return tuple(linear_baseline(o, returns, seen.alive) for o in places)
+        trajectories = rollout(oracle, model, params, goal, KEY, horizon=100, trajectories=4)
+        returns = discounted_sums(trajectories.reward, 0.99)
+        places = trajectories.observation, trajectories.observation[..., :2]
+        return tuple(linear_baseline(o, returns, trajectories.alive) for o in places)
 
     for mapped in (jax.vmap(both), partial(jax.lax.map, both)):
         with_goal, without = jax.jit(mapped)(goals)
@@ -170,26 +185,27 @@ def test_what_never_changes_leaves_the_baseline_alone_in_float32():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("gae_lambda", [1.0, 0.7, 0.0])
 def test_advantages_are_sums_of_surprises_until_the_end(gae_lambda):
-    seen, discount = random_trajectories(), 0.9
-    returns = discounted_sums(seen.reward, discount)
-    baseline = np.asarray(linear_baseline(seen.observation, returns, seen.alive))
-    got = advantages(seen, discount=discount, gae_lambda=gae_lambda, normalise=False)
+    trajectories, discount = random_trajectories(), 0.9
+    returns = discounted_sums(trajectories.reward, discount)
+    baseline = np.asarray(linear_baseline(trajectories.observation, returns, trajectories.alive))
+    got = advantages(trajectories, discount=discount, gae_lambda=gae_lambda, normalise=False)
     for n, end in enumerate((5, 3, 7)):
         expected = [*baseline[n, :end], 0.0]
         surprise = [
-            float(seen.reward[n, t]) + discount * expected[t + 1] - expected[t] for t in range(end)
+            float(trajectories.reward[n, t]) + discount * expected[t + 1] - expected[t]
+            for t in range(end)
         ]
         for t in range(7):
             decayed = [(discount * gae_lambda) ** (s - t) * surprise[s] for s in range(t, end)]
             assert float(got[n, t]) == pytest.approx(sum(decayed), abs=1e-12)
     if gae_lambda == 1:
-        np.testing.assert_allclose(got, (returns - baseline) * seen.alive, atol=1e-12)
+        np.testing.assert_allclose(got, (returns - baseline) * trajectories.alive, atol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
 def test_normal_advantages_have_mean_zero_and_deviation_one_over_the_steps_that_count():
-    seen = random_trajectories()
-    counted = advantages(seen)[seen.alive]
+    trajectories = random_trajectories()
+    counted = advantages(trajectories)[trajectories.alive]
     assert float(counted.mean()) == pytest.approx(0, abs=1e-12)
     assert float(counted.std()) == pytest.approx(1, abs=1e-6)
 
@@ -199,8 +215,8 @@ def test_the_gaussian_is_that_of_scipy():
     p = Gaussian(jnp.array([0.3, -1.0]), jnp.array([0.2, -0.5]))
     q = Gaussian(jnp.array([0.0, -1.5]), jnp.array([-0.1, 0.4]))
     x = jnp.array([1.0, -0.7])
-    wanted = stats.norm.logpdf(x, p.mean, np.exp(p.log_std)).sum()
-    assert float(gaussian.log_prob(p, x)) == pytest.approx(wanted, rel=1e-12)
+    expected = stats.norm.logpdf(x, p.mean, np.exp(p.log_std)).sum()
+    assert float(gaussian.log_prob(p, x)) == pytest.approx(expected, rel=1e-12)
     drawn = jax.vmap(partial(gaussian.sample, p))(jax.random.split(KEY, 4000))
     for n in range(2):
         law = stats.norm(float(p.mean[n]), float(jnp.exp(p.log_std[n])))
@@ -216,8 +232,8 @@ def test_the_categorical_is_that_of_scipy():
     p, q = jnp.array([0.1, 2.0, -1.0]), jnp.array([1.0, 1.0, 0.0])
     chances = jax.nn.softmax(p)
     assert float(categorical.log_prob(p, jnp.array(1))) == pytest.approx(float(jnp.log(chances[1])))
-    wanted = stats.entropy(chances, jax.nn.softmax(q))
-    assert float(categorical.kl(p, q)) == pytest.approx(float(wanted), rel=1e-12)
+    expected = stats.entropy(chances, jax.nn.softmax(q))
+    assert float(categorical.kl(p, q)) == pytest.approx(float(expected), rel=1e-12)
     drawn = jax.vmap(partial(categorical.sample, p))(jax.random.split(KEY, 4000))
     counts = np.bincount(np.asarray(drawn), minlength=3)
     assert stats.chisquare(counts, 4000 * np.asarray(chances)).pvalue > 1e-3

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks import bandits, navigation
-from benchmarks.harness.statistics import over_seeds
-from benchmarks.harness.study import by_step
+from benchmarks.harness.statistics import mean_over_seeds
+from benchmarks.harness.study import values_by_step
 from benchmarks.meta_rl import NOT_ADAPTED
 from benchmarks.report import figures, published, tables
 
@@ -59,10 +59,10 @@ def test_seeds_in_one_program_are_those_of_programs_of_their_own(walked, tmp_pat
 def test_the_interval_over_seeds_is_students():
     values = np.random.default_rng(0).normal(size=(5, 40))
     low, high = stats.ttest_1samp(values.mean(axis=1), 0).confidence_interval(0.95)
-    found = over_seeds(values)
-    assert found["mean"] == pytest.approx((low + high) / 2)
-    assert found["ci95"] == pytest.approx((high - low) / 2)
-    assert over_seeds(values[:1])["ci95"] is None
+    result = mean_over_seeds(values)
+    assert result["mean"] == pytest.approx((low + high) / 2)
+    assert result["ci95"] == pytest.approx((high - low) / 2)
+    assert mean_over_seeds(values[:1])["ci95"] is None
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,4 @@ def test_a_figure_of_paths_has_a_row_for_each_goal(tmp_path):
     walks = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 2))
     figure = figures.paths(tmp_path, walks, jnp.zeros((2, 2)))
     assert isinstance(figure, Figure) and len(figure.axes) == 6
-    assert by_step(jnp.zeros((7, 3))).keys() == {"0", "1", "2"}
+    assert values_by_step(jnp.zeros((7, 3))).keys() == {"0", "1", "2"}

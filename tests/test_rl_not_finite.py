@@ -16,10 +16,10 @@ from maml import surrogates
 from maml.rl import outer_steps, terms
 from maml.rl.baselines import advantages
 from maml.rl.distributions import categorical
-from maml.rl.environment import Environment, rollout, undiscounted
+from maml.rl.environment import Environment, rollout, undiscounted_returns
 from maml.rl.losses import Experience, collector, surrogate_loss
-from maml.rl.policies import gaussian_policy, memoryless, table_policy
-from maml.rl.rl2 import by_episode, trials
+from maml.rl.policies import gaussian_policy, memoryless_policy, table_policy
+from maml.rl.rl2 import episode_returns, trial_environment
 from tasks.rl import navigation, tabular
 from tasks.rl.networks import CategoricalGRU, GaussianMLP, recurrent_policy
 
@@ -39,8 +39,8 @@ def test_the_divergence_with_a_forbidden_action_has_the_derivative_of_the_others
     logits = LOGITS.astype(float).at[0].set(0.3)
     whole = jax.grad(lambda q: categorical.kl(logits, q.at[1].set(-jnp.inf)))
     got = whole(jnp.array([-0.2, 0.0, 0.4]))[jnp.array([0, 2])]
-    wanted = central_differences(partial(categorical.kl, free), other)
-    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    expected = central_differences(partial(categorical.kl, free), other)
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
 def test_an_action_that_is_none_of_the_actions_has_no_probability():
@@ -51,7 +51,7 @@ def test_an_action_that_is_none_of_the_actions_has_no_probability():
 
 def forbidding(weights):
     """A policy that never takes its last action."""
-    return memoryless(
+    return memoryless_policy(
         lambda key, x: weights,
         lambda params, x: jnp.where(jnp.arange(3) < 2, x @ params, -jnp.inf),
         categorical,
@@ -73,22 +73,25 @@ def test_steps_after_the_end_and_forbidden_actions_reach_no_value_and_no_derivat
     policy = forbidding(weights)
     collect = {n: collector(WALK, policy, horizon=n, trajectories=4) for n in (3, 6)}
     short, long = (collect[n](weights, 0.5, KEY) for n in (3, 6))
-    assert not jnp.isfinite(long.seen.observation).all() and long.seen.alive.sum() == 12
+    assert (
+        not jnp.isfinite(long.trajectories.observation).all()
+        and long.trajectories.alive.sum() == 12
+    )
     assert jnp.isfinite(long.advantage).all() and (long.advantage[:, 3:] == 0).all()
     loss = surrogate_loss(policy, surrogates.likelihood_ratio)
     moved = weights + 0.1
     (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(moved, long, KEY)
     cut = jax.tree.map(lambda leaf: leaf[:, :3], long)
-    (wanted, _), whole = jax.value_and_grad(loss, has_aux=True)(moved, cut, KEY)
+    (expected, _), whole = jax.value_and_grad(loss, has_aux=True)(moved, cut, KEY)
     assert jnp.isfinite(grads).all() and metrics["kl"] > 0
-    np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(grads, whole, rtol=1e-4, atol=1e-6)
-    assert short.seen.alive.all()
+    assert short.trajectories.alive.all()
 
 
 def test_emaml_needs_two_trajectories_to_compare():
     policy = table_policy(2)
-    explorer = terms.exploring(chosen(), policy, 0.1)
+    explorer = terms.add_exploration_term(chosen(), policy, 0.1)
     collect = collector(tabular.bandit(2), policy, horizon=3, trajectories=1)
     theta, odds = jnp.zeros((1, 2)), jnp.array([0.2, 0.8])
     one = collect(theta, odds, KEY)
@@ -108,13 +111,13 @@ def test_emaml_needs_two_trajectories_to_compare():
 )
 def test_observations_that_are_no_vectors_have_a_baseline(observe):
     def step(key, state, action, task):
-        after, seen, reward, done = one_step(key, state, action, task)
-        return after, observe(jnp.nan_to_num(seen)), reward, done
+        after, trajectories, reward, done = one_step(key, state, action, task)
+        return after, observe(jnp.nan_to_num(trajectories)), reward, done
 
     walk = Environment(lambda key, task: (WALK.reset(key, task)[0], observe(jnp.ones(2))), step, 3)
-    policy = memoryless(lambda *_: None, lambda *_: jnp.zeros(3), categorical)
-    seen = rollout(walk, policy, None, 0.5, KEY, horizon=4, trajectories=3)
-    assert jnp.isfinite(advantages(seen)).all()
+    policy = memoryless_policy(lambda *_: None, lambda *_: jnp.zeros(3), categorical)
+    trajectories = rollout(walk, policy, None, 0.5, KEY, horizon=4, trajectories=3)
+    assert jnp.isfinite(advantages(trajectories)).all()
 
 
 def test_a_half_precision_policy_is_learned_from_in_float32():
@@ -131,9 +134,9 @@ def problems():
     odds, mdp = jnp.array([0.2, 0.8]), tabular.draw_mdp(KEY, states=3, actions=2)
     return {
         "bandit": (tabular.bandit(2), table_policy(2), odds),
-        "process": (tabular.tabular(3, 2), table_policy(2), mdp),
+        "process": (tabular.tabular_mdp(3, 2), table_policy(2), mdp),
         "navigation": (navigation.navigation(), walker, jnp.array([0.3, -0.2])),
-        "trials": (trials(tabular.bandit(2), 2, 3), cell, odds),
+        "trials": (trial_environment(tabular.bandit(2), 2, 3), cell, odds),
     }
 
 
@@ -197,14 +200,14 @@ def test_a_step_without_an_advantage_counts_nothing_in_value_and_derivatives(
 @pytest.mark.parametrize("size", [1e12, 1e25, 1e35])
 def test_advantages_of_large_rewards_are_those_of_small_ones(size, gae_lambda):
     weights = jnp.zeros((2, 3))
-    seen = rollout(WALK, forbidding(weights), weights, 0.5, KEY, horizon=3, trajectories=4)
-    seen = seen._replace(reward=jax.random.normal(KEY, seen.reward.shape))
-    large = seen._replace(reward=seen.reward * size)
+    trajectories = rollout(WALK, forbidding(weights), weights, 0.5, KEY, horizon=3, trajectories=4)
+    trajectories = trajectories._replace(reward=jax.random.normal(KEY, trajectories.reward.shape))
+    large = trajectories._replace(reward=trajectories.reward * size)
     of = partial(advantages, gae_lambda=gae_lambda)
-    assert jnp.abs(of(seen)).max() > 0.5
-    np.testing.assert_allclose(of(large), of(seen), rtol=1e-3, atol=1e-3)
+    assert jnp.abs(of(trajectories)).max() > 0.5
+    np.testing.assert_allclose(of(large), of(trajectories), rtol=1e-3, atol=1e-3)
     plain = partial(of, normalise=False)
-    np.testing.assert_allclose(plain(large) / size, plain(seen), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(plain(large) / size, plain(trajectories), rtol=1e-3, atol=1e-3)
 
 
 def chosen():
@@ -232,16 +235,16 @@ def chosen():
         ),
         lambda: rollout(WALK, "policy", None, 0.0, KEY, horizon=2, trajectories=1),
         lambda: surrogate_loss("policy"),
-        lambda: outer_steps.repeatedly(chosen(), optax.sgd(0.1), 0),
-        lambda: outer_steps.repeatedly(None, optax.sgd(0.1)),
-        lambda: outer_steps.repeatedly(chosen(), None),
+        lambda: outer_steps.multi_epoch(chosen(), optax.sgd(0.1), 0),
+        lambda: outer_steps.multi_epoch(None, optax.sgd(0.1)),
+        lambda: outer_steps.multi_epoch(chosen(), None),
         lambda: outer_steps.outer_step(None, None),
         lambda: outer_steps.outer_step(lambda theta, task, key: task, None),
         lambda: outer_steps.trust_region(chosen(), table_policy(2), 1, radius=-1),
         lambda: outer_steps.trust_region(chosen(), table_policy(2), 1, raduis=0.1),
         lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, normalise="no"),
         lambda: advantages((1, 2)),
-        lambda: terms.anchored(chosen(), table_policy(2), float("nan")),
+        lambda: terms.add_kl_penalty(chosen(), table_policy(2), float("nan")),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_words(call):
@@ -256,7 +259,7 @@ def experience(**changes):
 
 
 def drawn(**changes):
-    return experience().seen._replace(**changes)
+    return experience().trajectories._replace(**changes)
 
 
 def inner(reward):
@@ -281,16 +284,25 @@ MDP = tabular.TabularMDP(jnp.full((2, 1, 2), 0.5), jnp.zeros((2, 1)))
         (lambda: advantages(drawn(reward=jnp.ones(2))), r"rewards must be real numbers \[2, 2\]"),
         (lambda: advantages(drawn(reward=None)), "rewards must be real numbers .* got None"),
         (lambda: advantages(drawn(alive=jnp.ones((2, 2)))), "alive must be bools"),
-        (lambda: undiscounted(None), "must be Trajectories"),
-        (lambda: by_episode(None, 1), "must be Trajectories"),
+        (lambda: undiscounted_returns(None), "must be Trajectories"),
+        (lambda: episode_returns(None, 1), "must be Trajectories"),
         (lambda: inner(lambda reward: "a"), "inner_reward must return real numbers; got 'a'"),
         (lambda: inner(lambda reward: 1j * reward), "inner_reward must return real numbers"),
         (lambda: judged(advantage=jnp.ones((2, 1))), r"advantages must be real numbers \[2, 2\]"),
         (lambda: judged(advantage=None), "advantages must be real numbers .* got None"),
         (lambda: judged(lambda ratio, _: ratio), "a surrogate must return one real number"),
-        (lambda: outer_steps.recording(lambda *_: 0, None, lambda *_: 0), "must be a Policy"),
-        (lambda: memoryless(None, None, None), r"init must be a function of \(key, observation\)"),
-        (lambda: memoryless(lambda key, x: x, lambda p, x: x, None), "must be a Family; got None"),
+        (
+            lambda: outer_steps.record_trajectories(lambda *_: 0, None, lambda *_: 0),
+            "must be a Policy",
+        ),
+        (
+            lambda: memoryless_policy(None, None, None),
+            r"init must be a function of \(key, observation\)",
+        ),
+        (
+            lambda: memoryless_policy(lambda key, x: x, lambda p, x: x, None),
+            "must be a Family; got None",
+        ),
         (lambda: navigation.navigation(squared=1), "squared must be True or False; got 1"),
         (lambda: navigation.navigation().reset(KEY, jnp.zeros(3)), r"goal .* \(2,\); got \(3,\)"),
         (lambda: navigation.corners().reset(KEY, "a"), "goal must be an array of numbers"),
@@ -299,10 +311,13 @@ MDP = tabular.TabularMDP(jnp.full((2, 1, 2), 0.5), jnp.zeros((2, 1)))
         (lambda: tabular.draw_bandit(0, 2), "must be a key"),
         (lambda: tabular.draw_mdp(0), "must be a key"),
         (lambda: tabular.bandit(2).step(KEY, None, 0.5, jnp.zeros(2)), "action must be an integer"),
-        (lambda: tabular.tabular(2, 1).reset(KEY, tuple(MDP)), "the task must be a TabularMDP"),
-        (lambda: tabular.tabular(2, 1).reset(KEY, MDP._replace(transitions=0 * MDP[0])), "sum 1"),
-        (lambda: tabular.values(MDP, jnp.zeros((2, 1)), 1), "policy must have the sum 1"),
-        (lambda: tabular.best_values(None, 1), "mdp must be a TabularMDP"),
+        (lambda: tabular.tabular_mdp(2, 1).reset(KEY, tuple(MDP)), "the task must be a TabularMDP"),
+        (
+            lambda: tabular.tabular_mdp(2, 1).reset(KEY, MDP._replace(transitions=0 * MDP[0])),
+            "sum 1",
+        ),
+        (lambda: tabular.policy_values(MDP, jnp.zeros((2, 1)), 1), "policy must have the sum 1"),
+        (lambda: tabular.optimal_values(None, 1), "mdp must be a TabularMDP"),
     ],
 )
 def test_what_is_no_trajectory_task_or_policy_is_refused(call, says):

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 
 import maml
 from maml.sampling import few_shot
-from tasks.language import passages, synthetic
+from tasks.language import markov_chains, text_passages
 from tasks.sinusoid import draw_wave, few_points
 
 CLASSES, DRAWINGS, SIDE = 7, 6, 4
@@ -32,8 +32,8 @@ def origins(images):
     """Class, drawing and quarter turns of images whose pixels are n / 255 within one ulp."""
     pixels = np.rint(np.asarray(images)[..., 0] * 255).astype(np.uint8)
     np.testing.assert_array_max_ulp(images[..., 0], np.float32(pixels) / np.float32(255))
-    found = [ORIGIN[image.tobytes()] for image in pixels.reshape(-1, SIDE, SIDE)]
-    return np.reshape(found, (*images.shape[:-3], 3))
+    result = [ORIGIN[image.tobytes()] for image in pixels.reshape(-1, SIDE, SIDE)]
+    return np.reshape(result, (*images.shape[:-3], 3))
 
 
 def by_class(episodes):
@@ -43,7 +43,7 @@ def by_class(episodes):
 
 
 def draw(rotate=True):
-    sample = maml.batched(few_shot(IMAGES, WAYS, SHOTS, QUERIES, rotate=rotate), EPISODES)
+    sample = maml.batch_tasks(few_shot(IMAGES, WAYS, SHOTS, QUERIES, rotate=rotate), EPISODES)
     return jax.jit(sample)(KEY)
 
 
@@ -102,8 +102,8 @@ def test_the_support_that_rides_with_the_query_is_the_support(episodes):
 
 def test_an_episode_may_be_the_whole_set():
     episode = few_shot(IMAGES, CLASSES, 2, DRAWINGS - 2, rotate=True)(KEY)
-    found = np.concatenate([origins(x) for x in (episode.support[0], episode.query[0].inputs)])
-    assert len({(c, d) for c, d, _ in found.tolist()}) == CLASSES * DRAWINGS
+    result = np.concatenate([origins(x) for x in (episode.support[0], episode.query[0].inputs)])
+    assert len({(c, d) for c, d, _ in result.tolist()}) == CLASSES * DRAWINGS
 
 
 def test_an_episode_is_a_function_of_its_key():
@@ -117,7 +117,7 @@ def test_an_episode_is_a_function_of_its_key():
 def test_a_program_that_samples_does_not_hold_the_data_set(num_tasks):
     def program(classes):
         sample = few_shot(np.zeros((classes, 20, 9, 9), np.uint8), 5, 1, 1)
-        sample = sample if num_tasks is None else maml.batched(sample, num_tasks)
+        sample = sample if num_tasks is None else maml.batch_tasks(sample, num_tasks)
         return jax.jit(lambda sample, key: sample(key)).lower(sample, KEY).as_text()
 
     assert len(program(900)) == len(program(100))
@@ -184,11 +184,11 @@ SAMPLERS = {
     "few_shot": (partial(few_shot, IMAGES), ("ways", "shots", "queries"), ("rotate",)),
     "few_points": (few_points, ("shots", "queries"), ("oracle", "frequencies")),
     "synthetic": (
-        partial(synthetic, length=2),
+        partial(markov_chains, length=2),
         ("shots", "queries", "length", "vocabulary", "branches"),
         (),
     ),
-    "passages": (partial(passages, "text" * 9), ("shots", "queries", "length"), ()),
+    "passages": (partial(text_passages, "text" * 9), ("shots", "queries", "length"), ()),
 }
 CASES = [
     (name, option, value)
@@ -212,8 +212,8 @@ def unchecked(monkeypatch):
 @pytest.mark.parametrize(("name", "option", "value"), CASES)
 def test_a_count_is_an_integer_and_a_flag_a_bool(name, option, value):
     make, counts, flags = SAMPLERS[name]
-    wanted = r"must be (an integer >= 1|True or False); got "
-    with pytest.raises(ValueError, match=wanted) as refusal:
+    expected = r"must be (an integer >= 1|True or False); got "
+    with pytest.raises(ValueError, match=expected) as refusal:
         make(**dict.fromkeys(counts, 2) | dict.fromkeys(flags, False) | {option: value})
     assert repr(value) in str(refusal.value)
 
@@ -243,4 +243,4 @@ def test_the_key_of_a_sampler_is_one_typed_key(key, message):
 @pytest.mark.parametrize("text", [None, 5, ["text"], np.arange(99)])
 def test_what_is_no_text_has_no_passages(text):
     with pytest.raises(ValueError, match="the text must be bytes or a string; got"):
-        passages(text, 1, 1, 1)
+        text_passages(text, 1, 1, 1)

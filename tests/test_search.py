@@ -17,17 +17,17 @@ from maml.search import (
     child_keys,
     entropy,
     evolution,
-    factorised,
+    factorised_policy,
     log_prob,
-    lstm,
+    lstm_policy,
     mutate,
     ppo,
-    random,
+    random_architecture,
+    random_search,
     reinforce,
     search,
-    uniform,
 )
-from maml.search.controllers import gain
+from maml.search.controllers import child_objective
 
 KEY = jax.random.key(0)
 FREE = Space((3, 2, 4))
@@ -40,19 +40,19 @@ MASKED = Space(
     ),
 )
 SPACES = {"free": FREE, "masked": MASKED}
-POLICIES = {"factorised": factorised, "lstm": partial(lstm, size=5, scale=1.0)}
+POLICIES = {"factorised": factorised_policy, "lstm": partial(lstm_policy, size=5, scale=1.0)}
 ALL = np.array(list(product(range(3), range(2), range(4))), np.int32)
 STRATEGIES = {
-    "random": lambda space: random(space, batch=2),
+    "random": lambda space: random_search(space, batch=2),
     "evolution": lambda space: evolution(space, population=4, batch=2),
-    "reinforce": lambda space: reinforce(factorised(space), optax.adam(0.1), batch=2),
-    "ppo": lambda space: ppo(factorised(space), optax.adam(0.1), batch=2, epochs=2),
+    "reinforce": lambda space: reinforce(factorised_policy(space), optax.adam(0.1), batch=2),
+    "ppo": lambda space: ppo(factorised_policy(space), optax.adam(0.1), batch=2, epochs=2),
 }
 
 
 @partial(quick, static_argnums=0)
 def are_allowed(space, architectures):
-    options = jax.vmap(space.along)(architectures)
+    options = jax.vmap(space.option_masks)(architectures)
     return jnp.take_along_axis(options, architectures[..., None], axis=-1).all(axis=(1, 2))
 
 
@@ -87,19 +87,19 @@ def space(request):
 class TestAPolicy:
     def test_gives_the_allowed_architectures_all_probability_and_the_others_none(self, name, space):
         policy = POLICIES[name](space)
-        found = probabilities(policy, drawn_params(policy))
-        assert float(found.sum()) == pytest.approx(1, rel=1e-12)
-        np.testing.assert_array_equal(found > 0, are_allowed(space, ALL))
+        result = probabilities(policy, drawn_params(policy))
+        assert float(result.sum()) == pytest.approx(1, rel=1e-12)
+        np.testing.assert_array_equal(result > 0, are_allowed(space, ALL))
 
     def test_draws_architectures_as_often_as_it_says(self, name, space):
         policy, count = POLICIES[name](space), 20_000
         params = drawn_params(policy)
-        wanted = np.asarray(probabilities(policy, params))
+        expected = np.asarray(probabilities(policy, params))
         draw = quick(jax.vmap(policy.sample, (None, 0)))
         drawn = np.asarray(draw(params, jax.random.split(KEY, count)))
         seen = (drawn[:, None] == ALL).all(axis=-1).mean(axis=0)
         assert seen.sum() == pytest.approx(1)
-        assert (np.abs(seen - wanted) <= 4.5 * np.sqrt(wanted * (1 - wanted) / count)).all()
+        assert (np.abs(seen - expected) <= 4.5 * np.sqrt(expected * (1 - expected) / count)).all()
 
     @pytest.mark.parametrize("surrogate", [surrogates.score_function, surrogates.clipped])
     def test_has_in_the_mean_the_exact_gradient_of_the_expected_reward(
@@ -114,7 +114,7 @@ class TestAPolicy:
         def surrogate_mean(at):
             def one(child, value):
                 acted = log_prob(policy.log_probs(params, child), child)
-                return gain(policy, surrogate, at, child, acted, value - 0.7, 0.0)
+                return child_objective(policy, surrogate, at, child, acted, value - 0.7, 0.0)
 
             return weights @ jax.vmap(one)(children, rewards[legal])
 
@@ -125,38 +125,40 @@ class TestAPolicy:
     def test_has_in_the_mean_over_its_architectures_its_entropy(self, name, space):
         policy = POLICIES[name](space)
         params = drawn_params(policy)
-        found = probabilities(policy, params)
+        result = probabilities(policy, params)
         along = quick(jax.vmap(lambda tokens: entropy(policy.log_probs(params, tokens))))(ALL)
-        legal = found > 0
-        wanted = -(found[legal] * jnp.log(found[legal])).sum()
-        assert float(found[legal] @ along[legal]) == pytest.approx(float(wanted), rel=1e-12)
-        likeliest = jnp.asarray(ALL)[found.argmax()]
+        legal = result > 0
+        expected = -(result[legal] * jnp.log(result[legal])).sum()
+        assert float(result[legal] @ along[legal]) == pytest.approx(float(expected), rel=1e-12)
+        likeliest = jnp.asarray(ALL)[result.argmax()]
         slopes = quick(jax.grad(lambda at: entropy(policy.log_probs(at, likeliest))))(params)
         assert all(np.isfinite(slope).all() for slope in jax.tree.leaves(slopes))  # if masked, too
 
 
 @pytest.mark.usefixtures("x64")
 def test_reinforce_takes_a_step_along_the_advantage_times_the_score():
-    policy, rate, decay = factorised(FREE), 0.3, 0.9
-    strategy = reinforce(policy, optax.sgd(rate), batch=3, decay=decay)
+    policy, rate, decay = factorised_policy(FREE), 0.3, 0.9
+    strategy = reinforce(policy, optax.sgd(rate), batch=3, baseline_decay=decay)
     children, rewards = jnp.array(ALL[[3, 8, 20]]), jnp.array([1.0, 3.0, -1.0])
     tell = quick(strategy.tell)
     first = tell(strategy.init(KEY), children, rewards)
-    assert float(first.learned.baseline) == 1  # at first the mean
+    assert float(first.strategy_state.baseline) == 1  # at first the mean
     second = tell(first, children, rewards + 1)
-    assert float(second.learned.baseline) == pytest.approx(decay**3 * 1 + (1 - decay**3) * 2)
+    assert float(second.strategy_state.baseline) == pytest.approx(decay**3 * 1 + (1 - decay**3) * 2)
 
     def expected(params):
         scores = [log_prob(policy.log_probs(params, child), child).sum() for child in children]
         return jnp.stack(scores) @ (rewards + 1 - 1) / 3
 
-    step = second.learned.params - first.learned.params
-    np.testing.assert_allclose(step, rate * jax.grad(expected)(first.learned.params), rtol=1e-12)
+    step = second.strategy_state.params - first.strategy_state.params
+    np.testing.assert_allclose(
+        step, rate * jax.grad(expected)(first.strategy_state.params), rtol=1e-12
+    )
 
 
 def test_a_mutation_changes_one_token_of_a_free_space_and_stays_within_a_masked_one(space):
     keys = jax.random.split(KEY, 300)
-    parents = quick(jax.vmap(partial(uniform, space)))(keys)
+    parents = quick(jax.vmap(partial(random_architecture, space)))(keys)
     children = quick(jax.vmap(partial(mutate, space)))(parents, keys)
     changed = np.asarray((parents != children).sum(axis=1))
     assert (changed == 1).all() if space is FREE else (changed >= 1).all()
@@ -167,7 +169,9 @@ def test_a_mutation_changes_one_token_of_a_free_space_and_stays_within_a_masked_
 
 def test_where_nothing_is_allowed_the_token_is_no_option():
     space = Space((2, 2), lambda tokens, at: (at == 0) | (tokens[0] == 0) & (jnp.arange(2) < 2))
-    drawn = np.asarray(quick(jax.vmap(partial(uniform, space)))(jax.random.split(KEY, 50)))
+    drawn = np.asarray(
+        quick(jax.vmap(partial(random_architecture, space)))(jax.random.split(KEY, 50))
+    )
     np.testing.assert_array_equal(drawn[:, 1] == -1, drawn[:, 0] == 1)
 
 
@@ -175,8 +179,8 @@ def test_the_population_of_evolution_is_its_latest_children_and_they_descend_fro
     strategy = evolution(FREE, population=5, sample=200)  # the sample has the best, surely
     state, history = quick(lambda key: search(strategy, reward, strategy.init(key), key, 23))(KEY)
     ages = np.arange(23)[-5:]
-    np.testing.assert_array_equal(state.learned.tokens[ages % 5], history.tokens[-5:])
-    np.testing.assert_array_equal(state.learned.rewards[ages % 5], history.rewards[-5:])
+    np.testing.assert_array_equal(state.strategy_state.tokens[ages % 5], history.tokens[-5:])
+    np.testing.assert_array_equal(state.strategy_state.rewards[ages % 5], history.rewards[-5:])
     at_once = strategy.tell(strategy.init(KEY), history.tokens, history.rewards)
     jax.tree.map(np.testing.assert_array_equal, at_once, state)
     for child in range(5, 23):
@@ -215,17 +219,17 @@ def test_a_broken_reward_is_the_worst_and_is_counted(broken):
     children = jnp.array(ALL[[0, 7, 13, 22]])
     breeding = evolution(FREE, population=4)
     state = breeding.tell(breeding.init(KEY), children, rewards)
-    assert state.broken == 1 and jnp.argmin(state.learned.rewards) == 1
-    learning = reinforce(factorised(FREE), optax.sgd(0.1), batch=4)
+    assert state.num_broken == 1 and jnp.argmin(state.strategy_state.rewards) == 1
+    learning = reinforce(factorised_policy(FREE), optax.sgd(0.1), batch=4)
     tell = quick(learning.tell)
     told, as_worst = (
         tell(learning.init(KEY), children, seen) for seen in (rewards, rewards.at[1].set(0.2))
     )
-    jax.tree.map(np.testing.assert_array_equal, told.learned, as_worst.learned)
+    jax.tree.map(np.testing.assert_array_equal, told.strategy_state, as_worst.strategy_state)
     nothing = tell(learning.init(KEY), children, jnp.full(4, broken))
-    assert nothing.broken == 4 and (nothing.learned.params == 0).all()
+    assert nothing.num_broken == 4 and (nothing.strategy_state.params == 0).all()
     later = tell(nothing, children, rewards)
-    jax.tree.map(np.testing.assert_array_equal, later.learned, told.learned)
+    jax.tree.map(np.testing.assert_array_equal, later.strategy_state, told.strategy_state)
 
 
 @pytest.mark.parametrize(
@@ -233,14 +237,16 @@ def test_a_broken_reward_is_the_worst_and_is_counted(broken):
     [
         (lambda: Space(()), "each with an option; got"),
         (lambda: Space((3, 0)), r"got \(3, 0\)"),
-        (lambda: random(FREE, batch=0), "children in a batch"),
+        (lambda: random_search(FREE, batch=0), "children in a batch"),
         (lambda: evolution(FREE, population=0), "members"),
         (lambda: evolution(FREE, sample=0), "members of a sample"),
-        (lambda: lstm(FREE, 0), "units"),
-        (lambda: reinforce(factorised(FREE), optax.sgd(1.0), decay=1.0), "decay"),
-        (lambda: ppo(factorised(FREE), optax.sgd(1.0), epochs=0), "epochs"),
+        (lambda: lstm_policy(FREE, 0), "units"),
+        (lambda: reinforce(factorised_policy(FREE), optax.sgd(1.0), baseline_decay=1.0), "decay"),
+        (lambda: ppo(factorised_policy(FREE), optax.sgd(1.0), epochs=0), "epochs"),
         (
-            lambda: search(random(FREE, batch=3), reward, random(FREE).init(KEY), KEY, 10),
+            lambda: search(
+                random_search(FREE, batch=3), reward, random_search(FREE).init(KEY), KEY, 10
+            ),
             "batches of 3 children do not divide 10",
         ),
     ],

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from maml import surrogates
 from maml.rl.distributions import categorical
 from maml.rl.environment import rollout
-from maml.rl.policies import memoryless
+from maml.rl.policies import memoryless_policy
 from tasks.rl import tabular
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -31,11 +31,11 @@ ALL = {
 }
 EXACT = {name: ALL[name] for name in ("taypo2", "dice")}
 DISCOUNT, RATE = 0.9, 2.0
-TABLE = memoryless(lambda key, x: x, lambda theta, state: state @ theta, categorical)
+TABLE = memoryless_policy(lambda key, x: x, lambda theta, state: state @ theta, categorical)
 
 
 def values(mdp, theta, horizon):
-    return tabular.values(mdp, jax.nn.softmax(theta), horizon, discount=DISCOUNT)
+    return tabular.policy_values(mdp, jax.nn.softmax(theta), horizon, discount=DISCOUNT)
 
 
 def value(mdp, theta, horizon):
@@ -147,11 +147,11 @@ def test_over_all_trajectories_the_derivatives_are_those_of_the_limit(name, seed
     mdp, start = problem(2, 2, seed)
     horizon = 3
     mean = partial(every_trajectory(mdp, start, horizon), ALL[name])
-    wanted = limit(name, mdp, start, horizon)
+    expected = limit(name, mdp, start, horizon)
     exact_gradient = jax.grad(value, 1)(mdp, start, horizon)
     assert distance(jax.grad(mean)(start), exact_gradient) < 1e-12
     exact = jnp.linalg.norm(jax.hessian(value, 1)(mdp, start, horizon))
-    error = jax.hessian(mean)(start) - jax.hessian(wanted)(start)
+    error = jax.hessian(mean)(start) - jax.hessian(expected)(start)
     assert jnp.linalg.norm(error) < 1e-12 * exact
 
 
@@ -175,8 +175,8 @@ def test_the_others_are_wrong_by_more_than_rounding(name, lacks):
 def test_dice_that_forgets_at_once_is_the_likelihood_ratio():
     log_ratio, advantage = jax.random.normal(KEY, (2, 6))
     forgetful = surrogates.dice(log_ratio, advantage, decay=0.0)
-    wanted = surrogates.likelihood_ratio(log_ratio, advantage)
-    assert float(forgetful) == pytest.approx(float(wanted), rel=1e-12)
+    expected = surrogates.likelihood_ratio(log_ratio, advantage)
+    assert float(forgetful) == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_a_ratio_beyond_the_clip_gains_nothing_and_loses_all():
@@ -196,31 +196,33 @@ def test_a_ratio_beyond_the_clip_gains_nothing_and_loses_all():
 def test_the_sampled_meta_gradient_converges_to_that_of_the_limit(name):
     """d V(theta + rate grad V(theta)) / d theta, whose second derivatives are the surrogate's."""
     mdp, theta = problem(4, 3)
-    horizon, environment = 5, tabular.tabular(4, 3, noise=0.0)
+    horizon, environment = 5, tabular.tabular_mdp(4, 3, noise=0.0)
     outer = jax.grad(value, 1)(mdp, theta + RATE * jax.grad(value, 1)(mdp, theta, horizon), horizon)
     to_go = jnp.stack([values(mdp, theta, horizon - time) for time in range(horizon)])
 
     @partial(jax.jit, static_argnums=1)
     def sampled(key, count):
-        seen = rollout(environment, TABLE, theta, mdp, key, horizon=horizon, trajectories=count)
-        at = seen.observation.argmax(axis=-1)
-        advantage = advantage_of(seen.reward, to_go[jnp.arange(horizon), at])
+        trajectories = rollout(
+            environment, TABLE, theta, mdp, key, horizon=horizon, trajectories=count
+        )
+        at = trajectories.observation.argmax(axis=-1)
+        advantage = advantage_of(trajectories.reward, to_go[jnp.arange(horizon), at])
 
         def mean(theta):
-            logits = seen.observation @ theta
+            logits = trajectories.observation @ theta
             chosen = jnp.take_along_axis(
-                jax.nn.log_softmax(logits), seen.action[..., None], axis=-1
+                jax.nn.log_softmax(logits), trajectories.action[..., None], axis=-1
             )[..., 0]
-            return jax.vmap(ALL[name])(chosen - seen.log_prob, advantage).mean()
+            return jax.vmap(ALL[name])(chosen - trajectories.log_prob, advantage).mean()
 
         return outer + RATE * hessian_times(mean, theta, outer)
 
-    def wanted(function):
+    def expected(function):
         return outer + RATE * hessian_times(function, theta, outer)
 
     own, exact = (
-        wanted(limit(name, mdp, theta, horizon)),
-        wanted(partial(value, mdp, horizon=horizon)),
+        expected(limit(name, mdp, theta, horizon)),
+        expected(partial(value, mdp, horizon=horizon)),
     )
     few, many = (
         np.sqrt(np.mean([distance(sampled(key, n), own) ** 2 for key in jax.random.split(KEY, 4)]))

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import quick
 
-from maml.search import uniform
-from tasks.architectures import graphs, tabular
-from tasks.architectures.tabular import lookup, only, tabulate
+from maml.search import random_architecture
+from tasks.architectures import graphs, table_files
+from tasks.architectures.tabular import lookup, space_of_entries, tabulate
 
 KEY = jax.random.key(0)
 DATA = Path(os.environ.get("NAS_DIR", Path(__file__).parents[2] / "shared/data/nas"))
@@ -67,11 +67,11 @@ def test_the_space_of_a_table_has_its_architectures_and_no_other(bits):
     present = np.array([bits >> place & 1 for place in range(18)], bool).reshape(3, 2, 3)
     if not bits:
         with pytest.raises(ValueError, match="has none"):
-            only(present)
+            space_of_entries(present)
         return
-    space = only(present)
+    space = space_of_entries(present)
     every = np.array(list(product(range(3), range(2), range(3))), np.int32)
-    options = np.asarray(jax.vmap(space.along)(jnp.asarray(every)))
+    options = np.asarray(jax.vmap(space.option_masks)(jnp.asarray(every)))
     allowed = np.take_along_axis(options, every[..., None], axis=2).all(axis=(1, 2))
     np.testing.assert_array_equal(allowed, present.reshape(-1))
 
@@ -80,7 +80,7 @@ def test_what_is_drawn_from_a_table_with_gaps_is_in_it():
     values = np.random.default_rng(0).uniform(size=20)
     codes = np.random.default_rng(1).permutation(np.array(list(product(range(4), repeat=3))))[:20]
     table = tabulate("here", (4, 4, 4), codes, values, values / 2)
-    drawn = quick(jax.vmap(partial(uniform, table.space)))(jax.random.split(KEY, 500))
+    drawn = quick(jax.vmap(partial(random_architecture, table.space)))(jax.random.split(KEY, 500))
     worth = jax.vmap(lookup, (None, 0))(table.rewards, drawn)
     assert np.isfinite(worth).all() and len(np.unique(worth)) == 20
     for code, value in zip(codes, values, strict=True):
@@ -97,7 +97,7 @@ def test_outside_of_a_table_there_is_no_number(tokens):
     ("dataset", "scale"), [("cifar10", 10), ("cifar100", 20), ("ImageNet16-120", 5)]
 )
 def test_cells_are_read_in_any_order(tmp_path, dataset, scale):
-    table = tabular.nasbench201(path_to(tmp_path, cells()), dataset)
+    table = table_files.nasbench201(path_to(tmp_path, cells()), dataset)
     np.testing.assert_allclose(
         table.rewards[tuple(CELLS.T)], CELLS.mean(axis=1) * scale / 100, rtol=1e-6
     )
@@ -107,7 +107,7 @@ def test_cells_are_read_in_any_order(tmp_path, dataset, scale):
 
 def test_networks_are_rewarded_by_one_training_and_reported_by_the_others(tmp_path):
     content = json.dumps(networks()).encode()
-    table = tabular.nasbench_macro(path_to(tmp_path, content))
+    table = table_files.nasbench_macro(path_to(tmp_path, content))
     np.testing.assert_allclose(table.rewards[1], 0.10)
     np.testing.assert_allclose(table.reported[2], 0.215)
     assert table.space.choices == (3,) * 8
@@ -133,7 +133,7 @@ def test_networks_are_rewarded_by_one_training_and_reported_by_the_others(tmp_pa
 def test_a_file_of_cells_that_is_not_right_is_refused(tmp_path, content, says):
     path = path_to(tmp_path, content(tmp_path))
     with pytest.raises(ValueError, match=says) as caught:
-        tabular.nasbench201(path)
+        table_files.nasbench201(path)
     assert str(path) in str(caught.value)
 
 
@@ -151,7 +151,7 @@ def test_a_file_of_cells_that_is_not_right_is_refused(tmp_path, content, says):
 def test_a_file_of_networks_that_is_not_right_is_refused(tmp_path, content, says):
     path = path_to(tmp_path, content(networks()).encode())
     with pytest.raises(ValueError, match=says) as caught:
-        tabular.nasbench_macro(path)
+        table_files.nasbench_macro(path)
     assert str(path) in str(caught.value)
 
 
@@ -164,7 +164,7 @@ def networks_of_ours(**changes):
 
 
 def test_ours_is_rewarded_by_the_first_training_and_reported_by_the_others(tmp_path):
-    table = tabular.maml_bench(path_to(tmp_path, networks_of_ours()))
+    table = table_files.maml_bench(path_to(tmp_path, networks_of_ours()))
     assert table.space.choices == (2, 3)
     np.testing.assert_allclose(lookup(table.rewards, jnp.array([1, 2])), 0.3, atol=1e-3)
     np.testing.assert_allclose(lookup(table.reported, jnp.array([1, 2])), 0.6, atol=1e-3)
@@ -183,16 +183,18 @@ def test_ours_is_rewarded_by_the_first_training_and_reported_by_the_others(tmp_p
 )
 def test_a_file_of_ours_that_is_not_right_is_refused(tmp_path, content, says):
     with pytest.raises(ValueError, match=says):
-        tabular.maml_bench(path_to(tmp_path, content))
+        table_files.maml_bench(path_to(tmp_path, content))
 
 
-@pytest.mark.parametrize("read", [tabular.nasbench201, tabular.nasbench_macro, tabular.maml_bench])
+@pytest.mark.parametrize(
+    "read", [table_files.nasbench201, table_files.nasbench_macro, table_files.maml_bench]
+)
 def test_a_file_that_is_not_there_is_named(tmp_path, read):
     with pytest.raises(FileNotFoundError, match=r"there is no file of .* at .*missing"):
         read(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("read", [partial(tabular.nasbench201, Path()), graphs.nasbench_graph])
+@pytest.mark.parametrize("read", [partial(table_files.nasbench201, Path()), graphs.nasbench_graph])
 def test_a_data_set_that_is_not_there_is_refused(read):
     with pytest.raises(ValueError, match=r"must be one of c.*; got 'mnist'"):
         read("mnist")
@@ -204,15 +206,15 @@ def test_a_data_set_that_is_not_there_is_refused(read):
     [("cifar10", 94.37, 0.90), ("cifar100", 73.51, 0.87), ("ImageNet16-120", 47.31, 0.90)],
 )
 def test_nas_bench_201_has_its_published_optima(dataset, optimum, correlation):
-    table = tabular.nasbench201(DATA / "nasbench201.npz", dataset)
+    table = table_files.nasbench201(DATA / "nasbench201.npz", dataset)
     assert 100 * float(table.reported.max()) == pytest.approx(optimum, abs=0.005)
-    found = np.corrcoef(table.rewards.reshape(-1), table.reported.reshape(-1))[0, 1]
-    assert found == pytest.approx(correlation, abs=0.01)
+    result = np.corrcoef(table.rewards.reshape(-1), table.reported.reshape(-1))[0, 1]
+    assert result == pytest.approx(correlation, abs=0.01)
 
 
 @needs_data
 def test_nas_bench_macro_knows_its_best_network():
-    table = tabular.nasbench_macro(DATA / "nasbench_macro.json")
+    table = table_files.nasbench_macro(DATA / "nasbench_macro.json")
     best = np.unravel_index(int(table.reported.argmax()), table.reported.shape)
     entry = json.loads((DATA / "nasbench_macro.json").read_text())["".join(map(str, best))]
     assert float(table.reported[best]) == pytest.approx(np.mean(entry["test_acc"][1:]) / 100)
@@ -274,5 +276,5 @@ def test_the_package_has_a_table_from_which_every_draw_is_an_entry(dataset):
     table = graphs.nasbench_graph(dataset)
     count = {"cora": 26_206, "proteins": 2_021}[dataset]
     assert np.isfinite(table.rewards).sum() == count
-    drawn = quick(jax.vmap(partial(uniform, table.space)))(jax.random.split(KEY, 1000))
+    drawn = quick(jax.vmap(partial(random_architecture, table.space)))(jax.random.split(KEY, 1000))
     assert np.isfinite(jax.vmap(lookup, (None, 0))(table.rewards, drawn)).all()

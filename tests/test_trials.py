@@ -10,13 +10,13 @@ import pytest
 from maml.rl.distributions import categorical, gaussian
 from maml.rl.environment import Environment, rollout
 from maml.rl.losses import Experience, surrogate_loss
-from maml.rl.policies import memoryless
-from maml.rl.rl2 import by_episode, finished_return, trials
+from maml.rl.policies import memoryless_policy
+from maml.rl.rl2 import episode_returns, finished_return, trial_environment
 from tasks.rl import navigation, tabular
 from tasks.rl.networks import CategoricalGRU, GaussianGRU, recurrent_policy
 
 KEY = jax.random.key(0)
-FAIR = memoryless(lambda key, x: x, lambda params, x: jnp.zeros(2), categorical)
+FAIR = memoryless_policy(lambda key, x: x, lambda params, x: jnp.zeros(2), categorical)
 
 
 def counting(ends_after):
@@ -39,27 +39,27 @@ def walk(environment, policy, params, task=None, **counts):
 
 @pytest.mark.parametrize("ends_after", [1, 3, 1000])
 def test_a_trial_is_its_episodes_one_after_the_other(ends_after):
-    trial = trials(counting(ends_after), 4, 5)
-    seen = walk(trial, FAIR, None, horizon=20, trajectories=50)
-    returns = np.asarray(by_episode(seen, 4))
+    trial = trial_environment(counting(ends_after), 4, 5)
+    trajectories = walk(trial, FAIR, None, horizon=20, trajectories=50)
+    returns = np.asarray(episode_returns(trajectories, 4))
     for n in range(50):
-        episode, count, wanted = 0, 0, np.zeros(4)
+        episode, count, expected = 0, 0, np.zeros(4)
         for t in range(20):
-            assert bool(seen.alive[n, t]) == (episode < 4)
+            assert bool(trajectories.alive[n, t]) == (episode < 4)
             if episode == 4:
                 continue
-            place, *action, reward, new = seen.observation[n, t]
+            place, *action, reward, new = trajectories.observation[n, t]
             assert place == count and new == (count == 0)
             if t:
-                assert action == list(np.eye(2)[seen.action[n, t - 1]])
-                assert reward == seen.reward[n, t - 1]
+                assert action == list(np.eye(2)[trajectories.action[n, t - 1]])
+                assert reward == trajectories.reward[n, t - 1]
             count += 1
-            assert seen.reward[n, t] == count
-            wanted[episode] += count
-            over = t + 1 < 20 and seen.observation[n, t + 1, -1]
+            assert trajectories.reward[n, t] == count
+            expected[episode] += count
+            over = t + 1 < 20 and trajectories.observation[n, t + 1, -1]
             if over or count == 5:
                 episode, count = episode + 1, 0
-        np.testing.assert_array_equal(returns[n], wanted)
+        np.testing.assert_array_equal(returns[n], expected)
 
 
 @pytest.mark.parametrize(("ends_after", "horizon"), [(4, 12), (1000, 7)])
@@ -93,13 +93,15 @@ def test_the_reported_return_is_that_of_the_sampler_of_mamls_code(ends_after, ho
     ],
 )
 def test_a_memory_is_walked_as_it_is_looked_back_on(policy, environment, task):
-    trial = trials(environment, 3, 4)
+    trial = trial_environment(environment, 3, 4)
     observation = trial.reset(KEY, task)[1]
     params = policy.init(KEY, observation)
-    seen = rollout(trial, policy, params, task, KEY, horizon=12, trajectories=5)
-    again = jax.vmap(policy.along, (None, 0))(params, seen.observation)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), again, seen.distribution)
-    first = jax.vmap(lambda x: policy.apply(params, x, policy.memory)[0])(seen.observation[:, 5])
+    trajectories = rollout(trial, policy, params, task, KEY, horizon=12, trajectories=5)
+    again = jax.vmap(policy.apply_sequence, (None, 0))(params, trajectories.observation)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), again, trajectories.distribution)
+    first = jax.vmap(lambda x: policy.apply(params, x, policy.memory)[0])(
+        trajectories.observation[:, 5]
+    )
     there = jax.tree.map(lambda leaf: leaf[:, 5], again)
     assert any(
         not np.allclose(a, b)
@@ -110,17 +112,17 @@ def test_a_memory_is_walked_as_it_is_looked_back_on(policy, environment, task):
 def test_a_memory_is_trained_through_time():
     """The gradient by an early observation's weights is there: the last action alone is paid."""
     policy = recurrent_policy(CategoricalGRU(2, size=6))
-    trial = trials(tabular.bandit(2), 6, 1)
+    trial = trial_environment(tabular.bandit(2), 6, 1)
     task = jnp.array([0.1, 0.9])
     params = policy.init(KEY, trial.reset(KEY, task)[1])
-    seen = rollout(trial, policy, params, task, KEY, horizon=6, trajectories=3)
+    trajectories = rollout(trial, policy, params, task, KEY, horizon=6, trajectories=3)
     last = jnp.zeros((3, 6)).at[:, -1].set(1.0)
 
     def value(observation):
-        changed = seen._replace(observation=observation)
+        changed = trajectories._replace(observation=observation)
         return surrogate_loss(policy)(params, Experience(changed, last), KEY)[0]
 
-    by_observation = jax.grad(value)(seen.observation)
+    by_observation = jax.grad(value)(trajectories.observation)
     assert (jnp.abs(by_observation).max(axis=(0, 2)) > 0).all()
 
 
@@ -135,4 +137,4 @@ def test_families_of_memories_are_those_of_their_modules():
 )
 def test_a_trial_needs_episodes_and_steps(counts, message):
     with pytest.raises(ValueError, match=message):
-        trials(counting(2), *counts)
+        trial_environment(counting(2), *counts)

@@ -72,8 +72,8 @@ def test_the_metric_is_the_second_derivative_of_the_divergence_through_the_adapt
         return each.sum()
 
     curved = jax.vmap(trust_region._fisher(region, outputs, start, episodes, ALL))
-    wanted = jax.hessian(divergence)(start)
-    np.testing.assert_allclose(curved(jnp.eye(start.size)), wanted, atol=1e-10)
+    expected = jax.hessian(divergence)(start)
+    np.testing.assert_allclose(curved(jnp.eye(start.size)), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("radius", [1e-4, 1e-2])
@@ -108,8 +108,8 @@ def test_a_small_step_is_along_the_natural_gradient():
     curved = jax.vmap(trust_region._fisher(region, outputs, start, episodes, ALL))(
         jnp.eye(start.size)
     )
-    wanted = -jnp.linalg.solve(curved / TASKS + 1e-3 * jnp.eye(start.size), gradient)
-    cosine = moved @ wanted / jnp.linalg.norm(moved) / jnp.linalg.norm(wanted)
+    expected = -jnp.linalg.solve(curved / TASKS + 1e-3 * jnp.eye(start.size), gradient)
+    cosine = moved @ expected / jnp.linalg.norm(moved) / jnp.linalg.norm(expected)
     assert float(cosine) == pytest.approx(1, abs=1e-6)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import omniglot, sinusoid, weights
 from benchmarks.harness import supervised
-from benchmarks.harness.tensorboard import scalars
+from benchmarks.harness.tensorboard import scalar_writer
 from benchmarks.report import __main__ as report
 
 TINY = {"meta_steps": 2, "steps_per_call": 1, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 1}
@@ -34,9 +34,9 @@ def file(run, tmp_path):
 def test_a_file_holds_what_the_last_checkpoint_holds(run, file):
     _, config, loaded = weights.load_trained(file)
     assert config.ways == 5 and config.out is None and config.data is None
-    for got, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(run.of_seed()), strict=True):
-        assert got.dtype == wanted.dtype
-        np.testing.assert_array_equal(got, np.asarray(wanted, np.float16).astype(np.float32))
+    for got, expected in zip(jax.tree.leaves(loaded), jax.tree.leaves(run.of_seed()), strict=True):
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, np.asarray(expected, np.float16).astype(np.float32))
 
 
 def test_what_a_file_achieves_is_printed(run, file, capsys):
@@ -52,10 +52,10 @@ def test_files_of_several_seeds_are_evaluated_as_an_ensemble(run, file, tmp_path
     """Of twice the same weights it is one of them; of runs of other options it is refused."""
     same = weights.Weights(files=(file, file), eval_tasks=3, out=tmp_path / "both")
     weights.main(same)
-    found = json.loads((tmp_path / "both" / "summary.json").read_text())
+    result = json.loads((tmp_path / "both" / "summary.json").read_text())
     step = str(run.summary["steps"])
-    assert found["accuracy"][step] == run.summary["accuracy"][step]
-    assert found["algorithm"] == "maml, ensemble of 2"
+    assert result["accuracy"][step] == run.summary["accuracy"][step]
+    assert result["algorithm"] == "maml, ensemble of 2"
     other = tmp_path / "other.npz"
     with np.load(file) as archive:
         changed = json.loads(archive["options"].item()) | {"inner_rate": 9.0}
@@ -117,12 +117,12 @@ def test_weights_are_those_of_the_summary_of_a_run_of_few_shot_learning(run, wav
 @pytest.fixture(scope="module")
 def waves(tmp_path_factory):
     folder = tmp_path_factory.mktemp("waves")
-    found = []
+    result = []
     for seed in (0, 1):
         out = folder / str(seed)
         config = replace(sinusoid.PAPER, meta_batch=3, seed=seed, out=out, **TINY)
-        found.append(supervised.run(sinusoid.experiment(config), config))
-    return found
+        result.append(supervised.run(sinusoid.experiment(config), config))
+    return result
 
 
 def test_a_report_has_a_column_for_each_run_and_a_curve(waves, tmp_path, capsys):
@@ -151,7 +151,7 @@ def test_tensorboard_reads_back_what_the_log_says(tmp_path):
 
     event_of = vars(event_pb2)["Event"].FromString
 
-    with scalars(tmp_path, 0, wanted=True) as write:
+    with scalar_writer(tmp_path, 0, enabled=True) as write:
         write({"loss": 0.5, "val": {"mse": {"1": {"mean": 2.0, "ci95": None}}}}, 10)
     (path,) = tmp_path.iterdir()
     data, seen = path.read_bytes(), {}
@@ -172,7 +172,7 @@ def test_tensorboard_that_is_not_there_is_refused_before_any_work(monkeypatch):
 def test_options_of_a_run_are_known(waves):
     """A result line has what has to be known to compare it."""
     summary = json.loads((waves[0].out / "summary.json").read_text())
-    wanted = {"benchmark", "preset", "algorithm", "metric", "mean", "ci95", "seed", "tasks"}
-    wanted |= {"batch_norm", "query_size", "steps", "device", "seconds", "versions", "command"}
-    assert wanted <= set(summary)
+    expected = {"benchmark", "preset", "algorithm", "metric", "mean", "ci95", "seed", "tasks"}
+    expected |= {"batch_norm", "query_size", "steps", "device", "seconds", "versions", "command"}
+    assert expected <= set(summary)
     assert summary["mean"] == summary["mse"][str(summary["steps"])]["mean"]

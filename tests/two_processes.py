@@ -26,7 +26,7 @@ def sample_task(key):
 def experiment():
     """An inner optimiser with a state, a meta-batch, the outer Adam, the start and a key."""
     algorithm = maml.maml(loss, optax.sgd(0.05, momentum=0.9), 3)
-    outer, sample = optax.adam(0.1), maml.batched(sample_task, TASKS)
+    outer, sample = optax.adam(0.1), maml.batch_tasks(sample_task, TASKS)
     return algorithm, outer, sample, maml.init(algorithm, outer, jnp.ones(4)), jax.random.key(0)
 
 

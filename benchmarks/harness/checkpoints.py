@@ -22,7 +22,7 @@ from benchmarks.harness import stored
 from benchmarks.harness.files import read_arrays, tree_from_arrays
 from benchmarks.harness.options import Run
 from benchmarks.harness.stored import CURE, DamagedError, latest, steps
-from maml.tree import by_path
+from maml.tree import leaves_by_path
 
 State = TypeVar("State")
 KEPT = 2  # latest checkpoints; the one with the best score is kept too
@@ -59,7 +59,7 @@ def checkpoints(folder: Path, every: float) -> Iterator[Checkpoints]:
     def write(call: Callable[..., Any], step: int, state: PyTree, score: float) -> None:
         if checkpointer.latest is None or checkpointer.latest.step < step:
             metrics = {"score": score if math.isfinite(score) else None}
-            metrics["crc32"] = stored.checksum(by_path(state))
+            metrics["crc32"] = stored.checksum(leaves_by_path(state))
             with _explain_failure(folder):
                 call(step, state, metrics=metrics)
 
@@ -240,7 +240,7 @@ def _repair_metrics(path: Path, state: PyTree) -> None:
     try:
         stored.metrics(path)
     except DamagedError as error:
-        stored.mend_metrics(path, by_path(state))
+        stored.mend_metrics(path, leaves_by_path(state))
         print(f"The checkpoint of step {path.name} gets the worst score: {error}")
 
 

@@ -101,9 +101,11 @@ def configure(
     meta_steps = asked.meta_steps or ""
     if meta_steps.isdecimal() and asked.steps_per_call is None and not asked.resume:
         default = with_meta_steps(preset, int(meta_steps))
-    words = f"{description}\n\nPresets, and how they differ from the first:\n\n{lines(presets)}"
+    words = (
+        f"{description}\n\nPresets, and how they differ from the first:\n\n{preset_lines(presets)}"
+    )
     config = parse(type(preset), words, argv, default)
-    for names, by in getattr(config, "unread", ()):
+    for names, by in getattr(config, "unread_options", ()):
         check_used(config, names, False, by, preset)
     return config
 
@@ -166,7 +168,7 @@ def with_meta_steps(preset: D, meta_steps: int) -> D:
     return replace(preset, **changed)  # pyright: ignore[reportArgumentType]
 
 
-def lines(presets: Mapping[str, Any]) -> str:
+def preset_lines(presets: Mapping[str, Any]) -> str:
     """A line for each preset, with the options in which it differs from the first."""
     first, *others = ({**asdict(preset)} for preset in presets.values())
     texts = [f"- {first['preset']}: the default"]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from benchmarks.harness.schemas import parse_json
-from maml.tree import by_path
+from maml.tree import leaves_by_path
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def tree_from_arrays(
         shape = str(tuple(leaf.shape))
         return shape if cast else f"{leaf.dtype}{shape}"
 
-    expected = by_path(like)
+    expected = leaves_by_path(like)
     pairs = {name: (loaded.get(name), expected.get(name)) for name in sorted(expected | loaded)}
     texts = {name: tuple(map(describe, pair)) for name, pair in pairs.items()}
     differ = [

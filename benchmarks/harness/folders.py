@@ -69,10 +69,11 @@ def run_folder(name: str, config: Run) -> Path:
             raise ValueError(f"there is no run to resume in {out}; name its folder with --out")
         stored = _check_same_options(out, options, but=LATER)
         before = check_schema(stored, OPTIONS, out / "config.json")["meta_steps"]
-        if config.spanning and before != config.meta_steps:
+        if config.full_length_schedule and before != config.meta_steps:
             raise ValueError(
-                f"{config.spanning} spans the {before} meta-steps of {out}, so they cannot become"
-                f" {config.meta_steps}; --start-from {out} starts a new run from what it learned"
+                f"{config.full_length_schedule} spans the {before} meta-steps of {out}, so they"
+                f" cannot become {config.meta_steps}; --start-from {out} starts a new run from what"
+                " it learned"
             )
         return out
     if any((out / made).exists() for made in ("log.jsonl", "summary.json")) or steps(

@@ -22,23 +22,23 @@ from benchmarks.harness.files import as_json, read_lines
 from benchmarks.harness.options import Run
 from benchmarks.harness.schemas import LINE
 from benchmarks.harness.stored import steps
-from benchmarks.harness.tensorboard import scalars
+from benchmarks.harness.tensorboard import scalar_writer
 
 
-class Observed(NamedTuple):
+class Progress(NamedTuple):
     """Observations after a call.
 
     Attributes:
         line: Numbers for the log, by name.
         latest: Words for the progress bar.
         score: Score by which the best checkpoint is kept; higher is better.
-        trouble: Reason why the run cannot go on; None if it can.
+        failure: Reason why the run cannot go on; None if it can.
     """
 
     line: dict[str, Any]
     latest: str
     score: float
-    trouble: str | None = None
+    failure: str | None = None
 
 
 def train(
@@ -47,7 +47,7 @@ def train(
     arguments: tuple,
     config: Run,
     out: Path,
-    observe: Callable[[PyTree, PyTree, int], Observed],
+    observe: Callable[[PyTree, PyTree, int], Progress],
     *,
     about: str,
 ) -> tuple[PyTree, int, dict[str, float]]:
@@ -84,12 +84,12 @@ def train(
         if done and done not in (line["step"] for line in log):
             print(f"The line of step {done} is missing in {out / 'log.jsonl'}.")
         seconds["train"] = sum(line["seconds"] for line in log)
-        observed = Observed({}, "", -np.inf)
+        progress = Progress({}, "", -np.inf)
         with (
-            terminal.interruptible() as interrupted,
+            terminal.defer_interrupts() as interrupted,
             terminal.progress_bar(config, done) as advance,
             (out / "log.jsonl").open("a") as file,
-            scalars(out / "tensorboard", done, wanted=config.tensorboard) as write,
+            scalar_writer(out / "tensorboard", done, enabled=config.tensorboard) as write,
         ):
             start = time.perf_counter()
             compiled = jax.jit(call, donate_argnums=0).lower(state, *arguments).compile()
@@ -101,17 +101,17 @@ def train(
                 spent = time.perf_counter() - start
                 seconds["train"] += spent
                 done += every
-                observed = observe(state, metrics, done)
-                line = {"step": done, **observed.line, "seconds": round(spent, 4)}
+                progress = observe(state, metrics, done)
+                line = {"step": done, **progress.line, "seconds": round(spent, 4)}
                 file.write(as_json(line) + "\n")
                 file.flush()
-                write(observed.line, done)
-                advance(spent, observed.latest)
-                if observed.trouble:
-                    raise FloatingPointError(observed.trouble)
-                saved.save(done, state, observed.score)
-        if observed.line:
-            saved.finish(done, state, observed.score)
+                write(progress.line, done)
+                advance(spent, progress.latest)
+                if progress.failure:
+                    raise FloatingPointError(progress.failure)
+                saved.save(done, state, progress.score)
+        if progress.line:
+            saved.finish(done, state, progress.score)
     if interrupted() == SIGTERM:
         print(f"Ended after {done} meta-steps, with a checkpoint: go on with --resume.")
         raise SystemExit(128 + SIGTERM)

@@ -52,12 +52,12 @@ class Run:
     """Add the summary to results/*.jsonl, from which the tables of the docs are made."""
 
     @property
-    def spanning(self) -> str | None:
+    def full_length_schedule(self) -> str | None:
         """Name of a schedule that spans all meta-steps, which fixes their number; or None."""
         return None
 
     @property
-    def unread(self) -> Iterator[tuple[tuple[str, ...], str]]:
+    def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Names of options that nothing reads, and words for what would read them."""
         yield from ()
 
@@ -105,9 +105,9 @@ class Config(Run):
     """Number of inner steps of the final evaluation, which reports the result after each step."""
 
     @property
-    def spanning(self) -> str | None:
+    def full_length_schedule(self) -> str | None:
         """Name of a schedule that spans all meta-steps: the cosine, or as in every benchmark."""
-        return "the cosine of the outer rate" if self.cosine else super().spanning
+        return "the cosine of the outer rate" if self.cosine else super().full_length_schedule
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,6 +125,6 @@ class Config(Run):
             )
 
     @property
-    def drawn(self) -> int:
+    def tasks_at_once(self) -> int:
         """Largest number of tasks that are drawn at once during meta-training."""
         return self.meta_batch * min(self.prefetch, self.steps_per_call)

@@ -14,17 +14,17 @@ import maml
 Curve = dict[str, dict[str, float | None]]  # inner step -> {"mean": ..., "ci95": ...}
 
 
-def finite(value: SupportsFloat) -> float | None:
+def finite_or_none(value: SupportsFloat) -> float | None:
     """The number, or None if it is not finite."""
     return float(value) if math.isfinite(value) else None
 
 
-def not_finite(values: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, Any]:
+def count_not_finite(values: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, Any]:
     """The number of values that are not finite, by metric and inner step; empty if all are finite.
 
-    >>> not_finite({"mse": {"0": np.ones(2), "1": np.array([1.0, np.nan])}})
+    >>> count_not_finite({"mse": {"0": np.ones(2), "1": np.array([1.0, np.nan])}})
     {'not_finite': {'mse': {'1': 1}}}
-    >>> not_finite({"mse": {"0": np.ones(2)}})
+    >>> count_not_finite({"mse": {"0": np.ones(2)}})
     {}
     """
     counts = {
@@ -36,7 +36,7 @@ def not_finite(values: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str, Any]:
     return {"not_finite": lost} if lost else {}
 
 
-def over_seeds(values: np.ndarray) -> dict[str, float | None]:
+def mean_over_seeds(values: np.ndarray) -> dict[str, float | None]:
     """Mean and 95% confidence interval (Student's t) over seeds of values `[seed, task]`.
 
     The interval of one seed is None, and so is a number that is not finite.
@@ -45,11 +45,11 @@ def over_seeds(values: np.ndarray) -> dict[str, float | None]:
         means = values.mean(axis=1)
         count, ci95 = len(means), None
         if count > 1:
-            ci95 = finite(stats.t.ppf(0.975, count - 1) * means.std(ddof=1) / count**0.5)
-        return {"mean": finite(means.mean()), "ci95": ci95}
+            ci95 = finite_or_none(stats.t.ppf(0.975, count - 1) * means.std(ddof=1) / count**0.5)
+        return {"mean": finite_or_none(means.mean()), "ci95": ci95}
 
 
-def intervals(
+def confidence_intervals(
     values: Mapping[str, Mapping[str, np.ndarray]], *, over_tasks: bool
 ) -> dict[str, Curve]:
     """Mean and 95% confidence interval of each metric after each inner step.
@@ -68,20 +68,23 @@ def intervals(
             pairs = curve(np.stack([column[0] for column in columns], axis=1))
             curves[metric] = dict(zip(steps, pairs.values(), strict=True))
         else:
-            curves[metric] = {when: over_seeds(column) for when, column in steps.items()}
+            curves[metric] = {when: mean_over_seeds(column) for when, column in steps.items()}
     return curves
 
 
-def each_seed(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+def seed_means(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
     """The mean of each seed, from `[seed, task]` by metric and inner step; empty for one seed.
 
-    >>> each_seed({"mse": {"0": np.array([[1.0, 3.0], [2.0, 2.0]])}})
+    >>> seed_means({"mse": {"0": np.array([[1.0, 3.0], [2.0, 2.0]])}})
     {'each_seed': {'mse': {'0': [2.0, 2.0]}}}
     """
     if all(len(column) == 1 for steps in values.values() for column in steps.values()):
         return {}
     means = {
-        metric: {when: [finite(mean) for mean in column.mean(axis=1)] for when, column in s.items()}
+        metric: {
+            when: [finite_or_none(mean) for mean in column.mean(axis=1)]
+            for when, column in s.items()
+        }
         for metric, s in values.items()
     }
     return {"each_seed": means}
@@ -91,6 +94,6 @@ def curve(values: np.ndarray) -> Curve:
     """Mean and 95% confidence interval over tasks of `[task, step]`; None if a task diverged."""
     pairs = np.stack(maml.mean_ci95(jnp.asarray(values)), axis=-1)
     return {
-        str(step): {"mean": finite(mean), "ci95": finite(ci95)}
+        str(step): {"mean": finite_or_none(mean), "ci95": finite_or_none(ci95)}
         for step, (mean, ci95) in enumerate(pairs)
     }

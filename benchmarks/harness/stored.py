@@ -14,7 +14,7 @@ from orbax.checkpoint import v1 as ocp
 
 from benchmarks.harness.files import as_json, read_object, write_text
 from benchmarks.harness.schemas import SCORE
-from maml.tree import by_path
+from maml.tree import leaves_by_path
 
 METRICS = Path("metrics") / "metrics"  # below the folder of a checkpoint
 CURE = "nothing was changed: {}, or start a new run in another --out"
@@ -61,7 +61,7 @@ def leaves(path: Path) -> dict[str, np.ndarray]:
         _read_all(path)
         written: Any = ocp.metadata(str(path.absolute())).metadata
         like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), written)
-        arrays = by_path(ocp.load(str(path.absolute()), like))
+        arrays = leaves_by_path(ocp.load(str(path.absolute()), like))
     except FileNotFoundError as error:
         raise DamagedError(f"the file {error.filename} is missing") from error
     except (OSError, MemoryError) as error:

@@ -19,7 +19,7 @@ from jaxtyping import Array, PyTree
 import maml
 from benchmarks.harness import checkpoints, folders, hardware, loop, summaries
 from benchmarks.harness.options import Run
-from benchmarks.harness.statistics import each_seed, intervals, not_finite
+from benchmarks.harness.statistics import confidence_intervals, count_not_finite, seed_means
 from benchmarks.harness.stored import DamagedError
 from maml.types import MetaParams, MetaState, Metrics, RandomKey
 
@@ -34,19 +34,20 @@ class Study(NamedTuple):
         start: First state of a seed, from its key.
         step: Outer step, as `maml.iterate` takes it.
         sample: Sampler of the tasks of a meta-batch.
-        follow: Numbers of each meta-step by name, from its metrics; the log has their means.
-        shown: Names of the numbers that the progress bar shows.
+        select_metrics: Function from the metrics of a meta-step to its numbers by name, whose means
+            are in the log.
+        bar_metrics: Names of the numbers that the progress bar shows.
         score: Score of a checkpoint, higher is better, from the means of one call.
         evaluate: `evaluate(meta_params, split)`, with the split "val" or "test": the values of each
             metric on each task, after each number of inner steps.
         headline: Metric, and the number of inner steps, that others compare with.
         facts: Entries of every summary, such as the algorithm.
-        trouble: Reason to end the run, from the state and the numbers of one seed and the number
+        failure: Reason to end the run, from the state and the numbers of one seed and the number
             of meta-steps before the call; None while it can go on.
-        about: Words for the devices that it runs on.
-        skipped: Number of meta-steps that were left out, from the state of a seed; None where the
-            outer step leaves none out.
-        higher: Whether a higher headline is better.
+        devices: Words for the devices that it runs on.
+        count_skipped: Function from the state of a seed to the number of skipped meta-steps; None
+            where the outer step skips none.
+        higher_is_better: Whether a higher headline is better.
         validates: Whether the split "val" is evaluated after every call.
         over_tasks: Whether the result of one seed has a confidence interval, over its test tasks.
         prefetch: Largest number of meta-steps whose tasks are drawn at once.
@@ -57,16 +58,16 @@ class Study(NamedTuple):
     start: Callable[[RandomKey], MetaState]
     step: Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Metrics]]
     sample: Callable[[RandomKey], PyTree]
-    follow: Callable[[Metrics], dict[str, Array]]
-    shown: tuple[str, ...]
+    select_metrics: Callable[[Metrics], dict[str, Array]]
+    bar_metrics: tuple[str, ...]
     score: Callable[[dict[str, float]], float]
     evaluate: Callable[[MetaParams, str], Values]
     headline: tuple[str, int | str]
     facts: dict[str, Any]
-    trouble: Callable[[MetaState, dict[str, np.ndarray], int], str | None]
-    about: str
-    skipped: Callable[[MetaState], int] | None = None
-    higher: bool = True
+    failure: Callable[[MetaState, dict[str, np.ndarray], int], str | None]
+    devices: str
+    count_skipped: Callable[[MetaState], int] | None = None
+    higher_is_better: bool = True
     validates: bool = False
     over_tasks: bool = False
     prefetch: int = 1
@@ -104,27 +105,27 @@ def run(study: Study, config: Run) -> Result:
     """
     states = first_states(study, config)  # refuses what it must before there is a folder
     out = folders.run_folder(study.name, config)
-    with products(study.precision):
+    with matmul_precision(study.precision):
         states, done, seconds = train(study, config, states, out)
         start = time.perf_counter()
-        results = evaluated(study, states.params)
+        results = evaluate_study(study, states.params)
         best = checkpoints.best_step(out / "checkpoints") if study.validates else None
         if best not in (None, done):
             try:
                 earlier = checkpoints.load(out / "checkpoints", states, step=best).params
-                results["best"] = {"meta_steps": best} | evaluated(study, earlier)
+                results["best"] = {"meta_steps": best} | evaluate_study(study, earlier)
             except DamagedError as error:
                 print(f"The best checkpoint, of step {best}, cannot be read: {error}")
     seconds["evaluate"] = time.perf_counter() - start
     results |= study.facts | {"seeds": config.seeds}
-    if study.skipped:
-        results["skipped_steps"] = sum(map(study.skipped, unstack(states)))
+    if study.count_skipped:
+        results["skipped_steps"] = sum(map(study.count_skipped, unstack(states)))
     results |= summaries.headline(results, *study.headline)
     summary = summaries.summarise_run(study.name, config, out, done, seconds, results)
     return Result(out, summary, states.params)
 
 
-def products(precision: hardware.Precision | None) -> AbstractContextManager[Any]:
+def matmul_precision(precision: hardware.Precision | None) -> AbstractContextManager[Any]:
     """Within it, matrix products have the given precision; bfloat16 concerns the layers alone."""
     exact = "tensorfloat32" if precision == "tensorfloat32" else "float32"
     return jax.default_matmul_precision(exact) if precision else nullcontext()
@@ -157,12 +158,12 @@ def train(
 
     def one(task: tuple[MetaState, RandomKey]) -> tuple[MetaState, dict[str, Array]]:
         state, metrics = maml.iterate(study.step, study.sample, *task, every, prefetch=prefetch)
-        return state, study.follow(metrics) | {"left_out": metrics["left_out"]}
+        return state, study.select_metrics(metrics) | {"left_out": metrics["left_out"]}
 
     def call(states: MetaState, keys: RandomKey) -> tuple[MetaState, dict[str, Array]]:
         return jax.lax.map(one, (states, keys), batch_size=batch)
 
-    def observe(states: MetaState, followed: dict[str, Array], done: int) -> loop.Observed:
+    def observe(states: MetaState, followed: dict[str, Array], done: int) -> loop.Progress:
         nonlocal validating
         numbers = {name: np.asarray(values) for name, values in followed.items()}
         left_out = numbers.pop("left_out")
@@ -172,37 +173,40 @@ def train(
             for name, values in numbers.items()
         }
         means = {name: float(np.mean(values)) for name, values in line.items()}
-        latest, score = [f"{name} {means[name]:.3g}" for name in study.shown], study.score(means)
+        latest = [f"{name} {means[name]:.3g}" for name in study.bar_metrics]
+        score = study.score(means)
         if study.validates:
             start = time.perf_counter()
             values = stack([study.evaluate(params, "val") for params in unstack(states.params)])
             validating += time.perf_counter() - start
-            line["val"] = intervals(values, over_tasks=study.over_tasks)
+            line["val"] = confidence_intervals(values, over_tasks=study.over_tasks)
             metric, last = values[study.headline[0]], [*values[study.headline[0]]][-1]
-            score = float(metric[last].mean()) * (1 if study.higher else -1)
+            score = float(metric[last].mean()) * (1 if study.higher_is_better else -1)
         if share := float(left_out.mean()):
             line["left_out"] = left_out.mean(axis=1).tolist()
             latest.append(f"{share:.1%} of the tasks left out")
-        if study.skipped and any(skipped := [study.skipped(state) for state in one_each]):
+        if study.count_skipped and any(
+            skipped := [study.count_skipped(state) for state in one_each]
+        ):
             line["skipped"] = skipped
         trouble = None
         for place, state in reversed([*enumerate(one_each)]):
             of_seed = {name: values[place] for name, values in numbers.items()}
-            if reason := study.trouble(state, of_seed, done - every):
+            if reason := study.failure(state, of_seed, done - every):
                 trouble = f"seed {config.seed + place}: {reason}"
-        return loop.Observed(line, ", ".join(latest), score, trouble)
+        return loop.Progress(line, ", ".join(latest), score, trouble)
 
     seeds = f"{config.seeds} seeds on " if config.seeds > 1 else "Meta-training on "
-    about = f"{seeds}{study.about}"
+    about = f"{seeds}{study.devices}"
     states, done, seconds = loop.train(call, states, (keys,), config, out, observe, about=about)
     return states, done, seconds | ({"validate": validating} if study.validates else {})
 
 
-def evaluated(study: Study, meta_params: MetaParams) -> dict[str, Any]:
+def evaluate_study(study: Study, meta_params: MetaParams) -> dict[str, Any]:
     """The results on the test tasks of meta-parameters `[seed, ...]`, and what was not finite."""
     values = stack([study.evaluate(params, "test") for params in unstack(meta_params)])
-    results: dict[str, Any] = intervals(values, over_tasks=study.over_tasks)
-    return results | each_seed(values) | not_finite(values)
+    results: dict[str, Any] = confidence_intervals(values, over_tasks=study.over_tasks)
+    return results | seed_means(values) | count_not_finite(values)
 
 
 def stack(trees: list[Any]) -> Any:
@@ -217,12 +221,12 @@ def unstack(tree: Any) -> list[Any]:
     return [jax.tree.map(lambda leaf, n=n: leaf[n], tree) for n in range(seeds)]
 
 
-def by_step(values: Any) -> dict[str, Any]:
+def values_by_step(values: Any) -> dict[str, Any]:
     """From `[task, step]` to the values after each step."""
     return {str(step): values[:, step] for step in range(values.shape[1])}
 
 
-def not_finite_at_once(state: MetaState, numbers: dict[str, np.ndarray], before: int) -> str | None:
+def report_not_finite(state: MetaState, numbers: dict[str, np.ndarray], before: int) -> str | None:
     """Trouble as soon as a number is not finite, for studies whose outer step skips nothing."""
     for name, values in numbers.items():
         broken = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))

@@ -13,8 +13,8 @@ import maml
 from benchmarks.harness import hardware, terminal
 from benchmarks.harness import study as studies
 from benchmarks.harness.options import Config
-from benchmarks.harness.statistics import curve, not_finite
-from benchmarks.harness.study import Result, Study, by_step
+from benchmarks.harness.statistics import count_not_finite, curve
+from benchmarks.harness.study import Result, Study, values_by_step
 from maml.types import LossFn, MetaParams, MetaState, Metrics, Params, RandomKey
 
 BLOCK = 500  # test tasks of one jitted call
@@ -34,7 +34,7 @@ class Experiment(NamedTuple):
             best checkpoint is kept. Results are those of the last checkpoint; those of the best
             stand beside them.
         facts: Entries of every summary of the benchmark, such as the batch-norm mode.
-        higher: Whether a higher headline is better.
+        higher_is_better: Whether a higher headline is better.
         heavy: Whether a task is enough work for a core of its own.
         precision: Precision of the layers' matrix products.
         outer: Function from the configured Adam to the outer optimiser.
@@ -48,7 +48,7 @@ class Experiment(NamedTuple):
     metric: LossFn
     headline: str
     facts: dict[str, Any]
-    higher: bool = True
+    higher_is_better: bool = True
     heavy: bool = True
     precision: hardware.Precision = "float32"
     outer: Callable[[optax.GradientTransformation], optax.GradientTransformation] = lambda o: o
@@ -75,7 +75,7 @@ def study(experiment: Experiment, config: Config) -> Study:
         return {"loss": metrics["loss"], **metrics["query"]}
 
     def trouble(state: MetaState, numbers: dict[str, np.ndarray], before: int) -> str | None:
-        _, row, leaves = maml.skipped(state.opt_state)
+        _, row, leaves = maml.skip_report(state.opt_state)
         if row < config.patience:
             return None
         return (
@@ -87,9 +87,9 @@ def study(experiment: Experiment, config: Config) -> Study:
         experiment.name,
         start,
         partial(maml.meta_step, experiment.algorithm, optimizer, **layout._asdict()),
-        maml.batched(experiment.samplers["train"], config.meta_batch),
+        maml.batch_tasks(experiment.samplers["train"], config.meta_batch),
         follow,
-        shown=(headline,),
+        bar_metrics=(headline,),
         score=lambda means: -means["loss"],
         evaluate=lambda params, split: _by_step(evaluate(experiment, config, params, split)),
         headline=(headline, min(config.inner_steps, config.eval_steps)),
@@ -98,10 +98,10 @@ def study(experiment: Experiment, config: Config) -> Study:
             "precision": experiment.precision,
             "tasks": config.eval_tasks,
         },
-        trouble=trouble,
-        about=f"{layout}, in {experiment.precision}",
-        skipped=lambda state: maml.skipped(state.opt_state)[0],
-        higher=experiment.higher,
+        failure=trouble,
+        devices=f"{layout}, in {experiment.precision}",
+        count_skipped=lambda state: maml.skip_report(state.opt_state)[0],
+        higher_is_better=experiment.higher_is_better,
         validates=config.val_tasks > 0,
         over_tasks=True,
         prefetch=config.prefetch,
@@ -117,11 +117,13 @@ def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTra
     return maml.skip_nonfinite(experiment.outer(optax.adam(rate)))
 
 
-def tested(experiment: Experiment, config: Config, meta_params: MetaParams) -> dict[str, Any]:
+def evaluate_on_test(
+    experiment: Experiment, config: Config, meta_params: MetaParams
+) -> dict[str, Any]:
     """The curve of each metric on the test tasks, and how many values were not finite."""
     values = evaluate(experiment, config, meta_params, "test")
     curves = {name: curve(columns) for name, columns in values.items()}
-    return curves | not_finite(_by_step(values))
+    return curves | count_not_finite(_by_step(values))
 
 
 def evaluate(
@@ -134,7 +136,7 @@ def evaluate(
     layout = _layout(experiment, config)
     devices, blocks = layout.mesh.size if layout.mesh else 1, -(-tasks // BLOCK)
     block = -(-tasks // (blocks * devices)) * devices
-    sample = maml.batched(experiment.samplers[split], block)
+    sample = maml.batch_tasks(experiment.samplers[split], block)
     learner, metric = experiment.algorithm.learner, experiment.metric
     key, values = jax.random.key(2018 if validating else 2017), []
     for number in terminal.track(range(blocks), "Evaluating", shown=blocks > 1):
@@ -161,7 +163,7 @@ def _evaluate(
 
 
 def _by_step(values: dict[str, np.ndarray]) -> studies.Values:
-    return {metric: by_step(columns) for metric, columns in values.items()}
+    return {metric: values_by_step(columns) for metric, columns in values.items()}
 
 
 def _layout(experiment: Experiment, config: Config) -> hardware.Layout:

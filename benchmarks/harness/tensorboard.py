@@ -20,9 +20,9 @@ def check_installed() -> None:
 
 
 @contextmanager
-def scalars(folder: Path, done: int, *, wanted: bool) -> Iterator[Write]:
+def scalar_writer(folder: Path, done: int, *, enabled: bool) -> Iterator[Write]:
     """Gives `write(line of the log, step)`; scalars of steps beyond `done` are deleted."""
-    if not wanted:
+    if not enabled:
         yield lambda line, step: None
         return
     from tensorboardX import SummaryWriter

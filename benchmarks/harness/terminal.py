@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], signal.Signals | None]]:
+def defer_interrupts() -> Iterator[Callable[[], signal.Signals | None]]:
     """Within it, the first Ctrl-C or SIGTERM is only noted, so that no result is lost.
 
     Yields a function that returns the signal that came, or None. A second one ends the process.

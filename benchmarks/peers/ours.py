@@ -21,7 +21,7 @@ from jaxtyping import PyTree
 import maml
 from benchmarks import omniglot, sinusoid
 from benchmarks.harness import hardware
-from maml.tree import by_path
+from maml.tree import leaves_by_path
 from maml.types import Episode, RandomKey
 
 Workload = omniglot.FewShot | sinusoid.Sinusoid
@@ -61,7 +61,7 @@ class Side(NamedTuple):
 
 def leaves_by_name(params: PyTree) -> Arrays:
     """The leaves of a tree by path, without the prefix `params/`."""
-    leaves = by_path(params).items()
+    leaves = leaves_by_path(params).items()
     return {name.removeprefix("params/"): np.asarray(leaf) for name, leaf in leaves}
 
 
@@ -83,7 +83,7 @@ def our_side(workload: Workload) -> tuple[Side, Problem]:
     few_shot = isinstance(workload, omniglot.FewShot)
     experiment = omniglot.experiment(workload) if few_shot else sinusoid.experiment(workload)
     algorithm, adam, key = experiment.algorithm, optax.adam(1e-3), jax.random.key(0)
-    episodes = jax.jit(maml.batched(experiment.samplers["train"], workload.meta_batch))(key)
+    episodes = jax.jit(maml.batch_tasks(experiment.samplers["train"], workload.meta_batch))(key)
     state, meta_steps = maml.init(algorithm, adam, experiment.initial()), 5 if few_shot else 200
     options = hardware.layout(
         workload.meta_batch, heavy=experiment.heavy, devices=workload.devices, chunk=workload.chunk

@@ -16,7 +16,7 @@ from torch.nn import functional  # pyright: ignore[reportMissingImports]
 Weights = dict[str, Tensor]
 Batch = tuple[Tensor, Tensor]  # (inputs, targets)
 Arrays = dict[str, np.ndarray]
-MetaGradient = Callable[[], Tensor]  # adds to the `.grad` of the weights; returns the loss
+GradientFunction = Callable[[], Tensor]  # adds to the `.grad` of the weights; returns the loss
 
 
 class Problem(NamedTuple):
@@ -91,7 +91,9 @@ class Loss(torch.nn.Module):
         return self.loss(weights, inputs, targets)
 
 
-def loop_over_tasks(problem: Problem, query_loss: Callable[[Batch, Batch], Tensor]) -> MetaGradient:
+def loop_over_tasks(
+    problem: Problem, query_loss: Callable[[Batch, Batch], Tensor]
+) -> GradientFunction:
     """The mean over tasks in a Python loop, with one backward pass for each task."""
     tasks = [*zip(*(zip(*batch, strict=True) for batch in problem.tasks), strict=True)]
 
@@ -106,7 +108,7 @@ def loop_over_tasks(problem: Problem, query_loss: Callable[[Batch, Batch], Tenso
     return meta_gradient
 
 
-def loop(problem: Problem) -> MetaGradient:
+def loop(problem: Problem) -> GradientFunction:
     """The meta-gradient with `torch.autograd.grad`, as in learn2learn."""
     names = [name for name in problem.weights if not is_constant(name)]
 
@@ -123,7 +125,7 @@ def loop(problem: Problem) -> MetaGradient:
     return loop_over_tasks(problem, query_loss)
 
 
-def higher(problem: Problem) -> MetaGradient:
+def higher(problem: Problem) -> GradientFunction:
     """The meta-gradient with `higher`, as in its examples/maml-omniglot.py."""
     from higher import innerloop_ctx  # pyright: ignore[reportMissingImports]
 
@@ -139,7 +141,7 @@ def higher(problem: Problem) -> MetaGradient:
     return loop_over_tasks(problem, query_loss)
 
 
-def torchopt(problem: Problem) -> MetaGradient:
+def torchopt(problem: Problem) -> GradientFunction:
     """The meta-gradient with `torchopt`, as in its examples/few-shot/maml_omniglot.py."""
     import torchopt as package  # pyright: ignore[reportMissingImports]
 
@@ -158,7 +160,7 @@ def torchopt(problem: Problem) -> MetaGradient:
     return loop_over_tasks(problem, query_loss)
 
 
-def torch_func(problem: Problem) -> MetaGradient:
+def torch_func(problem: Problem) -> GradientFunction:
     """The meta-gradient with `torch.func.grad` in `torch.func.vmap` and the faster convolution.
 
     Under vmap `conv2d` becomes a grouped convolution, which may be slower than `unfold_conv`.
@@ -170,7 +172,7 @@ def torch_func(problem: Problem) -> MetaGradient:
     return min(gradients, key=partial(timeit, number=2))
 
 
-def vmap_over_tasks(problem: Problem) -> MetaGradient:
+def vmap_over_tasks(problem: Problem) -> GradientFunction:
     """The meta-gradient with `torch.func.grad` in `torch.func.vmap`."""
     weights, tasks, loss, rate, steps = problem
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import FREE, RESULTS
-from benchmarks.harness.statistics import over_seeds
+from benchmarks.harness.statistics import mean_over_seeds
 from benchmarks.report.published import PUBLISHED, Summary, published_values, task_title
 from benchmarks.search import tables as searches
 
@@ -45,7 +45,7 @@ def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
         return "diverged"
     value = values[0]
     if len(runs) > 1:
-        value = over_seeds(np.array([[value["mean"]] for value in values]))
+        value = mean_over_seeds(np.array([[value["mean"]] for value in values]))
     numbers = [scale * x for x in (value["mean"], value["ci95"]) if x is not None]
     shape = f".{decimals}f" if max(map(abs, numbers)) < 1e4 else ".0e"
     # A study of one seed has no interval.

@@ -13,19 +13,14 @@ from jax.tree_util import Partial
 import maml
 from benchmarks.harness.bounds import check, check_size, check_used
 from maml.sampling import few_shot
-from maml.search import Executor, Reward, Space, cluster, on_ray, over_devices
+from maml.search import Executor, Reward, Space, device_executor, ray_cluster, ray_executor
 from maml.search.executors import Item, Outcome
 from maml.types import RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures import cells, macro
-from tasks.architectures.alphabets import Shrink, shrunk, small
-from tasks.architectures.reward import (
-    Budget,
-    Child,
-    from_scratch,
-    from_shared,
-    shared_weights,
-)
+from tasks.architectures.alphabets import Shrink, shrink_images, smallest_alphabets
+from tasks.architectures.reward import Budget, ChildFactory, reward_from_scratch
+from tasks.architectures.shared import reward_from_shared, shared_weights
 
 SPACES = "macro", "cells"  # whose child networks are trained
 DATASETS = "omniglot", "glyphs"
@@ -92,7 +87,7 @@ def macro_config(options: Children) -> macro.Macro:
     return macro.Macro(**{name: getattr(options, name) for name in names})
 
 
-def space_and_network(space: str, options: Children) -> tuple[Space, Child]:
+def space_and_network(space: str, options: Children) -> tuple[Space, ChildFactory]:
     """The search space of a name, and the function from tokens to a child network."""
     if space == "macro":
         config = macro_config(options)
@@ -123,8 +118,8 @@ def samplers(dataset: str, options: Children) -> tuple[dict[str, maml.Sampler], 
         characters = omniglot.load(options.data)
         splits = omniglot.splits(characters, "alphabets")
     names = [characters.names[index] for index in splits["train"]]
-    classes = small(characters, names, options.alphabets) | {"test": splits["test"]}
-    images = shrunk(characters.images, options.side, by=options.by)
+    classes = smallest_alphabets(characters, names, options.alphabets) | {"test": splits["test"]}
+    images = shrink_images(characters.images, options.side, by=options.by)
     counts = options.ways, options.shots, options.shots
     return {
         split: few_shot(images[rows], *counts, rotate=True) for split, rows in classes.items()
@@ -132,15 +127,19 @@ def samplers(dataset: str, options: Children) -> tuple[dict[str, maml.Sampler], 
 
 
 def reward(
-    space: Space, child: Child, sample: dict[str, maml.Sampler], options: Children, key: RandomKey
+    space: Space,
+    child: ChildFactory,
+    sample: dict[str, maml.Sampler],
+    options: Children,
+    key: RandomKey,
 ) -> Reward:
     """The reward of a child network, trained alone or, with `shared_steps`, from shared weights."""
     if not options.shared_steps:
-        return from_scratch(child, sample["train"], sample["held_out"], options.budget)
+        return reward_from_scratch(child, sample["train"], sample["held_out"], options.budget)
     budget = replace(options.budget, meta_steps=options.shared_steps)
     train = jax.jit(lambda sample, key: shared_weights(child, space, sample, budget, key))
     shared = jax.block_until_ready(train(sample["train"], key))
-    return from_shared(child, shared, sample["held_out"], options.budget)
+    return reward_from_shared(child, shared, sample["held_out"], options.budget)
 
 
 @contextmanager
@@ -151,10 +150,10 @@ def executor(name: Literal["devices", "ray"]) -> Iterator[Executor]:
         ImportError: Ray is not installed.
     """
     if name == "devices":
-        yield over_devices(maml.task_mesh())
+        yield device_executor(maml.task_mesh())
         return
-    with cluster():
-        run, programs = on_ray(), {}
+    with ray_cluster():
+        run, programs = ray_executor(), {}
 
         def execute(function: Reward, items: Sequence[Item]) -> Iterable[Outcome]:
             program = programs.setdefault(function, Partial(_jitted, function))

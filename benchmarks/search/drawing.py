@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from benchmarks.harness.plot import save_figure
 from benchmarks.search.children import macro_config
 from benchmarks.search.live import best_child
-from tasks.architectures.cells import COMBINERS, STRIDES
+from tasks.architectures.cells import STRIDES
 from tasks.architectures.macro import Macro, decode
-from tasks.architectures.operations import OPERATIONS
+from tasks.architectures.operations import COMBINERS, OPERATIONS
 
 SHRUNK = {"shrinkA": 16, "shrinkB": 27}  # points by which arrows end before the boxes
 

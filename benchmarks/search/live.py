@@ -16,7 +16,7 @@ from benchmarks.harness.folders import check_free, claim_folder, options_as_json
 from benchmarks.harness.schemas import CHILD
 from benchmarks.harness.terminal import bar
 from benchmarks.search import children
-from maml.search import Child, Space, Strategy, drive
+from maml.search import Child, Space, Strategy, search_on_host
 from tasks.architectures import reward
 
 KEPT = "children.jsonl"
@@ -24,7 +24,7 @@ FREE = "out", "record", "cache", "runs", "strategies", "executor"  # change no c
 RETRAININGS = 3  # trainings of the best child of a search, whose mean accuracy is reported
 
 
-class Outcome(NamedTuple):
+class SearchResult(NamedTuple):
     """The outcome of all searches; rewards and accuracies are fractions of 1.
 
     Attributes:
@@ -47,10 +47,10 @@ def measure(
     config: Any,
     compared: dict[str, Strategy],
     space: Space,
-    child: reward.Child,
+    child: reward.ChildFactory,
     learning: tuple[dict[str, maml.Sampler], str],
     out: Path,
-) -> Outcome:
+) -> SearchResult:
     """Searches, or resumes the searches of a folder, and trains the best children again.
 
     Args:
@@ -69,8 +69,8 @@ def measure(
             no child of a search has a finite reward.
     """
     sample, source = learning
-    lines = kept_children(config, out)
-    again = reward.from_scratch(child, sample["train"], sample["test"], config.budget)
+    lines = load_children(config, out)
+    again = reward.reward_from_scratch(child, sample["train"], sample["test"], config.budget)
     rewards, best, tokens = (defaultdict(list) for _ in range(3))
     share = 0.0
     total = config.repeats * len(config.strategies) * config.children
@@ -89,8 +89,8 @@ def measure(
                 done = [child_of_line(x) for x in lines if x.items() >= labels.items()]
                 keep = child_recorder(out, labels, lines, move)
                 start, budget = strategy.init(init_key), config.children
-                _, history = drive(
-                    strategy, earned, start, key, budget, execute, done=done, keep=keep
+                _, history = search_on_host(
+                    strategy, earned, start, key, budget, execute, finished=done, on_child=keep
                 )
                 rewards[name].append(np.asarray(history.rewards))
                 winner = history.tokens[best_child(rewards[name][-1])]
@@ -105,7 +105,7 @@ def measure(
     broken = {name: int((~np.isfinite(values)).sum()) for name, values in stacked.items()}
     reported = {name: np.array(values) for name, values in best.items()}
     chosen = {n: [*zip(reported[n].tolist(), tokens[n], strict=True)] for n in tokens}
-    return Outcome(stacked, reported, broken, seconds, {"chosen": chosen, "source": source})
+    return SearchResult(stacked, reported, broken, seconds, {"chosen": chosen, "source": source})
 
 
 def raise_if_error(outcome: Any) -> Any:
@@ -127,7 +127,7 @@ def best_child(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*ru
     return np.where(finite, rewards, -np.inf).argmax(axis=-1)
 
 
-def kept_children(config: Any, out: Path) -> list[dict[str, Any]]:
+def load_children(config: Any, out: Path) -> list[dict[str, Any]]:
     """Claims a folder for searches, and reads the children that it holds.
 
     A child whose line was cut off is trained again.

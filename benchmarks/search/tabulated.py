@@ -9,10 +9,10 @@ import numpy as np
 from rich.progress import track
 
 from benchmarks.harness.folders import RESULTS
-from benchmarks.search.live import Outcome, best_child
+from benchmarks.search.live import SearchResult, best_child
 from maml.search import Strategy, search
 from maml.types import RandomKey
-from tasks.architectures import graphs, tabular
+from tasks.architectures import graphs, table_files
 from tasks.architectures.tabular import Table, lookup
 
 TABLE = RESULTS / "maml-bench" / "table.npz"  # the table of MAML-Bench
@@ -38,15 +38,15 @@ def read_table(config: Any) -> tuple[Table, str]:
     if config.space == "maml-bench":
         if config.dataset not in (None, "omniglot"):
             raise ValueError(f"dataset must be omniglot for MAML-Bench; got {config.dataset!r}")
-        return tabular.maml_bench(config.table or TABLE), "omniglot"
+        return table_files.maml_bench(config.table or TABLE), "omniglot"
     if config.table is None:
         raise ValueError(f"--space {config.space} needs a file; name it with --table FILE")
     if config.space == "nasbench201":
-        dataset = config.dataset or tabular.DATASETS[0]
-        return tabular.nasbench201(config.table, dataset), dataset
+        dataset = config.dataset or table_files.DATASETS[0]
+        return table_files.nasbench201(config.table, dataset), dataset
     if config.dataset not in (None, "cifar10"):
         raise ValueError(f"dataset must be cifar10 for NAS-Bench-Macro; got {config.dataset!r}")
-    return tabular.nasbench_macro(config.table), "cifar10"
+    return table_files.nasbench_macro(config.table), "cifar10"
 
 
 def search_program(strategy: Strategy, table: Table, config: Any) -> Callable[[RandomKey], Any]:
@@ -61,12 +61,12 @@ def search_program(strategy: Strategy, table: Table, config: Any) -> Callable[[R
 
         state, history = search(strategy, reward, state, key, config.children)
         reports = jax.vmap(lookup, (None, 0))(table.reported, history.tokens)
-        return history.rewards, reports, state.broken
+        return history.rewards, reports, state.num_broken
 
     return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, config.repeats)))
 
 
-def measure(config: Any, compared: dict[str, Strategy], table: Table) -> Outcome:
+def measure(config: Any, compared: dict[str, Strategy], table: Table) -> SearchResult:
     """Searches a table with each strategy.
 
     Args:
@@ -86,7 +86,7 @@ def measure(config: Any, compared: dict[str, Strategy], table: Table) -> Outcome
         broken[name] = int(lost.sum())
         rewards[name] = values
         best[name] = reports.astype(float)[np.arange(config.repeats), best_child(values)]
-    return Outcome(rewards, best, broken, seconds, {"optimum": optimum(table)})
+    return SearchResult(rewards, best, broken, seconds, {"optimum": optimum(table)})
 
 
 def optimum(table: Table) -> float:

@@ -2,25 +2,25 @@
 
 from maml.rl.baselines import advantages
 from maml.rl.distributions import Family, Gaussian, categorical, gaussian
-from maml.rl.environment import Environment, Trajectories, rollout, undiscounted
+from maml.rl.environment import Environment, Trajectories, rollout, undiscounted_returns
 from maml.rl.gymnax import from_gymnax
 from maml.rl.losses import Collect, Experience, collector, policy_gradient, surrogate_loss
 from maml.rl.outer_steps import (
     collect_episode,
+    multi_epoch,
     outer_step,
-    recording,
-    repeatedly,
+    record_trajectories,
     trust_region,
 )
 from maml.rl.policies import (
     Policy,
     categorical_policy,
     gaussian_policy,
-    memoryless,
+    memoryless_policy,
     table_policy,
 )
-from maml.rl.rl2 import by_episode, finished_return, trials
-from maml.rl.terms import anchored, exploring
+from maml.rl.rl2 import episode_returns, finished_return, trial_environment
+from maml.rl.terms import add_exploration_term, add_kl_penalty
 
 __all__ = [
     "Collect",
@@ -30,27 +30,27 @@ __all__ = [
     "Gaussian",
     "Policy",
     "Trajectories",
+    "add_exploration_term",
+    "add_kl_penalty",
     "advantages",
-    "anchored",
-    "by_episode",
     "categorical",
     "categorical_policy",
     "collect_episode",
     "collector",
-    "exploring",
+    "episode_returns",
     "finished_return",
     "from_gymnax",
     "gaussian",
     "gaussian_policy",
-    "memoryless",
+    "memoryless_policy",
+    "multi_epoch",
     "outer_step",
     "policy_gradient",
-    "recording",
-    "repeatedly",
+    "record_trajectories",
     "rollout",
     "surrogate_loss",
     "table_policy",
-    "trials",
+    "trial_environment",
     "trust_region",
-    "undiscounted",
+    "undiscounted_returns",
 ]

@@ -30,18 +30,21 @@ class Trajectories(NamedTuple):
     alive: Bool[Array, "trajectory time"]
 
 
-def check_trajectories(seen: Any) -> None:
+def check_trajectories(trajectories: Any) -> None:
     """Refuses a value that is not `Trajectories`, or whose rewards do not fit the mask.
 
     Raises:
         ValueError: the value is not `Trajectories`, or reward and mask are not real numbers and
             bools `[trajectory, time]`.
     """
-    if not isinstance(seen, Trajectories):
-        raise ValueError(f"trajectories must be Trajectories, as rollout returns; got {seen!r}")
-    shape, dtype = jnp.shape(seen.alive), getattr(seen.alive, "dtype", type(seen.alive))
+    if not isinstance(trajectories, Trajectories):
+        raise ValueError(
+            f"trajectories must be Trajectories, as rollout returns; got {trajectories!r}"
+        )
+    alive, reward = trajectories.alive, trajectories.reward
+    shape, dtype = jnp.shape(alive), getattr(alive, "dtype", type(alive))
     if len(shape) != 2 or dtype != np.bool_:
         raise ValueError(f"alive must be bools [trajectory, time]; got {dtype}{list(shape)}")
-    if not is_real(seen.reward) or jnp.shape(seen.reward) != shape:
-        got = list(jnp.shape(seen.reward)) if is_real(seen.reward) else repr(seen.reward)
+    if not is_real(reward) or jnp.shape(reward) != shape:
+        got = list(jnp.shape(reward)) if is_real(reward) else repr(reward)
         raise ValueError(f"rewards must be real numbers {list(shape)}; got {got}")

@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Num, PyTree
 from maml._checks import check_flags, check_number
 from maml.linear import solve
 from maml.rl._trajectories import Trajectories, check_trajectories
-from maml.rl.environment import filled
-from maml.rows import wide
+from maml.rl.environment import fill_after_end
+from maml.rows import upcast
 
-PerStep = Float[Array, "trajectory time"]
+StepValues = Float[Array, "trajectory time"]
 RIDGE = 1e-5  # regularisation, in units of the variance of a feature
 LARGE = 1e9  # larger rewards are computed in units of the largest reward
 
@@ -36,7 +36,7 @@ def discounted_sums(x: Num[Array, "*n time"], discount: float) -> Float[Array, "
     [2.0, 2.0, 4.0]
     """
     check_number(discount, "discount", least=0, most=1)
-    steps = jnp.moveaxis(wide(x), -1, 0)
+    steps = jnp.moveaxis(upcast(x), -1, 0)
     gamma = jnp.asarray(discount, steps.dtype)
 
     def add_step(total_after: Array, term: Array) -> tuple[Array, Array]:
@@ -47,7 +47,9 @@ def discounted_sums(x: Num[Array, "*n time"], discount: float) -> Float[Array, "
     return jnp.moveaxis(sums, 0, -1)
 
 
-def linear_baseline(observation: PyTree, returns: PerStep, alive: Bool[Array, "..."]) -> PerStep:
+def linear_baseline(
+    observation: PyTree, returns: StepValues, alive: Bool[Array, "..."]
+) -> StepValues:
     """The fit of the returns by ridge regression on  [o, o^2, t, t^2, t^3]  and a constant.
 
     Here o is the observation as a vector. The regression is fitted to the steps before the end of
@@ -66,8 +68,8 @@ def linear_baseline(observation: PyTree, returns: PerStep, alive: Bool[Array, ".
     control (ICML 2016).
     """
     counts, size = alive[..., None], returns.shape
-    returns = jnp.where(alive, wide(returns), 0)
-    leaves = [wide(leaf).reshape(*size, -1) for leaf in jax.tree.leaves(observation)]
+    returns = jnp.where(alive, upcast(returns), 0)
+    leaves = [upcast(leaf).reshape(*size, -1) for leaf in jax.tree.leaves(observation)]
     o = jnp.where(counts, jnp.clip(jnp.concatenate(leaves, axis=-1), -10, 10), 0)
     time = jnp.arange(size[1], dtype=o.dtype)[:, None] / 100
     time = jnp.broadcast_to(time, (*size, 1))
@@ -90,8 +92,12 @@ def linear_baseline(observation: PyTree, returns: PerStep, alive: Bool[Array, ".
 
 
 def advantages(
-    seen: Trajectories, *, discount: float = 0.99, gae_lambda: float = 1.0, normalise: bool = True
-) -> PerStep:
+    trajectories: Trajectories,
+    *,
+    discount: float = 0.99,
+    gae_lambda: float = 1.0,
+    normalise: bool = True,
+) -> StepValues:
     """Generalised advantage estimates over the linear baseline b.
 
         A_t = sum_{s >= t} (discount gae_lambda)^(s-t) (r_s + discount b_{s+1} - b_s)
@@ -100,7 +106,7 @@ def advantages(
     Rewards may be as large as their type allows.
 
     Args:
-        seen: Trajectories of one task.
+        trajectories: Trajectories of one task.
         discount: Discount of rewards in each step, in [0, 1].
         gae_lambda: Parameter lambda of GAE, in [0, 1]; a smaller value relies more on the baseline.
         normalise: Whether advantages are shifted and scaled to mean 0 and deviation 1 over the
@@ -119,16 +125,16 @@ def advantages(
     """
     check_number(gae_lambda, "gae_lambda", least=0, most=1)
     check_flags(normalise=normalise)
-    check_trajectories(seen)
-    seen, alive = filled(seen), seen.alive
+    check_trajectories(trajectories)
+    trajectories, alive = fill_after_end(trajectories), trajectories.alive
     # Squares of larger rewards would overflow; rewards that are not finite do not change.
-    largest = jnp.abs(seen.reward).max(initial=0)
+    largest = jnp.abs(trajectories.reward).max(initial=0)
     unit = jnp.where(largest > LARGE, largest, 1)
-    seen = seen._replace(reward=seen.reward / jax.lax.stop_gradient(unit))
-    returns = discounted_sums(seen.reward, discount)
-    baseline = linear_baseline(seen.observation, returns, alive)
+    trajectories = trajectories._replace(reward=trajectories.reward / jax.lax.stop_gradient(unit))
+    returns = discounted_sums(trajectories.reward, discount)
+    baseline = linear_baseline(trajectories.observation, returns, alive)
     next_baseline = jnp.pad(baseline[:, 1:], ((0, 0), (0, 1)))
-    residual = seen.reward + discount * next_baseline - baseline
+    residual = trajectories.reward + discount * next_baseline - baseline
     advantage = discounted_sums(jnp.where(alive, residual, 0), discount * gae_lambda)
     if normalise:
         mean, deviation = _moments(advantage[..., None], alive[..., None])

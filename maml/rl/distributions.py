@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, Scalar
 
-from maml.rows import wide
+from maml.rows import upcast
 from maml.types import RandomKey
 
 
@@ -54,9 +54,9 @@ def _gaussian_actions(p: Any) -> tuple[int, ...]:
 
 def _clamp_deviations(p: Gaussian) -> Gaussian:
     """The distribution, with deviations clamped so that the square of their inverse is finite."""
-    log_std = wide(p.log_std)
+    log_std = upcast(p.log_std)
     smallest = jnp.log(jnp.finfo(log_std.dtype).tiny) / 2
-    return Gaussian(wide(p.mean), jnp.maximum(log_std, smallest))
+    return Gaussian(upcast(p.mean), jnp.maximum(log_std, smallest))
 
 
 def _gaussian_log_prob(p: Gaussian, action: Array) -> Scalar:
@@ -79,12 +79,12 @@ def _categorical_actions(logits: Any) -> int:
 
 
 def _categorical_log_prob(logits: Array, action: Array) -> Scalar:
-    log_probs = jax.nn.log_softmax(wide(logits)).at[action]
+    log_probs = jax.nn.log_softmax(upcast(logits)).at[action]
     return log_probs.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def _categorical_kl(p: Array, q: Array) -> Scalar:
-    p, q = jax.nn.log_softmax(wide(p)), jax.nn.log_softmax(wide(q))
+    p, q = jax.nn.log_softmax(upcast(p)), jax.nn.log_softmax(upcast(q))
     possible = jnp.exp(p) != 0
     p, q = (jnp.where(possible, log_probs, 0) for log_probs in (p, q))
     return jnp.sum(jnp.exp(p) * (p - q))
@@ -98,7 +98,7 @@ gaussian = Family(
 )
 
 categorical = Family(
-    sample=lambda logits, key: jax.random.categorical(key, wide(logits)),
+    sample=lambda logits, key: jax.random.categorical(key, upcast(logits)),
     log_prob=_categorical_log_prob,
     kl=_categorical_kl,
     actions=_categorical_actions,

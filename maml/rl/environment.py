@@ -12,7 +12,7 @@ from maml._checks import check_callable, check_count, check_key
 from maml._leaves import is_array, is_real
 from maml.rl._trajectories import Trajectories, check_trajectories
 from maml.rl.policies import Policy, check_policy
-from maml.rows import wide
+from maml.rows import upcast
 from maml.types import Params, RandomKey
 
 
@@ -82,7 +82,7 @@ def rollout(
             memory = _cast_like("memory", memory, after)
             action = policy.family.sample(distribution, act_key)
             log_prob = policy.family.log_prob(distribution, action)
-            state, after, reward, done = advance(
+            state, after, reward, done = step_environment(
                 environment, state, observation, action, task, step_key
             )
             reward = jnp.where(jnp.isnan(log_prob), jnp.nan, reward)
@@ -97,7 +97,7 @@ def rollout(
     return jax.lax.stop_gradient(drawn)
 
 
-def advance(
+def step_environment(
     environment: Environment,
     state: PyTree,
     observation: PyTree,
@@ -128,12 +128,12 @@ def advance(
     return (
         _cast_like("state", state, next_state),
         _cast_like("observation", observation, next_observation),
-        _cast_like("reward", jnp.zeros(()), wide(reward) if is_real(reward) else reward),
+        _cast_like("reward", jnp.zeros(()), upcast(reward) if is_real(reward) else reward),
         _cast_like("done", jnp.asarray(False), done),
     )
 
 
-def filled(seen: Trajectories) -> Trajectories:
+def fill_after_end(trajectories: Trajectories) -> Trajectories:
     """The trajectories, with each step after the end replaced by their first step.
 
     Observations after the end are arbitrary. If one is NaN, so are the policy's outputs, and the
@@ -142,19 +142,20 @@ def filled(seen: Trajectories) -> Trajectories:
     """
 
     def fill(leaf: Array) -> Array:
-        counts = seen.alive.reshape(*seen.alive.shape, *[1] * (leaf.ndim - 2))
+        counts = trajectories.alive.reshape(*trajectories.alive.shape, *[1] * (leaf.ndim - 2))
         return jnp.where(counts, leaf, jnp.where(counts[:, :1], leaf[:, :1], 0))
 
-    return jax.tree.map(fill, seen)._replace(
-        alive=seen.alive, reward=jnp.where(seen.alive, wide(seen.reward), 0)
+    return jax.tree.map(fill, trajectories)._replace(
+        alive=trajectories.alive,
+        reward=jnp.where(trajectories.alive, upcast(trajectories.reward), 0),
     )
 
 
-def undiscounted(seen: Trajectories) -> Float[Array, " trajectory"]:
+def undiscounted_returns(trajectories: Trajectories) -> Float[Array, " trajectory"]:
     """The undiscounted return of each trajectory, NaN for one without a step that counts."""
-    check_trajectories(seen)
-    returns = jnp.sum(wide(seen.reward), axis=1, where=seen.alive)
-    return jnp.where(seen.alive.any(axis=1), returns, jnp.nan)
+    check_trajectories(trajectories)
+    returns = jnp.sum(upcast(trajectories.reward), axis=1, where=trajectories.alive)
+    return jnp.where(trajectories.alive.any(axis=1), returns, jnp.nan)
 
 
 def check_environment(environment: Any) -> None:

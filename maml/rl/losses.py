@@ -9,16 +9,16 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Scalar
 
 from maml._checks import check_callable, check_count, check_flags, check_number
 from maml._leaves import is_real
-from maml._returns import one_number
+from maml._returns import checked_number
 from maml.rl._trajectories import check_trajectories
 from maml.rl.baselines import advantages
 from maml.rl.environment import (
     Environment,
     Trajectories,
     check_environment,
-    filled,
+    fill_after_end,
     rollout,
-    undiscounted,
+    undiscounted_returns,
 )
 from maml.rl.policies import Policy, check_policy
 from maml.surrogates import Surrogate, likelihood_ratio
@@ -29,11 +29,11 @@ class Experience(NamedTuple):
     """Trajectories and their advantages.
 
     Attributes:
-        seen: Trajectories of one task.
+        trajectories: Trajectories of one task.
         advantage: Advantages of the actions, `[trajectory, time]`.
     """
 
-    seen: Trajectories
+    trajectories: Trajectories
     advantage: Float[Array, "trajectory time"]
 
 
@@ -125,26 +125,26 @@ def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> L
                 "the batch must be an Experience, as a function of maml.rl.collector returns; got"
                 f" {type(batch).__name__}"
             )
-        check_trajectories(batch.seen)
-        if not is_real(batch.advantage) or batch.advantage.shape != batch.seen.alive.shape:
+        check_trajectories(batch.trajectories)
+        if not is_real(batch.advantage) or batch.advantage.shape != batch.trajectories.alive.shape:
             raise ValueError(
-                f"advantages must be real numbers {list(batch.seen.alive.shape)}; got"
+                f"advantages must be real numbers {list(batch.trajectories.alive.shape)}; got"
                 f" {jnp.shape(batch.advantage) if is_real(batch.advantage) else batch.advantage!r}"
             )
-        drawn, alive = filled(batch.seen), batch.seen.alive
-        distribution = jax.vmap(policy.along, (None, 0))(params, drawn.observation)
-        log_prob = twice(policy.family.log_prob)(distribution, drawn.action)
+        drawn, alive = fill_after_end(batch.trajectories), batch.trajectories.alive
+        distribution = jax.vmap(policy.apply_sequence, (None, 0))(params, drawn.observation)
+        log_prob = map_over_steps(policy.family.log_prob)(distribution, drawn.action)
         log_ratio = jnp.where(alive, log_prob - drawn.log_prob, 0)
-        values = jax.vmap(one_number(surrogate, "a surrogate"))(
+        values = jax.vmap(checked_number(surrogate, "a surrogate"))(
             log_ratio, jnp.where(alive, batch.advantage, 0)
         )
-        kl = twice(policy.family.kl)(drawn.distribution, distribution)
-        returns = undiscounted(drawn)
+        kl = map_over_steps(policy.family.kl)(drawn.distribution, distribution)
+        returns = undiscounted_returns(drawn)
         metrics = {
             "return": returns.mean(where=alive.any(axis=1)),
-            "kl": jnp.sum(kl, where=alive) / steps(alive),
+            "kl": jnp.sum(kl, where=alive) / count_steps(alive),
         }
-        return -values.sum() / steps(alive), metrics
+        return -values.sum() / count_steps(alive), metrics
 
     return loss
 
@@ -175,11 +175,11 @@ def policy_gradient(
     return on_policy
 
 
-def twice(function: Callable) -> Callable[..., Array]:
+def map_over_steps(function: Callable) -> Callable[..., Array]:
     """The function, mapped over trajectories and their steps."""
     return jax.vmap(jax.vmap(function))
 
 
-def steps(alive: Bool[Array, "trajectory time"]) -> Int[Array, ""]:
+def count_steps(alive: Bool[Array, "trajectory time"]) -> Int[Array, ""]:
     """Number of steps that count, or 1 if none does, as the divisor of a sum over them."""
     return jnp.maximum(alive.sum(), 1)

@@ -21,10 +21,10 @@ from maml._checks import check_callable, check_count
 from maml._contracts import check_algorithm, check_loss
 from maml._optimizers import check_optimizer
 from maml.inner import adapt
-from maml.mapping import each_task
+from maml.mapping import map_tasks
 from maml.outer import meta_step
-from maml.rl.environment import filled
-from maml.rl.losses import Collect, Experience, steps, twice
+from maml.rl.environment import fill_after_end
+from maml.rl.losses import Collect, Experience, count_steps, map_over_steps
 from maml.rl.policies import Policy, check_policy
 from maml.rl.terms import require_objective
 from maml.trust_region import Region, check_region, trust_region_step
@@ -44,7 +44,7 @@ Improve = Callable[[MetaState, Episode, RandomKey], tuple[MetaState, Metrics]]
 """`improve(state, episodes, key) -> (state, metrics)`: one outer step on given episodes."""
 
 
-def recording(collect: Collect, policy: Policy, loss: LossFn) -> LossFn:
+def record_trajectories(collect: Collect, policy: Policy, loss: LossFn) -> LossFn:
     """The loss of a task on trajectories that the policy draws, with these as its metrics.
 
     Args:
@@ -75,7 +75,7 @@ def collect_episode(
     """A function that adapts to a task and returns the trajectories of all its policies.
 
     Args:
-        learner: Learner with a loss made by `recording`.
+        learner: Learner with a loss made by `record_trajectories`.
         collect: Function that draws trajectories of the adapted policy.
         inner_steps: Number of inner steps K >= 0; with 0, support and query set are the same.
 
@@ -129,7 +129,7 @@ def outer_step(
 
     def step(state: MetaState, tasks: PyTree, key: RandomKey) -> tuple[MetaState, Metrics]:
         collect_key, improve_key = jax.random.split(key)
-        episodes = each_task(episode, state.params, tasks, collect_key, chunk=chunk, mesh=mesh)
+        episodes = map_tasks(episode, state.params, tasks, collect_key, chunk=chunk, mesh=mesh)
         return improve(state, episodes, improve_key)
 
     return step
@@ -180,14 +180,14 @@ def trust_region(
             from_subset,
         )
         trajectories = jax.tree.map(
-            lambda leaf: leaf[:fvp_trajectories], filled(episode.query.seen)
+            lambda leaf: leaf[:fvp_trajectories], fill_after_end(episode.query.trajectories)
         )
-        return jax.vmap(policy.along, (None, 0))(params, trajectories.observation)
+        return jax.vmap(policy.apply_sequence, (None, 0))(params, trajectories.observation)
 
     def divergence(old: PyTree, new: PyTree, episode: Episode) -> Scalar:
-        alive = episode.query.seen.alive[:fvp_trajectories]
-        kl = twice(policy.family.kl)(old, new)
-        return jnp.sum(kl, where=alive) / steps(alive)
+        alive = episode.query.trajectories.alive[:fvp_trajectories]
+        kl = map_over_steps(policy.family.kl)(old, new)
+        return jnp.sum(kl, where=alive) / count_steps(alive)
 
     def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
         def of_step(theta: MetaParams, episode: Episode, key: RandomKey) -> tuple[Scalar, Metrics]:
@@ -200,7 +200,7 @@ def trust_region(
     return improve
 
 
-def repeatedly(
+def multi_epoch(
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
     epochs: int = 1,

@@ -47,7 +47,7 @@ class Policy(NamedTuple):
     family: Family
     memory: PyTree = ()
 
-    def along(self, params: Params, observations: PyTree) -> PyTree:
+    def apply_sequence(self, params: Params, observations: PyTree) -> PyTree:
         """The distributions of a trajectory's actions, `[time, ...]`."""
         if not jax.tree.leaves(self.memory):
             return jax.vmap(lambda x: self.apply(params, x, self.memory)[0])(observations)
@@ -75,16 +75,16 @@ def check_policy(policy: Any) -> None:
         raise ValueError(f"the family of a Policy must be a Family; got {policy.family!r}")
 
 
-def vector(observation: PyTree) -> Array:
+def flatten_observation(observation: PyTree) -> Array:
     """The numbers of an observation, concatenated to a vector.
 
-    >>> vector({"place": jnp.zeros((2, 2)), "time": jnp.array(3.0)}).tolist()
+    >>> flatten_observation({"place": jnp.zeros((2, 2)), "time": jnp.array(3.0)}).tolist()
     [0.0, 0.0, 0.0, 0.0, 3.0]
     """
     return ravel_pytree(observation)[0]
 
 
-def memoryless(
+def memoryless_policy(
     init: Callable[[RandomKey, PyTree], Params],
     apply: Callable[[Params, PyTree], PyTree],
     family: Family,
@@ -144,7 +144,7 @@ def _from_network(network: Network, family: Family) -> Policy:
                 "a policy needs a network with init(key, observation) and apply(params,"
                 f" observation), such as a flax module; got {network!r}"
             )
-    return memoryless(network.init, lambda params, x: network.apply(params, x), family)
+    return memoryless_policy(network.init, lambda params, x: network.apply(params, x), family)
 
 
 def table_policy(actions: int) -> Policy:
@@ -164,6 +164,6 @@ def table_policy(actions: int) -> Policy:
     check_count(actions, least=1, of="actions")
 
     def init(key: RandomKey, x: PyTree) -> Params:
-        return jnp.zeros((vector(x).size, actions))
+        return jnp.zeros((flatten_observation(x).size, actions))
 
-    return memoryless(init, lambda params, x: vector(x) @ params, categorical)
+    return memoryless_policy(init, lambda params, x: flatten_observation(x) @ params, categorical)

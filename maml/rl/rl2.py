@@ -12,16 +12,16 @@ from maml.rl._trajectories import check_trajectories
 from maml.rl.environment import (
     Environment,
     Trajectories,
-    advance,
     check_environment,
     rollout,
+    step_environment,
 )
-from maml.rl.policies import Policy, check_policy, vector
-from maml.rows import wide
+from maml.rl.policies import Policy, check_policy, flatten_observation
+from maml.rows import upcast
 from maml.types import Params, RandomKey
 
 
-class Trial(NamedTuple):
+class TrialState(NamedTuple):
     """The state of a trial.
 
     Attributes:
@@ -35,7 +35,7 @@ class Trial(NamedTuple):
     episode: Array
 
 
-def trials(environment: Environment, episodes: int, horizon: int) -> Environment:
+def trial_environment(environment: Environment, episodes: int, horizon: int) -> Environment:
     """An environment whose episode is a trial of RL^2, a sequence of episodes of one task.
 
     The observation is the vector `[observation, last action, last reward, new]`: the observation
@@ -65,21 +65,21 @@ def trials(environment: Environment, episodes: int, horizon: int) -> Environment
         return jax.nn.one_hot(action, count) if isinstance(count, int) else action.ravel()
 
     def observe(observation: PyTree, action: Array, reward: Array, new: Array) -> Array:
-        parts = vector(observation), action, reward[None], new[None]
+        parts = flatten_observation(observation), action, reward[None], new[None]
         return jnp.concatenate([part.astype(float) for part in parts])
 
-    def reset(key: RandomKey, task: PyTree) -> tuple[Trial, Array]:
+    def reset(key: RandomKey, task: PyTree) -> tuple[TrialState, Array]:
         state, observation = environment.reset(key, task)
         blank = jnp.zeros(count).ravel(), jnp.zeros(()), jnp.asarray(True)
         zero = jnp.zeros((), jnp.int32)
-        return Trial(state, zero, zero), observe(observation, *blank)
+        return TrialState(state, zero, zero), observe(observation, *blank)
 
     def step(
-        key: RandomKey, trial: Trial, action: Array, task: PyTree
-    ) -> tuple[Trial, Array, Array, Array]:
+        key: RandomKey, trial: TrialState, action: Array, task: PyTree
+    ) -> tuple[TrialState, Array, Array, Array]:
         step_key, reset_key = jax.random.split(key)
         fresh = environment.reset(reset_key, task)
-        *after_step, reward, done = advance(
+        *after_step, reward, done = step_environment(
             environment, trial.inner, fresh[1], action, task, step_key
         )
         age = trial.age + 1
@@ -88,7 +88,7 @@ def trials(environment: Environment, episodes: int, horizon: int) -> Environment
             lambda new, old: jnp.where(ended, new, old), fresh, tuple(after_step)
         )
         episode = trial.episode + ended
-        next_trial = Trial(state, jnp.where(ended, 0, age), episode)
+        next_trial = TrialState(state, jnp.where(ended, 0, age), episode)
         return (
             next_trial,
             observe(observation, encode_action(action), reward, ended),
@@ -99,29 +99,32 @@ def trials(environment: Environment, episodes: int, horizon: int) -> Environment
     return Environment(reset, step, count)
 
 
-def by_episode(seen: Trajectories, episodes: int) -> Float[Array, "trajectory episode"]:
+def episode_returns(
+    trajectories: Trajectories, episodes: int
+) -> Float[Array, "trajectory episode"]:
     """The undiscounted return of each episode of trials; 0 for episodes that were not reached.
 
     Args:
-        seen: Trajectories in an environment made by `trials`.
+        trajectories: Trajectories in an environment made by `trial_environment`.
         episodes: Number of episodes of a trial, >= 1.
 
     Returns:
         The returns, `[trajectory, episode]`.
 
     Raises:
-        ValueError: `episodes` is below 1, or the observations are not vectors, as in `trials`.
+        ValueError: `episodes` is below 1, or the observations are not vectors, as those of
+            `trial_environment` are.
     """
     check_count(episodes, least=1, of="episodes")
-    check_trajectories(seen)
-    if getattr(seen.observation, "ndim", None) != 3:
-        shapes = jax.tree.map(jnp.shape, seen.observation)
+    check_trajectories(trajectories)
+    if getattr(trajectories.observation, "ndim", None) != 3:
+        shapes = jax.tree.map(jnp.shape, trajectories.observation)
         raise ValueError(
             f"observations of trials must be vectors, [trajectory, time, size]; got {shapes}"
         )
-    number = jnp.cumsum((seen.observation[..., -1] > 0) & seen.alive, axis=1) - 1
-    in_episode = (number[..., None] == jnp.arange(episodes)) & seen.alive[..., None]
-    return jnp.sum(wide(seen.reward)[..., None], axis=1, where=in_episode)
+    number = jnp.cumsum((trajectories.observation[..., -1] > 0) & trajectories.alive, axis=1) - 1
+    in_episode = (number[..., None] == jnp.arange(episodes)) & trajectories.alive[..., None]
+    return jnp.sum(upcast(trajectories.reward)[..., None], axis=1, where=in_episode)
 
 
 def finished_return(
@@ -165,7 +168,7 @@ def finished_return(
     def apply(params: Params, x: Array, memory: PyTree) -> tuple[PyTree, PyTree]:
         return policy.apply(params, unravel(x[: flat.size].astype(flat.dtype)), memory)
 
-    sequence = trials(environment, duration + 1, horizon)
+    sequence = trial_environment(environment, duration + 1, horizon)
     counts = {"horizon": duration + 1, "trajectories": trajectories}
     drawn = rollout(sequence, policy._replace(apply=apply), params, task, key, **counts)
     new = drawn.observation[..., -1] > 0

@@ -8,7 +8,7 @@ from jaxtyping import Scalar
 
 from maml._checks import check_number
 from maml._contracts import check_algorithm
-from maml.rl.environment import undiscounted
+from maml.rl.environment import undiscounted_returns
 from maml.rl.losses import Experience, surrogate_loss
 from maml.rl.policies import Policy
 from maml.surrogates import score_function
@@ -26,7 +26,7 @@ from maml.types import (
 )
 
 
-def anchored(algorithm: Algorithm, policy: Policy, kl_coef: float) -> Algorithm:
+def add_kl_penalty(algorithm: Algorithm, policy: Policy, kl_coef: float) -> Algorithm:
     """The algorithm with kl_coef x KL of the meta-policy from the one that acted, as in ProMP.
 
     Args:
@@ -51,7 +51,9 @@ def anchored(algorithm: Algorithm, policy: Policy, kl_coef: float) -> Algorithm:
     return _add_term(algorithm, kl_coef, divergence, "inner_kl")
 
 
-def exploring(algorithm: Algorithm, policy: Policy, exploration_coef: float) -> Algorithm:
+def add_exploration_term(
+    algorithm: Algorithm, policy: Policy, exploration_coef: float
+) -> Algorithm:
     """The algorithm with the term of E-MAML, which rewards exploration before the adaptation.
 
         - exploration_coef / steps  sum_i (R_query - mean_{j != i} R_j) sum_t l_it
@@ -69,7 +71,7 @@ def exploring(algorithm: Algorithm, policy: Policy, exploration_coef: float) -> 
         The algorithm, whose metrics include the term, `credit`.
 
     Raises:
-        ValueError: as `anchored`, or (when traced) there is only one trajectory.
+        ValueError: as `add_kl_penalty`, or (when traced) there is only one trajectory.
 
     Stadie, Yang, Houthooft, Chen, Duan, Wu, Abbeel, Sutskever: Some considerations on learning to
     explore via meta-reinforcement learning (2018).
@@ -77,14 +79,14 @@ def exploring(algorithm: Algorithm, policy: Policy, exploration_coef: float) -> 
     loss = surrogate_loss(policy, score_function)
 
     def credit(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
-        returns = undiscounted(first.seen)
+        returns = undiscounted_returns(first.trajectories)
         if returns.size < 2:
             raise ValueError(
                 "E-MAML compares each trajectory with the others of its batch, and needs at least"
                 f" 2 trajectories; got {returns.size}"
             )
         others = (returns.sum() - returns) / (returns.size - 1)
-        advantage = undiscounted(episode.query.seen).mean() - others
+        advantage = undiscounted_returns(episode.query.trajectories).mean() - others
         weighted = first._replace(
             advantage=jnp.broadcast_to(advantage[:, None], first.advantage.shape)
         )
@@ -103,7 +105,7 @@ def _add_term(
 
     The term depends on the meta-policy and the trajectories of the first inner step.
     """
-    unrolled = require_objective(algorithm)
+    objective_without_term = require_objective(algorithm)
     check_number(coefficient, f"the coefficient of {name}", least=0)
 
     def objective(
@@ -111,7 +113,7 @@ def _add_term(
     ) -> tuple[Scalar, Metrics]:
         if not isinstance(episode.support, PerStep):
             raise ValueError(f"{name} is a term of the first inner step; got 0 inner steps")
-        value, metrics = unrolled(meta_params, episode, key, step)
+        value, metrics = objective_without_term(meta_params, episode, key, step)
         inner = algorithm.learner(meta_params)
         first = jax.tree.map(lambda leaf: leaf[0], episode.support.batches)
         addend = term(inner.params(inner.state), first, episode, key)

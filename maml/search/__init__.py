@@ -1,47 +1,56 @@
 """Architecture search: a search space of tokens, policies over it, strategies, and their loop."""
 
-from maml.search.controllers import Controller, policy_gradient, ppo, reinforce
-from maml.search.driver import Child, drive
-from maml.search.executors import Executor, in_process, over_devices
+from maml.search.architectures import choose_tokens, mutate, random_architecture
+from maml.search.controllers import ControllerState
+from maml.search.driver import Child, search_on_host
+from maml.search.executors import Executor, device_executor, local_executor
+from maml.search.log_probs import entropy, log_prob
 from maml.search.loop import History, Reward, ask_key, child_keys, search
-from maml.search.policies import Policy, entropy, factorised, log_prob, lstm, sequential
-from maml.search.replicas import in_shards, replicate
-from maml.search.space import Space, mutate, uniform, walk
-from maml.search.strategies import Population, State, Strategy, evolution, random
-from maml.search.workers import cluster, on_ray
+from maml.search.policies import (
+    ArchitecturePolicy,
+    factorised_policy,
+    lstm_policy,
+    sequential_policy,
+)
+from maml.search.policy_gradients import policy_gradient_strategy, ppo, reinforce
+from maml.search.replicas import search_with_replicas
+from maml.search.shards import shard_parameters
+from maml.search.space import Space
+from maml.search.strategies import Population, SearchState, Strategy, evolution, random_search
+from maml.search.workers import ray_cluster, ray_executor
 
 __all__ = [
+    "ArchitecturePolicy",
     "Child",
-    "Controller",
+    "ControllerState",
     "Executor",
     "History",
-    "Policy",
     "Population",
     "Reward",
+    "SearchState",
     "Space",
-    "State",
     "Strategy",
     "ask_key",
     "child_keys",
-    "cluster",
-    "drive",
+    "choose_tokens",
+    "device_executor",
     "entropy",
     "evolution",
-    "factorised",
-    "in_process",
-    "in_shards",
+    "factorised_policy",
+    "local_executor",
     "log_prob",
-    "lstm",
+    "lstm_policy",
     "mutate",
-    "on_ray",
-    "over_devices",
-    "policy_gradient",
+    "policy_gradient_strategy",
     "ppo",
-    "random",
+    "random_architecture",
+    "random_search",
+    "ray_cluster",
+    "ray_executor",
     "reinforce",
-    "replicate",
     "search",
-    "sequential",
-    "uniform",
-    "walk",
+    "search_on_host",
+    "search_with_replicas",
+    "sequential_policy",
+    "shard_parameters",
 ]

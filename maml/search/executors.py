@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from maml._checks import check_count
-from maml.mapping import across, in_chunks, share_of
+from maml.mapping import map_in_chunks, shard_over_devices, tasks_per_device
 
 Item = tuple[Any, ...]
 """The arguments of one call; in a search, the tokens of one child and its key."""
@@ -25,10 +25,10 @@ Executor = Callable[[Callable[..., Any], Sequence[Item]], Iterable[Outcome]]
 """`executor(function, items)` yields one outcome for each item, in any order."""
 
 
-def in_process(function: Callable[..., Any], items: Sequence[Item]) -> Iterable[Outcome]:
+def local_executor(function: Callable[..., Any], items: Sequence[Item]) -> Iterable[Outcome]:
     """Calls the function in this process, for one item after the other; an executor.
 
-    >>> [outcome for _, outcome in in_process(lambda a, b: a / b, [(1, 2), (3, 0)])]
+    >>> [outcome for _, outcome in local_executor(lambda a, b: a / b, [(1, 2), (3, 0)])]
     [0.5, ZeroDivisionError('division by zero')]
     """
     for index, item in enumerate(items):
@@ -39,7 +39,7 @@ def in_process(function: Callable[..., Any], items: Sequence[Item]) -> Iterable[
             yield index, error
 
 
-def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
+def device_executor(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
     """An executor that runs all items in one jitted program, divided among the devices.
 
     JAX must be able to trace the function; if it is a `jax.tree_util.Partial`, its arrays are
@@ -57,20 +57,20 @@ def over_devices(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
         ValueError: `chunk` is below 1, or the mesh has another axis than "task"; (when called) the
             function returns values other than numbers and arrays.
 
-    >>> squares = over_devices(chunk=2)(lambda x: x**2, [(1.0,), (2.0,), (3.0,)])
+    >>> squares = device_executor(chunk=2)(lambda x: x**2, [(1.0,), (2.0,), (3.0,)])
     >>> [float(square) for _, square in squares]
     [1.0, 4.0, 9.0]
     """
     check_count(chunk, least=1, of="items in a chunk")
-    share_of(0, mesh)
+    tasks_per_device(0, mesh)
     devices = 1 if mesh is None else mesh.size
 
     @jax.jit
     def program(function: Partial, items: Item) -> Any:
         def share(function: Partial, items: Item) -> Any:
-            return in_chunks(lambda item: _check_arrays(function(*item)), items, chunk)
+            return map_in_chunks(lambda item: _check_arrays(function(*item)), items, chunk)
 
-        return across(mesh, share, summed=False)(function, items)
+        return shard_over_devices(mesh, share, summed=False)(function, items)
 
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterable[Outcome]:
         if not items:

@@ -16,15 +16,9 @@ from jaxtyping import Array, Float, Int, Scalar
 
 from maml._checks import check_callable, check_count, check_key
 from maml._contracts import check_step
+from maml.search.rewards import check_reward, is_broken
 from maml.search.space import Tokens
-from maml.search.strategies import (
-    Batch,
-    State,
-    Strategy,
-    check_own_state,
-    check_reward,
-    is_broken,
-)
+from maml.search.strategies import Batch, SearchState, Strategy, check_own_state
 from maml.types import RandomKey, RandomKeys
 
 Reward = Callable[[Tokens, RandomKey], Scalar]
@@ -45,11 +39,11 @@ class History(NamedTuple):
     numbers: Int[Array, " child"]
 
 
-def ask_key(key: RandomKey, told: Int[Array, ""] | int) -> RandomKey:
-    """The key with which a batch is proposed after `told` rewards, in a search with this key."""
+def ask_key(key: RandomKey, num_rewards: Int[Array, ""] | int) -> RandomKey:
+    """The key with which a batch is proposed after a number of rewards, in a search with a key."""
     check_key(key)
-    check_step(told, "the number of children told")
-    return jax.random.fold_in(jax.random.fold_in(key, 0), told)
+    check_step(num_rewards, "num_rewards")
+    return jax.random.fold_in(jax.random.fold_in(key, 0), num_rewards)
 
 
 def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
@@ -64,11 +58,11 @@ def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
 
 
 def next_children(
-    strategy: Strategy, state: State, key: RandomKey
+    strategy: Strategy, state: SearchState, key: RandomKey
 ) -> tuple[Batch, Int[Array, " child"], RandomKeys]:
     """The next batch of a search: its children, their numbers, and the keys of their rewards."""
-    numbers = state.told + jnp.arange(strategy.batch)
-    return strategy.ask(state, ask_key(key, state.told)), numbers, child_keys(key, numbers)
+    numbers = state.num_rewards + jnp.arange(strategy.batch)
+    return strategy.ask(state, ask_key(key, state.num_rewards)), numbers, child_keys(key, numbers)
 
 
 def count_batches(children: int, batch: int) -> int:
@@ -94,23 +88,23 @@ def check_search(strategy: Any, reward: Any, state: Any, key: Any, children: int
     """
     if not isinstance(strategy, Strategy):
         raise ValueError(
-            f"the strategy must be a Strategy, such as random(space); got {strategy!r}"
+            f"the strategy must be a Strategy, such as random_search(space); got {strategy!r}"
         )
     check_callable(reward, "reward", "tokens, key")
     check_key(key)
     check_own_state(state, strategy.init)
     check_count(children, least=0, of="children")
-    if not isinstance(state.told, Tracer):
-        check_step(int(state.told) + children, "the number of children of a search")
+    if not isinstance(state.num_rewards, Tracer):
+        check_step(int(state.num_rewards) + children, "the number of children of a search")
     return count_batches(children, strategy.batch)
 
 
 def search(
-    strategy: Strategy, reward: Reward, state: State, key: RandomKey, children: int
-) -> tuple[State, History]:
+    strategy: Strategy, reward: Reward, state: SearchState, key: RandomKey, children: int
+) -> tuple[SearchState, History]:
     """Searches for architectures in one scan of ask, reward and tell, for use under jit and vmap.
 
-    `maml.search.drive` does the same on the host, with rewards from any executor.
+    `maml.search.search_on_host` does the same on the host, with rewards from any executor.
 
     Args:
         strategy: Strategy that proposes the child networks.
@@ -142,7 +136,7 @@ def search(
         value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
         return jnp.where(is_broken(value) | (tokens < 0).any(), jnp.nan, value)
 
-    def step(state: State, _: None) -> tuple[State, History]:
+    def step(state: SearchState, _: None) -> tuple[SearchState, History]:
         tokens, numbers, keys = next_children(strategy, state, key)
         rewards = jax.vmap(child_reward)(tokens, keys)
         return strategy.tell(state, tokens, rewards), History(tokens, rewards, numbers)

@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, PyTree
 
 from maml._checks import check_callable, check_count, check_key, check_number
 from maml._contracts import check_shapes
 from maml._leaves import is_real
-from maml._returns import pair
-from maml.search.space import Options, Position, Space, Tokens, check_row, check_space, walk
+from maml._returns import check_pair
+from maml.search.architectures import choose_tokens
+from maml.search.log_probs import LogProbs
+from maml.search.space import Options, Position, Space, Tokens, check_space
 from maml.types import Params, RandomKey
 
-LogProbs = Float[Array, "token option"]
 
-
-class Policy(NamedTuple):
+class ArchitecturePolicy(NamedTuple):
     """A distribution over the architectures of a space.
 
     Attributes:
@@ -42,65 +42,24 @@ class Policy(NamedTuple):
 
 
 def check_policy(policy: Any) -> None:
-    """Refuses a value that is not a `Policy`.
+    """Refuses a value that is not an `ArchitecturePolicy`.
 
     Raises:
-        ValueError: `policy` is not a `Policy`.
+        ValueError: `policy` is not an `ArchitecturePolicy`.
     """
-    if not isinstance(policy, Policy):
-        raise ValueError(f"the policy must be a Policy, such as factorised(space); got {policy!r}")
+    if not isinstance(policy, ArchitecturePolicy):
+        raise ValueError(
+            "the policy must be an ArchitecturePolicy, such as factorised_policy(space); got"
+            f" {policy!r}"
+        )
 
 
-def log_prob(log_probs: LogProbs, tokens: Tokens) -> Float[Array, " token"]:
-    """The log-probability of each token of an architecture given the tokens before it.
-
-    It is minus infinity for a token that is not an option. If no option is allowed, only -1 can be
-    drawn, and its log-probability is 0. The sum is the log-probability of the architecture.
-
-    Args:
-        log_probs: Log-probabilities of all options, `[token, option]`, see `Policy.log_probs`.
-        tokens: Tokens of the architecture, `[token]`.
-
-    Returns:
-        The log-probabilities of the tokens, `[token]`.
-    """
-    _check_log_probs(log_probs)
-    check_row(tokens, log_probs.shape[0])
-    tokens = jnp.asarray(tokens)
-    exist = (tokens >= 0) & (tokens < log_probs.shape[1])
-    token_log_probs = jnp.take_along_axis(log_probs, jnp.where(exist, tokens, 0)[:, None], axis=1)[
-        :, 0
-    ]
-    certain = (tokens == -1) & (log_probs == -jnp.inf).all(axis=1)
-    return jnp.where(exist, token_log_probs, jnp.where(certain, 0.0, -jnp.inf))
-
-
-def entropy(log_probs: LogProbs) -> Scalar:
-    """The sum over tokens of the entropy of each token given the tokens before it.
-
-        H = - sum_t sum_o pi(o | token_1 .. token_{t-1}) log pi(o | token_1 .. token_{t-1})
-
-    Its mean over the architectures that a policy draws is the entropy of the policy.
-    """
-    _check_log_probs(log_probs)
-    # 0 log 0 is 0, with a derivative of 0; NaN stays NaN.
-    allowed = log_probs != -jnp.inf
-    finite = jnp.where(allowed, log_probs, 0.0)
-    return -jnp.where(allowed, jnp.exp(finite) * finite, 0.0).sum()
-
-
-def _check_log_probs(log_probs: Any) -> None:
-    if not is_real(log_probs) or jnp.ndim(log_probs) != 2:
-        got = list(jnp.shape(log_probs)) if is_real(log_probs) else repr(log_probs)
-        raise ValueError(f"log_probs must be real numbers [token, option]; got {got}")
-
-
-def sequential(
+def sequential_policy(
     space: Space,
     init: Callable[[RandomKey], Params],
     start: Callable[[Params], PyTree],
     step: Callable[[Params, Any, Array, Position], tuple[Any, Array]],
-) -> Policy:
+) -> ArchitecturePolicy:
     """A policy made from its initial carry and its step.
 
     Args:
@@ -123,10 +82,12 @@ def sequential(
 
     def checked_step(params: Params, carry: PyTree, previous: Array, position: Position) -> tuple:
         out = step(params, carry, previous, position)
-        carry, logits = pair(out, "step", "carry, logits")
-        if not is_real(logits) or jnp.shape(logits) != (space.widest,):
+        carry, logits = check_pair(out, "step", "carry, logits")
+        if not is_real(logits) or jnp.shape(logits) != (space.max_options,):
             got = list(jnp.shape(logits)) if is_real(logits) else repr(logits)
-            raise ValueError(f"step must return logits [{space.widest}], real numbers; got {got}")
+            raise ValueError(
+                f"step must return logits [{space.max_options}], real numbers; got {got}"
+            )
         return carry, logits
 
     def check_params(params: Params) -> None:
@@ -150,7 +111,7 @@ def sequential(
             carry, logits = checked_step(params, carry, previous_tokens(tokens)[position], position)
             return carry, jax.random.categorical(key, jnp.where(options, logits, -jnp.inf))
 
-        return walk(space, choose, start(params), key)
+        return choose_tokens(space, choose, start(params), key)
 
     def log_probs(params: Params, tokens: Tokens) -> LogProbs:
         check_params(params)
@@ -158,7 +119,7 @@ def sequential(
         def step_at(carry: PyTree, at: tuple[Array, Position]) -> tuple[PyTree, Array]:
             return checked_step(params, carry, *at)
 
-        options = space.along(tokens)
+        options = space.option_masks(tokens)
         inputs = previous_tokens(tokens), jnp.arange(space.length)
         _, logits = jax.lax.scan(step_at, start(params), inputs)
         # If no option is allowed, all logits are used, since the derivative of -inf - -inf is NaN.
@@ -166,10 +127,10 @@ def sequential(
         normalised = jax.nn.log_softmax(jnp.where(usable, logits, -jnp.inf))
         return jnp.where(options, normalised, -jnp.inf)
 
-    return Policy(checked_init, sample, log_probs, space)
+    return ArchitecturePolicy(checked_init, sample, log_probs, space)
 
 
-def factorised(space: Space) -> Policy:
+def factorised_policy(space: Space) -> ArchitecturePolicy:
     """The policy of independent tokens, with a table of logits that are initially zero.
 
     Ying, Klein, Christiansen, Real, Murphy, Hutter: NAS-Bench-101 (ICML 2019), whose REINFORCE uses
@@ -178,15 +139,15 @@ def factorised(space: Space) -> Policy:
     check_space(space)
 
     def init(key: RandomKey) -> Params:
-        return jnp.zeros((space.length, space.widest))
+        return jnp.zeros((space.length, space.max_options))
 
     def step(params: Array, carry: tuple, previous: Array, position: Position) -> tuple:
         return carry, params[position]
 
-    return sequential(space, init, lambda params: (), step)
+    return sequential_policy(space, init, lambda params: (), step)
 
 
-def lstm(space: Space, size: int = 100, *, scale: float = 0.1) -> Policy:
+def lstm_policy(space: Space, size: int = 100, *, scale: float = 0.1) -> ArchitecturePolicy:
     """The policy of a recurrent controller, whose input is the previous token.
 
         i, f, g, o = W [embedding(token_{t-1}); h] + b
@@ -213,11 +174,11 @@ def lstm(space: Space, size: int = 100, *, scale: float = 0.1) -> Policy:
     check_count(size, least=1, of="units")
     check_number(scale, "scale", above=0.0)
     shapes = {
-        "embedding": (space.length, space.widest, size),
+        "embedding": (space.length, space.max_options, size),
         "kernel": (2 * size, 4 * size),
         "bias": (4 * size,),
-        "head": (space.length, size, space.widest),
-        "offset": (space.length, space.widest),
+        "head": (space.length, size, space.max_options),
+        "offset": (space.length, space.max_options),
     }
 
     def init(key: RandomKey) -> Params:
@@ -240,4 +201,4 @@ def lstm(space: Space, size: int = 100, *, scale: float = 0.1) -> Policy:
         hidden = jax.nn.sigmoid(output_gate) * jnp.tanh(cell)
         return (hidden, cell), hidden @ params["head"][position] + params["offset"][position]
 
-    return sequential(space, init, start, step)
+    return sequential_policy(space, init, start, step)

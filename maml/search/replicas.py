@@ -6,7 +6,7 @@ to the servers. They apply it at once, even if other replicas have sent theirs i
     theta <- theta - u(g(theta'; m children of theta')),   theta' an earlier theta
 
 This is the scheme of the first paper, on Ray. Since a controller is small, one server and one
-replica suffice (`drive` with `on_ray`, as in the search for NASNet).
+replica suffice (`search_on_host` with `ray_executor`, as in the search for NASNet).
 
 Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017), with S = 20, K = 100
 and m = 8. Dean et al.: Large scale distributed deep networks (NeurIPS 2012).
@@ -21,82 +21,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 
 from maml import surrogates
 from maml._checks import check_count
-from maml._optimizers import check_optimizer, start
-from maml._returns import check_alike, check_arrays
-from maml.finite import is_finite, where
-from maml.search.controllers import Controller, acting, gradient, judge, reinforce
-from maml.search.driver import PATIENCE, Child, as_float, ledger, outcomes
+from maml._returns import check_arrays, check_same_structure
+from maml.finite import is_finite, select_tree
+from maml.search.controllers import (
+    ControllerState,
+    compute_advantages,
+    controller_gradient,
+    tokens_log_probs,
+)
+from maml.search.driver import (
+    MAX_FAILURES,
+    Child,
+    checked_outcomes,
+    outcome_recorder,
+    reward_or_nan,
+)
 from maml.search.executors import Executor
 from maml.search.loop import History, Reward, check_search, next_children
-from maml.search.policies import Policy, check_policy
-from maml.search.space import Tokens, check_ends
-from maml.search.strategies import Batch, Rewards, State, is_broken
-from maml.search.workers import on_ray, running
+from maml.search.policies import ArchitecturePolicy
+from maml.search.policy_gradients import reinforce
+from maml.search.rewards import is_broken
+from maml.search.space import check_no_dead_end
+from maml.search.strategies import Batch, Rewards, SearchState
+from maml.search.workers import ray_executor, require_ray
 from maml.types import Params, RandomKey
-
-
-def in_shards(
-    policy: Policy, optimizer: optax.GradientTransformation, shards: int
-) -> tuple[Policy, optax.GradientTransformation]:
-    """The policy with its parameters in S flat vectors, and an optimiser for each of them.
-
-    If the optimiser treats each number separately, as SGD and Adam do, the result is the same as
-    without shards. Clipping by norm uses the norm of a shard.
-
-    Args:
-        policy: Policy with parameters of any structure.
-        optimizer: Optimiser, an optax transformation.
-        shards: Number of shards S, from 1 to the number of parameters.
-
-    Returns:
-        The policy and the optimiser of the sharded parameters.
-
-    Raises:
-        ValueError: `shards` is below 1 or above the number of parameters, `policy` is not a
-            `Policy`, or the optimiser is not optax's.
-    """
-    check_policy(policy)
-    check_optimizer(optimizer)
-    check_count(shards, least=1, of="shards")
-    shapes = jax.eval_shape(policy.init, jax.random.key(0))
-    size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    if shards > size:
-        raise ValueError(f"{size} parameters cannot be in {shards} shards; 1 to {size} would work")
-
-    def unshard(parts: Params) -> Params:
-        sizes = [jnp.size(part) for part in parts] if isinstance(parts, tuple) else None
-        if sizes != [part.size for part in np.array_split(np.zeros(size), shards)]:
-            raise ValueError(
-                f"parameters must be a tuple of {shards} shards of {size} numbers in all; got the"
-                f" sizes {sizes}"
-            )
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return ravel_pytree(zeros)[1](jnp.concatenate(parts))
-
-    def init(key: RandomKey) -> Params:
-        return tuple(jnp.array_split(ravel_pytree(policy.init(key))[0], shards))
-
-    def sample(parts: Params, key: RandomKey) -> Tokens:
-        return policy.sample(unshard(parts), key)
-
-    def log_probs(parts: Params, tokens: Tokens) -> jax.Array:
-        return policy.log_probs(unshard(parts), tokens)
-
-    def start_shards(params: Params) -> PyTree:
-        return tuple(start(optimizer, part) for part in params)
-
-    def update(updates: Params, state: PyTree, params: Params | None = None) -> tuple:
-        parts = [None] * len(updates) if params is None else params
-        return tuple(zip(*map(optimizer.update, updates, state, parts), strict=True))
-
-    return Policy(init, sample, log_probs, policy.space), optax.GradientTransformation(
-        start_shards, update
-    )
 
 
 def _restrict_to_cpu() -> None:
@@ -112,10 +64,10 @@ class Server:
         self.state, self.applied = ((part,), (opt_state,)), set()
 
         def step(parts: Params, opt_states: PyTree, grad: Any) -> tuple[Params, PyTree]:
-            check_alike((grad,), parts, "gradient of a shard")
+            check_same_structure((grad,), parts, "gradient of a shard")
             updates, new_states = optimizer.update((grad,), opt_states, parts)
             proposed = optax.apply_updates(parts, updates), new_states
-            return where(is_finite((grad, proposed[0])), proposed, (parts, opt_states))
+            return select_tree(is_finite((grad, proposed[0])), proposed, (parts, opt_states))
 
         self.step = jax.jit(step)
 
@@ -139,11 +91,11 @@ class Replica:
         self, servers: list[Any], shared: list[Any], executor: Callable[[], Executor]
     ) -> None:
         _restrict_to_cpu()
-        self.ray, self.servers, self.executor = running(), servers, executor()
+        self.ray, self.servers, self.executor = require_ray(), servers, executor()
         ask, learn, self.reward = self.ray.get(shared)
         self.ask, self.learn = jax.jit(ask), jax.jit(learn)
 
-    def batch(self, state: State, key: RandomKey) -> tuple[Any, list[Any]]:
+    def batch(self, state: SearchState, key: RandomKey) -> tuple[Any, list[Any]]:
         """Draws m children, computes their rewards, and applies their gradient.
 
         Args:
@@ -155,35 +107,35 @@ class Replica:
         """
         shards = self.ray.get([server.read.remote() for server in self.servers])
         params, opt_state = map(tuple, zip(*shards, strict=True))
-        learned = state.learned._replace(params=params, opt_state=opt_state)
-        tokens, _, keys = self.ask(state._replace(learned=learned), key)
-        check_ends(tokens)
+        controller = state.strategy_state._replace(params=params, opt_state=opt_state)
+        tokens, _, keys = self.ask(state._replace(strategy_state=controller), key)
+        check_no_dead_end(tokens)
         items = list(zip(tokens, keys, strict=True))
-        results = dict(outcomes(self.executor, self.reward, items))
-        rewards = [as_float(results[i]) for i in sorted(results)]
-        grads = self.learn(learned, tokens, jnp.array(rewards))
+        results = dict(checked_outcomes(self.executor, self.reward, items))
+        rewards = [reward_or_nan(results[i]) for i in sorted(results)]
+        grads = self.learn(controller, tokens, jnp.array(rewards))
         parts = zip(self.servers, jax.device_get(grads), strict=True)
-        self.ray.get([server.apply.remote(int(state.told), grad) for server, grad in parts])
+        self.ray.get([server.apply.remote(int(state.num_rewards), grad) for server, grad in parts])
         return jax.device_get(tokens), [results[i] for i in sorted(results)]
 
 
-def replicate(
-    policy: Policy,
+def search_with_replicas(
+    policy: ArchitecturePolicy,
     optimizer: optax.GradientTransformation,
     reward: Reward,
-    state: State,
+    state: SearchState,
     key: RandomKey,
     children: int,
     *,
     replicas: int,
     batch: int,
-    decay: float = 0.9,
-    bonus: float = 0.0,
+    baseline_decay: float = 0.9,
+    entropy_coef: float = 0.0,
     retries: int = 3,
-    keep: Callable[[Child], None] | None = None,
-    patience: int = PATIENCE,
+    on_child: Callable[[Child], None] | None = None,
+    max_failures: int = MAX_FAILURES,
     **resources: Any,
-) -> tuple[State, History]:
+) -> tuple[SearchState, History]:
     """Runs REINFORCE with K replicas that share their parameters; one replica is `reinforce`.
 
     All replicas share one baseline, of the rewards in their order of arrival. With several replicas
@@ -191,8 +143,8 @@ def replicate(
     restarted, and its gradient is applied once; if a server dies, the search ends.
 
     Args:
-        policy: Policy from `in_shards`; there is one server for each shard.
-        optimizer: Optimiser from `in_shards`.
+        policy: Policy from `shard_parameters`; there is one server for each shard.
+        optimizer: Optimiser from `shard_parameters`.
         reward: Reward of one child network, `reward(tokens, key)`.
         state: State before the first of these children; initially
             `reinforce(policy, optimizer).init(key)`.
@@ -200,12 +152,12 @@ def replicate(
         children: Number of children, a positive multiple of `batch`.
         replicas: Number of replicas K.
         batch: Number of children m that a replica draws at once.
-        decay: Decay of the baseline, as in `reinforce`.
-        bonus: Weight of the entropy, as in `reinforce`.
+        baseline_decay: Decay of the baseline, as in `reinforce`.
+        entropy_coef: Coefficient of the entropy, as in `reinforce`.
         retries: Number of restarts of a child or a batch whose process dies.
-        keep: Function that is called with each `Child` after the gradient of its batch. None: no
-            function.
-        patience: Number of exceptions in a row that end the search, as in `drive`.
+        on_child: Function that is called with each `Child` after the gradient of its batch. None:
+            no function.
+        max_failures: Number of exceptions in a row that end the search, as in `search_on_host`.
         resources: Resources of one child, options of `ray.remote`: `num_gpus=0.5`, `num_cpus=2`.
 
     Returns:
@@ -216,44 +168,51 @@ def replicate(
         ImportError: Ray is not installed.
         ValueError: a count is below 1, `children` is not a multiple of `batch`, the parameters are
             not in shards, or an argument has the wrong type.
-        RuntimeError: no cluster is running, `patience` children in a row raised an exception, or a
-            server died.
+        RuntimeError: no cluster is running, `max_failures` children in a row raised an exception,
+            or a server died.
     """
     check_count(replicas, least=1, of="replicas")
     check_count(children, least=1, of="children")
-    strategy = reinforce(policy, optimizer, batch=batch, decay=decay, bonus=bonus)
-    params = getattr(getattr(state, "learned", None), "params", None)
+    strategy = reinforce(
+        policy, optimizer, batch=batch, baseline_decay=baseline_decay, entropy_coef=entropy_coef
+    )
+    params = getattr(getattr(state, "strategy_state", None), "params", None)
     if params is not None and not isinstance(params, tuple):
         raise ValueError(
-            "the policy and its optimiser must be in shards, see `in_shards`; got a state of"
+            "the policy and its optimiser must be in shards, see `shard_parameters`; got a state of"
             f" {type(params).__name__}"
         )
-    batches, told = check_search(strategy, reward, state, key, children), int(state.told)
-    numbers = iter(range(told, told + batch * batches, batch))
-    enter, ray = ledger(keep, patience), running()
+    check_search(strategy, reward, state, key, children)
+    num_rewards = int(state.num_rewards)
+    numbers = iter(range(num_rewards, num_rewards + children, batch))
+    record_outcome, ray = outcome_recorder(on_child, max_failures), require_ray()
 
-    def learn(learned: Controller, tokens: Batch, rewards: Rewards) -> Params:
-        params, surrogate = learned.params, surrogates.score_function
-        advantages, _ = judge(learned, rewards, decay)
-        acted = acting(policy, params, tokens)
-        grads = gradient(policy, surrogate, params, tokens, acted, advantages, bonus)
+    def learn(controller: ControllerState, tokens: Batch, rewards: Rewards) -> Params:
+        params, surrogate = controller.params, surrogates.score_function
+        advantages, _ = compute_advantages(controller, rewards, baseline_decay)
+        old_log_probs = tokens_log_probs(policy, params, tokens)
+        grads = controller_gradient(
+            policy, surrogate, params, tokens, old_log_probs, advantages, entropy_coef
+        )
         # If one shard of the gradient is not finite, no server takes the step.
-        return where(is_finite(grads), grads, jax.tree.map(lambda leaf: leaf * jnp.nan, grads))
+        return select_tree(
+            is_finite(grads), grads, jax.tree.map(lambda leaf: leaf * jnp.nan, grads)
+        )
 
     server = partial(ray.remote(num_cpus=0)(Server).remote, optimizer)
     ask = partial(next_children, strategy)
-    initial = jax.device_get((params, state.learned.opt_state))
+    initial = jax.device_get((params, state.strategy_state.opt_state))
     servers = [server(*shard) for shard in zip(*initial, strict=True)]
     # In a list, so that a replica reads them after its JAX has been restricted to the CPU.
     shared = [ray.put(part) for part in (ask, learn, reward)]
-    executor = partial(on_ray, retries=retries, **resources)
+    executor = partial(ray_executor, retries=retries, **resources)
     replica = partial(ray.remote(num_cpus=0)(Replica).remote, servers, shared, executor)
-    state = state._replace(learned=state.learned._replace(params=(), opt_state=()))
+    state = state._replace(strategy_state=state.strategy_state._replace(params=(), opt_state=()))
     running_batches, deaths, histories = {}, Counter(), {}
 
     def start_batch(worker: Any, number: int | None) -> None:
         if number is not None:
-            batch_state = jax.device_get(state._replace(told=np.int32(number)))
+            batch_state = jax.device_get(state._replace(num_rewards=np.int32(number)))
             running_batches[worker.batch.remote(batch_state, key)] = worker, number
 
     try:
@@ -271,17 +230,21 @@ def replicate(
                     raise
                 start_batch(replica(), number)
                 continue
-            rewards = jnp.array([enter(number + i, tokens[i], results[i]) for i in range(batch)])
+            rewards = jnp.array(
+                [record_outcome(number + i, tokens[i], results[i]) for i in range(batch)]
+            )
             histories[number] = History(jnp.array(tokens), rewards, number + jnp.arange(batch))
-            _, learned = judge(state.learned, rewards, decay)
-            broken = is_broken(rewards).sum(dtype=state.broken.dtype)
-            state = State(learned, state.told + batch, state.broken + broken)
+            _, controller = compute_advantages(state.strategy_state, rewards, baseline_decay)
+            broken = is_broken(rewards).sum(dtype=state.num_broken.dtype)
+            state = SearchState(controller, state.num_rewards + batch, state.num_broken + broken)
             start_batch(worker, next(numbers, None))
         shards = ray.get([server.read.remote() for server in servers])
     finally:
         for actor in (*(worker for worker, _ in running_batches.values()), *servers):
             ray.kill(actor)
     params, opt_states = jax.tree.map(jnp.asarray, tuple(zip(*shards, strict=True)))
-    state = state._replace(learned=state.learned._replace(params=params, opt_state=opt_states))
+    state = state._replace(
+        strategy_state=state.strategy_state._replace(params=params, opt_state=opt_states)
+    )
     history = [histories[number] for number in sorted(histories)]
     return state, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *history)

@@ -6,7 +6,7 @@ forbidden architecture has probability zero, and no drawn architecture has to be
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Int
 
-from maml._checks import check_callable, check_count, check_key, check_number
-from maml._returns import pair
-from maml.types import RandomKey
+from maml._checks import check_callable, check_count, check_number
 
 Tokens = Int[Array, " token"]
 Position = Int[Array, ""]
 Options = Bool[Array, " option"]
-Carry = TypeVar("Carry")
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ class Space:
             jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((self.length,), ())
         )
         mask = jax.eval_shape(allowed, tokens, position)
-        if getattr(mask, "shape", ()) != (self.widest,) or mask.dtype != bool:
-            raise ValueError(f"allowed must return bool[{self.widest}], a mask; got {mask}")
+        if getattr(mask, "shape", ()) != (self.max_options,) or mask.dtype != bool:
+            raise ValueError(f"allowed must return bool[{self.max_options}], a mask; got {mask}")
 
         @jax.jit
         def first_architecture() -> Tokens:
@@ -79,7 +76,7 @@ class Space:
             return jax.lax.fori_loop(0, self.length, step, jnp.zeros(self.length, jnp.int32))
 
         with jax.ensure_compile_time_eval():
-            check_ends(first_architecture())
+            check_no_dead_end(first_architecture())
 
     @property
     def length(self) -> int:
@@ -87,7 +84,7 @@ class Space:
         return len(self.choices)
 
     @property
-    def widest(self) -> int:
+    def max_options(self) -> int:
         """The largest number of options of a token, which is the width of every mask."""
         return max(self.choices)
 
@@ -95,13 +92,13 @@ class Space:
         """The mask of the options of the token at a position, given the tokens before it."""
         check_row(tokens, self.length)
         check_number(position, "the position", least=0, most=self.length - 1)
-        exist = jnp.arange(self.widest) < jnp.array(self.choices)[position]
+        exist = jnp.arange(self.max_options) < jnp.array(self.choices)[position]
         if self.allowed is None:
             return exist
         earlier = jnp.where(jnp.arange(self.length) < position, tokens, 0)
         return exist & self.allowed(earlier, position)
 
-    def along(self, tokens: Tokens) -> Bool[Array, "token option"]:
+    def option_masks(self, tokens: Tokens) -> Bool[Array, "token option"]:
         """The mask of the options of each token of an architecture, given the tokens before it."""
         check_row(tokens, self.length)
         tokens = jnp.asarray(tokens)
@@ -110,8 +107,8 @@ class Space:
     def contains(self, tokens: Tokens) -> Bool[Array, ""]:
         """Whether every token is one of its options, given the tokens before it."""
         check_row(tokens, self.length)
-        one_hot = jnp.arange(self.widest) == jnp.asarray(tokens)[:, None]
-        return (self.along(tokens) & one_hot).any(axis=1).all()
+        one_hot = jnp.arange(self.max_options) == jnp.asarray(tokens)[:, None]
+        return (self.option_masks(tokens) & one_hot).any(axis=1).all()
 
 
 def check_space(space: Any) -> None:
@@ -158,12 +155,12 @@ def check_tokens(tokens: Any, choices: Sequence[int], ndim: int = 1) -> None:
         )
 
 
-def within(tokens: Tokens, choices: Sequence[int]) -> Bool[Array, ""]:
+def in_range(tokens: Tokens, choices: Sequence[int]) -> Bool[Array, ""]:
     """Whether each of the tokens, which may be traced, is below its number of options."""
     return ((tokens >= 0) & (tokens < jnp.array(choices))).all()
 
 
-def check_ends(tokens: Int[Array, "*child token"]) -> None:
+def check_no_dead_end(tokens: Int[Array, "*child token"]) -> None:
     """Refuses architectures with a token that had no allowed option; traced ones pass.
 
     Raises:
@@ -178,92 +175,3 @@ def check_ends(tokens: Int[Array, "*child token"]) -> None:
                 f"the space allows no option for token {position} after {row[:position]};"
                 " `allowed` must allow an option there, or must not allow these tokens"
             )
-
-
-def walk(
-    space: Space,
-    choose: Callable[[Carry, Tokens, Options, Position, RandomKey], tuple[Carry, Array]],
-    carry: Carry,
-    key: RandomKey,
-) -> Tokens:
-    """An architecture whose tokens are chosen one after the other.
-
-    Args:
-        space: Search space of the architectures.
-        choose: Function `choose(carry, tokens, options, position, key) -> (carry, token)`, given
-            the tokens before `position`.
-        carry: Carry of the first choice.
-        key: Random key, split into one for each token.
-
-    Returns:
-        The tokens, `[token]`.
-
-    Raises:
-        ValueError: `space` is not a `Space`, or `key` is not one key.
-    """
-    check_space(space)
-    check_key(key)
-    check_callable(choose, "choose", "carry, tokens, options, position, key")
-
-    def step(state: tuple[Carry, Tokens], at: tuple[Position, RandomKey]) -> tuple:
-        (carry, tokens), (position, key) = state, at
-        options = space.options(tokens, position)
-        out = choose(carry, tokens, options, position, key)
-        carry, token = pair(out, "choose", "carry, token")
-        token = jnp.where(options.any(), token, -1).astype(tokens.dtype)
-        return (carry, tokens.at[position].set(token)), None
-
-    start = carry, jnp.zeros(space.length, jnp.int32)
-    positions_and_keys = jnp.arange(space.length), jax.random.split(key, space.length)
-    return jax.lax.scan(step, start, positions_and_keys)[0][1]
-
-
-def any_of(options: Options, key: RandomKey) -> Array:
-    """A random option, with equal probabilities."""
-    return jax.random.categorical(key, jnp.where(options, 0.0, -jnp.inf))
-
-
-def uniform(space: Space, key: RandomKey) -> Tokens:
-    """A random architecture, in which every option of a token has the same probability."""
-
-    def choose(
-        carry: None, tokens: Tokens, options: Options, position: Position, key: RandomKey
-    ) -> tuple[None, Array]:
-        return carry, any_of(options, key)
-
-    return walk(space, choose, None, key)
-
-
-def mutate(space: Space, tokens: Tokens, key: RandomKey) -> Tokens:
-    """The architecture with one token changed; the token and its option are drawn uniformly.
-
-    Later tokens that are no longer allowed are drawn again. If no token has another option, the
-    architecture is unchanged.
-
-    Args:
-        space: Search space of the architectures.
-        tokens: Tokens of the architecture, `[token]`.
-        key: Random key.
-
-    Returns:
-        The tokens of the new architecture, `[token]`.
-
-    Raises:
-        ValueError: `space` is not a `Space`, `tokens` are not of it, or `key` is not one key.
-    """
-    check_space(space)
-    check_tokens(tokens, space.choices)
-    check_key(key)
-    place_key, key = jax.random.split(key)
-    mutated = any_of(space.along(tokens).sum(axis=1) > 1, place_key)
-
-    def choose(
-        carry: None, new: Tokens, options: Options, position: Position, key: RandomKey
-    ) -> tuple[None, Array]:
-        old = tokens[position]
-        same = options & (jnp.arange(space.widest) == old)
-        others = options & ~same
-        keeps = same.any() & ((position != mutated) | ~others.any())
-        return carry, jnp.where(keeps, old, any_of(others, key))
-
-    return walk(space, choose, None, key)

@@ -11,40 +11,38 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, Real
+from jaxtyping import Array, Float, Int, PyTree
 
 from maml._checks import check_count, check_key
 from maml._contracts import check_step
-from maml.rows import wide
+from maml.search.architectures import mutate, random_architecture
+from maml.search.rewards import check_reward, is_broken
 from maml.search.space import (
     Space,
     Tokens,
-    check_ends,
+    check_no_dead_end,
     check_row,
     check_space,
     check_tokens,
-    mutate,
-    uniform,
 )
 from maml.types import RandomKey
 
 Batch = Int[Array, "child token"]
 Rewards = Float[Array, " child"]
-LARGEST = 1e18  # largest reward; its sums and squares are finite in float32
 
 
-class State(NamedTuple):
+class SearchState(NamedTuple):
     """The complete state of a search between two batches of child networks.
 
     Attributes:
-        learned: State of the strategy itself, a tree of arrays.
-        told: Number of children whose rewards the strategy has received.
-        broken: Number of these children whose reward was broken.
+        strategy_state: State of the strategy itself, a tree of arrays.
+        num_rewards: Number of children whose rewards the strategy has received.
+        num_broken: Number of these children whose reward was broken.
     """
 
-    learned: PyTree
-    told: Int[Array, ""]
-    broken: Int[Array, ""]
+    strategy_state: PyTree
+    num_rewards: Int[Array, ""]
+    num_broken: Int[Array, ""]
 
 
 class Strategy(NamedTuple):
@@ -59,49 +57,21 @@ class Strategy(NamedTuple):
     """
 
     batch: int
-    init: Callable[[RandomKey], State]
-    ask: Callable[[State, RandomKey], Batch]
-    tell: Callable[[State, Batch, Rewards], State]
+    init: Callable[[RandomKey], SearchState]
+    ask: Callable[[SearchState, RandomKey], Batch]
+    tell: Callable[[SearchState, Batch, Rewards], SearchState]
 
 
-def is_broken(rewards: Real[Array, "*child"]) -> Bool[Array, "*child"]:
-    """Whether each reward is not finite, or has an absolute value above 1e18.
-
-    >>> is_broken(jnp.array([0.5, -jnp.inf, jnp.nan, 1e38])).tolist()
-    [False, True, True, True]
-    """
-    return ~(jnp.abs(wide(rewards)) <= LARGEST)
-
-
-def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:
-    """Refuses a value that is not one real number for each child; NaN, for a broken child, passes.
-
-    Args:
-        reward: Value to check.
-        children: Expected shape, `(children,)` for a batch and `()` for one child.
-
-    Raises:
-        ValueError: the value is a string, a bool or complex, or has another shape.
-    """
-    try:
-        array = reward if isinstance(reward, jax.Array) else np.asarray(reward)
-    except ValueError as error:  # lists of several lengths
-        raise ValueError(f"a reward must be a real number; got {reward!r}") from error
-    if array.shape != children:
-        expected = f"an array of {children}, one for each child" if children else "one number"
-        raise ValueError(f"a reward must be {expected}; got an array of {array.shape}")
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in (np.integer, np.floating)):
-        raise ValueError(f"a reward must be a real number; got {reward!r}")
-
-
-def check_own_state(state: Any, init: Callable[[RandomKey], State]) -> None:
+def check_own_state(state: Any, init: Callable[[RandomKey], SearchState]) -> None:
     """Refuses a value that is not a state with the structure and shapes of `init(key)`.
 
     Raises:
-        ValueError: `state` is not a `State`, or is of another strategy, space or optimiser.
+        ValueError: `state` is not a `SearchState`, or is of another strategy, space or optimiser.
     """
-    if not isinstance(state, State):
-        raise ValueError(f"the state must be a State, as strategy.init(key) returns; got {state!r}")
+    if not isinstance(state, SearchState):
+        raise ValueError(
+            f"the state must be a SearchState, as strategy.init(key) returns; got {state!r}"
+        )
     shapes, expected = (
         jax.tree.map(lambda leaf: list(np.shape(leaf)), tree)
         for tree in (state, jax.eval_shape(init, jax.random.key(0)))
@@ -111,14 +81,14 @@ def check_own_state(state: Any, init: Callable[[RandomKey], State]) -> None:
             f"the state is of another strategy, space or optimiser; got the shapes {shapes}, and"
             f" strategy.init(key) has {expected}"
         )
-    check_step(state.told, "the number of children told")
+    check_step(state.num_rewards, "num_rewards")
 
 
-def strategy(
+def make_strategy(
     space: Space,
     batch: int,
     init: Callable[[RandomKey], PyTree],
-    child: Callable[[State, RandomKey], Tokens],
+    child: Callable[[SearchState, RandomKey], Tokens],
     learn: Callable[[Any, Batch, Rewards, Array], PyTree],
 ) -> Strategy:
     """A strategy made from functions that draw one child and learn from a batch.
@@ -129,9 +99,9 @@ def strategy(
     Args:
         space: Search space of the architectures.
         batch: Number of children proposed at once, >= 1.
-        init: Function `init(key) -> learned`.
+        init: Function `init(key) -> strategy_state`.
         child: Function `child(state, key) -> tokens`.
-        learn: Function `learn(learned, tokens, rewards, told) -> learned`.
+        learn: Function `learn(strategy_state, tokens, rewards, num_rewards) -> strategy_state`.
 
     Returns:
         The strategy.
@@ -142,33 +112,33 @@ def strategy(
     check_space(space)
     check_count(batch, least=1, of="children in a batch")
 
-    def checked_init(key: RandomKey) -> State:
+    def checked_init(key: RandomKey) -> SearchState:
         check_key(key)
         zero = jnp.zeros((), jnp.int32)
-        return State(init(key), zero, zero)
+        return SearchState(init(key), zero, zero)
 
-    def ask(state: State, key: RandomKey) -> Batch:
+    def ask(state: SearchState, key: RandomKey) -> Batch:
         check_own_state(state, checked_init)
         check_key(key)
         return jax.vmap(child, (None, 0))(state, jax.random.split(key, batch))
 
-    def tell(state: State, tokens: Batch, rewards: Rewards) -> State:
+    def tell(state: SearchState, tokens: Batch, rewards: Rewards) -> SearchState:
         check_own_state(state, checked_init)
         check_row(tokens, space.length, 2)
-        check_ends(tokens := jnp.asarray(tokens))
+        check_no_dead_end(tokens := jnp.asarray(tokens))
         check_tokens(tokens, space.choices, 2)
         check_count(len(tokens), least=1, of="children with rewards")
         check_reward(rewards, children=(len(tokens),))
         broken = is_broken(jnp.asarray(rewards)) | ~jax.vmap(space.contains)(tokens)
         rewards = jnp.where(broken, -jnp.inf, rewards)
-        learned = learn(state.learned, tokens, rewards, state.told)
-        total = state.broken + broken.sum(dtype=state.broken.dtype)
-        return State(learned, state.told + len(rewards), total)
+        strategy_state = learn(state.strategy_state, tokens, rewards, state.num_rewards)
+        total = state.num_broken + broken.sum(dtype=state.num_broken.dtype)
+        return SearchState(strategy_state, state.num_rewards + len(rewards), total)
 
     return Strategy(batch, checked_init, ask, tell)
 
 
-def random(space: Space, *, batch: int = 1) -> Strategy:
+def random_search(space: Space, *, batch: int = 1) -> Strategy:
     """Random search: each token is drawn uniformly from its options, and nothing is learned.
 
     Args:
@@ -182,10 +152,12 @@ def random(space: Space, *, batch: int = 1) -> Strategy:
         ValueError: `space` is not a `Space`, or `batch` is below 1.
     """
 
-    def child(state: State, key: RandomKey) -> Tokens:
-        return uniform(space, key)
+    def child(state: SearchState, key: RandomKey) -> Tokens:
+        return random_architecture(space, key)
 
-    return strategy(space, batch, lambda key: (), child, lambda learned, *_: learned)
+    return make_strategy(
+        space, batch, lambda key: (), child, lambda strategy_state, *_: strategy_state
+    )
 
 
 class Population(NamedTuple):
@@ -229,22 +201,24 @@ def evolution(space: Space, *, population: int = 10, sample: int = 3, batch: int
         tokens = jnp.zeros((population, space.length), jnp.int32)
         return Population(tokens, jnp.full(population, -jnp.inf))
 
-    def child(state: State, key: RandomKey) -> Tokens:
+    def child(state: SearchState, key: RandomKey) -> Tokens:
         fresh_key, sample_key, mutation_key = jax.random.split(key, 3)
-        members = state.learned
+        members = state.strategy_state
         drawn = jax.random.randint(sample_key, (sample,), 0, population)
         best = drawn[jnp.argmax(members.rewards[drawn])]
         return jnp.where(
-            (state.told < population) | (members.rewards[best] == -jnp.inf),
-            uniform(space, fresh_key),
+            (state.num_rewards < population) | (members.rewards[best] == -jnp.inf),
+            random_architecture(space, fresh_key),
             mutate(space, members.tokens[best], mutation_key),
         )
 
-    def learn(members: Population, tokens: Batch, rewards: Rewards, told: Array) -> Population:
-        rows = ((told + jnp.arange(len(rewards))) % population)[-population:]
+    def learn(
+        members: Population, tokens: Batch, rewards: Rewards, num_rewards: Array
+    ) -> Population:
+        rows = ((num_rewards + jnp.arange(len(rewards))) % population)[-population:]
         return Population(
             members.tokens.at[rows].set(tokens[-population:]),
             members.rewards.at[rows].set(rewards[-population:]),
         )
 
-    return strategy(space, batch, init, child, learn)
+    return make_strategy(space, batch, init, child, learn)

@@ -17,13 +17,14 @@ import jax
 from maml._checks import check_count
 from maml.search.executors import Executor, Item, Outcome
 
-# Ray reads these variables when it is imported and started. With `HERE` it listens only on the
-# loopback interface. Ray has no other option for that: it replaces 127.0.0.1 by the host's address.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
-HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
+# Ray reads these variables when it is imported and started. With `LOCAL_ONLY` it listens only on
+# the loopback interface. Ray has no other option for that: it replaces 127.0.0.1 by the host's
+# address.
+NO_USAGE_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
+LOCAL_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
 
-def engine() -> Any:
+def import_ray() -> Any:
     """The module `ray`.
 
     Raises:
@@ -36,7 +37,7 @@ def engine() -> Any:
 
 
 @contextmanager
-def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
+def ray_cluster(address: str | None = None, **options: Any) -> Iterator[None]:
     """A context in which Ray runs without usage reports; its end shuts Ray down.
 
     Args:
@@ -55,15 +56,15 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
     """
     if address is not None and not (isinstance(address, str) and address):
         raise ValueError(f"address must be None, 'auto' or HOST:PORT; got {address!r}")
-    environment = QUIET if address else QUIET | HERE
+    environment = NO_USAGE_REPORTS if address else NO_USAGE_REPORTS | LOCAL_ONLY
     if "ray" in sys.modules and not os.environ.keys() >= environment.keys():
         raise RuntimeError(
-            "Ray was imported before `cluster` could set its environment; import it afterwards, or"
-            f" set {' '.join(f'{n}={v}' for n, v in environment.items())}"
+            "Ray was imported before `ray_cluster` could set its environment; import it afterwards,"
+            f" or set {' '.join(f'{n}={v}' for n, v in environment.items())}"
         )
     for name, value in environment.items():
         os.environ.setdefault(name, value)
-    ray = engine()
+    ray = import_ray()
     start_options = (
         {"address": address} if address else {"address": "local", "include_dashboard": False}
     )
@@ -77,20 +78,20 @@ def cluster(address: str | None = None, **options: Any) -> Iterator[None]:
         ray.shutdown()
 
 
-def running() -> Any:
+def require_ray() -> Any:
     """The module `ray`, after a check that Ray is running; otherwise a call would start a cluster.
 
     Raises:
         ImportError: Ray is not installed.
         RuntimeError: Ray is not running.
     """
-    ray = engine()
+    ray = import_ray()
     if not ray.is_initialized():
-        raise RuntimeError("Ray is not running; use `with maml.search.cluster():`")
+        raise RuntimeError("Ray is not running; use `with maml.search.ray_cluster():`")
     return ray
 
 
-def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
+def ray_executor(*, retries: int = 3, **resources: Any) -> Executor:
     """An executor that runs each item as a Ray task on the next free worker.
 
     An item whose worker dies is restarted, and its outcome is that of the last attempt. A worker
@@ -118,7 +119,7 @@ def on_ray(*, retries: int = 3, **resources: Any) -> Executor:
     tasks = {}
 
     def execute(function: Callable[..., Any], items: Sequence[Item]) -> Iterator[Outcome]:
-        ray = running()
+        ray = require_ray()
         if function not in tasks:
             # A new task for each batch would be loaded and compiled again for each batch.
             def call_function(*item: Any) -> Any:

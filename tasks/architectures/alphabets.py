@@ -8,12 +8,12 @@ from jaxtyping import UInt8
 
 from maml._checks import check_count
 from tasks._checks import check_is
-from tasks.characters import Characters, Images, alphabet, shuffled
+from tasks.characters import Characters, Images, alphabet, shuffle_names
 
 Shrink = Literal["largest", "mean"]
 
 
-def small(
+def smallest_alphabets(
     characters: Characters, names: list[str], count: int, *, seed: int = 0
 ) -> dict[str, list[int]]:
     """Indices of the classes of the smallest alphabets, divided into training and held-out classes.
@@ -38,14 +38,14 @@ def small(
     index = {name: number for number, name in enumerate(characters.names)}
     indices: dict[str, list[int]] = {"train": [], "held_out": []}
     for script in sorted(sizes, key=lambda name: (sizes[name], name))[:count]:
-        classes = shuffled([name for name in names if alphabet(name) == script], seed)
+        classes = shuffle_names([name for name in names if alphabet(name) == script], seed)
         third = len(classes) // 3
         indices["held_out"] += [index[name] for name in classes[:third]]
         indices["train"] += [index[name] for name in classes[third:]]
     return indices
 
 
-def shrunk(
+def shrink_images(
     images: Images, side: int, *, by: Shrink = "largest"
 ) -> UInt8[np.ndarray, "class drawing side side"]:
     """The images at a lower resolution, with one pixel for each block of pixels.
@@ -61,7 +61,7 @@ def shrunk(
     Raises:
         ValueError: `side` does not divide the old side, or `by` has another value.
 
-    >>> shrunk(np.full((1, 1, 28, 28), 8, np.uint8), 14, by="mean").shape
+    >>> shrink_images(np.full((1, 1, 28, 28), 8, np.uint8), 14, by="mean").shape
     (1, 1, 14, 14)
     """
     if np.ndim(images) != 4:

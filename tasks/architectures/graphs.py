@@ -51,7 +51,7 @@ class Numbers(pickle.Unpickler):
         return stands_for[module, name]
 
 
-def installed() -> Path:
+def find_tables() -> Path:
     """The folder of tables of the package `nas-bench-graph`, whose code is not run.
 
     Raises:
@@ -69,8 +69,8 @@ def nasbench_graph(dataset: str = "cora", *, folder: Path | None = None) -> Tabl
     """The table of NAS-Bench-Graph, of four layers of a graph network, wired in one of nine ways.
 
     The tokens are the wiring and the operation of each layer. If architectures differ only in the
-    order of their layers, table and space have one of them, see `tabular.only`. The reward is the
-    accuracy on the validation set, and the reported accuracy is that on the test set.
+    order of their layers, table and space have one of them, see `tabular.space_of_entries`. The
+    reward is the accuracy on the validation set, and the reported accuracy is that on the test set.
 
     Args:
         dataset: Name of a data set, one of `DATASETS`; "proteins" has five of the operations.
@@ -87,7 +87,7 @@ def nasbench_graph(dataset: str = "cora", *, folder: Path | None = None) -> Tabl
     """
     if dataset not in DATASETS:
         raise ValueError(f"the data set must be one of {', '.join(DATASETS)}; got {dataset!r}")
-    folder = installed() if folder is None else as_path(folder, "the folder")
+    folder = find_tables() if folder is None else as_path(folder, "the folder")
     path = folder / f"{dataset}.bench"
     expected = "entries with `valid_perf` and `perf` by code"
     try:

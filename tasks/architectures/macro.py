@@ -19,18 +19,18 @@ from jaxtyping import Array, Bool, Float, Int
 from maml._checks import check_count
 from maml.batch_norm import Reference
 from maml.search import Space
-from maml.search.space import Tokens, check_tokens, within
+from maml.search.space import Tokens, check_tokens, in_range
 from tasks._checks import check_is
 from tasks.architectures.masked import (
     MaskedBatchNorm,
+    apply_strides,
+    central_mask,
     check_images,
-    convolved,
-    first,
-    flattened,
+    convolve,
+    flatten_maps,
     glorot,
     kernel_mask,
-    strided,
-    window,
+    leading_mask,
 )
 
 
@@ -91,16 +91,16 @@ class Layer(NamedTuple):
         filter: Height and width of the filters, `[2]`.
         strides: Strides over rows and columns, `[2]`.
         features: Number of filters.
-        seen: Numbers of rows and columns of the input, `[2]`.
-        left: Numbers of rows and columns of the output,  ceil(seen / strides), `[2]`.
+        input_size: Numbers of rows and columns of the input, `[2]`.
+        output_size: Numbers of rows and columns of the output,  ceil(seen / strides), `[2]`.
     """
 
     reads: Bool[Array, " source"]
     filter: Int[Array, "2"]
     strides: Int[Array, "2"]
     features: Int[Array, ""]
-    seen: Int[Array, "2"]
-    left: Int[Array, "2"]
+    input_size: Int[Array, "2"]
+    output_size: Int[Array, "2"]
 
 
 def _start(layer: int) -> int:
@@ -170,7 +170,7 @@ class Allowed:
         table = jnp.arange(max(options)) < jnp.asarray(options)[:, None]
         strides = jnp.asarray(self.macro.strides)
         for number, layer in enumerate(decode(self.macro, tokens)):
-            remaining = (layer.seen[:, None] - 1) // strides + 1
+            remaining = (layer.input_size[:, None] - 1) // strides + 1
             position_of_stride = _start(number) + number + 2
             fits = (remaining >= self.macro.least) | (strides == 1)
             table = table.at[
@@ -225,23 +225,23 @@ class MacroNet(nn.Module):
             inputs = jnp.concatenate(
                 [channels & read for channels, read in zip(live, layer.reads, strict=True)]
             )
-            outputs = first(layer.features, max_filters)
-            height, width = (window(extent, size) for extent in layer.filter)
+            outputs = leading_mask(layer.features, max_filters)
+            height, width = (central_mask(extent, size) for extent in layer.filter)
             mask = kernel_mask(height, width, inputs, outputs)
             kernel = self.param(f"conv{number}", lambda key, mask=mask: glorot(key, mask))
-            product = convolved(jnp.concatenate(maps, -1), kernel * mask)
-            rows, columns = (first(extent, side) for extent in layer.left)
+            product = convolve(jnp.concatenate(maps, -1), kernel * mask)
+            rows, columns = (leading_mask(extent, side) for extent in layer.output_size)
             live_positions = rows[:, None, None] & columns[:, None] & outputs
             norm = MaskedBatchNorm(name=f"norm{number}")
-            product = strided(product, layer.strides, self.macro.strides)
+            product = apply_strides(product, layer.strides, self.macro.strides)
             maps.append(
                 nn.relu(norm(product, live_positions, reference=reference, running=running))
             )
             live.append(outputs)
-            flat.append(flattened(maps[-1], layer.left.prod()))
+            flat.append(flatten_maps(maps[-1], layer.output_size.prod()))
             unread = unread.at[: number + 1].set(unread[: number + 1] & ~layer.reads)
         unread_outputs = [x * is_unread for x, is_unread in zip(flat, unread[1:], strict=True)]
         head = nn.Dense(self.ways, kernel_init=nn.initializers.zeros_init(), name="head")
-        in_space = within(self.tokens, choices(self.macro))
+        in_space = in_range(self.tokens, choices(self.macro))
         head_inputs = jnp.where(in_space, jnp.concatenate(unread_outputs, -1), jnp.nan)
         return head_inputs if features else head(head_inputs)

@@ -16,8 +16,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from maml.batch_norm import Reference, split
-from maml.rows import masked, nonzero, wide
+from maml.batch_norm import Reference, parse_reference
+from maml.rows import mask_rows, nonzero_divisor, upcast
 from maml.types import RandomKey
 
 
@@ -33,16 +33,16 @@ def check_images(x: Any, side: int | None = None) -> None:
         raise ValueError(f"images must be [{expected}]; got {list(jnp.shape(x))}")
 
 
-def window(size: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
+def central_mask(size: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
     """The mask of the `size` central positions out of `largest`, both odd.
 
-    >>> window(jnp.array(3), 5).tolist()
+    >>> central_mask(jnp.array(3), 5).tolist()
     [False, True, True, True, False]
     """
     return jnp.abs(jnp.arange(largest) - largest // 2) <= size // 2
 
 
-def first(count: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
+def leading_mask(count: Int[Array, ""], largest: int) -> Bool[Array, " largest"]:
     """The mask of the first `count` positions out of `largest`."""
     return jnp.arange(largest) < count
 
@@ -70,7 +70,7 @@ def glorot(key: RandomKey, mask: Bool[Array, "rows columns inputs outputs"]) -> 
     return bound * jnp.where(mask, jax.random.uniform(key, mask.shape, minval=-1.0), 0.0)
 
 
-def convolved(
+def convolve(
     x: Float[Array, "n height width inputs"],
     kernel: Float[Array, "size size inputs outputs"],
     stride: int = 1,
@@ -91,15 +91,15 @@ def convolved(
         The convolved images, `[n, rows, columns, outputs]`.
     """
     size, _, _, outputs = kernel.shape
-    columns = jnp.concatenate(shifted(x, size, stride, axis=2), axis=-1)
+    columns = jnp.concatenate(list_neighbours(x, size, stride, axis=2), axis=-1)
     products = columns @ kernel.transpose(1, 2, 0, 3).reshape(-1, size * outputs)
     rows = enumerate(jnp.split(products, size, axis=-1))
     return jnp.asarray(
-        sum(shifted(product, size, stride, axis=1)[shift] for shift, product in rows)
+        sum(list_neighbours(product, size, stride, axis=1)[shift] for shift, product in rows)
     )
 
 
-def shifted(x: Array, size: int, stride: int, axis: int, edge: float = 0.0) -> list[Array]:
+def list_neighbours(x: Array, size: int, stride: int, axis: int, edge: float = 0.0) -> list[Array]:
     """The `size` neighbours of every stride-th pixel along an axis, in order.
 
     Args:
@@ -117,14 +117,14 @@ def shifted(x: Array, size: int, stride: int, axis: int, edge: float = 0.0) -> l
     return [lax.slice_in_dim(padded, shift, shift + side, stride, axis) for shift in range(size)]
 
 
-def selected(
+def select_map(
     maps: Sequence[Float[Array, "*shape"]], which: Int[Array, ""]
 ) -> Float[Array, "*shape"]:
     """The map with the given number, or zeros if there is no such map."""
     return jnp.asarray(sum((which == number) * x for number, x in enumerate(maps)))
 
 
-def strided(
+def apply_strides(
     x: Float[Array, "n height width channels"], strides: Int[Array, "2"], options: Sequence[int]
 ) -> Float[Array, "n height width channels"]:
     """Every stride-th row and column, moved to the top left corner and padded with zeros.
@@ -138,7 +138,7 @@ def strided(
         The images, in the same shape.
     """
     for axis, stride in zip((1, 2), strides, strict=True):
-        x = selected(
+        x = select_map(
             [_take_every(x, option, axis) for option in options],
             jnp.argmax(jnp.asarray(options) == stride),
         )
@@ -152,7 +152,7 @@ def _take_every(x: Array, stride: int, axis: int) -> Array:
     return jnp.pad(pixels, pads)
 
 
-def flattened(
+def flatten_maps(
     x: Float[Array, "n height width channels"], positions: int | Int[Array, ""]
 ) -> Float[Array, "n features"]:
     """The images as vectors, divided by the square root of the number of positions.
@@ -204,10 +204,10 @@ class MaskedBatchNorm(nn.Module):
         """
         if running:
             raise ValueError("masked batch normalisation has no running averages")
-        rows, weights = split(reference, x.shape[0])
+        rows, weights = parse_reference(reference, x.shape[0])
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
-        rows_used = masked(wide(x[:rows]), weights)
-        number = len(rows_used) if weights is None else nonzero(weights.sum())
+        rows_used = mask_rows(upcast(x[:rows]), weights)
+        number = len(rows_used) if weights is None else nonzero_divisor(weights.sum())
         share = live if weights is None else live * weights[:, None, None, None]
         count = number * jnp.maximum(live.any(-1).sum(), 1)
         mean = jnp.sum(rows_used * share, (0, 1, 2)) / count

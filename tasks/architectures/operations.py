@@ -9,11 +9,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from maml.batch_norm import Reference
-from maml.layers import larger
-from tasks.architectures.masked import convolved, glorot, shifted
+from maml.layers import maximum
+from tasks.architectures.masked import convolve, glorot, list_neighbours
 from tasks.layers import BatchNorm
 
 OPERATIONS = ("identity", "conv1", "conv3", "conv5", "average3", "maximum3")
+COMBINERS = ("add", "concatenate")  # of the results of the two operations of a block
 FILTERS = {"conv1": 1, "conv3": 3, "conv5": 5}
 
 
@@ -30,12 +31,12 @@ def average3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "
 
 def maximum3(x: Float[Array, "n height width c"], stride: int) -> Float[Array, "n rows columns c"]:
     """The largest of the 3 x 3 neighbours of every stride-th pixel."""
-    return _pool(larger, x, stride, -jnp.inf)
+    return _pool(maximum, x, stride, -jnp.inf)
 
 
 def _pool(pairwise: Callable[[Array, Array], Array], x: Array, stride: int, edge: float) -> Array:
     for axis in (1, 2):
-        x = reduce(pairwise, shifted(x, 3, stride, axis, edge))
+        x = reduce(pairwise, list_neighbours(x, 3, stride, axis, edge))
     return x
 
 
@@ -80,6 +81,6 @@ class Conv(nn.Module):
         kernel = self.param("kernel", lambda key: glorot(key, mask)) * mask
         dtype = self.dtype or jnp.result_type(kernel, *(x for x, _ in parts))
         kernel = kernel.astype(dtype)
-        product = sum(convolved(x.astype(dtype), kernel, stride) for x, stride in parts)
+        product = sum(convolve(x.astype(dtype), kernel, stride) for x, stride in parts)
         norm = BatchNorm(self.track, dtype=self.dtype, name="norm")
         return norm(jnp.asarray(product), reference=reference, running=running)

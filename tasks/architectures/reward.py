@@ -3,13 +3,11 @@
     reward(tokens, key) = mean over held-out tasks of the query accuracy of phi_K
 
 Here phi_K are the parameters after K inner steps on the support set. They start from parameters
-that were meta-trained for this architecture alone, or for the whole space together, as in ENAS.
+that were meta-trained for this architecture alone or, in `tasks.architectures.shared`, for all.
 Both rewards are pure functions that can be jitted, mapped over children, and passed to a strategy.
-The held-out tasks are always the same, so that two rewards of one architecture differ only by the
-randomness of training.
+The held-out tasks are fixed, so that two rewards of one architecture differ only by the training.
 
-Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017);
-Pham, Guan, Zoph, Le, Dean: Efficient neural architecture search via parameter sharing (ICML 2018).
+Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017).
 """
 
 from collections.abc import Callable
@@ -24,16 +22,16 @@ from jaxtyping import Array, Float
 
 import maml
 from maml._checks import check_callable, check_count, check_key, check_number
-from maml.search import Reward, Space, uniform
-from maml.search.space import Tokens, check_space
+from maml.finite import is_finite
+from maml.search import Reward
+from maml.search.space import Tokens
 from maml.types import Params, RandomKey
 from tasks._checks import check_is
-from tasks.architectures.masked import glorot
 from tasks.batch_norm import few_shot_apply, few_shot_loss
 
 Learner = Literal["protonet", "maml", "fomaml"]
 BatchNorm = Literal["transductive", "support"]  # child networks have no running averages
-Child = Callable[[Tokens], nn.Module]
+ChildFactory = Callable[[Tokens], nn.Module]
 """`child(tokens) -> model`, such as `partial(MacroNet, macro, ways=20)`."""
 
 
@@ -117,7 +115,7 @@ def optimizer(params: Params, budget: Budget) -> optax.GradientTransformation:
 
 
 def accuracy(
-    child: Child,
+    child: ChildFactory,
     budget: Budget,
     held_out: maml.Sampler,
     params: Params,
@@ -144,15 +142,15 @@ def accuracy(
     check_is(model, "a child", nn.Module)
     learner = algorithm(model, params, budget).learner
     metric = few_shot_loss(model, budget.batch_norm)
-    episodes = maml.batched(held_out, budget.eval_tasks)(jax.random.key(2018))
+    episodes = maml.batch_tasks(held_out, budget.eval_tasks)(jax.random.key(2018))
     steps, chunk = budget.inner_steps, budget.chunk
     losses, metrics = maml.evaluate(learner, metric, params, episodes, key, steps, chunk=chunk)
     finite = jnp.isfinite(losses[:, -1]).all()
     return jnp.where(finite, metrics["accuracy"][:, -1].mean(), jnp.nan)
 
 
-def from_scratch(
-    child: Child, train: maml.Sampler, held_out: maml.Sampler, budget: Budget
+def reward_from_scratch(
+    child: ChildFactory, train: maml.Sampler, held_out: maml.Sampler, budget: Budget
 ) -> Reward:
     """The reward of child networks that are meta-trained from their own initial parameters.
 
@@ -170,11 +168,12 @@ def from_scratch(
     Raises:
         ValueError: an argument has the wrong type.
     """
-    _check(child, budget, train=train, held_out=held_out)
-    return jax.tree_util.Partial(Bound(_train_and_evaluate, child, budget), train, held_out)
+    check_arguments(child, budget, train=train, held_out=held_out)
+    return jax.tree_util.Partial(BoundFunction(_train_and_evaluate, child, budget), train, held_out)
 
 
-def _check(child: Any, budget: Any, **samplers: Any) -> None:
+def check_arguments(child: Any, budget: Any, **samplers: Any) -> None:
+    """Refuses a child, a budget or a sampler of the wrong type by a `ValueError`."""
     check_callable(child, "child", "tokens")
     if not isinstance(budget, Budget):
         raise ValueError(f"the budget must be a Budget; got {budget!r}")
@@ -183,10 +182,8 @@ def _check(child: Any, budget: Any, **samplers: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundFunction:
     """A function bound to a child and a budget, compared by value so that jit compiles once.
-
-    (Two equal `functools.partial` would differ.)
 
     Attributes:
         function: Function `function(child, budget, *others)`.
@@ -195,7 +192,7 @@ class Bound:
     """
 
     function: Callable[..., Any]
-    child: Child
+    child: ChildFactory
     budget: Budget
 
     def __call__(self, *others: Any) -> Any:
@@ -204,7 +201,7 @@ class Bound:
 
 
 def _train_and_evaluate(
-    child: Child,
+    child: ChildFactory,
     budget: Budget,
     train: maml.Sampler,
     held_out: maml.Sampler,
@@ -212,12 +209,12 @@ def _train_and_evaluate(
     key: RandomKey,
 ) -> Float[Array, ""]:
     """The accuracy of a child network after meta-training from its own initial parameters."""
-    params = trained(child, budget, train, tokens, key)
+    params = train_child(child, budget, train, tokens, key)
     return accuracy(child, budget, held_out, params, tokens, key)
 
 
-def trained(
-    child: Child, budget: Budget, train: maml.Sampler, tokens: Tokens, key: RandomKey
+def train_child(
+    child: ChildFactory, budget: Budget, train: maml.Sampler, tokens: Tokens, key: RandomKey
 ) -> Params:
     """The meta-trained parameters of one child network.
 
@@ -236,101 +233,18 @@ def trained(
     check_key(key)
     init_key, train_key = jax.random.split(key)
     model = child(tokens)
-    params = initial(model, train, init_key)
+    params = initial_params(model, train, init_key)
     learner, adam = algorithm(model, params, budget), optimizer(params, budget)
     state = maml.init(learner, adam, params)
-    sample = maml.batched(train, budget.meta_batch)
+    sample = maml.batch_tasks(train, budget.meta_batch)
     steps, chunk = budget.meta_steps, budget.chunk
     state, metrics = maml.train(learner, adam, sample, state, train_key, steps, chunk=chunk)
-    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(metrics)]).all()
-    finite &= (metrics["left_out"] == 0).all()
+    finite = is_finite(metrics) & (metrics["left_out"] == 0).all()
     return jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), state.params)
 
 
-def initial(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
+def initial_params(model: nn.Module, sample: maml.Sampler, key: RandomKey) -> Params:
     """The initial parameters of a model, for images of the sampler's shape."""
     check_is(model, "a child", nn.Module)
     images, _ = jax.eval_shape(sample, key).support
     return model.init(key, jnp.zeros(images.shape, images.dtype))
-
-
-def shared_weights(
-    child: Child, space: Space, train: maml.Sampler, budget: Budget, key: RandomKey
-) -> Params:
-    """Weights of the largest network of a space, trained on a random architecture per meta-step.
-
-    Args:
-        child: Function `child(tokens) -> model`.
-        space: Search space, whose architectures are drawn uniformly token by token.
-        train: Sampler of one task of the training classes.
-        budget: Budget of all architectures together.
-        key: Random key, split for the initial weights, the architectures and the tasks.
-
-    Returns:
-        The meta-trained parameters, which all architectures of the space share.
-
-    Raises:
-        ValueError: an argument has the wrong type.
-    """
-    _check(child, budget, train=train)
-    check_space(space)
-    check_key(key)
-    init_key, key = jax.random.split(key)
-    largest = jnp.asarray(space.choices) - 1
-    params = whole(initial(child(largest), train, init_key), jax.random.fold_in(init_key, 1))
-    adam = optimizer(params, budget)
-    sample = maml.batched(train, budget.meta_batch)
-
-    def draw(key: RandomKey) -> tuple[Tokens, maml.Episode]:
-        tokens_key, key = jax.random.split(key)
-        return uniform(space, tokens_key), sample(key)
-
-    def step(
-        state: maml.MetaState, drawn: tuple[Tokens, maml.Episode], key: RandomKey
-    ) -> tuple[maml.MetaState, Any]:
-        tokens, episodes = drawn
-        learner = algorithm(child(tokens), params, budget)
-        return maml.meta_step(learner, adam, state, episodes, key, chunk=budget.chunk)
-
-    state = maml.MetaState(params, adam.init(params), jnp.zeros((), int))
-    return maml.iterate(step, draw, state, key, budget.meta_steps)[0].params
-
-
-def whole(params: Params, key: RandomKey) -> Params:
-    """The parameters, with random initial values for the zeros of each kernel.
-
-    The zeros are weights that the architecture of the initialisation does not use. No architecture
-    uses every weight: the last options are pooling instead of a filter, or every earlier layer
-    instead of the image. Weights before a normalisation that start at zero may remain zero.
-    """
-    leaves, structure = jax.tree.flatten(params)
-
-    def fill(leaf: Array, key: RandomKey) -> Array:
-        if leaf.ndim < 4:
-            return leaf
-        if leaf.ndim > 4:
-            return jax.vmap(fill)(leaf, jax.random.split(key, len(leaf)))
-        return jnp.where(leaf == 0, glorot(key, jnp.ones(leaf.shape, bool)), leaf)
-
-    keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(structure, map(fill, leaves, keys))
-
-
-def from_shared(child: Child, params: Params, held_out: maml.Sampler, budget: Budget) -> Reward:
-    """The reward of child networks that adapt from shared weights, without their own training.
-
-    Args:
-        child: Function `child(tokens) -> model`.
-        params: Shared weights, the result of `shared_weights`.
-        held_out: Sampler of one task of classes that were not used to train the weights.
-        budget: Budget, whose inner steps and held-out tasks are used.
-
-    Returns:
-        The function `reward(tokens, key)`, a tree with the weights and the data set as its leaves.
-        The reward is NaN if a loss is not finite.
-
-    Raises:
-        ValueError: an argument has the wrong type.
-    """
-    _check(child, budget, held_out=held_out)
-    return jax.tree_util.Partial(Bound(accuracy, child, budget), held_out, params)

@@ -16,17 +16,9 @@ from jaxtyping import Array, Float
 
 from maml.batch_norm import Reference
 from maml.search.space import check_tokens
-from tasks.architectures.cells import (
-    COMBINERS,
-    STRIDES,
-    Cells,
-    Output,
-    kind_of,
-    network,
-    ratio,
-    space,
-)
-from tasks.architectures.operations import FILTERS, OPERATIONS, PARAMETERLESS, Conv
+from tasks.architectures.cells import STRIDES, Cells, cell_kind, network, space
+from tasks.architectures.masked_cell import Output, stride_between
+from tasks.architectures.operations import COMBINERS, FILTERS, OPERATIONS, PARAMETERLESS, Conv
 
 Row = tuple[int, int, int, int, int]  # the tokens of a block
 
@@ -67,7 +59,9 @@ class Cell(nn.Module):
 
         states_read = {state for row in self.rows for state in row[:2]}
         states = [
-            conv(name, 1, output.x, ratio(output.x, newer.x)) if number in states_read else output.x
+            conv(name, 1, output.x, stride_between(output.x, newer.x))
+            if number in states_read
+            else output.x
             for number, (name, output) in enumerate((("older", older), ("newer", newer)))
         ]
         for number, row in enumerate(self.rows):
@@ -135,7 +129,7 @@ class Stack(nn.Module):
         options: dict[str, Any] = {"track": self.track, "dtype": self.dtype}
 
         def cell(name: str, features: int) -> nn.Module:
-            kind = kind_of(name)
+            kind = cell_kind(name)
             return Cell(rows[kind], features, STRIDES[kind], name=name, **options)
 
         stem = Conv(self.cells.features, 3, name="stem", **options)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from maml._checks import check_count, check_number
 from maml.rl.distributions import Gaussian, categorical, gaussian
-from maml.rl.policies import Policy, vector
+from maml.rl.policies import Policy, flatten_observation
 from maml.types import Params, RandomKey
 
 SMALLEST = 1e-6  # smallest standard deviation, as in MAML's code
@@ -84,7 +84,7 @@ class CategoricalMLP(nn.Module):
 
 
 def _hidden(observation: PyTree, widths: Sequence[int], outputs: int) -> Array:
-    draw, x = nn.initializers.glorot_uniform(), vector(observation)
+    draw, x = nn.initializers.glorot_uniform(), flatten_observation(observation)
     for width in widths:
         x = nn.relu(nn.Dense(width, kernel_init=draw)(x))
     return nn.Dense(outputs, kernel_init=draw)(x)
@@ -108,7 +108,7 @@ class CategoricalGRU(nn.Module):
     @nn.compact
     def __call__(self, observation: PyTree, memory: Array) -> tuple[Array, Array]:
         """Logits of the actions, and the memory after the step."""
-        memory, out = nn.GRUCell(self.size)(memory, vector(observation))
+        memory, out = nn.GRUCell(self.size)(memory, flatten_observation(observation))
         return nn.Dense(self.actions)(out), memory
 
 
@@ -132,7 +132,7 @@ class GaussianGRU(nn.Module):
     @nn.compact
     def __call__(self, observation: PyTree, memory: Array) -> tuple[Gaussian, Array]:
         """The distribution of the action, and the memory after the step."""
-        memory, out = nn.GRUCell(self.size)(memory, vector(observation))
+        memory, out = nn.GRUCell(self.size)(memory, flatten_observation(observation))
         log_std = self.param("log_std", nn.initializers.zeros, (self.actions,))
         mean = nn.Dense(self.actions)(out)
         return Gaussian(mean, jnp.maximum(log_std, jnp.log(SMALLEST))), memory

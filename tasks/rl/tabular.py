@@ -76,7 +76,7 @@ def draw_bandit(key: RandomKey, arms: int) -> Float[Array, " arm"]:
     return jax.random.uniform(key, (arms,))
 
 
-def tabular(states: int, actions: int, *, noise: float = 1.0) -> Environment:
+def tabular_mdp(states: int, actions: int, *, noise: float = 1.0) -> Environment:
     """A tabular decision process; the task is a `TabularMDP`, the observation the one-hot state.
 
     Args:
@@ -137,7 +137,7 @@ def draw_mdp(key: RandomKey, states: int = 10, actions: int = 5) -> TabularMDP:
     return TabularMDP(transitions, 1 + jax.random.normal(reward_key, (states, actions)))
 
 
-def values(
+def policy_values(
     mdp: TabularMDP, policy: Float[Array, "state action"], horizon: int, *, discount: float = 1.0
 ) -> Float[Array, " state"]:
     """The exact expected discounted return of a policy from each state.
@@ -163,7 +163,7 @@ def values(
     return _backward_induction(mdp, lambda gain: jnp.sum(policy * gain, axis=1), horizon, discount)
 
 
-def best_values(mdp: TabularMDP, horizon: int) -> Float[Array, " state"]:
+def optimal_values(mdp: TabularMDP, horizon: int) -> Float[Array, " state"]:
     """The largest expected return of any policy over `horizon` steps, from each state."""
     return _backward_induction(mdp, lambda gain: jnp.max(gain, axis=1), horizon, 1.0)
 
