@@ -111,7 +111,7 @@ def check_callable(function: Any, name: str, arguments: str, keyword: str = "") 
     except TypeError as error:
         expected = f"{arguments}, {keyword}" if keyword else arguments
         raise ValueError(
-            f"{name} must be a function of ({expected}); got one of {signature}"
+            f"{name} must be a function of ({expected}); got a function of {signature}"
         ) from error
 
 

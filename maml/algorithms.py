@@ -185,8 +185,8 @@ def imaml(
 
     Args:
         loss, optimizer, inner_steps: As in `maml`; inner steps descend on the regularised loss.
-        regularisation: Regularisation towards theta, lambda > 0.
-        cg_steps: Number of conjugate-gradient steps for (I + H / lambda)^-1.
+        regularisation: Regularisation towards theta, lambda > 0, such as 2 for few-shot images.
+        cg_steps: Number of conjugate-gradient steps for (I + H / lambda)^-1, such as 5.
 
     Returns:
         The algorithm, whose meta-parameters are the parameters of the model.

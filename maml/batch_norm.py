@@ -6,7 +6,8 @@ support set is always normalised by its own statistics, and the query set by tho
 * `transductive`: the query set, as in MAML's code; predictions then depend on the other queries,
 * `support`: the support set, at the same parameters (inductive).
 
-A third mode, running averages, needs a model that stores them; see `tasks.batch_norm`.
+A third mode, running averages, needs a model that stores them; `tasks.batch_norm` of a checkout and
+the guide to batch normalisation show one.
 """
 
 from typing import Any, Literal, Protocol, get_args, runtime_checkable

@@ -44,10 +44,10 @@ def unrolled(
     *,
     weights: Callable[[Step], Float[Array, " inner_steps"]] | None = None,
 ) -> MetaGradient:
-    """The derivative through the adaptation:  d/dtheta L_query(phi_K(theta)).
+    """The objective L_query(phi_K(theta)), whose derivative goes through the adaptation.
 
-    It is exact for any learner, including second derivatives and optimiser states. With weights it
-    is the derivative of  sum_k w_k L_query(phi_k),  k = 1 .. K.
+    `meta_gradient` takes that derivative. It is exact for any learner, including second derivatives
+    and optimiser states. With weights the objective is  sum_k w_k L_query(phi_k),  k = 1 .. K.
 
     Args:
         learner: Function from meta-parameters to the inner problem.

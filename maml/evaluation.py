@@ -43,7 +43,8 @@ def evaluate(
         mesh: Devices that share the tasks, see `task_mesh`. None: one device.
 
     Returns:
-        The metric, `[task, K + 1]`.
+        What the metric returns, with leaves `[task, K + 1, ...]`; for a `LossFn` the pair of losses
+        and metrics.
 
     Raises:
         ValueError: `inner_steps` is negative or `chunk` below 1; the mesh does not divide the

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import keystr
 from jaxtyping import Array, Bool, Int, PyTree
 
 from maml._checks import check_number
@@ -90,7 +91,7 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
     >>> broken = {"w": jnp.array([jnp.nan, 0.0]), "b": jnp.zeros(1)}
     >>> updates, state = optimizer.update(broken, optimizer.init(theta), theta)
     >>> updates["w"].tolist(), skip_report(state)
-    ([0.0, 0.0], (1, 1, ["['w']"]))
+    ([0.0, 0.0], (1, 1, ['w']))
     """
     check_optimizer(optimizer)
     inner = optax.with_extra_args_support(optimizer)
@@ -154,5 +155,5 @@ def skip_report(opt_state: PyTree) -> tuple[int, int, list[str]]:
         )
     broken, rest = opt_state
     paths = jax.tree.leaves_with_path(broken.leaves)
-    names = [jax.tree_util.keystr(path) for path, count in paths if count]
+    names = [keystr(path, simple=True, separator="/") for path, count in paths if count]
     return int(rest.total_notfinite), int(rest.notfinite_count), names

@@ -149,7 +149,8 @@ def check_per_step(per_step: PyTree[bool], mask: PyTree[bool], params: Params) -
     ).items():
         if overlaps:
             raise ValueError(
-                f"a leaf that adapts has no value for each step; mask and per_step meet at {path}"
+                f"a leaf that adapts cannot have a value for each inner step; mask and per_step are"
+                f" both True at {path}"
             )
 
 

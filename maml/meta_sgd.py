@@ -45,7 +45,9 @@ def meta_sgd(
     With `optax.sgd(1.0)` the rates are alpha in the paper, a learning rate for each entry of theta.
 
     Args:
-        loss, optimizer, inner_steps, mask, hvp, remat: As in `maml`.
+        loss, inner_steps, mask, hvp, remat: As in `maml`.
+        optimizer: Inner optimiser, usually `optax.sgd(1.0)`, since its learning rate multiplies the
+            learned ones.
         rate: Initial value of every learning rate, > 0.
 
     Returns:

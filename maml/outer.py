@@ -67,7 +67,9 @@ def meta_gradient(
         mesh: Devices that share the tasks, see `task_mesh`. None: one device.
 
     Returns:
-        The mean gradient, and the mean metrics with `left_out`, the fraction of tasks left out.
+        The mean gradient, and the mean metrics over tasks. Those of `unrolled` are `loss`, the
+        outer loss, and the metrics that the losses return: `query`, those of the outer loss, and
+        `support`, those of the inner steps, `[K]`. `left_out` is the fraction of tasks left out.
 
     Raises:
         ValueError: leaves differ in the number of tasks; the mesh does not divide that number, or

@@ -93,7 +93,8 @@ def train(
             episodes; one large draw takes less time and more memory than many small ones.
 
     Returns:
-        The state after the last meta-step, and the metrics of every meta-step, `[meta_steps]`.
+        The state after the last meta-step, and the metrics of `meta_gradient` in every meta-step,
+        `[meta_steps, ...]`.
 
     Raises:
         ValueError: `meta_steps` is negative, or `prefetch` does not divide it; the sampler is one

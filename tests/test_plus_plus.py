@@ -160,7 +160,7 @@ def test_running_averages_of_each_step_are_recorded_apart():
 def test_what_adapts_cannot_be_per_step(task):
     everywhere = jax.tree.map(lambda _: True, task.params)
     chosen = build(task, per_step=everywhere)
-    with pytest.raises(ValueError, match="has no value for each step"):
+    with pytest.raises(ValueError, match="cannot have a value for each inner step"):
         chosen.learner(chosen.init(task.params))
 
 

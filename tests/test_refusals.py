@@ -111,7 +111,7 @@ CALLS = {
     "empty query": (lambda: gradient(episodes=empty("query")), "must not be empty"),
     "evaluate empty support": (lambda: evaluate(episodes=empty("support")), "must not be empty"),
     "loss a string": (lambda: gradient("mse"), r"must be a function of \(params, batch, key\)"),
-    "loss of one argument": (lambda: gradient(lambda x: x), "got one of"),
+    "loss of one argument": (lambda: gradient(lambda x: x), "got a function of"),
     "loss None": (lambda: gradient(None), "must be a function of"),
     "loss an int": (lambda: gradient(returning((1, {}))), "real floating-point number; got int"),
     "loss complex": (lambda: gradient(returning((1j, {}))), "real floating-point number; got comp"),
@@ -236,7 +236,7 @@ CALLS = {
     },
     "per_step that adapts": (
         lambda: build("maml_plus_plus", rate=0.1, per_step=HEAD).init(PARAMS),
-        "mask and per_step meet at b",
+        "mask and per_step are both True at b",
     ),
     "end a number": (
         lambda: maml.displacement(ALGORITHM.learner, loss, 1, end=3),
@@ -462,7 +462,7 @@ CALLS |= {
     ),
     "support without reference": (
         lambda: maml.few_shot_apply(lambda params, x: x, "support"),
-        r"\(params, inputs, reference\); got one of",
+        r"\(params, inputs, reference\); got a function of",
     ),
     **{
         f"normalised {options}": (

@@ -98,12 +98,13 @@ def advantages(
     gae_lambda: float = 1.0,
     normalise: bool = True,
 ) -> StepValues:
-    """Generalised advantage estimates over the linear baseline b.
+    """Generalised advantage estimates over a linear baseline b.
 
         A_t = sum_{s >= t} (discount gae_lambda)^(s-t) (r_s + discount b_{s+1} - b_s)
 
-    with b = 0 after the last step. With gae_lambda 1 this is the discounted return minus b_t.
-    Rewards may be as large as their type allows.
+    The baseline is a ridge regression of the returns on observation and time, fitted to the same
+    trajectories (`linear_baseline`), and 0 after the last step. With gae_lambda 1 this is the
+    discounted return minus b_t. Rewards may be as large as their type allows.
 
     Args:
         trajectories: Trajectories of one task.

@@ -152,7 +152,14 @@ def fill_after_end(trajectories: Trajectories) -> Trajectories:
 
 
 def undiscounted_returns(trajectories: Trajectories) -> Float[Array, " trajectory"]:
-    """The undiscounted return of each trajectory, NaN for one without a step that counts."""
+    """The undiscounted return of each trajectory.
+
+    Args:
+        trajectories: Trajectories `[trajectory, time]`.
+
+    Returns:
+        The sums of the rewards, `[trajectory]`, NaN for a trajectory without a step that counts.
+    """
     check_trajectories(trajectories)
     returns = jnp.sum(upcast(trajectories.reward), axis=1, where=trajectories.alive)
     return jnp.where(trajectories.alive.any(axis=1), returns, jnp.nan)

@@ -112,7 +112,7 @@ def _add_term(
         meta_params: MetaParams, episode: Episode, key: RandomKey, step: Step
     ) -> tuple[Scalar, Metrics]:
         if not isinstance(episode.support, PerStep):
-            raise ValueError(f"{name} is a term of the first inner step; got 0 inner steps")
+            raise ValueError(f"the term {name} needs an inner step or more; got 0")
         value, metrics = objective_without_term(meta_params, episode, key, step)
         inner = algorithm.learner(meta_params)
         first = jax.tree.map(lambda leaf: leaf[0], episode.support.batches)

@@ -40,14 +40,30 @@ class History(NamedTuple):
 
 
 def ask_key(key: RandomKey, num_rewards: Int[Array, ""] | int) -> RandomKey:
-    """The key with which a batch is proposed after a number of rewards, in a search with a key."""
+    """The key with which a batch is proposed.
+
+    Args:
+        key: Key of the whole search.
+        num_rewards: Number of children whose rewards the strategy has been told.
+
+    Returns:
+        The key of this batch.
+    """
     check_key(key)
     check_step(num_rewards, "num_rewards")
     return jax.random.fold_in(jax.random.fold_in(key, 0), num_rewards)
 
 
 def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
-    """The random keys of the rewards of children with these numbers, in a search with this key."""
+    """The keys with which children are rewarded.
+
+    Args:
+        key: Key of the whole search.
+        numbers: Numbers of the children, counted from 0 over the whole search, `[child]`.
+
+    Returns:
+        A key for each child, `[child]`.
+    """
     check_key(key)
     dtype, shape = getattr(numbers, "dtype", type(numbers)), np.shape(numbers)
     if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
@@ -60,7 +76,17 @@ def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
 def next_children(
     strategy: Strategy, state: SearchState, key: RandomKey
 ) -> tuple[Batch, Int[Array, " child"], RandomKeys]:
-    """The next batch of a search: its children, their numbers, and the keys of their rewards."""
+    """The next batch of a search.
+
+    Args:
+        strategy: Strategy that proposes the children.
+        state: State of the strategy.
+        key: Key of the whole search.
+
+    Returns:
+        The tokens of the children, `[child, token]`, their numbers and the keys of their rewards,
+        both `[child]`.
+    """
     numbers = state.num_rewards + jnp.arange(strategy.batch)
     return strategy.ask(state, ask_key(key, state.num_rewards)), numbers, child_keys(key, numbers)
 
