@@ -1,4 +1,4 @@
-"""The ablation of MAML++: which runs it asks for, what it makes of them, and that it goes on."""
+"""The ablation of MAML++: its runs, its tables, and that it resumes."""
 
 import json
 

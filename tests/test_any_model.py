@@ -1,4 +1,4 @@
-"""The library takes any model: what it does with one is what it does with the plain function."""
+"""Models of flax, equinox and plain functions adapt and learn alike."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What architectures, budgets and tables cannot mean is refused, and NaN is never a best."""
+"""Invalid architectures, budgets and tables raise ValueError; NaN never wins a search."""
 
 # pyright: reportArgumentType=false
 

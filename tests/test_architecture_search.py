@@ -1,4 +1,4 @@
-"""The comparison of strategies: its numbers, its files, its words, and what it is to reach."""
+"""The search benchmark: its numbers, files, captions and targets."""
 
 import json
 import os

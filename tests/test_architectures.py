@@ -1,4 +1,4 @@
-"""A masked child is, in value and gradient, the small network that its tokens describe."""
+"""A masked child network equals the small network of its tokens, in value and gradient."""
 
 from dataclasses import replace
 from functools import partial, reduce

@@ -1,4 +1,4 @@
-"""Whose statistics normalise a query set, against a loop over layers."""
+"""Batch-norm modes against a loop over layers."""
 
 from functools import partial
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""The benchmarks at a tiny size: what they write, what they refuse, and that nothing is lost."""
+"""Tiny runs of the benchmarks: their files, their refusals, and that they resume."""
 
 import json
 import os

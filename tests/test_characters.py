@@ -1,4 +1,4 @@
-"""A split says which classes are whose, whatever the order, or says what is wrong with it."""
+"""Splits of classes do not depend on their order, and invalid splits raise ValueError."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Heads in closed form: what they solve, and the derivative through it."""
+"""Prototypes and ridge heads: their solutions and the derivative through them."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Ray: no reward is lost or counted twice, whoever is killed, and replicas learn together."""
+"""Ray: every reward is counted once when workers are killed, and replicas learn together."""
 
 import importlib
 import json

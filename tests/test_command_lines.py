@@ -1,4 +1,4 @@
-"""Command lines that cannot be meant are refused in one line, and recorded ones still hold."""
+"""Invalid command lines are refused in one line, and recorded commands still parse."""
 
 import json
 import os

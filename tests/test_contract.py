@@ -1,4 +1,4 @@
-"""What every algorithm promises, from `init` to `evaluate`, on one small problem."""
+"""Every algorithm keeps its contract from `init` to `evaluate`, on one small problem."""
 
 from functools import cache, partial
 from typing import Any, NamedTuple

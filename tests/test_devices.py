@@ -1,4 +1,4 @@
-"""One device, several, and several processes: the same answer to rounding."""
+"""One device, several devices and several processes agree to rounding."""
 
 import json
 import socket

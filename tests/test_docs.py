@@ -1,4 +1,4 @@
-"""The site builds without a network, and the code of its pages runs and prints what they say."""
+"""The site builds without a network, and the code of its pages prints what they say."""
 
 import re
 import subprocess

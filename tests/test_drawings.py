@@ -1,4 +1,4 @@
-"""Zips and folders: only drawings are read, in bounds, whatever else lies there."""
+"""Only drawings are read from zips and folders, within bounds."""
 
 import os
 import tracemalloc

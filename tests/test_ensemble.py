@@ -1,4 +1,4 @@
-"""An ensemble is its members side by side, and the mean of their probabilities."""
+"""An ensemble equals its members side by side, with the mean of their probabilities."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A search on the host is the search in one program, whoever earns its rewards, and whenever."""
+"""A search on the host equals the search in one program, for every executor and order."""
 
 import logging
 import random as stdlib_random

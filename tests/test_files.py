@@ -1,4 +1,4 @@
-"""What was there stays there until something whole takes its place."""
+"""Files are replaced whole or not at all."""
 
 # pyright: reportFunctionMemberAccess=false, reportAttributeAccessIssue=false
 

@@ -1,4 +1,4 @@
-"""The embedded set of glyphs: what it holds, that it is fair, and that its cache is safe."""
+"""The data set of glyphs: its classes, its splits and its cache."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The adapter to gymnax, with the package itself: `make test-older` runs it with one of before."""
+"""The adapter to gymnax, with the real package; `make test-older` runs it with an older one."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Algorithms that must coincide do, and the quadratic's meta-gradient is the one on paper."""
+"""Algorithms that must coincide do; the meta-gradient of a quadratic is the one on paper."""
 
 from functools import partial
 

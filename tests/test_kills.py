@@ -1,4 +1,4 @@
-"""Twenty kills of each of five benchmarks, at random moments: all end as the straight runs."""
+"""Twenty kills of each of five benchmarks at random moments: all end as the straight runs."""
 
 import pytest
 from killing import Killable, assert_equal, killed, straight

@@ -1,4 +1,4 @@
-"""The language model looks back only, its loss is cross-entropy, and its tasks can be learned."""
+"""The language model is causal, its loss is the cross-entropy, and its tasks can be learned."""
 
 from functools import partial
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Imports run one way: benchmarks -> tasks -> maml, and no experiment is known to the harness."""
+"""Imports run one way: benchmarks -> tasks -> maml; the harness imports no experiment."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Leaves that do not learn, optimisers that ask for more than a gradient, meshes, inner loops."""
+"""Frozen and non-float leaves, optimisers that need a loss, explicit meshes, inner loops."""
 
 from functools import partial
 from typing import Any

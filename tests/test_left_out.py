@@ -1,4 +1,4 @@
-"""What an outer optimiser is given where a task is broken; what is skipped, clipped, left out."""
+"""Outer optimisers where a task has no finite gradient: tasks left out, steps skipped, clipping."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""Searches that train: every child is kept once, whenever they are killed."""
+"""Searches that train: every child network is stored once, whenever the search is killed."""
 
 import json
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""Weighted rows, labels that are no class, low precision, and what losses refuse."""
+"""Losses with weights, invalid labels and low precision, and the arguments that they refuse."""
 
 from typing import Any
 

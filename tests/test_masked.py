@@ -1,4 +1,4 @@
-"""The masked pieces are the small ones, and what is masked is exactly zero."""
+"""Masked layers equal the small layers, and masked entries are exactly zero."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The modes of memory give the same meta-gradient, and keep less."""
+"""The memory modes give the same meta-gradient; rematerialisation stores fewer states."""
 
 from functools import partial
 

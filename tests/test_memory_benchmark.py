@@ -1,4 +1,4 @@
-"""The memory benchmark at a tiny size: what it measures, what it writes, what it refuses."""
+"""The memory benchmark at a tiny size: its rows, its files and its refusals."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Trajectories that are collected once give the meta-gradient of those drawn on the way."""
+"""Trajectories collected once give the meta-gradient of those collected in the inner loop."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""The networks start, count and compute as those of the papers."""
+"""The networks have the initialisations, sizes and outputs of the papers."""
 
 import re
 from functools import partial

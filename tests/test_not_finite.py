@@ -1,4 +1,4 @@
-"""What is not finite is left out and counted, and sums do not overflow in half precision."""
+"""Tasks that are not finite are left out and counted; sums in half precision do not overflow."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""The notebooks as committed: paired, clean, and of no machine. `make test` also executes them."""
+"""The committed notebooks are paired with their sources and name no machine."""
 
 import json
 import re

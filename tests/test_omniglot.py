@@ -1,4 +1,4 @@
-"""Omniglot from every source: the same array, cached by content."""
+"""Omniglot from every source gives the same array, cached by content."""
 
 import io
 from pathlib import Path

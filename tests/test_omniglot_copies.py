@@ -1,4 +1,4 @@
-"""A copy of Omniglot in another kind of PNG is the same array, or is refused and not cached."""
+"""Copies of Omniglot in other PNG formats give the same array or raise ValueError."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""What is wrong with an Omniglot is said, with its name, and never patched over."""
+"""A wrong or damaged Omniglot raises an error that names the file."""
 
 import shutil
 import socket

@@ -1,4 +1,4 @@
-"""The splits, and the real Omniglot where it is found."""
+"""The splits of Omniglot, on the real data where it is found."""
 
 import hashlib
 import json

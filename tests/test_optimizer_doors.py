@@ -1,4 +1,4 @@
-"""What optimisers of trees, of states that are kept and of search are refused for, or given."""
+"""Optimisers that do not fit their use raise ValueError."""
 
 # pyright: reportArgumentType=false
 

@@ -1,4 +1,4 @@
-"""Optax's optimisers one by one: what docs/optimizers.md says of each, and its derivative."""
+"""Optax's optimisers one by one: the table of docs/optimizers.md, and their derivatives."""
 
 import re
 from functools import partial

@@ -1,4 +1,4 @@
-"""The outer loop: means over tasks, keys of the step, one program a chunk; and small tools."""
+"""The outer loop: means over tasks, keys of meta-steps, and compiled chunks."""
 
 import re
 from functools import partial

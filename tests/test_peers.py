@@ -1,4 +1,4 @@
-"""The comparison with other frameworks: that all sides compute the same, and what is refused."""
+"""The comparison with other frameworks: all compute the same meta-gradient."""
 
 import json
 import sys

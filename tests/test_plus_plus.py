@@ -1,4 +1,4 @@
-"""Every remedy of MAML++ alone: off it is MAML, on it is what its equation says."""
+"""Each remedy of MAML++ alone: MAML where it is off, its equation where it is on."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""The README is short, its snippets run and print what it says, and links lead to files."""
+"""The README is short, its snippets print what it says, and its links lead to files."""
 
 import re
 from pathlib import Path

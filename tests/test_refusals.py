@@ -1,4 +1,4 @@
-"""What public functions refuse at the door, in words that say what they got and what they want."""
+"""Invalid arguments of the public functions of maml raise ValueError."""
 
 # pyright: reportArgumentType=false
 

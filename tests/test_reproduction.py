@@ -1,4 +1,4 @@
-"""The papers' numbers at full size, minutes long each: `make test-slow`."""
+"""The papers' numbers at full size, minutes each: `make test-slow`."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""No decision hangs on a number that is not finite; it is the worst, and it is counted."""
+"""No decision depends on a number that is not finite; such numbers are the worst, and counted."""
 
 # pyright: reportArgumentType=false
 

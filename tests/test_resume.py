@@ -1,4 +1,4 @@
-"""Runs that are killed go on bit for bit, and never from what is not theirs or is broken."""
+"""Killed runs resume to the bit, and refuse what is damaged or of another run."""
 
 import errno
 import json

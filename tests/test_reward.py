@@ -1,4 +1,4 @@
-"""A reward is the accuracy after adaptation of a child that was meta-trained as everything is."""
+"""The reward of a child network is its accuracy after meta-training and adaptation."""
 
 from dataclasses import replace
 from functools import partial

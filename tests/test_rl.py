@@ -1,4 +1,4 @@
-"""Environments, trajectories, advantages and policies, against the same things written out."""
+"""Environments, trajectories, advantages and policies against the same computed step by step."""
 
 from functools import partial
 from itertools import product

@@ -1,4 +1,4 @@
-"""The benchmarks in reinforcement learning at a tiny size, and what is made of several seeds."""
+"""Tiny runs of the reinforcement-learning benchmarks, and their results over seeds."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""In reinforcement learning, what does not count reaches no derivative, and bad calls are said."""
+"""Steps that do not count have no derivative, and invalid arguments of maml.rl raise ValueError."""
 
 # pyright: reportArgumentType=false
 

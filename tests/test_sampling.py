@@ -1,4 +1,4 @@
-"""Few-shot episodes, told by their pixels: which class, which drawing, turned how far."""
+"""Few-shot episodes, checked by their pixels: class, image and rotation."""
 
 from functools import partial
 

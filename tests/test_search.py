@@ -1,4 +1,4 @@
-"""Policies are distributions with the right gradients, and a search is the sum of its steps."""
+"""Policies are distributions with the right gradients; a search equals its steps one by one."""
 
 from functools import partial
 from itertools import product

@@ -1,4 +1,4 @@
-"""What a search cannot mean is refused in words, and what is broken decides nothing."""
+"""Invalid arguments of maml.search raise ValueError, and broken rewards never win."""
 
 # pyright: reportArgumentType=false
 

@@ -1,6 +1,6 @@
-"""Which derivatives of the value the surrogates have, proved on decision processes small enough.
+"""Which derivatives of the value each surrogate has, proved on small decision processes.
 
-On the smallest, every trajectory there can be is weighed by its probability: no sampling error.
+On the smallest, all trajectories are enumerated and weighted by probability: no sampling error.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Tables hold what their files hold, and a file that is not right is refused in words."""
+"""Tables of architectures equal their files, and damaged files raise ValueError."""
 
 import json
 import os

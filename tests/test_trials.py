@@ -1,4 +1,4 @@
-"""Episodes in a row, against the same written out, and the return that MAML's code reports."""
+"""Trials of several episodes against the same computed step by step, and finished returns."""
 
 from functools import partial
 

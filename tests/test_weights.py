@@ -1,4 +1,4 @@
-"""Weights in a file are those that were learned, to half precision, and a report compares runs."""
+"""Weights in a file are the learned ones to half precision, and reports compare runs."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The wheel holds one package, and stands on its own beside a user's files of any name."""
+"""The wheel holds one package, and works beside a user's files of any name."""
 
 import os
 import shutil
