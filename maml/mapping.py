@@ -74,11 +74,12 @@ def count_tasks(episodes: Episode | PyTree) -> int:
     return sizes.pop()[0]
 
 
-def check_tasks(tasks: Episode | PyTree) -> None:
-    """Refuses tasks without data.
+def check_tasks(tasks: Episode | PyTree, mesh: Mesh | None) -> None:
+    """Refuses tasks without data, or divided over other devices than those of the mesh.
 
     Raises:
-        ValueError: an array is empty, or episodes lack a support or a query set.
+        ValueError: an array is empty, episodes lack a support or a query set, or an explicit axis
+            of another mesh divides an array.
     """
     for name in tasks._fields if isinstance(tasks, Episode) else ():
         if not jax.tree.leaves(getattr(tasks, name)):
@@ -90,6 +91,13 @@ def check_tasks(tasks: Episode | PyTree) -> None:
     shapes = [jnp.shape(leaf) for leaf in leaves]
     if empty := [shape for shape in shapes if 0 in shape]:
         raise ValueError(f"the arrays of a task must not be empty; got one of shape {empty[0]}")
+    axes = {axis for leaf in leaves for axis in jax.typeof(leaf).sharding.spec} - {None}
+    if axes and (mesh is None or axes != {TASK_AXIS}):
+        raise ValueError(
+            f"the tasks are divided over the explicit mesh axes {sorted(map(str, axes))}; got"
+            f" {'no mesh' if mesh is None else mesh}: an axis {TASK_AXIS!r} and its mesh as `mesh`, or"
+            " axes of jax.sharding.AxisType.Auto, would work"
+        )
 
 
 def tasks_per_device(num_tasks: int, mesh: Mesh | None) -> int:
@@ -107,6 +115,12 @@ def tasks_per_device(num_tasks: int, mesh: Mesh | None) -> int:
         raise ValueError(
             f"a mesh needs one axis, named {TASK_AXIS!r}, as that of maml.task_mesh() has; got"
             f" {mesh.axis_names}"
+        )
+    context = get_abstract_mesh()
+    if not context.empty and context.shape != mesh.shape:
+        raise ValueError(
+            f"jax.set_mesh has set a mesh with the axes {dict(context.shape)}, and the tasks cannot"
+            f" be divided over another mesh, {dict(mesh.shape)}, within it; mesh=None would work"
         )
     if num_tasks % mesh.size:
         raise ValueError(
@@ -200,7 +214,7 @@ def map_tasks(
     """
     check_meta_params(meta_params)
     check_key(key)
-    check_tasks(tasks)
+    check_tasks(tasks, mesh)
     num_tasks = count_tasks(tasks)
     chunk = tasks_per_device(num_tasks, mesh) if chunk is None else chunk
     check_count(chunk, least=1, of="tasks in a chunk")

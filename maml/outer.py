@@ -99,7 +99,7 @@ def _gradient_and_mask(
     check_params(meta_params)
     check_step(step)
     check_episode(episodes)
-    check_tasks(episodes)
+    check_tasks(episodes, mesh)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 

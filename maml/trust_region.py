@@ -140,7 +140,7 @@ def trust_region_step(
     check_params(meta_params)
     check_key(key)
     check_episode(episodes)
-    check_tasks(episodes)
+    check_tasks(episodes, mesh)
     num_tasks = count_tasks(episodes)
     chunk = tasks_at_once(num_tasks, chunk, mesh)
 
@@ -225,4 +225,5 @@ def _fisher(
         return sum_included(included, jax.vmap(region.divergence)(old_outputs, new, episodes))
 
     curvature = jax.linearize(jax.grad(divergence), old_outputs)[1]
-    return lambda v: pull(curvature(push(v)))[0]
+    # Where all tasks of a device are left out, `episodes` still holds one whose product is NaN.
+    return lambda v: jnp.where(included.any(), pull(curvature(push(v)))[0], 0)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Integer, UInt8
 
 from maml import Episode, LossFn, Sampler
 from maml._checks import check_count, check_counts, check_key
+from maml.rows import check_labels, upcast
 from maml.types import Params, RandomKey
 from tasks._checks import check_tokens, nan_below_zero
 
@@ -115,12 +116,12 @@ def next_token(model: nn.Module) -> LossFn:
 
     Returns:
         A loss of the batch `tokens[n, time + 1]`, with the metrics `cross_entropy` (nats) and
-        `bits_per_token`.
+        `bits_per_token`, all computed in float32 at least.
 
     Raises:
         ValueError: the model is not a flax module; or (when called) the batch is not integers
             `[n, time + 1]`, has passages of fewer than two tokens, or has tokens without a logit.
-            Traced tokens without a logit make the loss NaN.
+            Traced tokens without a logit make the loss and its derivative NaN.
 
     >>> model, tokens = Transformer(width=8, layers=1), jnp.zeros((2, 9), int)
     >>> params = jax.jit(model.init)(jax.random.key(0), tokens)
@@ -141,9 +142,10 @@ def next_token(model: nn.Module) -> LossFn:
             raise ValueError(f"a passage needs two tokens or more; got {got}")
         logits = jnp.asarray(model.apply(params, tokens[:, :-1]))
         check_tokens(tokens, logits.shape[-1])
-        tokens = nan_below_zero(tokens)
-        entropies = optax.losses.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-        value = entropies.mean()
+        targets, valid = check_labels(tokens[:, 1:], logits.shape, None)
+        entropies = optax.losses.softmax_cross_entropy_with_integer_labels(upcast(logits), targets)
+        # A factor of NaN makes the derivative NaN as well.
+        value = (entropies * jnp.where(valid, 1, jnp.float32(jnp.nan))).mean()
         return value, {"cross_entropy": value, "bits_per_token": value / np.log(2)}
 
     return loss

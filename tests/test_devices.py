@@ -94,6 +94,22 @@ def test_a_mesh_that_cannot_serve_is_refused_with_one_that_can():
         evaluate(six, key, 1, mesh=maml.task_mesh(8))
 
 
+def test_another_mesh_of_the_program_is_refused_in_words():
+    """Of explicit axes, as `jax.make_mesh` makes them: in its context, and of the tasks."""
+    algorithm, _, sample, state, key = two_processes.experiment()
+    episodes, data = sample(key), jax.make_mesh((2,), ("data",))
+    gradient = partial(maml.meta_gradient, algorithm.grad, state.params)
+    with (
+        jax.set_mesh(data),
+        pytest.raises(ValueError, match=r"jax.set_mesh has set .* \{'data': 2\}.*mesh=None would"),
+    ):
+        gradient(episodes, key, mesh=maml.task_mesh(2))
+    divided = jax.device_put(episodes, jax.NamedSharding(data, jax.P("data")))
+    for mesh, got in ((None, "no mesh"), (maml.task_mesh(2), "Mesh")):
+        with pytest.raises(ValueError, match=rf"axes \['data'\]; got {got}.*AxisType.Auto, would"):
+            gradient(divided, key, mesh=mesh)
+
+
 def test_more_processes_than_devices_are_refused(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match="devices in a mesh must be an integer >= 2; got 1"):

@@ -9,6 +9,7 @@ import jaxtyping
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.flatten_util import ravel_pytree
 from problems import KEY, quick
 
@@ -98,6 +99,22 @@ def test_a_token_outside_the_vocabulary_gives_nan_or_where_it_is_seen_an_error(p
                 next_token(TINY)(params, wrong, KEY)
             with pytest.raises(ValueError, match="tokens must be at least 0 and below 11; got"):
                 TINY.init(KEY, jnp.roll(wrong, 1, axis=1)[:, :6] if place else wrong[:, :6])
+
+
+def test_a_target_outside_the_vocabulary_gives_no_derivative_either(params):
+    """Otherwise an inner step would learn from the passage as if nothing were wrong."""
+    derivative = quick(jax.grad(lambda params, tokens: next_token(TINY)(params, tokens, KEY)[0]))
+    wrong = derivative(params, TOKENS.at[0, -1].set(11))
+    assert jnp.isnan(ravel_pytree(wrong)[0]).any()
+    assert jnp.isfinite(ravel_pytree(derivative(params, TOKENS))[0]).all()
+
+
+def test_the_loss_of_a_half_precision_model_is_taken_in_float32():
+    table = jax.random.normal(KEY, (11, 11), "bfloat16")
+    value, _ = next_token(nn.Embed(11, 11))({"params": {"embedding": table}}, TOKENS, KEY)
+    log_probs = jax.nn.log_softmax(table.astype("float32"))
+    assert value.dtype == "float32"
+    np.testing.assert_allclose(value, -log_probs[TOKENS[:, :-1], TOKENS[:, 1:]].mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("sample", [markov_chains(2, 3, 8), text_passages(TEXT, 2, 3, 8)])

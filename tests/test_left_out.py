@@ -161,7 +161,10 @@ def test_a_metric_that_is_nan_in_a_task_that_counts_is_the_mean_over_the_others(
     np.testing.assert_allclose(metrics["support"]["mse"], expected, rtol=1e-6)
 
 
-def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others():
+@pytest.mark.parametrize("mesh", [None, maml.task_mesh(3)])
+def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others(mesh):
+    """Nor does a device that has no other task."""
+
     def objective(theta, episode, key):
         far = jnp.square(theta - 1).mean() + 0 * episode.support.sum()
         return jnp.square(theta - episode.query).sum(), {"far": far}
@@ -174,7 +177,7 @@ def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others():
 
     region = Region(objective, outputs, divergence, lambda metrics: metrics["far"])
     episodes = maml.Episode(ONE_BROKEN.query, jnp.zeros((3, 2)))
-    after, metrics = trust_region_step(region, jnp.ones(2), episodes, KEY)
+    after, metrics = trust_region_step(region, jnp.ones(2), episodes, KEY, mesh=mesh)
     assert metrics["left_out"] == pytest.approx(1 / 3) and metrics["region"]["fraction"] > 0
     np.testing.assert_allclose(jnp.square(after - 1).mean(), 0.01, rtol=0.3)
 

@@ -22,7 +22,12 @@ from benchmarks import sinusoid
 from benchmarks.harness import study, supervised
 from benchmarks.harness.checkpoints import best_step, checkpoints, load, meta_params, restore
 from benchmarks.harness.checkpoints import initial_params as started_with
-from benchmarks.harness.folders import claim_folder, record_changed_options, result_options
+from benchmarks.harness.folders import (
+    claim_folder,
+    record_changed_options,
+    result_options,
+    sole_writer,
+)
 from benchmarks.harness.folders import run_folder as folder_of
 from benchmarks.harness.stored import DamagedError
 
@@ -482,6 +487,21 @@ def test_a_new_run_starts_from_the_meta_parameters_of_another(ended, config):
         with pytest.raises(ValueError, match=message):
             run(replace(other, **change))
         assert not other.out.exists()  # so that the corrected command can have it
+
+
+def test_two_processes_do_not_write_to_one_folder(config):
+    """The second would delete what the first is writing: unfinished checkpoints, and lines."""
+    folder_of("sinusoid", config)
+    before = files(config.out)
+    with sole_writer(config.out):
+        for resume in (False, True):
+            with pytest.raises(
+                ValueError, match=r"another process writes to .*; wait until it has"
+            ):
+                run(replace(config, resume=resume))
+    assert files(config.out) == before
+    with sole_writer(config.out):  # free again
+        pass
 
 
 @pytest.mark.parametrize("there", ["config.json", "summary.json"])

@@ -47,6 +47,7 @@ def test_an_action_that_is_none_of_the_actions_has_no_probability():
     assert jnp.isnan(categorical.log_prob(jnp.zeros(2), jnp.array(5)))
     assert jnp.isnan(categorical.log_prob(jnp.zeros(2), jnp.array(-1)))
     assert categorical.log_prob(LOGITS, jnp.array(1)) == -jnp.inf
+    assert jnp.isnan(jax.grad(categorical.log_prob)(jnp.zeros(2), jnp.array(5))).all()
 
 
 def forbidding(weights):
@@ -284,6 +285,8 @@ MDP = tabular.TabularMDP(jnp.full((2, 1, 2), 0.5), jnp.zeros((2, 1)))
         (lambda: advantages(drawn(reward=jnp.ones(2))), r"rewards must be real numbers \[2, 2\]"),
         (lambda: advantages(drawn(reward=None)), "rewards must be real numbers .* got None"),
         (lambda: advantages(drawn(alive=jnp.ones((2, 2)))), "alive must be bools"),
+        (lambda: advantages(drawn(observation=())), "observations must be arrays of numbers"),
+        (lambda: judged(seen=drawn(observation=jax.random.split(KEY, (2, 2)))), "of numbers .*key"),
         (lambda: undiscounted_returns(None), "must be Trajectories"),
         (lambda: episode_returns(None, 1), "must be Trajectories"),
         (lambda: inner(lambda reward: "a"), "inner_reward must return real numbers; got 'a'"),

@@ -1,7 +1,10 @@
 """Folders of results, each of which belongs to the options in its `config.json` alone."""
 
+import fcntl
 import json
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -105,6 +108,32 @@ def claim_folder(out: Path, options: dict[str, Any], but: Collection[str] = ()) 
     except OSError as error:
         raise OSError(f"{out} cannot be made: {error.strerror}; name another --out") from error
     write_text(out / "config.json", as_json(options, indent=2) + "\n")
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Refuses an existing folder that another process writes to, and keeps others from it.
+
+    Each would delete what the other writes. The lock ends with the process, however it ends, and
+    leaves no file.
+
+    Raises:
+        ValueError: Another process writes to the folder.
+    """
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ValueError(
+            f"another process writes to {out}; wait until it has ended, or name another --out"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def check_free(out: Path, but: Collection[str] = ()) -> None:

@@ -198,7 +198,8 @@ def train(
 
     seeds = f"{config.seeds} seeds on " if config.seeds > 1 else "Meta-training on "
     about = f"{seeds}{study.devices}"
-    states, done, seconds = loop.train(call, states, (keys,), config, out, observe, about=about)
+    with folders.sole_writer(out):
+        states, done, seconds = loop.train(call, states, (keys,), config, out, observe, about=about)
     return states, done, seconds | ({"validate": validating} if study.validates else {})
 
 

@@ -12,7 +12,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import maml
-from benchmarks.harness.folders import check_free, claim_folder, options_as_json, recover_lines
+from benchmarks.harness.folders import (
+    check_free,
+    claim_folder,
+    options_as_json,
+    recover_lines,
+    sole_writer,
+)
 from benchmarks.harness.schemas import CHILD
 from benchmarks.harness.terminal import bar
 from benchmarks.search import children
@@ -74,7 +80,11 @@ def measure(
     rewards, best, tokens = (defaultdict(list) for _ in range(3))
     share = 0.0
     total = config.repeats * len(config.strategies) * config.children
-    with bar(total, len(lines)) as move, children.executor(config.executor) as execute:
+    with (
+        sole_writer(out),
+        bar(total, len(lines)) as move,
+        children.executor(config.executor) as execute,
+    ):
         for run in range(config.repeats):
             run_key = jax.random.fold_in(jax.random.key(config.seed), run)
             shared_key, *keys = jax.random.split(run_key, 1 + len(compared))

@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from maml._leaves import is_real
+from maml._leaves import is_number, is_real
 
 
 class Trajectories(NamedTuple):
@@ -34,8 +35,8 @@ def check_trajectories(trajectories: Any) -> None:
     """Refuses a value that is not `Trajectories`, or whose rewards do not fit the mask.
 
     Raises:
-        ValueError: the value is not `Trajectories`, or reward and mask are not real numbers and
-            bools `[trajectory, time]`.
+        ValueError: the value is not `Trajectories`, reward and mask are not real numbers and bools
+            `[trajectory, time]`, or observations are missing or no numbers.
     """
     if not isinstance(trajectories, Trajectories):
         raise ValueError(
@@ -48,3 +49,9 @@ def check_trajectories(trajectories: Any) -> None:
     if not is_real(reward) or jnp.shape(reward) != shape:
         got = list(jnp.shape(reward)) if is_real(reward) else repr(reward)
         raise ValueError(f"rewards must be real numbers {list(shape)}; got {got}")
+    leaves = jax.tree.leaves(trajectories.observation)
+    if not leaves or not all(map(is_number, leaves)):
+        raise ValueError(
+            "observations must be arrays of numbers [trajectory, time, ...]; got"
+            f" {trajectories.observation}"
+        )

@@ -21,7 +21,7 @@ class Family(NamedTuple):
     Attributes:
         sample: Function `sample(distribution, key) -> action`.
         log_prob: Function `log_prob(distribution, action)`, in nats: -infinity for a forbidden
-            action, NaN for an action that does not exist.
+            action, NaN for an action that does not exist, as is the derivative.
         kl: Function `kl(p, q)`, the Kullback-Leibler divergence of q from p, in nats. Where p is 0,
             its terms and their derivatives are 0; where only q is 0, it is infinite.
         actions: Function from a distribution to the number of actions, or to the shape of an
@@ -79,8 +79,10 @@ def _categorical_actions(logits: Any) -> int:
 
 
 def _categorical_log_prob(logits: Array, action: Array) -> Scalar:
-    log_probs = jax.nn.log_softmax(upcast(logits)).at[action]
-    return log_probs.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    log_probs = jax.nn.log_softmax(upcast(logits))
+    exists = (action >= 0) & (action < log_probs.shape[0])
+    # A factor of NaN makes the derivative NaN as well.
+    return log_probs[jnp.where(exists, action, 0)] * jnp.where(exists, 1, jnp.float32(jnp.nan))
 
 
 def _categorical_kl(p: Array, q: Array) -> Scalar:
