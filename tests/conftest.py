@@ -1,6 +1,7 @@
 """Shapes are enforced, and every test may ask for float64."""
 
 import gc
+import os
 import resource
 import socket
 import threading
@@ -17,6 +18,8 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 # Programs of tests run once or twice: compiling them well would take longer than they do.
 jax.config.update("jax_disable_most_optimizations", True)
+PLAIN = "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{PLAIN} {os.getenv('XLA_FLAGS', '')}"
 # So would looking through all that was traced, again and again, for what can be freed.
 gc.set_threshold(100_000, 20, 100)
 LARGE = 3_000_000  # KB
