@@ -20,11 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.few_shot import experiment
-from benchmarks.harness import folders, summaries
+from benchmarks.harness import folders
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.plot import save_figure
-from benchmarks.harness.schemas import FINISHED
+from benchmarks.harness.files import NUMBER, TRUTH, save_figure
 from benchmarks.harness.statistics import mean_over_seeds
 from benchmarks.harness.supervised import run
 from benchmarks.omniglot import PAPER
@@ -49,6 +48,7 @@ ALL = replace(
     eval_tasks=1000,
     eval_steps=3,
 )
+FINISHED = {"mean": (NUMBER, None), "interrupted": TRUTH, "seconds": {"train": NUMBER}}
 OFF: dict[str, Any] = {
     "learn_rates": False,
     "multi_step": 0,
@@ -84,15 +84,7 @@ class Ablation:
 
 
 def run_variant(options: Ablation, variant: str, seed: int) -> Summary:
-    """Runs or resumes a run, unless it is finished.
-
-    Args:
-        options: Options of the ablation.
-        variant: Name in `VARIANTS`.
-        seed: Seed of the run.
-
-    Returns:
-        The summary of the run.
+    """Runs or resumes the run of a name in `VARIANTS`, unless it is finished.
 
     Raises:
         SystemExit: The run was interrupted; the same command resumes it.
@@ -104,7 +96,7 @@ def run_variant(options: Ablation, variant: str, seed: int) -> Summary:
     shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": exists}
     config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
     finished = (out / "summary.json").exists()
-    summary = summaries.read_summary(out, FINISHED) if finished else {"interrupted": True}
+    summary = folders.read_summary(out, FINISHED) if finished else {"interrupted": True}
     if summary["interrupted"]:
         summary = run(experiment(config), config).summary
     else:
@@ -139,7 +131,7 @@ def main(options: Ablation) -> Summary:
     Console().print(table)
     seconds = {name: sum(run["seconds"]["train"] for run in seeds) for name, seeds in runs.items()}
     results = {"variants": variants, "seconds": seconds}
-    summary = summaries.write_summary("ablation", options, options.out, results, record=False)
+    summary = folders.write_summary("ablation", options, options.out, results, record=False)
     draw(options.out, values)
     return summary
 

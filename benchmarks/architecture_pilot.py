@@ -22,15 +22,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from rich.progress import track
 from scipy import stats
 
-from benchmarks.harness import hardware
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import options_as_json, script_folder
-from benchmarks.harness.plot import save_figure
-from benchmarks.harness.summaries import command
+from benchmarks.harness.display import track
+from benchmarks.harness.files import save_figure, write_json
+from benchmarks.harness.folders import options_as_json, provenance, script_folder
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.figures import replace_broken
@@ -110,7 +107,7 @@ def measure(config: Pilot) -> dict[str, Any]:
             call(*jax.device_put((reward, *job), device))
             for device, job in zip(cycle(jax.devices()), jobs, strict=False)
         ]
-        return [float(value) for value in track(rewards, description=about)]
+        return [float(value) for value in track(rewards, about)]
 
     scratch = reward_from_scratch(child, sample["train"], sample["held_out"], config.budget)
     seconds, start = {}, time.perf_counter()
@@ -182,8 +179,7 @@ def main(config: Pilot) -> dict[str, Any]:
     """Measures, prints the results, writes `summary.json` and draws the figure."""
     out = script_folder("architecture_pilot", config)
     results = measure(config) | {"config": options_as_json(config)}
-    about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
-    write_text(out / "summary.json", as_json(results | about, indent=2) + "\n")
+    write_json(out / "summary.json", results | provenance())
     draw(out, results, config.ways)
     accuracy, correlation = results["accuracy"], results["intraclass"]
     low, high = correlation["ci95"]

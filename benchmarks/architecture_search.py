@@ -18,7 +18,7 @@ as in NASNet.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,9 +30,8 @@ from scipy import stats
 
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.folders import new_folder, script_folder
+from benchmarks.harness.folders import claim_folder, new_folder, result_options, write_summary
 from benchmarks.harness.statistics import count_not_finite
-from benchmarks.harness.summaries import write_summary
 from benchmarks.search import children, drawing, figures, live, tables, tabulated
 from benchmarks.search.children import Children
 from benchmarks.search.figures import mean_of_top, replace_broken
@@ -193,7 +192,7 @@ def main(config: Search) -> dict[str, Any]:
     search, dataset = prepare_search(config)
     out = config.out or new_folder(f"architecture-search-{config.space}-{dataset}")
     if config.space not in children.SPACES:  # the others can be resumed, and claim it later
-        script_folder("architecture_search", replace(config, out=out))
+        claim_folder(out, result_options("architecture_search", config))
     rewards, results = describe_outcome(config, search(out))
     about = {name: getattr(config, name) for name in ("space", "children", "policy", "seed")}
     summary = about | {"runs": config.repeats, "dataset": dataset, "unit": "%"} | results

@@ -17,7 +17,7 @@ for 10 and 25 episodes. There are presets for the cells that are too expensive i
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -29,7 +29,8 @@ from benchmarks import meta_rl
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.study import Result, Study, run, values_by_step
+from benchmarks.harness.loop import Study
+from benchmarks.harness.study import Result, run, values_by_step
 from benchmarks.meta_rl import MetaRL, RLProblem, evaluation_learner
 from benchmarks.report import tables
 from maml.mapping import map_tasks
@@ -74,16 +75,19 @@ class Bandits(MetaRL):
                 f" {self.budget} and inner_steps {self.inner_steps}"
             )
         check_used(self, ("width",), self.algorithm == "rl2", "algorithm rl2")
-        batch = self.budget // (self.inner_steps + 1)
-        by = f"other benchmarks: here, a batch is {batch} by the budget"
-        check_used(self, ("trajectories",), self.trajectories == batch, by)
         if self.problem == "bandit" and self.horizon != 1:
             raise ValueError(f"horizon must be 1 for a bandit, a single pull; got {self.horizon}")
         states = 1 if self.problem == "bandit" else STATES**2
         check_size(self.eval_tasks * self.arms * states, "the test tasks", "eval_tasks or arms")
-        self.check_steps(self.eval_tasks, batch, self.inner_steps)
+        self.check_steps(self.meta_batch, self.trajectories, self.trained_steps)
+        self.check_steps(self.eval_tasks, self.trajectories, self.inner_steps)
         if self.algorithm == "rl2":  # whose trial is the whole budget
-            self.check_steps(self.meta_batch, batch * self.budget, 0)
+            self.check_steps(self.meta_batch, self.trajectories * self.budget, 0)
+
+    @property
+    def trajectories(self) -> int:
+        """Number of pulls or episodes in each batch."""
+        return self.budget // (self.inner_steps + 1)
 
 
 def _preset(problem: Literal["bandit", "mdp"], budget: int, arms: int) -> Bandits:
@@ -123,10 +127,11 @@ def problem(config: Bandits) -> RLProblem:
         environment = tabular.tabular_mdp(STATES, config.arms)
         draw = partial(tabular.draw_mdp, states=STATES, actions=config.arms)
     if config.algorithm != "rl2":
-        return RLProblem(environment, table_policy(config.arms), draw, config.horizon)
+        policy = table_policy(config.arms)
+        return RLProblem(environment, policy, draw, config.horizon, config.trajectories)
     policy = recurrent_policy(CategoricalGRU(config.arms, size=config.width))
     row = trial_environment(environment, config.budget, config.horizon)
-    return RLProblem(row, policy, draw, config.budget * config.horizon)
+    return RLProblem(row, policy, draw, config.budget * config.horizon, config.trajectories)
 
 
 def study(config: Bandits) -> Study:
@@ -134,7 +139,7 @@ def study(config: Bandits) -> Study:
     rl_problem = problem(config)
     remembers = config.algorithm == "rl2"
     heavy = remembers or config.problem == "mdp"
-    layout = hardware.layout(config.meta_batch, heavy=heavy, devices=config.devices, chunk=0)
+    layout = hardware.layout(config.meta_batch, heavy=heavy, devices=config.devices, chunk="all")
 
     def rewards(
         meta_params: MetaParams, tasks: tabular.TabularMDP | Array, key: RandomKey
@@ -170,7 +175,6 @@ def study(config: Bandits) -> Study:
 
 def main(config: Bandits) -> Result:
     """Runs the experiment and prints the table."""
-    config = replace(config, trajectories=config.budget // (config.inner_steps + 1))
     result = run(study(config), config)
     tables.show(result.summary)
     return result

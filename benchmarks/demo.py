@@ -10,12 +10,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
 
-import tyro
 from rich.console import Console
 
 from benchmarks import navigation, omniglot, sinusoid
-from benchmarks.harness import hardware
-from benchmarks.harness.command_line import exit_with_message
+from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import read_object
 from benchmarks.harness.folders import RESULTS
 from benchmarks.harness.options import Run
@@ -34,10 +32,6 @@ class Demo:
 
 def main(out: Path = RESULTS / "demo", **changes: int) -> None:
     """Runs the three parts.
-
-    Args:
-        out: Folder of the runs.
-        changes: Options that replace those of each part that has them.
 
     Raises:
         ValueError: A folder that would be replaced is not that of a demo.
@@ -95,7 +89,4 @@ def replace_parts(out: Path, new: Path) -> None:
 
 
 if __name__ == "__main__":
-    with exit_with_message():
-        options = tyro.cli(Demo, description=__doc__)
-        hardware.start()
-        main(options.out)
+    launch(lambda options: main(options.out), Demo, __doc__)

@@ -23,15 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 from matplotlib.figure import Figure
-from rich.progress import track
 
-from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import script_folder
-from benchmarks.harness.plot import save_figure
-from benchmarks.harness.summaries import command
+from benchmarks.harness.display import track
+from benchmarks.harness.files import save_figure, write_json
+from benchmarks.harness.folders import provenance, script_folder
 from benchmarks.meta_rl import SURROGATES
 from maml.rl.environment import rollout
 from maml.rl.policies import table_policy
@@ -98,7 +95,7 @@ def measure(config: Estimators) -> dict[str, Any]:
     sizes = [2**n for n in range(4, config.largest + 1, 2)]
     results: dict[str, Any] = {"trajectories": sizes}
     keys = jax.random.split(jax.random.key(1), config.repeats)
-    for name in track(SURROGATES, description="surrogates"):
+    for name in track([*SURROGATES], "surrogates"):
         results[name] = {measure: [] for measure in MEASURES}
         for size in sizes:
             estimates = jnp.stack([estimate(name, size, key) for key in keys])
@@ -132,8 +129,7 @@ def main(config: Estimators) -> dict[str, Any]:
     """Measures, writes `estimators.json` and draws the figure."""
     out = script_folder("estimators", config)
     results = measure(config)
-    about = {"command": command(), "device": hardware.device(), "versions": hardware.versions()}
-    write_text(out / "estimators.json", as_json(results | about, indent=2) + "\n")
+    write_json(out / "estimators.json", results | provenance())
     draw(out, results)
     print(f"figure: {out / 'estimators.png'}")
     return results

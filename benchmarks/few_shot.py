@@ -1,6 +1,6 @@
 """Few-shot classification: options, algorithms, and the experiment that they make."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,15 +8,13 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
 import maml
-from benchmarks.harness import hardware
+from benchmarks.harness import algorithms, hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import Config
 from benchmarks.harness.supervised import BLOCK, Experiment
-from maml.closed_form import Features
 from maml.sampling import few_shot
 from maml.types import Batch, LossFn, Params, RandomKey
 from tasks import glyphs, omniglot
@@ -27,15 +25,11 @@ from tasks.models import Conv4, FullyConnected
 
 MODELS = {
     "conv4": Conv4,
-    "conv4-pool": lambda **options: Conv4(pool=True, **options),
+    "conv4-pool": partial(Conv4, pool=True),
     "fully-connected": FullyConnected,
 }
 
-
 Apply = Callable[[Params, Any], jax.Array]
-SWITCHES = ("learn_rates", "multi_step", "per_step_norm")  # options of maml++
-THROUGH = ("maml", "maml++", "anil", "boil", "meta_sgd")  # differentiate through inner steps
-CLOSED = ("protonet", "r2d2")  # fit the head in closed form
 SIDE = 28  # height and width of the images, in pixels
 
 
@@ -106,29 +100,17 @@ class FewShot(Config):
     regularisation: float = 2.0
     """Strength lambda of imaml's penalty on the distance to the meta-parameters."""
 
-    @property
-    def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As in `Config`; and the options of inner steps, where a head is fitted in closed form."""
-        yield from super().unread_options
-        if self.algorithm in CLOSED:
-            yield ("inner_rate", "inner_steps"), f"algorithms with inner steps, not {CLOSED}"
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        name, closed = self.algorithm, self.algorithm in CLOSED
+        name = self.algorithm
         if name == "reptile" and self.batch_norm == "running":
             raise ValueError("batch_norm must not be running for reptile, which reads no query set")
         if name == "reptile" and self.inner_steps < 2:
             raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
-        read = partial(check_used, self)
-        read(("data", "resize", "split"), self.dataset == "omniglot", "dataset omniglot")
-        read(("hvp", "remat"), name in THROUGH, f"algorithms through the inner steps, as {THROUGH}")
-        read(SWITCHES, name == "maml++", "algorithm maml++")
-        read(("first_order",), name in ("maml", "maml++"), "algorithms maml and maml++")
-        read(("tokens", "copies", "features"), self.model == "cells", "model cells")
-        read(("momentum",), self.batch_norm == "running", "batch_norm running")
-        read(("regularisation",), name == "imaml", "algorithm imaml")
-        read(("train_ways",), closed or self.train_ways == self.ways, "protonet and r2d2")
+        on_omniglot, of_cells = self.dataset == "omniglot", self.model == "cells"
+        check_used(self, ("data", "resize", "split"), on_omniglot, "dataset omniglot")
+        check_used(self, ("tokens", "copies", "features"), of_cells, "model cells")
+        check_used(self, ("momentum",), self.batch_norm == "running", "batch_norm running")
         if name == "imaml" and self.inner_rate * self.regularisation >= 2:
             raise ValueError(
                 "inner_rate * regularisation must be < 2 for imaml, or its inner steps diverge; got"
@@ -142,14 +124,7 @@ class FewShot(Config):
 
 
 def network(config: FewShot, **options: Any) -> nn.Module:
-    """The configured network.
-
-    Args:
-        config: Options of the benchmark.
-        options: Options of every network, such as `ways`.
-
-    Returns:
-        The network.
+    """The configured network, with options of every network, such as `ways`.
 
     Raises:
         ValueError: The tokens of cells are missing, not numbers, or not those of two cells.
@@ -166,39 +141,23 @@ def network(config: FewShot, **options: Any) -> nn.Module:
     return Stack(Cells(**shape, reductions=2, stride=2), tokens, **options)
 
 
-def algorithm(config: FewShot, loss: LossFn, features: Features, params: Params) -> maml.Algorithm:
+def algorithm(config: FewShot, loss: LossFn, features: Apply, params: Params) -> maml.Algorithm:
     """The configured algorithm, with SGD as the inner optimiser."""
-    rate, steps = config.inner_rate, config.inner_steps
-    inner, unscaled = optax.sgd(rate), optax.sgd(1.0)
     norm = maml.mask_by_path(params, "/norm")
-    adapts = maml.complement(norm)
-    head = maml.mask_by_path(params, "/head/")
-    mode: dict[str, Any] = {"hvp": config.hvp or "forward", "remat": config.remat}
-    body = jax.tree.map(lambda a, h: a and not h, adapts, head)
-    names = ("learn_rates", "multi_step", "first_order")
-    switches: dict[str, Any] = {name: getattr(config, name) for name in names}
-    switches |= {"per_step": norm if config.per_step_norm else None}
-    annealed: dict[str, Any] = {"learn_rates": False, "first_order": config.first_order}
-    return {
-        "maml": lambda: (
-            maml.maml_plus_plus(loss, unscaled, steps, rate=rate, mask=adapts, **mode, **annealed)
-            if config.first_order
-            else maml.maml(loss, inner, steps, mask=adapts, **mode)
-        ),
-        "maml++": lambda: maml.maml_plus_plus(
-            loss, unscaled, steps, rate=rate, mask=adapts, **mode, **switches
-        ),
-        "fomaml": lambda: maml.fomaml(loss, inner, steps, mask=adapts),
-        "anil": lambda: maml.anil(loss, inner, steps, head=head, **mode),
-        "boil": lambda: maml.boil(loss, inner, steps, head=maml.complement(body), **mode),
-        "meta_sgd": lambda: maml.meta_sgd(loss, unscaled, steps, rate=rate, mask=adapts, **mode),
-        "reptile": lambda: maml.reptile(loss, inner, steps),
-        "imaml": lambda: maml.imaml(
-            loss, inner, steps, regularisation=config.regularisation, cg_steps=5
-        ),
-        "protonet": lambda: maml.protonet(loss, features, head=head),
-        "r2d2": lambda: maml.r2d2(loss, features, head=head, scale=10.0),
-    }[config.algorithm]()
+    names = "remat", "learn_rates", "multi_step", "first_order", "regularisation"
+    return algorithms.build(
+        config.algorithm,
+        loss,
+        config.inner_rate,
+        config.inner_steps,
+        mask=maml.complement(norm),
+        head=maml.mask_by_path(params, "/head/"),
+        per_step=norm if config.per_step_norm else None,
+        features=features,
+        scale=10.0,
+        hvp=config.hvp or "forward",
+        **{name: getattr(config, name) for name in names},
+    )
 
 
 def evaluation_loss(
@@ -212,15 +171,12 @@ def evaluation_loss(
     modes: dict[str, Mode] = {"inductive": "support", "transductive": "transductive"}
     if mode == "running":
         modes = {}
-    loss, others = (
-        loss_of(mode),
-        {name: loss_of(other) for name, other in modes.items() if other != mode},
-    )
+    loss = loss_of(mode)
+    others = {f"accuracy_{name}": loss_of(m) for name, m in modes.items() if m != mode}
 
     def evaluate(params: Params, query: Batch, key: RandomKey) -> tuple[jax.Array, dict]:
         value, metrics = loss(params, query, key)
-        names = {f"accuracy_{name}": other for name, other in others.items()}
-        also = {name: other(params, query, key)[1]["accuracy"] for name, other in names.items()}
+        also = {name: other(params, query, key)[1]["accuracy"] for name, other in others.items()}
         return value, metrics | also
 
     return evaluate
@@ -228,13 +184,6 @@ def evaluation_loss(
 
 def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     """Loads the data and makes the experiment.
-
-    Args:
-        config: Options of the benchmark.
-        members: Number of members of an ensemble to evaluate; 1 is no ensemble.
-
-    Returns:
-        The experiment.
 
     Raises:
         ValueError: The data or the algorithm does not allow the options.
@@ -246,14 +195,10 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     else:
         characters = omniglot.load(config.data, resize=config.resize)
         splits = omniglot.splits(characters, config.split)
+    counts = dict.fromkeys(splits, (config.ways, config.shots, config.queries))
+    counts["train"] = train_ways, config.shots, config.train_queries or config.queries
     samplers = {
-        split: few_shot(
-            characters.images[classes],
-            train_ways if split == "train" else config.ways,
-            config.shots,
-            (split == "train" and config.train_queries) or config.queries,
-            rotate=config.rotate,
-        )
+        split: few_shot(characters.images[classes], *counts[split], rotate=config.rotate)
         for split, classes in splits.items()
     }
     running = config.batch_norm == "running"

@@ -31,11 +31,16 @@ from scipy import stats
 
 import maml
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import atomic_write, read_arrays
-from benchmarks.harness.folders import RESULTS, check_free, claim_folder, options_as_json
-from benchmarks.harness.plot import save_figure
-from benchmarks.harness.summaries import write_summary
-from benchmarks.harness.terminal import track
+from benchmarks.harness.display import track
+from benchmarks.harness.files import atomic_write, save_figure
+from benchmarks.harness.folders import (
+    RESULTS,
+    check_free,
+    claim_folder,
+    options_as_json,
+    write_summary,
+)
+from benchmarks.harness.stored import read_arrays
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.tabulated import TABLE
@@ -95,16 +100,7 @@ def all_architectures(space: Space) -> Int[np.ndarray, "entry token"]:
 def accuracies(
     child: ChildFactory, budget: Budget, *data: maml.Sampler
 ) -> Callable[[Tokens, RandomKey], Float[Array, "2"]]:
-    """The function that trains once and returns the accuracies on held-out and test classes.
-
-    Args:
-        child: Function from tokens to a child network.
-        budget: Budget of a training.
-        data: Samplers of the splits train, held_out and test.
-
-    Returns:
-        The function of tokens and a key.
-    """
+    """The function that trains once and returns the accuracies on held-out and test classes."""
     return Partial(BoundFunction(_accuracies, child, budget), *data)
 
 

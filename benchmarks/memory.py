@@ -17,15 +17,12 @@ reported. A program that needs more memory than is free is compiled but not run.
 rematerialisation, K inner steps need the memory of about 2 sqrt(K).
 """
 
-import json
-import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -36,17 +33,17 @@ from jaxtyping import PyTree
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 import maml
 from benchmarks import omniglot
-from benchmarks.harness import hardware
+from benchmarks.harness import algorithms
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import write_text
-from benchmarks.harness.folders import script_folder
-from benchmarks.harness.plot import save_figure
+from benchmarks.harness.display import bar
+from benchmarks.harness.files import save_figure, write_json
+from benchmarks.harness.folders import options_as_json, provenance, script_folder
+from benchmarks.harness.hardware import free_bytes, timed
 from benchmarks.report.tables import quantity
 from maml.types import LossFn, Params
 from tasks.language import Transformer, markov_chains, next_token, text_passages
@@ -57,12 +54,10 @@ MODES = get_args(Mode)
 EXACT = MODES[:4]
 LINES = dict(zip(MODES, ("o-", "s-", "^--", "v--", "D:", "x:"), strict=True))
 # eps_root keeps the derivative of Adam finite where the gradient is 0: at tokens that do not occur.
-OPTIMIZERS = {"sgd": optax.sgd, "adam": partial(optax.adam, eps_root=1e-6)}
-RATES = {"sgd": 0.05, "adam": 1e-3}
+OPTIMIZERS = {"sgd": (optax.sgd, 0.05), "adam": (partial(optax.adam, eps_root=1e-6), 1e-3)}
 STRENGTH = 2.0  # regularisation of implicit MAML
 SIZES = ("temp", "argument", "output", "generated_code")
 RATIOS = {"memory_ratio": "temp_bytes", "time_ratio": "seconds"}
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +103,7 @@ class Options:
     @property
     def rate(self) -> float:
         """Learning rate of the inner optimiser."""
-        return RATES[self.optimizer] if self.inner_rate is None else self.inner_rate
+        return OPTIMIZERS[self.optimizer][1] if self.inner_rate is None else self.inner_rate
 
 
 class Setting(NamedTuple):
@@ -128,8 +123,11 @@ def problem(model: Model, options: Options) -> Setting:
         mask = maml.complement(maml.mask_by_path(params, "/norm"))
         return Setting(experiment.metric, params, experiment.samplers["train"], mask)
     counts = (options.sequences, options.sequences, options.length)
-    text = options.text and options.text.read_bytes()
-    sample = markov_chains(*counts) if text is None else text_passages(text, *counts)
+    sample = (
+        text_passages(options.text.read_bytes(), *counts)
+        if options.text
+        else markov_chains(*counts)
+    )
     sizes = {name: getattr(options, name) for name in ("layers", "width", "heads", "length")}
     network = Transformer(**sizes)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
@@ -138,39 +136,21 @@ def problem(model: Model, options: Options) -> Setting:
 
 def algorithm(problem: Setting, mode: Mode, steps: int, options: Options) -> maml.Algorithm:
     """The algorithm of a mode, with a number of inner steps."""
-    loss, _, _, mask = problem
-    inner = OPTIMIZERS[options.optimizer](options.rate)
-    if mode == "implicit":
-        return maml.imaml(loss, inner, steps, regularisation=STRENGTH, cg_steps=5)
-    if mode == "first-order":
-        return maml.fomaml(loss, inner, steps, mask=mask)
-    return maml.maml(
-        loss,
-        inner,
+    return algorithms.build(
+        {"implicit": "imaml", "first-order": "fomaml"}.get(mode, "maml"),
+        problem.loss,
+        options.rate,
         steps,
-        mask=mask,
+        optimizer=OPTIMIZERS[options.optimizer][0],
+        mask=problem.mask,
+        regularisation=STRENGTH,
         hvp="forward" if "forward" in mode else "reverse",
         remat="remat" in mode,
     )
 
 
-def free_bytes() -> int:
-    """The free memory of the accelerator, or else of this machine, in bytes."""
-    if stats := jax.devices()[0].memory_stats():
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE")
-
-
-def measure(
-    problem: Setting, steps: int, options: Options, advance: Callable[..., object]
-) -> list[Row]:
-    """Measures every mode with a number of inner steps.
-
-    Args:
-        problem: Problem to adapt to.
-        steps: Number of inner steps.
-        options: Options of the measurement.
-        advance: Function that advances the progress bar, `advance(done=text)`.
+def measure(problem: Setting, steps: int, options: Options, advance: Callable) -> list[dict]:
+    """Measures every mode with a number of inner steps; `advance(text)` moves the progress bar.
 
     Returns:
         A row for each mode; None stands for programs not run, and for missing comparisons.
@@ -183,12 +163,11 @@ def measure(
     rows, programs, spent, grads = {}, {}, {}, {}
     for mode in dict.fromkeys(options.modes):
         grad = partial(maml.meta_gradient, algorithm(problem, mode, steps, options).grad)
-        start = time.perf_counter()
-        programs[mode] = jax.jit(grad).lower(*arguments).compile()
-        seconds, size = time.perf_counter() - start, programs[mode].memory_analysis()
+        programs[mode], seconds = timed(lambda f: jax.jit(f).lower(*arguments).compile(), grad)
+        size = programs[mode].memory_analysis()
         sizes = {f"{kind}_bytes": getattr(size, f"{kind}_size_in_bytes") for kind in SIZES}
         rows[mode] = {"steps": steps, "mode": mode, **sizes, "compile_seconds": seconds}
-        advance(done=f"compiled {mode}")
+        advance(f"compiled {mode}")
     for mode, program in programs.items():
         if rows[mode]["temp_bytes"] < free_bytes():
             spent[mode], grads[mode] = [], np.asarray(ravel_pytree(program(*arguments)[0])[0])
@@ -197,89 +176,74 @@ def measure(
                     f"{mode}: the meta-gradient after {steps} inner steps is not finite; try a"
                     f" smaller --inner-rate than {options.rate}"
                 )
-        advance(done=f"compared {mode}")
-    for _ in range(options.repeats):
-        for mode, program in programs.items():
-            if mode in spent:
-                start = time.perf_counter()
-                jax.block_until_ready(program(*arguments))
-                spent[mode].append(time.perf_counter() - start)
-            advance(done=f"timed {mode}")
+        advance(f"compared {mode}")
+    for _, (mode, program) in product(range(options.repeats), programs.items()):
+        if mode in spent:
+            spent[mode].append(timed(program, *arguments)[1])
+        advance(f"timed {mode}")
     reverse, exact = rows.get("reverse", {}), [mode for mode in EXACT if mode in grads]
     for mode, row in rows.items():
         row["seconds"] = float(np.median(spent[mode])) if mode in spent else None
-        row["error"] = _distance(grads[mode], grads[exact[0]]) if mode in exact else None
+        row["error"] = None
+        if mode in exact:
+            distance = np.linalg.norm(grads[mode] - grads[exact[0]])
+            row["error"] = float(distance / np.linalg.norm(grads[exact[0]]))
     for row, (ratio, of) in product(rows.values(), RATIOS.items()):
         row[ratio] = row[of] / reverse[of] if row[of] and reverse.get(of) else None
     return [*rows.values()]
 
 
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The norm of a difference, relative to that of `b`."""
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
-def show(rows: Sequence[Row]) -> Table:
+def show(rows: Sequence[dict]) -> Table:
     """The table of a model."""
+    others = (f"{kind} {max(row[f'{kind}_bytes'] for row in rows) / 1e6:.1f}" for kind in SIZES[1:])
     title = f"{rows[0]['model']}: one meta-gradient of one task"
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    caption = f"MB not counted: {', '.join(others).replace('_', ' ')}"
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("steps", "mode", "MB", "/ reverse", "compile s", "s", "/ reverse", "error"):
         table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
+    styles = {"memory_ratio": ".2g", "compile_seconds": ".1f", "seconds": ".2g"}
+    styles |= {"time_ratio": ".2g", "error": ".0e"}
     for row in rows:
-        names = ("memory_ratio", "compile_seconds", "seconds", "time_ratio", "error")
-        styles = (".2g", ".1f", ".2g", ".2g", ".0e")
-        pairs = zip((row[name] for name in names), styles, strict=True)
-        cells = ("-" if number is None else f"{number:{style}}" for number, style in pairs)
+        cells = ("-" if row[n] is None else f"{row[n]:{style}}" for n, style in styles.items())
         table.add_row(str(row["steps"]), row["mode"], f"{row['temp_bytes'] / 1e6:.1f}", *cells)
-    others = (f"{kind} {max(row[f'{kind}_bytes'] for row in rows) / 1e6:.1f}" for kind in SIZES[1:])
-    table.caption = f"MB not counted: {', '.join(others).replace('_', ' ')}"
     return table
 
 
-def draw(rows: Sequence[Row]) -> Figure:
+def draw(rows: Sequence[dict]) -> Figure:
     """Draws memory and time over the inner steps: a row for each model, a line for each mode."""
-    models, ticks = [*dict.fromkeys(row["model"] for row in rows)], {row["steps"] for row in rows}
+    lines = dict.fromkeys((row["model"], row["mode"]) for row in rows)
+    models, ticks = [*dict.fromkeys(model for model, _ in lines)], {row["steps"] for row in rows}
     figure = Figure(figsize=(9, 3.5 * len(models) + 0.5), layout="constrained")
+    numbers = {"temp_bytes": ("temporary memory, MB", 1e-6), "seconds": ("time, s", 1.0)}
     for pair, model in zip(figure.subplots(len(models), 2, squeeze=False), models, strict=True):
-        for axes, name in zip(pair, ("temp_bytes", "seconds"), strict=True):
-            for mode in dict.fromkeys(row["mode"] for row in rows):
-                line = [row for row in rows if (row["model"], row["mode"]) == (model, mode)]
-                numbers = np.array([[row["steps"], row[name]] for row in line], float).T
-                scale = 1e-6 if name == "temp_bytes" else 1
-                axes.plot(numbers[0], scale * numbers[1], LINES[mode], label=mode, mfc="none")
-            axes.set(xscale="log", yscale="log", xlabel="inner steps", title=model)
-            axes.set_ylabel("temporary memory, MB" if name == "temp_bytes" else "time, s")
+        for axes, (name, (words, scale)) in zip(pair, numbers.items(), strict=True):
+            for line in (line for line in lines if line[0] == model):
+                points = [r for r in rows if (r["model"], r["mode"]) == line]
+                steps, values = np.array([[r["steps"], r[name]] for r in points], float).T
+                axes.plot(steps, scale * values, LINES[line[1]], label=line[1], mfc="none")
+            axes.set(xscale="log", yscale="log", xlabel="inner steps", ylabel=words, title=model)
             axes.set_xticks([*ticks], [str(tick) for tick in ticks])
             axes.set_xticks([], minor=True)
             axes.grid(alpha=0.3)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=6)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return figure
 
 
-def main(options: Options) -> list[Row]:
+def main(options: Options) -> list[dict]:
     """Measures all programs and prints the tables; each measurement is written at once."""
     if options.out:
         script_folder("memory", options)
     problems = {model: problem(model, options) for model in options.model}
-    options_used = asdict(options) | {"inner_rate": options.rate}
-    facts = {"device": hardware.device(), "versions": hardware.versions()}
-    facts |= {"options": options_used}
-    rows: list[Row] = []
-    numbers = MofNCompleteColumn(), TimeElapsedColumn()
-    columns = "{task.description}", BarColumn(16), *numbers, "{task.fields[done]}"
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        pieces = len({*options.modes}) * (2 + options.repeats)
+    about = provenance() | {"options": options_as_json(options) | {"inner_rate": options.rate}}
+    pieces = len({*options.modes}) * (2 + options.repeats)
+    rows: list[dict] = []
+    with bar(pieces * len(problems) * len(options.steps)) as move:
         for model, steps in product(problems, options.steps):
-            bar = progress.add_task(
-                f"{model}, {quantity(steps, 'inner step')}", total=pieces, done=""
-            )
-            advance = partial(progress.update, bar, advance=1)
+            advance = partial(move, 1, f"{model}, {quantity(steps, 'inner step')}")
             measured = measure(problems[model], steps, options, advance)
             rows += [{"model": model, **row} for row in measured]
             if options.out:
-                report = json.dumps({"rows": rows, **facts}, indent=2, default=str)
-                write_text(options.out / "memory.json", report + "\n")
+                write_json(options.out / "memory.json", {"rows": rows, **about})
                 save_figure(draw(rows), options.out / "memory.png")
     for model in problems:
         Console().print(show([row for row in rows if row["model"] == model]))

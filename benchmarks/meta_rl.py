@@ -11,10 +11,11 @@ import optax
 from jaxtyping import Array, PyTree
 
 import maml
-from benchmarks.harness import hardware
+from benchmarks.harness import algorithms, hardware
 from benchmarks.harness.bounds import check_size, check_used
+from benchmarks.harness.loop import Study, Values
 from benchmarks.harness.options import Run
-from benchmarks.harness.study import Study, Values, report_not_finite
+from benchmarks.harness.study import report_not_finite
 from maml import surrogates
 from maml.rl import outer_steps, terms
 from maml.rl.environment import Environment
@@ -23,13 +24,9 @@ from maml.rl.policies import Policy
 from maml.types import LossFn, MetaParams, MetaState, Metrics, RandomKey
 
 SURROGATES = {
-    "score_function": surrogates.score_function,
-    "likelihood_ratio": surrogates.likelihood_ratio,
-    "taypo2": surrogates.taypo2,
-    "dice": surrogates.dice,
+    name: getattr(surrogates, name)
+    for name in ("score_function", "likelihood_ratio", "taypo2", "dice")
 }
-
-NOT_ADAPTED = ("pretrained", "oracle", "random", "rl2")
 NUMBERS_OF_A_STEP = 10  # about: observation, action, reward, ...
 
 
@@ -37,8 +34,6 @@ NUMBERS_OF_A_STEP = 10  # about: observation, action, reward, ...
 class MetaRL(Run):
     """Options that all benchmarks of reinforcement learning share."""
 
-    algorithm: str = "maml"
-    """Algorithm."""
     seeds: int = 5
     """Number of seeds that are trained: `seed`, `seed` + 1, ..."""
     surrogate: Literal["score_function", "likelihood_ratio", "taypo2", "dice"]
@@ -66,42 +61,24 @@ class MetaRL(Run):
     inner_reward: Literal["reward", "square"] = "reward"
     """Reward of the inner steps: the reward, with advantages of mean 0 and standard deviation 1, or
     minus its square, not normalised. The gradient of a squared distance grows with the distance."""
-    trajectories: int = 20
-    """Number of trajectories in each batch."""
     horizon: int
     """Largest number of steps in an episode."""
 
     @property
     def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As in `Run`; and the options of adaptation without one, and of another outer step."""
+        """As in `Run`; and those of another outer step, which presets set."""
         yield from super().unread_options
-        if self.algorithm in NOT_ADAPTED:
-            yield ("surrogate",), f"algorithms that adapt, not {NOT_ADAPTED}"
-        if self.algorithm == "rl2":
-            yield ("inner_rate",), "algorithms that adapt, not rl2"
         if self.outer != "trpo":
             yield ("fvp_trajectories",), "outer trpo"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        promp, adapts = self.outer == "promp", self.algorithm not in NOT_ADAPTED
         check_used(self, ("radius", "cg_steps"), self.outer == "trpo", "outer trpo")
         check_used(self, ("outer_rate",), self.outer != "trpo", "outer promp and adam")
-        check_used(self, ("epochs", "clip"), promp, "outer promp")
-        check_used(self, ("kl_coef",), promp and adapts, "outer promp where the policy adapts")
-        check_used(self, ("exploration_coef",), adapts, f"algorithms that adapt, not {NOT_ADAPTED}")
-        check_used(
-            self, ("inner_reward",), self.algorithm != "rl2", "algorithms that adapt, not rl2"
-        )
-        self.check_steps(self.meta_batch, self.trajectories, self.trained_steps)
+        check_used(self, ("epochs", "clip", "kl_coef"), self.outer == "promp", "outer promp")
 
     def check_steps(self, tasks: int, trajectories: int, updates: int) -> None:
         """Refuses more steps of the environment at once than memory can hold.
-
-        Args:
-            tasks: Number of tasks.
-            trajectories: Number of trajectories in each batch.
-            updates: Number of updates of a task.
 
         Raises:
             ValueError: There are too many steps; the message has their size.
@@ -113,7 +90,7 @@ class MetaRL(Run):
     @property
     def trained_steps(self) -> int:
         """Number of inner steps that meta-training differentiates through."""
-        return 0 if self.algorithm in NOT_ADAPTED else self.inner_steps
+        return 0 if self.algorithm in algorithms.JOINT else self.inner_steps
 
 
 class RLProblem(NamedTuple):
@@ -124,12 +101,14 @@ class RLProblem(NamedTuple):
         policy: Policy that acts.
         draw: Function that draws a task from a key.
         horizon: Largest number of steps in a trajectory.
+        trajectories: Number of trajectories in each batch.
     """
 
     environment: Environment
     policy: Policy
     draw: Callable[[RandomKey], PyTree]
     horizon: int
+    trajectories: int
 
     def collector(
         self, config: MetaRL, trajectories: int | None = None, *, adapting: bool = False
@@ -140,7 +119,7 @@ class RLProblem(NamedTuple):
             self.environment,
             self.policy,
             horizon=self.horizon,
-            trajectories=trajectories or config.trajectories,
+            trajectories=trajectories or self.trajectories,
             discount=config.discount,
             gae_lambda=config.gae_lambda,
             normalise=not square,
@@ -155,17 +134,14 @@ def algorithm(config: MetaRL, loss: LossFn, *, evaluating: bool = False) -> maml
 
     There, updates beyond those of meta-training have half the learning rate, as in MAML's code.
     """
-    steps = config.inner_steps if evaluating else config.trained_steps
 
     def sgd(rate: float) -> optax.GradientTransformation:
         halved = optax.piecewise_constant_schedule(rate, {config.inner_steps: 0.5})
         return optax.sgd(halved if evaluating else rate)
 
-    rate = config.inner_rate
-    return {
-        "fomaml": lambda: maml.fomaml(loss, sgd(rate), steps),
-        "meta_sgd": lambda: maml.meta_sgd(loss, sgd(1.0), steps, rate=rate),
-    }.get(config.algorithm, lambda: maml.maml(loss, sgd(rate), steps))()
+    joint = config.algorithm in algorithms.JOINT
+    name = "maml" if joint and evaluating else config.algorithm
+    return algorithms.build(name, loss, config.inner_rate, config.inner_steps, optimizer=sgd)
 
 
 def evaluation_learner(

@@ -26,9 +26,9 @@ from jaxtyping import Array, Float
 import maml
 from benchmarks import meta_rl
 from benchmarks.harness import hardware
-from benchmarks.harness.bounds import check_used
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.study import Result, Study, run, values_by_step
+from benchmarks.harness.loop import Study
+from benchmarks.harness.study import Result, run, values_by_step
 from benchmarks.meta_rl import MetaRL, RLProblem, evaluation_learner
 from benchmarks.report import figures, published, tables
 from maml.mapping import map_tasks
@@ -38,8 +38,6 @@ from maml.rl.rl2 import episode_returns, finished_return, trial_environment
 from maml.types import MetaParams, Params, RandomKey
 from tasks.rl import navigation
 from tasks.rl.networks import GaussianGRU, GaussianMLP, recurrent_policy
-
-Algorithm = Literal["maml", "fomaml", "meta_sgd", "pretrained", "oracle", "random", "rl2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +52,8 @@ class Navigation(MetaRL):
     corners: bool = False
     """Put goals in four corners, with rewards in the goal's quadrant alone: a policy that does not
     explore it before adaptation cannot adapt."""
+    trajectories: int = 20
+    """Number of trajectories in each batch."""
     width: int = 100
     """Number of units in each of the policy's two hidden layers, or in the memory of rl2."""
     std: float = 1.0
@@ -70,10 +70,10 @@ class Navigation(MetaRL):
 
     @property
     def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As in `MetaRL`; and the options of inner steps for rl2, and of training for random."""
+        """As in `MetaRL`; and those of Gaussian policies for rl2, and of training for random."""
         yield from super().unread_options
         if self.algorithm == "rl2":
-            yield ("inner_steps",), "algorithms that adapt, not rl2"
+            yield ("inner_steps", "std"), "algorithms that adapt, not rl2"
         if self.algorithm == "random":
             trained = ("meta_steps", "outer", "radius", "cg_steps", "fvp_trajectories")
             yield (*trained, "trajectories"), "algorithms that are trained, not random"
@@ -82,11 +82,7 @@ class Navigation(MetaRL):
         super().__post_init__()
         if self.corners and (self.algorithm == "oracle" or self.squared):
             raise ValueError("--corners excludes --algorithm oracle and --squared")
-        check_used(self, ("fvp_trajectories",), self.outer == "trpo", "outer trpo")
-        gaussian = (
-            self.algorithm != "rl2" or self.corners
-        )  # the preset corners has another deviation
-        check_used(self, ("std",), gaussian, "algorithms other than rl2")
+        self.check_steps(self.meta_batch, self.trajectories, self.trained_steps)
         self.check_steps(self.goals, self.eval_trajectories, self.eval_steps)
         if self.goals % (self.devices or 1):
             raise ValueError(
@@ -129,17 +125,16 @@ PRESETS = {preset.preset: preset for preset in (FINN, BEST, RL2, CORNERS)}
 def problem(config: Navigation) -> RLProblem:
     """The environment, whose goal an oracle sees, and the policy."""
     environment = navigation.navigation(squared=config.squared, oracle=config.algorithm == "oracle")
-    draw, horizon = navigation.draw_goal, config.horizon
+    draw, horizon, batch = navigation.draw_goal, config.horizon, config.trajectories
     if config.corners:
         environment, draw = navigation.corners(), navigation.draw_corner
     if config.algorithm == "rl2":
         episodes = config.eval_steps + 1
         policy = recurrent_policy(GaussianGRU(2, size=config.width))
-        return RLProblem(
-            trial_environment(environment, episodes, horizon), policy, draw, episodes * horizon
-        )
+        row = trial_environment(environment, episodes, horizon)
+        return RLProblem(row, policy, draw, episodes * horizon, batch)
     policy = gaussian_policy(GaussianMLP(2, widths=(config.width, config.width), std=config.std))
-    return RLProblem(environment, policy, draw, horizon)
+    return RLProblem(environment, policy, draw, horizon, batch)
 
 
 def held_out(config: Navigation) -> Float[Array, "goal 2"]:
@@ -152,9 +147,8 @@ def held_out(config: Navigation) -> Float[Array, "goal 2"]:
 def study(config: Navigation) -> Study:
     """The study of the benchmark."""
     rl_problem = problem(config)
-    layout = hardware.layout(
-        gcd(config.meta_batch, config.goals), heavy=True, devices=config.devices, chunk=None
-    )
+    tasks = gcd(config.meta_batch, config.goals)
+    layout = hardware.layout(tasks, heavy=True, devices=config.devices)
     environment, policy, *_ = rl_problem
     learner, loss = evaluation_learner(rl_problem, config, config.eval_trajectories)
     counts = {"horizon": config.horizon, "trajectories": config.eval_trajectories}
@@ -178,16 +172,10 @@ def study(config: Navigation) -> Study:
         metrics = maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
         return {name: values_by_step(values) for name, values in metrics.items()}
 
-    headline = "returns", str(min(config.eval_steps, 1))
+    when = str(min(config.eval_steps, 1))
     facts = {"batch_norm": "none", "tasks": config.goals, "query_size": config.eval_trajectories}
     return meta_rl.study(
-        "navigation",
-        rl_problem,
-        config,
-        layout,
-        evaluate,
-        headline=headline,
-        facts=facts,
+        "navigation", rl_problem, config, layout, evaluate, headline=("returns", when), facts=facts
     )
 
 
@@ -210,8 +198,6 @@ def walks(
 
 def main(config: Navigation) -> Result:
     """Runs the experiment, prints the table and draws the figures."""
-    if config.algorithm == "random":
-        config = replace(config, meta_steps=0)
     result = run(study(config), config)
     tables.show(result.summary)
     if result.summary["meta_steps"]:

@@ -77,13 +77,7 @@ PRESETS = {
     for preset in (
         PAPER,
         replace(PAPER, preset="maml-paper-5-way-5-shot", shots=5, queries=5),
-        replace(
-            PAPER,
-            preset="maml-paper-20-way-1-shot",
-            ways=20,
-            inner_steps=5,
-            meta_batch=16,
-        ),
+        replace(PAPER, preset="maml-paper-20-way-1-shot", ways=20, inner_steps=5, meta_batch=16),
         replace(
             PAPER,
             preset="maml-paper-20-way-5-shot",

@@ -11,12 +11,11 @@ Tasks are glyphs and sinusoids, which need no data.
 """
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +24,15 @@ import optax
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import maml
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import as_json, write_text
-from benchmarks.harness.folders import script_folder
-from benchmarks.harness.plot import save_figure
+from benchmarks.harness.display import track
+from benchmarks.harness.files import save_figure, write_json
+from benchmarks.harness.folders import provenance, script_folder
 from maml.sampling import few_shot
 from maml.types import Params
 from tasks import glyphs
@@ -51,8 +49,8 @@ class Options:
     """Models of the table of layouts."""
     devices: tuple[int, ...] = (1, 2)
     """Numbers of devices in the table of layouts."""
-    chunks: tuple[int, ...] = (1, 4, 16, 0)
-    """Numbers of tasks that a device maps at once in the table of layouts, 0 for all."""
+    chunks: tuple[int | Literal["all"], ...] = (1, 4, 16, "all")
+    """Numbers of tasks that a device maps at once in the table of layouts."""
     tasks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
     """Numbers of tasks of Conv4's meta-gradient."""
     steps: tuple[int, ...] = (1, 2, 5, 10)
@@ -114,28 +112,25 @@ def seconds(problem: Setting, tasks: int, layout: hardware.Layout, repeats: int)
     key = jax.random.key(0)
     episodes = jax.jit(maml.batch_tasks(problem.sample, tasks))(key)
     gradient = partial(maml.meta_gradient, problem.algorithm.grad, **layout._asdict())
-    compiled, spent = jax.jit(gradient), []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(problem.params, episodes, key))
-        spent.append(time.perf_counter() - start)
+    call = partial(hardware.timed, jax.jit(gradient), problem.params, episodes, key)
+    spent = [call()[1] for _ in range(repeats + 1)]
     return float(np.median(spent[1:]))
 
 
 def layouts(options: Options, tasks: int = 32) -> list[dict]:
     """The tasks per second of every model in every layout that divides the tasks."""
-    cases = [
+    cases: list[tuple[str, int, hardware.Chunk]] = [
         (name, devices, chunk)
         for name in options.models
         for devices in options.devices
         for chunk in options.chunks
-        if devices <= jax.device_count() and tasks // devices % (chunk or 1) == 0
+        if devices <= jax.device_count() and (chunk == "all" or tasks // devices % chunk == 0)
     ]
     have = "is" if jax.device_count() == 1 else "are"
     for devices in (n for n in options.devices if n > jax.device_count()):
         print(f"{devices} devices: not run; there {have} {jax.device_count()}")
     rows = []
-    for name, devices, chunk in track(cases, "layouts", console=Console(stderr=True)):
+    for name, devices, chunk in track(cases, "layouts"):
         problem = MODELS[name]()
         layout = hardware.layout(tasks, heavy=problem.heavy, devices=devices, chunk=chunk)
         rate = tasks / seconds(problem, tasks, layout, options.repeats)
@@ -149,10 +144,10 @@ def growth(options: Options) -> dict[str, dict[int, float]]:
     swept["width"] = options.width
     curves: dict[str, dict[int, float]] = {name: {} for name in swept}
     cases = [(name, value) for name, values in swept.items() for value in values]
-    for name, value in track(cases, "growth", console=Console(stderr=True)):
+    for name, value in track(cases, "growth"):
         change = {} if name == "tasks" else {"features" if name == "width" else name: value}
         tasks = value if name == "tasks" else 32
-        layout = hardware.layout(tasks, heavy=True, devices=None, chunk=None)
+        layout = hardware.layout(tasks, heavy=True)
         problem = characters(Conv4, **change)
         curves[name][value] = seconds(problem, tasks, layout, options.repeats)
     return curves
@@ -171,7 +166,7 @@ def show(rows: Sequence[dict], options: Options) -> None:
             f"[bold]{value:,.0f}[/bold]" if value == best[name] else f"{value:,.0f}"
             for name, value in zip(options.models, values, strict=True)
         ]
-        table.add_row(str(devices), str(chunk or "all"), *cells)
+        table.add_row(str(devices), str(chunk), *cells)
     Console().print(table)
 
 
@@ -202,9 +197,8 @@ def main(options: Options) -> None:
     for name, values in curves.items():
         print(name, {value: round(spent, 4) for value, spent in values.items()})
     if options.out:
-        contents = {"layouts": rows, "growth": curves, "device": hardware.device()}
-        contents |= {"versions": hardware.versions()}
-        write_text(options.out / "scaling.json", as_json(contents, indent=2) + "\n")
+        contents = {"layouts": rows, "growth": curves, **provenance()}
+        write_json(options.out / "scaling.json", contents)
         save_figure(figure(curves), options.out / "scaling.png")
 
 

@@ -11,17 +11,16 @@ To be reached: 0.67, 0.38 and 0.35 after 1, 5 and 10 inner steps with 5 shots. T
 some tasks diverge after more inner steps than meta-training has.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
 import maml
-from benchmarks.harness import hardware
-from benchmarks.harness.bounds import check_size, check_used
+from benchmarks.harness import algorithms, hardware
+from benchmarks.harness.bounds import check_size
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.options import Config
 from benchmarks.harness.study import Result
@@ -55,21 +54,10 @@ class Sinusoid(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        through = ("maml", "maml++", "meta_sgd", "cavia")
-        words = f"algorithms through the inner steps, as {through}"
-        check_used(self, ("hvp", "remat"), self.algorithm in through, words)
-        check_used(self, ("context",), self.algorithm == "cavia", "algorithm cavia")
         points = max(
             self.tasks_at_once * self.train_shots, min(BLOCK, self.eval_tasks) * self.shots
         )
         check_size(WIDTH * points, "a batch of tasks", "meta_batch, prefetch, train_shots or shots")
-
-    @property
-    def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As in `Config`; and the options of inner steps, where a head is fitted."""
-        yield from super().unread_options
-        if self.algorithm == "r2d2":
-            yield ("inner_rate", "inner_steps"), "algorithms with inner steps, not r2d2"
 
     @property
     def full_length_schedule(self) -> str | None:
@@ -126,20 +114,11 @@ def experiment(config: Sinusoid) -> Experiment:
         dtype=jnp.bfloat16 if precision == "bfloat16" else None,
     )
     wave = {"oracle": config.algorithm == "oracle", "frequencies": config.frequencies}
-    samplers = {
-        split: few_points(shots, shots, **wave)
-        for split, shots in (
-            ("train", config.train_shots),
-            ("val", config.shots),
-            ("test", config.shots),
-        )
-    }
+    shots = {"train": config.train_shots, "val": config.shots, "test": config.shots}
+    samplers = {split: few_points(n, n, **wave) for split, n in shots.items()}
 
-    def predict(params: Params, x: jax.Array) -> jax.Array:
-        return jnp.asarray(model.apply(params, x))
-
-    def features(params: Params, x: jax.Array) -> jax.Array:
-        return jnp.asarray(model.apply(params, x, features=True))
+    def predict(params: Params, x: jax.Array, *, features: bool = False) -> jax.Array:
+        return jnp.asarray(model.apply(params, x, features=features))
 
     loss = maml.regression(predict)
     inputs = jax.eval_shape(samplers["train"], jax.random.key(0)).support[0]
@@ -148,26 +127,19 @@ def experiment(config: Sinusoid) -> Experiment:
         return model.init(key, jnp.zeros(inputs.shape))
 
     params = jax.eval_shape(init, jax.random.key(0))
-    inner, unscaled, steps = optax.sgd(config.inner_rate), optax.sgd(1.0), config.inner_steps
-    rate, half = config.inner_rate, config.meta_steps // 2
-    mode: dict[str, Any] = {"hvp": config.hvp or "reverse", "remat": config.remat}
-    algorithm = {
-        "maml": lambda: maml.maml(loss, inner, steps, **mode),
-        "maml++": lambda: maml.maml_plus_plus(
-            loss, unscaled, steps, rate=rate, multi_step=half, **mode
-        ),
-        "fomaml": lambda: maml.fomaml(loss, inner, steps),
-        "meta_sgd": lambda: maml.meta_sgd(loss, unscaled, steps, rate=rate, **mode),
-        "reptile": lambda: maml.reptile(loss, inner, steps),
-        "cavia": lambda: maml.cavia(
-            loss, inner, steps, context=maml.mask_by_path(params, "context"), **mode
-        ),
-        "r2d2": lambda: maml.r2d2(
-            loss, features, head=maml.mask_by_path(params, "head"), regularisation=0.1
-        ),
-        "pretrained": lambda: maml.maml(loss, inner, 0),
-        "oracle": lambda: maml.maml(loss, inner, 0),
-    }[config.algorithm]()
+    algorithm = algorithms.build(
+        config.algorithm,
+        loss,
+        config.inner_rate,
+        config.inner_steps,
+        multi_step=config.meta_steps // 2,
+        context=maml.mask_by_path(params, "context") if model.context else None,
+        features=partial(predict, features=True),
+        head=maml.mask_by_path(params, "head"),
+        ridge=0.1,
+        hvp=config.hvp or "reverse",
+        remat=config.remat,
+    )
     facts = {"algorithm": config.algorithm, "query_size": config.shots, "batch_norm": "none"}
     return Experiment(
         "sinusoid",

@@ -26,14 +26,13 @@ import numpy as np
 import tyro
 
 from benchmarks.few_shot import FewShot, experiment
-from benchmarks.harness import folders, summaries, supervised
+from benchmarks.harness import folders, supervised
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import atomic_write, read_arrays
-from benchmarks.harness.schemas import TEXT, TRAINED, check_schema, parse_json
-from benchmarks.harness.stored import latest
-from benchmarks.harness.study import matmul_precision
+from benchmarks.harness.files import COUNT, TEXT, atomic_write, check_schema, parse_json
+from benchmarks.harness.stored import latest, read_arrays
+from benchmarks.harness.study import headline, matmul_precision
 from benchmarks.harness.supervised import Experiment
 from benchmarks.report import tables
 from maml.tree import leaves_by_path
@@ -45,11 +44,6 @@ PATHS = "data", "out", "start_from"  # options that are paths
 
 def save_weights(path: Path, learned: MetaParams, config: dict[str, Any]) -> None:
     """Writes meta-parameters and the options of their run, completely or not at all.
-
-    Args:
-        path: Path of the file; an existing file of weights is replaced.
-        learned: Meta-parameters.
-        config: Options of the run, as values of JSON.
 
     Raises:
         ValueError: The file exists and does not hold weights.
@@ -95,11 +89,17 @@ def initial_params(few_shot: Experiment, config: FewShot) -> MetaParams:
 
 
 def _config(stored: dict[str, Any], source: Path) -> FewShot:
-    """The options that a JSON object holds; names that are no longer options are left out."""
+    """The options that a JSON object holds; others than those of today are left out.
+
+    An option that is null has its default, whatever that is today.
+    """
     known = {field.name for field in fields(FewShot)}
     check_schema(stored, dict.fromkeys(PATHS, (TEXT, None)), source)
-    values: dict[str, Any] = {name: value for name, value in stored.items() if name in known}
-    values |= {name: Path(stored[name]) for name in PATHS if stored.get(name)}
+    values: dict[str, Any] = {
+        name: Path(value) if name in PATHS else value
+        for name, value in stored.items()
+        if name in known and value is not None
+    }
     try:
         return FewShot(**values)
     except (TypeError, ValueError) as error:
@@ -132,23 +132,21 @@ class Weights:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.run and len(self.files) > 1:
+            raise ValueError(f"files must be one with --run; got {len(self.files)}")
         names = ("data", "ways", "shots", "eval_tasks", "eval_steps", "out", "record")
         check_used(self, names, self.run is None, "an evaluation, and --run writes a file")
 
 
 def main(options: Weights) -> None:
     """Writes a file; or evaluates one or the ensemble of several, and prints the table."""
-    files = list(options.files)
-    if not files or (options.run and len(files) > 1):
-        raise ValueError(f"files must be one or more, and one with --run; got {len(files)}")
-    file, *others = files
+    file, *others = files = options.files
     if options.run:
         write_weights(file, options.run)
         return
     names = ("data", "ways", "shots", "eval_tasks", "eval_steps")
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    if options.ways is not None:
-        before = read_options(file)
+    if options.ways and options.ways != (before := read_options(file)).ways:
         changes["train_ways"] = before.train_ways or before.ways
     few_shot, config, learned = load_trained(file, **changes)
     if others:
@@ -163,23 +161,14 @@ def main(options: Weights) -> None:
     results |= {"seconds": {"evaluate": time.perf_counter() - start}}
     results |= {"weights": [path.name for path in files]}
     when = min(config.inner_steps, config.eval_steps)
-    results |= summaries.headline(results, few_shot.headline, when)
-    tables.show(summaries.write_summary(few_shot.name, config, out, results, record=options.record))
+    results |= headline(results, few_shot.headline, when)
+    tables.show(folders.write_summary(few_shot.name, config, out, results, record=options.record))
 
 
 def load_ensemble(
     files: Sequence[Path], config: FewShot, single: Experiment, first: MetaParams
 ) -> tuple[Experiment, MetaParams]:
     """Loads the ensemble of files whose options differ in their seed alone.
-
-    Args:
-        files: Paths of the files.
-        config: Options of the first file, with changes.
-        single: Experiment of the first file.
-        first: Meta-parameters of the first file.
-
-    Returns:
-        The experiment of the ensemble, and the meta-parameters `[member, ...]`.
 
     Raises:
         ValueError: Another option differs.
@@ -199,15 +188,11 @@ def load_ensemble(
 def write_weights(file: Path, run: Path) -> None:
     """Writes the meta-parameters of a run's last checkpoint to a file.
 
-    Args:
-        file: Path of the file.
-        run: Folder of the run.
-
     Raises:
         ValueError: The run is not one of few-shot learning, is not finished, or has a checkpoint of
             another step than its summary; or the file exists and does not hold weights.
     """
-    summary = summaries.read_summary(run, TRAINED)
+    summary = folders.read_summary(run, {"meta_steps": COUNT, "config": {}})
     config = _config(summary["config"], run)
     step = int(latest(run / "checkpoints").name)
     if step != summary["meta_steps"]:

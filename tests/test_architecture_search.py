@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmarks import architecture_search
 from benchmarks.architecture_search import NAMES, Search
-from benchmarks.harness import summaries
+from benchmarks.harness import folders
 from benchmarks.harness.command_line import launch
 from benchmarks.report import tables
 from benchmarks.search import figures, tabulated
@@ -35,7 +35,7 @@ def compared(tmp_path_factory):
     out = tmp_path_factory.mktemp("search") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tabulated, "read_table", lambda config: (table, "tiny"))
-        patch.setattr(summaries, "RESULTS", out.parent)
+        patch.setattr(folders, "RESULTS", out.parent)
         options = Search(children=40, runs=6, seed=3, record=True, out=out)
         return out, architecture_search.main(options)
 

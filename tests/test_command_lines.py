@@ -68,7 +68,7 @@ REFUSED = {
         "--algorithm cavia --context -1": "context must be >= 1; got -1",
         "--algorithm cavia --context 0": "context must be >= 1; got 0",
         "--context 7": "context is an option of algorithm cavia; leave it at 5; got 7",
-        "--hvp forward --algorithm fomaml": "hvp is an option of algorithms through",
+        "--hvp forward --algorithm fomaml": "hvp is an option of algorithm maml or maml++ or",
         "--inner-rate nan": "inner_rate must be a finite number; got nan",
         "--inner-rate inf": "inner_rate must be a finite number; got inf",
         "--inner-rate -0.1": "inner_rate must be >= 0.0; got -0.1",
@@ -83,7 +83,7 @@ REFUSED = {
         f"--shots {10**9}": "shots must be <= 10,000; got 1000000000",
         "--train-shots -3": "train_shots must be >= 1; got -3",
         "--patience 0": "patience must be >= 1; got 0",
-        "--chunk -1": "chunk must be >= 0; got -1",
+        "--chunk 0": "chunk must be >= 1; got 0",
         f"--devices {10**12}": "devices must be <= 10,000; got 1000000000000",
         "--out ''": "--out is given an empty value",
         "--out=": "--out is given an empty value",
@@ -91,7 +91,7 @@ REFUSED = {
         "--out FILE/run": "out must be a folder, and FILE is a file; got FILE/run",
         f"--out {'a' * 300}": "out must be a folder that can be made: File name too long",
         "--out 'a\0b'": r"out must be a folder that can be made; got 'a\x00b'",
-        "--preset best-5-shot --inner-steps 7": "not r2d2; leave it at 1; got 7",
+        "--preset best-5-shot --inner-steps 7": "or pretrained or oracle; leave it at 1; got 7",
         "--algorithm nonesuch": "invalid choice 'nonesuch'",
         "--precision float16": "invalid choice 'float16'",
     },
@@ -112,7 +112,7 @@ REFUSED = {
         f"--ways {10**9}": "ways must be <= 10,000; got 1000000000",
         "--shots 0": "shots must be >= 1; got 0",
         "--queries -2": "queries must be >= 1; got -2",
-        "--train-ways 20": "train_ways is an option of protonet and r2d2; leave it at None",
+        "--train-ways 20": "train_ways is an option of algorithm protonet or r2d2; leave it",
         "--learn-rates": "learn_rates is an option of algorithm maml++; leave it at False",
         "--multi-step 10": "multi_step is an option of algorithm maml++; leave it at 0; got 10",
         "--preset maml++-5-way-1-shot --algorithm maml": "is an option of algorithm maml++",
@@ -120,9 +120,9 @@ REFUSED = {
         "--tokens 0,1,2": "tokens is an option of model cells",
         "--features 8": "features is an option of model cells; leave it at 16; got 8",
         "--model cells --tokens 0,0,0,0,0,0,0,0,0,0 --copies 0": "copies must be >= 1; got 0",
-        "--algorithm protonet --inner-steps 7": "inner_steps is an option of algorithms with inner",
-        "--algorithm r2d2 --inner-rate 7": "inner_rate is an option of algorithms with inner steps",
-        "--algorithm protonet --remat": "remat is an option of algorithms through",
+        "--algorithm protonet --inner-steps 7": "inner_steps is an option of algorithm maml or",
+        "--algorithm r2d2 --inner-rate 7": "inner_rate is an option of algorithm maml or",
+        "--algorithm protonet --remat": "remat is an option of algorithm maml or maml++ or",
         "--algorithm reptile": "reptile needs inner_steps >= 2; got 1",
         "--meta-batch 100000 --prefetch 500": "episodes of 10 images would take",
         f"--meta-batch {10**12}": "meta_batch must be <= 100,000",
@@ -145,16 +145,16 @@ REFUSED = {
         "--outer promp --clip nan": "clip must be a finite number; got nan",
         "--clip 0.2": "clip is an option of outer promp; leave it at 0.3; got 0.2",
         "--epochs 7": "epochs is an option of outer promp; leave it at 5; got 7",
-        "--kl-coef 1": "kl_coef is an option of outer promp where the policy adapts",
+        "--kl-coef 1": "kl_coef is an option of outer promp; leave it at 0.0005; got 1.0",
         "--outer-rate 0.1": "outer_rate is an option of outer promp and adam",
         "--outer adam --radius 0.1": "radius is an option of outer trpo; leave it at 0.01; got 0.1",
         "--outer adam --fvp-trajectories 4": "fvp_trajectories is an option of outer trpo",
-        "--algorithm pretrained --exploration-coef 1": "exploration_coef is an option of",
+        "--algorithm pretrained --exploration-coef 1": "is an option of algorithm maml or fomaml",
         "--algorithm rl2 --inner-reward square": "inner_reward is an option of",
-        "--algorithm rl2 --std 0.5": "std is an option of algorithms other than rl2",
-        "--algorithm rl2 --surrogate dice": "surrogate is an option of algorithms that adapt",
+        "--algorithm rl2 --std 0.5": "std is an option of algorithms that adapt",
+        "--algorithm rl2 --surrogate dice": "surrogate is an option of algorithm maml or fomaml",
         "--preset rl2 --inner-steps 2": "inner_steps is an option of algorithms that adapt",
-        "--preset rl2 --inner-rate 2": "inner_rate is an option of algorithms that adapt",
+        "--preset rl2 --inner-rate 2": "inner_rate is an option of algorithm maml or fomaml",
         "--algorithm random --meta-steps 50": "meta_steps is an option of algorithms that are",
         "--std 0": "std must be >= 1e-06; got 0.0",
         f"--width {10**9}": "width must be <= 4,096; got 1000000000",
@@ -172,7 +172,7 @@ REFUSED = {
         "--outer adam --fvp-trajectories 4": "fvp_trajectories is an option of outer trpo",
         "--discount 0.5": "discount is an option of episodes of several steps; leave it at 0.99",
         "--width 64": "width is an option of algorithm rl2; leave it at 128; got 64",
-        "--trajectories 7": "here, a batch is 20 by the budget",
+        "--trajectories 7": "Unrecognized options: --trajectories",
         "--horizon 5": "horizon must be 1 for a bandit, a single pull; got 5",
         "--inner-rate inf": "inner_rate must be a finite number; got inf",
         "--preset": "argument --preset: expected one argument",
@@ -250,7 +250,7 @@ REFUSED = {
         "--models": "models needs at least one value",
         "--models conv5": "models must be among conv4, fully-connected, sinusoid; got conv5",
         "--devices -1": "devices must be >= 1; got -1",
-        "--chunks -1": "chunks must be >= 0; got -1",
+        "--chunks 0": "chunks must be >= 1; got 0",
         "--width 0": "width must be >= 1; got 0",
         "--out FILE": "out must be a folder, and FILE is a file",
     },
@@ -398,15 +398,12 @@ def recorded():
     return {run["command"]: run for run in result if "command" in run and "config" in run}
 
 
-# What `main` sets after the command line was read.
+# Recorded options that may be properties of the options today, by script.
 DERIVED = {
-    "architecture_search": {"runs"},
-    "bandits": {"trajectories"},
-    "navigation": {"meta_steps"},
-    "weights": {"seeds"},
+    "architecture_search": {"runs": "repeats"},
+    "bandits": {"trajectories": "trajectories"},
+    "navigation": {"meta_steps": "total_steps"},
 }
-
-
 # Options of recorded runs that have another name today, by the recorded one.
 RENAMED = {
     "anchor": "kl_coef",
@@ -425,13 +422,18 @@ GONE = {"memory": None}
 def test_recorded_commands_still_mean_what_they_meant(run):
     module, *argv = run["command"].split()[2:]
     script = module.removeprefix("benchmarks.")
-    config = folders.options_as_json(parse(script, argv))
+    options = parse(script, argv)
+    config = folders.options_as_json(options)
+    derived = {name: getattr(options, by) for name, by in DERIVED.get(script, {}).items()}
+    config = derived | config
     if script == "weights":  # its options, where they are given, change those of the file
         config = {name: value for name, value in config.items() if value is not None}
     before = {RENAMED.get(name, name): value for name, value in run["config"].items()}
+    if "chunk" in before and before["chunk"] is None:
+        before["chunk"] = "auto"
     assert all(before.pop(name, value) == value for name, value in GONE.items())
-    free = {*folders.FREE, *DERIVED.get(script, ())}
-    common = (config.keys() & before.keys()) - free
+    common = (config.keys() & before.keys()) - {*folders.FREE}
     if script not in ("weights", "ablation"):
         assert before.keys() <= config.keys()
+    config |= {n: value for n, value in derived.items() if before[n] != config[n]}
     assert {n: config[n] for n in common} == {n: before[n] for n in common}

@@ -33,19 +33,22 @@ from benchmarks.architecture_search import Search
 from benchmarks.harness import study
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.files import (
+    LINE,
     as_json,
     atomic_write,
-    read_arrays,
+    parse_json,
     read_lines,
-    tree_from_arrays,
     write_text,
 )
-from benchmarks.harness.schemas import CHILD, LINE, OPTIONS, SCORE, SUMMARY, parse_json
+from benchmarks.harness.folders import OPTIONS
+from benchmarks.harness.stored import SCORE, read_arrays, tree_from_arrays
 from benchmarks.maml_bench import Bench, load_accuracies
 from benchmarks.peers import __main__ as peers
 from benchmarks.report import __main__ as report
 from benchmarks.report import tables
+from benchmarks.report.__main__ import SUMMARY
 from benchmarks.search import children, live
+from benchmarks.search.live import CHILD
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

@@ -22,12 +22,8 @@ from benchmarks import sinusoid
 from benchmarks.harness import study, supervised
 from benchmarks.harness.checkpoints import best_step, checkpoints, load, meta_params, restore
 from benchmarks.harness.checkpoints import initial_params as started_with
-from benchmarks.harness.folders import (
-    claim_folder,
-    record_changed_options,
-    result_options,
-    sole_writer,
-)
+from benchmarks.harness.files import sole_writer
+from benchmarks.harness.folders import claim_folder, record_changed_options, result_options
 from benchmarks.harness.folders import run_folder as folder_of
 from benchmarks.harness.stored import DamagedError
 

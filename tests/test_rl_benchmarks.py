@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks import bandits, navigation
+from benchmarks.harness.algorithms import JOINT
 from benchmarks.harness.statistics import mean_over_seeds
 from benchmarks.harness.study import values_by_step
-from benchmarks.meta_rl import NOT_ADAPTED
 from benchmarks.report import figures, published, tables
 
 WALK = replace(
@@ -77,7 +77,7 @@ def test_the_interval_over_seeds_is_students():
     ],
 )
 def test_every_baseline_runs_with_every_outer_step(algorithm, outer, tmp_path):
-    credit = 0.0 if algorithm in NOT_ADAPTED else 0.1
+    credit = 0.0 if algorithm in JOINT else 0.1
     config = replace(WALK, algorithm=algorithm, outer=outer, seeds=1, exploration_coef=credit)
     summary = navigation.main(replace(config, out=tmp_path / "run")).summary
     assert summary["meta_steps"] == (0 if algorithm == "random" else 2)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import omniglot, sinusoid, weights
 from benchmarks.harness import supervised
-from benchmarks.harness.tensorboard import scalar_writer
+from benchmarks.harness.display import scalar_writer
 from benchmarks.report import __main__ as report
 
 TINY = {"meta_steps": 2, "steps_per_call": 1, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 1}
@@ -164,7 +164,7 @@ def test_tensorboard_reads_back_what_the_log_says(tmp_path):
 
 
 def test_tensorboard_that_is_not_there_is_refused_before_any_work(monkeypatch):
-    monkeypatch.setattr("benchmarks.harness.tensorboard.find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.harness.display.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'maml-jax\[tensorboard\]'"):
         replace(sinusoid.PAPER, tensorboard=True)
 

@@ -15,95 +15,64 @@ LARGEST = 3.4e38  # about the largest float32
 COUNTER = 10**9  # meta-steps are counted in 32 bits
 NUMBERS = 2**32  # float32 numbers in memory at once, at most: 16 GiB
 
-# option -> the smallest and the largest value; options with integer bounds are integers
-BOUNDS: dict[str, tuple[float, float]] = {
+# Options -> their smallest and largest value; options with integer bounds are integers.
+RANGES: dict[str, tuple[float, float]] = {
     # JAX keeps 32 bits of a seed, so larger seeds would repeat the runs of these.
     "seed": (0, 2**31 - 1),
     "seeds": (1, 1000),
     # Optimisation; a learning rate that diverges ends the run soon, with a message.
-    "inner_rate": (0.0, LARGEST),
-    "outer_rate": (0.0, LARGEST),
-    "rate": (1e-30, LARGEST),
-    "inner_steps": (0, 10_000),
-    "meta_steps": (0, COUNTER),
-    "steps_per_call": (1, 100_000),
-    "meta_batch": (1, 100_000),
-    "prefetch": (1, 10_000),
-    "chunk": (0, 100_000),
-    "devices": (1, 10_000),
+    "inner_rate outer_rate": (0.0, LARGEST),
+    "rate regularisation": (1e-30, LARGEST),
+    "momentum": (0.0, 0.999999),
+    "inner_steps eval_steps": (0, 10_000),
+    "meta_steps multi_step first_order shared_steps": (0, COUNTER),
+    "steps_per_call meta_batch chunk": (1, 100_000),
+    "prefetch devices": (1, 10_000),
     "patience": (1, COUNTER),
     "save_seconds": (0.0, LARGEST),
-    "momentum": (0.0, 0.999999),
-    "regularisation": (1e-30, LARGEST),
-    "multi_step": (0, COUNTER),
-    "first_order": (0, COUNTER),
-    # Evaluations.
+    # Evaluations and episodes.
     "val_tasks": (0, 1_000_000),
     "eval_tasks": (2, 1_000_000),
-    "eval_steps": (0, 10_000),
     "goals": (2, 100_000),
-    # Episodes.
-    "ways": (2, 10_000),
-    "train_ways": (2, 10_000),
-    "shots": (1, 10_000),
-    "train_shots": (1, 10_000),
-    "queries": (1, 10_000),
-    "train_queries": (1, 10_000),
+    "ways train_ways": (2, 10_000),
+    "shots train_shots queries train_queries": (1, 10_000),
     # Models.
     "context": (1, 10_000),
     "copies": (1, 20),
-    "features": (1, 4096),
-    "width": (1, 4096),
+    "features width heads sequences": (1, 4096),
     "std": (1e-6, 1e6),
     "layers": (1, 32),
-    "heads": (1, 4096),
-    "length": (1, 65_536),
-    "sequences": (1, 4096),
     # Reinforcement learning.
-    "trajectories": (1, 100_000),
-    "eval_trajectories": (1, 100_000),
-    "horizon": (1, 100_000),
+    "trajectories eval_trajectories fvp_trajectories horizon budget": (1, 100_000),
     "arms": (2, 10_000),
-    "budget": (1, 100_000),
     "radius": (1e-30, LARGEST),
-    "cg_steps": (1, 1000),
-    "fvp_trajectories": (1, 100_000),
-    "epochs": (1, 1000),
+    "cg_steps epochs": (1, 1000),
     "clip": (1e-6, LARGEST),
-    "kl_coef": (0.0, LARGEST),
-    "exploration_coef": (0.0, LARGEST),
-    "discount": (0.0, 1.0),
-    "gae_lambda": (0.0, 1.0),
+    "kl_coef exploration_coef": (0.0, LARGEST),
+    "discount gae_lambda": (0.0, 1.0),
     # Architecture search.
-    "children": (1, 100_000),
+    "children batch": (1, 100_000),
     "runs": (2, 10_000),
-    "batch": (1, 100_000),
-    "shared_steps": (0, COUNTER),
     "alphabets": (1, 1000),
-    "side": (1, 28),
+    "side strides": (1, 28),
     "sizes": (1, 27),
-    "strides": (1, 28),
     "filters": (1, 4096),
     "blocks": (1, 16),
     "architectures": (3, 100_000),
-    "retrainings": (2, 1000),
-    "trainings": (2, 1000),
+    "retrainings trainings": (2, 1000),
     # Measurements.
-    "repeats": (1, 1000),
-    "rounds": (1, 1000),
+    "repeats rounds": (1, 1000),
     "largest": (4, 20),
     "steps": (1, 10_000),
-    "tasks": (1, 65_536),
-    "chunks": (0, 65_536),
+    "length tasks chunks": (1, 65_536),
 }
+BOUNDS = {name: bounds for names, bounds in RANGES.items() for name in names.split()}
 
 
 def check(options: Any, within: str = "") -> None:
     """Refuses options outside their bounds or not among their choices, and files as folders.
 
-    Args:
-        options: Dataclass of options, whose fields may be dataclasses too.
-        within: Prefix of the names in messages.
+    Fields may be dataclasses too; `within` is then the prefix of their names in messages.
 
     Raises:
         ValueError: An option is refused; the message has its name, its value and a valid one.
@@ -124,7 +93,9 @@ def check(options: Any, within: str = "") -> None:
             if field.type in (bool, str) and type(one) is not field.type:
                 words = "a string" if field.type is str else "true or false"
                 raise ValueError(f"{name} must be {words}; got {one!r}")
-            if choices and one not in choices:
+            if one in choices:
+                continue
+            if choices and field.name not in BOUNDS:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {one!r}")
             if field.name in BOUNDS:
                 _check_number(name, one, *BOUNDS[field.name])
@@ -140,36 +111,30 @@ def check_used(
         names: Names of the options to check.
         used: Whether something reads them.
         by: Reader of the options, for the message.
-        before: Options before the change; None is the defaults of the fields.
+        before: Options before the change; None is the defaults of those fields that have one.
 
     Raises:
         ValueError: An option was changed; the message has its name and its value before.
     """
     for field in () if used else fields(options):
-        if field.name not in names:
-            continue
         default = field.default
-        if field.default_factory is not MISSING:
-            default = field.default_factory()
         if before is not None:
             default = getattr(before, field.name)
+        elif field.default_factory is not MISSING:
+            default = field.default_factory()
         value = getattr(options, field.name)
-        if value != default:
+        if field.name in names and default is not MISSING and value != default:
             raise ValueError(
                 f"{field.name} is an option of {by}; leave it at {default!r}; got {value!r}"
             )
 
 
 def check_size(numbers: int, what: str, fewer: str) -> None:
-    """Refuses arrays that would not fit into the memory of any machine.
-
-    Args:
-        numbers: Approximate number of float32 numbers.
-        what: Description of the arrays, for the message.
-        fewer: Options that would have to be lower, for the message.
+    """Refuses arrays of float32 numbers that no machine has the memory for.
 
     Raises:
-        ValueError: There are too many numbers; the message has their size and the largest one.
+        ValueError: There are too many numbers; the message describes the arrays, has their size
+            and the largest one, and names the options that would have to be lower.
     """
     if numbers > NUMBERS:
         gib = 4 / 2**30

@@ -19,7 +19,6 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from benchmarks.harness import stored
-from benchmarks.harness.files import read_arrays, tree_from_arrays
 from benchmarks.harness.options import Run
 from benchmarks.harness.stored import CURE, DamagedError, latest, steps
 from maml.tree import leaves_by_path
@@ -30,12 +29,10 @@ POLICIES = ocp.training.preservation_policies
 
 
 class Checkpoints(NamedTuple):
-    """Functions that write the checkpoints of a run.
+    """Functions `(step, state, score)` that write the checkpoints of a run.
 
-    Attributes:
-        save: Function `save(step, state, score)`, which writes if enough time has passed.
-        finish: Function `finish(step, state, score)` for the first and the last state, which waits
-            until that state has been written.
+    `save` writes if enough time has passed; `finish`, for the first and the last state, waits until
+    that state has been written.
     """
 
     save: Callable[[int, PyTree, float], None]
@@ -143,15 +140,7 @@ def restore(folder: Path, state: State, most: int | None = None) -> State:
 
 
 def load(folder: Path, state: State, *, step: int | None = None) -> State:
-    """Loads the state of a checkpoint.
-
-    Args:
-        folder: Folder of the checkpoints.
-        state: State of the same structure, shapes and types.
-        step: Step of the checkpoint; None is the latest.
-
-    Returns:
-        The state.
+    """Loads the state of a checkpoint, which has the structure of `state`; by default the latest.
 
     Raises:
         DamagedError: The files do not hold what was written.
@@ -162,7 +151,7 @@ def load(folder: Path, state: State, *, step: int | None = None) -> State:
     arrays = stored.leaves(path)
     cure = CURE.format("use the code and the options that wrote it")
     try:
-        loaded = tree_from_arrays(arrays, state, f"the checkpoint {path}")
+        loaded = stored.tree_from_arrays(arrays, state, f"the checkpoint {path}")
     except ValueError as error:
         raise ValueError(f"{error}; {cure}") from error
     stored_steps = np.unique(arrays.get("step", int(path.name)))
@@ -175,14 +164,7 @@ def load(folder: Path, state: State, *, step: int | None = None) -> State:
 
 
 def initial_params(config: Run, like: PyTree) -> PyTree:
-    """The meta-parameters `[seed, ...]` that a run starts with.
-
-    Args:
-        config: Options of the run; a new one with a `start_from` starts with its meta-parameters.
-        like: Meta-parameters `[seed, ...]`, returned for every other run.
-
-    Returns:
-        The meta-parameters.
+    """The meta-parameters `[seed, ...]` of a new run's `start_from`; without one, those given.
 
     Raises:
         ValueError: As `meta_params`.
@@ -212,8 +194,9 @@ def meta_params(source: Path, like: PyTree, place: int = 0) -> PyTree:
         ValueError: There are none, they have other paths or shapes, or the run has too few seeds.
     """
     if not source.is_dir():
-        arrays = {name: leaf for name, leaf in read_arrays(source).items() if name != "options"}
-        return tree_from_arrays(arrays, like, source, cast=True)
+        arrays = stored.read_arrays(source)
+        arrays.pop("options", None)
+        return stored.tree_from_arrays(arrays, like, source, cast=True)
     path = latest(source / "checkpoints")
     try:
         leaves = stored.leaves(path)
@@ -225,7 +208,7 @@ def meta_params(source: Path, like: PyTree, place: int = 0) -> PyTree:
     parts = ((name.partition("/"), leaf) for name, leaf in leaves.items())
     params = {rest: leaf for (first, _, rest), leaf in parts if first == "params"}
     of_seed = {name: leaf[place % seeds] if leaf.ndim else leaf for name, leaf in params.items()}
-    return tree_from_arrays(of_seed, like, path, cast=True)
+    return stored.tree_from_arrays(of_seed, like, path, cast=True)
 
 
 def best_step(folder: Path) -> int | None:
@@ -236,11 +219,11 @@ def best_step(folder: Path) -> int | None:
 
 
 def _repair_metrics(path: Path, state: PyTree) -> None:
-    """Replaces the metrics of a checkpoint with a good state if they are damaged, and says so."""
+    """Gives a good state the worst score if its metrics are damaged, and says so."""
     try:
         stored.metrics(path)
     except DamagedError as error:
-        stored.mend_metrics(path, leaves_by_path(state))
+        stored.write_metrics(path, leaves_by_path(state))
         print(f"The checkpoint of step {path.name} gets the worst score: {error}")
 
 

@@ -17,13 +17,15 @@ import tyro
 
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
+from benchmarks.harness.options import Run
 
 D = TypeVar("D")
+R = TypeVar("R", bound=Run)
 
 
 def launch(
-    main: Callable[[D], Any],
-    options: Mapping[str, D] | type[D],
+    main: Callable[[Any], Any],
+    options: Mapping[str, Any] | type,
     description: str | None,
     argv: Sequence[str] | None = None,
     *,
@@ -65,19 +67,12 @@ def launch(
 
 
 def configure(
-    presets: Mapping[str, D], description: str | None, argv: Sequence[str] | None = None
-) -> D:
+    presets: Mapping[str, R], description: str | None, argv: Sequence[str] | None = None
+) -> R:
     """The preset that `--preset` names (default: the first), changed by the other options.
 
     With another number of meta-steps, the number in one jitted call follows, unless it is given.
-
-    Args:
-        presets: Options by name.
-        description: Text of `--help`, to which a line for each preset is added.
-        argv: Words of the command line; None stands for those of the process.
-
-    Returns:
-        The options.
+    The text of `--help` is the description and a line for each preset.
 
     Raises:
         ValueError: there is no such preset, an option is changed that nothing reads, or as
@@ -96,8 +91,7 @@ def configure(
     if asked.preset not in presets:
         hint = nearest(asked.preset, presets)
         raise ValueError(f"no preset {asked.preset!r}{hint}; there are {', '.join(presets)}")
-    preset = presets[asked.preset]
-    default = preset
+    default = preset = presets[asked.preset]
     meta_steps = asked.meta_steps or ""
     if meta_steps.isdecimal() and asked.steps_per_call is None and not asked.resume:
         default = with_meta_steps(preset, int(meta_steps))
@@ -105,7 +99,7 @@ def configure(
         f"{description}\n\nPresets, and how they differ from the first:\n\n{preset_lines(presets)}"
     )
     config = parse(type(preset), words, argv, default)
-    for names, by in getattr(config, "unread_options", ()):
+    for names, by in config.unread_options:
         check_used(config, names, False, by, preset)
     return config
 
@@ -116,16 +110,7 @@ def parse(
     argv: Sequence[str] | None = None,
     default: D | None = None,
 ) -> D:
-    """The options on the command line.
-
-    Args:
-        kind: Dataclass of the options.
-        description: Text of `--help`.
-        argv: Words of the command line; None stands for those of the process.
-        default: Values of options that are not given; None stands for those of the dataclass.
-
-    Returns:
-        The options.
+    """The options on the command line; those that are not given are as in `default`, if any.
 
     Raises:
         ValueError: an option is given an empty value, or is refused by the dataclass.
@@ -152,33 +137,27 @@ def parse(
     raise status
 
 
-def with_meta_steps(preset: D, meta_steps: int) -> D:
+def with_meta_steps(preset: R, meta_steps: int) -> R:
     """The preset with another number of meta-steps, and the most in a call that divide it.
 
     The preset itself is returned where they would be few, and refused for what does not divide.
     """
-    in_a_call = getattr(preset, "steps_per_call", None)
-    if in_a_call is None or not 0 < meta_steps <= 10**9:
+    if not 0 < meta_steps <= 10**9:
         return preset
-    most = min(in_a_call, meta_steps)
+    most = min(preset.steps_per_call, meta_steps)
     every = next(number for number in range(most, 0, -1) if meta_steps % number == 0)
     if 20 * every < most:  # calls as short as that would take longer than what they do
         return preset
-    changed = {"meta_steps": meta_steps, "steps_per_call": every}
-    return replace(preset, **changed)  # pyright: ignore[reportArgumentType]
+    return replace(preset, meta_steps=meta_steps, steps_per_call=every)
 
 
-def preset_lines(presets: Mapping[str, Any]) -> str:
+def preset_lines(presets: Mapping[str, Run]) -> str:
     """A line for each preset, with the options in which it differs from the first."""
-    first, *others = ({**asdict(preset)} for preset in presets.values())
+    first, *others = map(asdict, presets.values())
     texts = [f"- {first['preset']}: the default"]
     for other in others:
-        changes = (
-            f"{name} {value}"
-            for name, value in other.items()
-            if value != first[name] and name != "preset"
-        )
-        texts.append(f"- {other['preset']}: {', '.join(changes)}")
+        changed = (name for name in other if other[name] != first[name] and name != "preset")
+        texts.append(f"- {other['preset']}: {', '.join(f'{n} {other[n]}' for n in changed)}")
     return "\n".join(texts)
 
 

@@ -1,19 +1,42 @@
-"""Files that are written completely or not at all, and clear errors for unreadable ones."""
+"""Files that are written completely or not at all, and clear errors for unreadable ones.
 
+The schema of a JSON file is a `Kind` of value, or is made of others: a dictionary is an object with
+these names and perhaps more, where `str` stands for every name, of which there must be one; a list
+is a list of values of one schema; a tuple is a choice; and None is null or a missing name.
+"""
+
+import fcntl
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import PyTree
+from matplotlib.figure import Figure
 
-from benchmarks.harness.schemas import parse_json
-from maml.tree import leaves_by_path
+DEPTH = 32  # largest number of nested values
+LARGEST = 1.7e308  # about the largest float64
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of value: its description in messages, and a predicate of its values."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+COUNT = Kind("an integer >= 0", lambda x: type(x) is int and x >= 0)
+NUMBER = Kind("a finite number", lambda x: type(x) in (int, float) and abs(x) <= LARGEST)
+ANY_NUMBER = Kind("a number", lambda x: type(x) is float or NUMBER.holds(x))
+TEXT = Kind("a string", lambda x: isinstance(x, str))
+TRUTH = Kind("true or false", lambda x: isinstance(x, bool))
+
+MEAN = {"mean": (NUMBER, None), "ci95": (NUMBER, None)}
+LINE = {"step": COUNT, "seconds": NUMBER}  # a line of a run's log
 
 
 @contextmanager
@@ -35,6 +58,18 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file, completely or not at all."""
     with atomic_write(path) as aside:
         aside.write_text(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as JSON, completely or not at all."""
+    write_text(path, as_json(value, indent=2) + "\n")
+
+
+def save_figure(figure: Figure, path: Path) -> Figure:
+    """Writes a figure to a file, completely or not at all, and returns it."""
+    with atomic_write(path) as aside:
+        figure.savefig(aside, dpi=120)
+    return figure
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
@@ -69,13 +104,6 @@ def read_text(path: Path) -> str:
 def read_object(path: Path, schema: dict[Any, Any]) -> dict[str, Any]:
     """Reads the JSON object of a file.
 
-    Args:
-        path: Path of the file.
-        schema: Schema that the object must match, as in `benchmarks.harness.schemas`.
-
-    Returns:
-        The object.
-
     Raises:
         ValueError: The file is not JSON, or does not match the schema.
     """
@@ -85,12 +113,7 @@ def read_object(path: Path, schema: dict[Any, Any]) -> dict[str, Any]:
 def read_lines(log: Path, schema: dict[Any, Any]) -> list[dict[str, Any]]:
     """Reads the JSON objects of a log, one a line, without a last line that was cut off.
 
-    Args:
-        log: File of the log; a missing one is an empty log.
-        schema: Schema that every object must match.
-
-    Returns:
-        The objects.
+    A missing file is an empty log.
 
     Raises:
         ValueError: Another line does not match; the message names it.
@@ -107,92 +130,111 @@ def read_lines(log: Path, schema: dict[Any, Any]) -> list[dict[str, Any]]:
     return objects
 
 
-def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """Reads the arrays of an .npz file; nothing in it is executed.
-
-    Args:
-        path: Path of the file.
-        names: Names of arrays that the file must hold.
-
-    Returns:
-        The arrays by name.
+def parse_json(text: str, schema: Any, source: object) -> Any:
+    """Parses the JSON text of a file, which the source names in messages.
 
     Raises:
-        ValueError: There is no such file, it is not an .npz file, or it lacks one of the names.
+        ValueError: The text is not JSON, is nested too deeply, or does not match the schema.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
     try:
-        # Opened here, since `np.load` leaves it open where it fails.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            loaded = {name: arrays[name] for name in arrays.files}
-    except OSError:
-        raise
-    except Exception as error:  # any error that the content of a file leads to
-        raise ValueError(f"{path} is not an .npz file of arrays: {error}") from error
-    if missing := set(names) - set(loaded):
-        raise ValueError(f"{path} holds no {min(missing)}; got {', '.join(loaded) or 'nothing'}")
-    return loaded
+        value = json.loads(text)
+        deep = not _is_shallow(value, DEPTH)
+    except RecursionError:
+        deep, value = True, None
+    except ValueError as error:
+        raise ValueError(f"{source} is not JSON: {error}") from error
+    if deep:
+        raise ValueError(f"{source} must have at most {DEPTH} nested levels; got more")
+    return check_schema(value, schema, source)
 
 
-def tree_from_arrays(
-    loaded: dict[str, Any], like: PyTree, source: object, *, cast: bool = False
-) -> PyTree:
-    """Builds a tree from arrays that were read from a file.
-
-    Args:
-        loaded: Arrays by path.
-        like: Tree of the same paths, shapes and types.
-        source: Name of the file, for messages.
-        cast: Whether arrays of finite numbers are cast to the types of `like`, within a kind such
-            as floats.
-
-    Returns:
-        The tree, with the structure of `like`.
+def check_schema(value: Any, schema: Any, source: object) -> Any:
+    """Returns the value, if it matches a schema.
 
     Raises:
-        ValueError: Paths, shapes or types differ, or a number to cast is not finite; the message
-            names the leaves.
+        ValueError: The value does not match; the message names the first place.
     """
-
-    def describe(leaf: Any) -> str:
-        if leaf is None:
-            return "nothing"
-        shape = str(tuple(leaf.shape))
-        return shape if cast else f"{leaf.dtype}{shape}"
-
-    expected = leaves_by_path(like)
-    pairs = {name: (loaded.get(name), expected.get(name)) for name in sorted(expected | loaded)}
-    texts = {name: tuple(map(describe, pair)) for name, pair in pairs.items()}
-    differ = [
-        f"has {there} at {name!r}; expected {here}"
-        for name, (there, here) in texts.items()
-        if there != here
-    ]
-    if differ:
-        more = [f"differs at {len(differ) - 3} more leaves"] if len(differ) > 3 else []
-        raise ValueError(f"{source} {', and '.join(differ[:3] + more)}")
-    arrays = {name: np.asarray(loaded[name]) for name in expected}
-    if cast:
-        for name, leaf in expected.items():
-            arrays[name] = _cast(arrays[name], leaf.dtype, f"{source} at {name!r}")
-    leaves = [jnp.array(np.asarray(arrays[name], leaf.dtype)) for name, leaf in expected.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    if place := _mismatch(value, schema, ""):
+        where, got, expected = place
+        at = f" at {where!r}" if where else ""
+        raise ValueError(f"{source}: got {_abbreviate(got)}{at}; expected {_describe(expected)}")
+    return value
 
 
-def _cast(array: np.ndarray, dtype: np.dtype, source: str) -> np.ndarray:
-    """Casts an array to another type of its kind: floats are rounded, and nothing else changes.
+def _mismatch(value: Any, schema: Any, where: str) -> tuple[str, Any, Any] | None:
+    """The first place that does not match: its path, its value, and the schema there."""
+    if isinstance(schema, tuple):
+        places = [_mismatch(value, choice, where) for choice in schema]
+        if None in places:
+            return None
+        # If one choice matches to a deeper place, that place; otherwise all choices.
+        deeper = [place for place in places if place and place[0] != where]
+        return deeper[0] if deeper else (where, value, schema)
+    fits = schema.holds(value) if isinstance(schema, Kind) else isinstance(value, type(schema))
+    if not fits or (isinstance(schema, dict) and str in schema and not value):
+        return where, value, schema
+    parts: list[tuple[Any, Any, Any]] = []
+    if isinstance(schema, list):
+        parts = [(place, item, schema[0]) for place, item in enumerate(value)]
+    elif isinstance(schema, dict) and str in schema:
+        parts = [(name, item, schema[str]) for name, item in value.items()]
+    elif isinstance(schema, dict):
+        parts = [(name, value.get(name), kind) for name, kind in schema.items()]
+    places = (_mismatch(item, kind, f"{where}/{name}".lstrip("/")) for name, item, kind in parts)
+    return next((place for place in places if place), None)
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    """Whether no value lies deeper than a number of levels."""
+    values = [value]
+    for _ in range(levels):
+        values = [
+            item
+            for value in values
+            if isinstance(value, dict | list)
+            for item in (value.values() if isinstance(value, dict) else value)
+        ]
+    return not values
+
+
+def _abbreviate(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _describe(schema: Any) -> str:
+    if isinstance(schema, tuple):
+        return " or ".join(map(_describe, schema))
+    if isinstance(schema, Kind):
+        return schema.words
+    if isinstance(schema, dict):
+        names = [name for name in schema if isinstance(name, str)]
+        named = f" with {', '.join(names)}" if names else ""
+        return f"an object{named}{' that is not empty' * (str in schema)}"
+    return "null" if schema is None else "a list"
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Refuses an existing folder that another process writes to, and keeps others from it.
+
+    Each would delete what the other writes. The lock ends with the process, however it ends, and
+    leaves no file.
 
     Raises:
-        ValueError: The array is of another kind, or its numbers are not finite or too large.
+        ValueError: Another process writes to the folder.
     """
-    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
-    kind = next((k for k in kinds if jnp.issubdtype(dtype, k)), None)
-    if kind is None or not jnp.issubdtype(array.dtype, kind):
-        raise ValueError(f"{source}: got {array.dtype}; expected {dtype}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = array.astype(dtype)
-    lost = ~np.isfinite(cast) if jnp.issubdtype(dtype, jnp.inexact) else cast != array
-    if lost.any():
-        raise ValueError(f"{source}: got {array[lost][0]}; expected finite numbers of {dtype}")
-    return cast
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise ValueError(
+            f"another process writes to {out}; wait until it has ended, or name another --out"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(lock)

@@ -1,31 +1,36 @@
 """Folders of results, each of which belongs to the options in its `config.json` alone."""
 
-import fcntl
 import json
-import os
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.files import as_json, read_lines, read_object, read_text, write_text
+from benchmarks.harness import hardware
+from benchmarks.harness.command_line import script_name
+from benchmarks.harness.files import (
+    COUNT,
+    NUMBER,
+    as_json,
+    check_schema,
+    read_lines,
+    read_object,
+    read_text,
+    write_json,
+    write_text,
+)
 from benchmarks.harness.options import Run
-from benchmarks.harness.schemas import OPTIONS, check_schema
 from benchmarks.harness.stored import steps
 
 RESULTS = Path("results")
 MADE = ".json", ".jsonl", ".md", ".npz", ".png"  # suffixes of the files that scripts write
-FREE = (
-    "resume",
-    "record",
-    "out",
-    "cache",
-    "save_seconds",
-    "tensorboard",
-)  # options that do not change results
+# Options that do not change results.
+FREE = "resume", "record", "out", "cache", "save_seconds", "tensorboard"
 LATER = "meta_steps", "outer_rate"  # options that may change when a run is resumed
+CHANGES = [{"step": COUNT, "meta_steps": (COUNT, None), "outer_rate": (NUMBER, None)}]
+OPTIONS = {"meta_steps": COUNT, "outer_rate": NUMBER, "history": (CHANGES, None)}  # of a run
 
 
 def new_folder(name: str) -> Path:
@@ -34,14 +39,7 @@ def new_folder(name: str) -> Path:
 
 
 def script_folder(name: str, config: Any) -> Path:
-    """Claims the folder of a script that resumes nothing.
-
-    Args:
-        name: Name of the script.
-        config: Options of the script; without an `out`, the folder is a new one.
-
-    Returns:
-        The folder.
+    """Claims the folder of a script that resumes nothing: `config.out`, or a new one.
 
     Raises:
         ValueError: As `claim_folder`.
@@ -53,13 +51,6 @@ def script_folder(name: str, config: Any) -> Path:
 
 def run_folder(name: str, config: Run) -> Path:
     """Claims a new folder for a run, or the one that it names, with its options in `config.json`.
-
-    Args:
-        name: Name of the benchmark.
-        config: Options of the run.
-
-    Returns:
-        The folder.
 
     Raises:
         ValueError: The folder holds a run that is not to be resumed, or one of other options; or
@@ -79,9 +70,8 @@ def run_folder(name: str, config: Run) -> Path:
                 " it learned"
             )
         return out
-    if any((out / made).exists() for made in ("log.jsonl", "summary.json")) or steps(
-        out / "checkpoints"
-    ):
+    made = [out / name for name in ("log.jsonl", "summary.json") if (out / name).exists()]
+    if made or steps(out / "checkpoints"):
         raise ValueError(f"{out} holds a run; continue it with --resume, or name another --out")
     claim_folder(out, options)
     return out
@@ -90,10 +80,7 @@ def run_folder(name: str, config: Run) -> Path:
 def claim_folder(out: Path, options: dict[str, Any], but: Collection[str] = ()) -> None:
     """Writes options to the `config.json` of a folder; one that exists must hold the same.
 
-    Args:
-        out: Folder, which is made if need be.
-        options: Options that change results, by name.
-        but: Names of files that may exist before the options.
+    Files with the names in `but` may exist before the options.
 
     Raises:
         ValueError: The folder has other options, which are named; or as `check_free`.
@@ -107,41 +94,11 @@ def claim_folder(out: Path, options: dict[str, Any], but: Collection[str] = ()) 
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{out} cannot be made: {error.strerror}; name another --out") from error
-    write_text(out / "config.json", as_json(options, indent=2) + "\n")
-
-
-@contextmanager
-def sole_writer(out: Path) -> Iterator[None]:
-    """Refuses an existing folder that another process writes to, and keeps others from it.
-
-    Each would delete what the other writes. The lock ends with the process, however it ends, and
-    leaves no file.
-
-    Raises:
-        ValueError: Another process writes to the folder.
-    """
-    lock = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise ValueError(
-            f"another process writes to {out}; wait until it has ended, or name another --out"
-        ) from error
-    except OSError:  # a file system without locks
-        pass
-    try:
-        yield
-    finally:
-        os.close(lock)
+    write_json(out / "config.json", options)
 
 
 def check_free(out: Path, but: Collection[str] = ()) -> None:
-    """Refuses a folder that no script may write to.
-
-    Args:
-        out: Folder, which need not exist.
-        but: Names of files that may exist before the options.
+    """Refuses a folder that no script may write to; as `claim_folder`.
 
     Raises:
         ValueError: The folder is the working directory or above it, or has results without options.
@@ -185,12 +142,8 @@ def _check_same_options(
 def record_changed_options(out: Path, config: Run, done: int) -> None:
     """Writes to `config.json` the options of a resumed run, and the meta-step since they hold.
 
-    Its `history` has the options at the start, then each change with its meta-step.
-
-    Args:
-        out: Folder of the run.
-        config: Options that hold from now on.
-        done: Number of meta-steps that were taken before.
+    Its `history` has the options at the start, then each change with the number of meta-steps that
+    were done before it.
     """
     before = read_object(out / "config.json", OPTIONS)
     first = {"step": 0} | {name: before[name] for name in LATER}
@@ -206,21 +159,13 @@ def record_changed_options(out: Path, config: Run, done: int) -> None:
     after.pop("history", None)
     after |= {"history": history} if len(history) > 1 else {}
     if after != before:
-        write_text(out / "config.json", as_json(after, indent=2) + "\n")
+        write_json(out / "config.json", after)
 
 
 def recover_lines(
     log: Path, schema: dict[str, Any], keep: Callable[[dict[str, Any]], bool] = lambda line: True
 ) -> list[dict[str, Any]]:
     """Reads the lines of a log, and deletes from it a line that was cut off and those not to keep.
-
-    Args:
-        log: File of the log; a missing one is an empty log.
-        schema: Schema that every line must match.
-        keep: Predicate of the lines that stay.
-
-    Returns:
-        The lines that stay.
 
     Raises:
         ValueError: As `read_lines`; then nothing is deleted.
@@ -241,3 +186,51 @@ def result_options(name: str, config: Any) -> dict[str, Any]:
 def options_as_json(config: Any) -> dict[str, Any]:
     """The options as values of JSON."""
     return json.loads(json.dumps(asdict(config), default=str))
+
+
+def write_summary(
+    name: str, config: Any, out: Path, results: dict[str, Any], *, record: bool
+) -> dict[str, Any]:
+    """Writes `summary.json`, with options, machine and command; on request also a recorded line.
+
+    Args:
+        name: Name of the benchmark.
+        config: Options of the benchmark, a dataclass.
+        out: Folder of the run.
+        results: Results; `seconds`, those of each part of the run, are among them.
+        record: Whether the summary is also added to results/*.jsonl.
+
+    Returns:
+        The summary.
+    """
+    seconds = {part: round(value, 2) for part, value in results["seconds"].items()}
+    summary = {"benchmark": name, **results, "seconds": seconds, **provenance()}
+    summary |= {"config": options_as_json(config)}
+    write_json(out / "summary.json", summary)
+    if record:
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / f"{name}.jsonl").open("a") as file:
+            file.write(as_json(summary) + "\n")
+    return summary
+
+
+def read_summary(run: Path, schema: dict[str, Any]) -> dict[str, Any]:
+    """Reads the summary of a run.
+
+    Raises:
+        ValueError: The folder has no summary, or one that does not match the schema.
+    """
+    path = run / "summary.json"
+    if not path.exists():
+        raise ValueError(f"{run} has no summary.json, so it is not the folder of a finished run")
+    return read_object(path, schema)
+
+
+def provenance() -> dict[str, Any]:
+    """The devices, the versions and the command of this process.
+
+    A notebook and a test have no module to name.
+    """
+    script = script_name()
+    command = " ".join(["python -m", script, *sys.argv[1:]]) if script else "from Python"
+    return {"device": hardware.device(), "versions": hardware.versions(), "command": command}

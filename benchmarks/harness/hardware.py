@@ -5,12 +5,13 @@ The layouts that suit a model and a device were measured; the table is in docs/p
 
 import os
 import platform
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import platformdirs
@@ -19,7 +20,9 @@ from jax.sharding import Mesh
 import maml
 
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
+Chunk = int | Literal["auto", "all"]
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy")
+T = TypeVar("T")
 
 
 class Layout(NamedTuple):
@@ -79,7 +82,9 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return project | {name: version(name) for name in packages if find_spec(name)}
 
 
-def layout(num_tasks: int, *, heavy: bool, devices: int | None, chunk: int | None) -> Layout:
+def layout(
+    num_tasks: int, *, heavy: bool, devices: int | None = None, chunk: Chunk = "auto"
+) -> Layout:
     """The requested layout; where nothing is requested, the fastest that was measured.
 
     Light tasks are fastest all at once on one device of a CPU, because distributing them costs more
@@ -90,7 +95,7 @@ def layout(num_tasks: int, *, heavy: bool, devices: int | None, chunk: int | Non
         num_tasks: Number of tasks, a multiple of the number of devices.
         heavy: Whether a task is enough work for a core.
         devices: Number of devices; None is the fastest.
-        chunk: Number of tasks that a device maps at once, 0 for all; None is the fastest.
+        chunk: Number of tasks that a device maps at once, or all of them; auto is the fastest.
 
     Returns:
         The layout.
@@ -102,6 +107,21 @@ def layout(num_tasks: int, *, heavy: bool, devices: int | None, chunk: int | Non
     if devices is None:
         available = 1 if on_cpu and not heavy else jax.device_count()
         devices = max(n for n in range(1, available + 1) if num_tasks % n == 0)
-    if chunk is None:
-        chunk = 1 if on_cpu and heavy else 0
-    return Layout(chunk or None, maml.task_mesh(devices) if devices > 1 else None)
+    if chunk == "auto":
+        chunk = 1 if on_cpu and heavy else "all"
+    mesh = maml.task_mesh(devices) if devices > 1 else None
+    return Layout(None if chunk == "all" else chunk, mesh)
+
+
+def timed(call: Callable[..., T], *arguments: Any) -> tuple[T, float]:
+    """The result of a call, when it is ready, and the seconds that it took."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(call(*arguments))
+    return result, time.perf_counter() - start
+
+
+def free_bytes() -> int:
+    """The free memory of the accelerator, or else of this machine, in bytes."""
+    if stats := jax.devices()[0].memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE")

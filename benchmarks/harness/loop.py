@@ -1,4 +1,4 @@
-"""The loop of every meta-training: jitted calls, and a line of the log for each.
+"""A study and its meta-training: jitted calls, and a line of the log for each.
 
 A run that was killed continues bit for bit: all random numbers come from the number of the
 meta-step, the whole state is in the checkpoint, and lines of the log after it are written again.
@@ -7,139 +7,222 @@ The state before the first meta-step is a checkpoint too, so a log without one h
 
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from benchmarks.harness import folders, terminal
+import maml
+from benchmarks.harness import display, folders, hardware
 from benchmarks.harness.checkpoints import checkpoints, restore
-from benchmarks.harness.files import as_json, read_lines
+from benchmarks.harness.files import LINE, as_json
 from benchmarks.harness.options import Run
-from benchmarks.harness.schemas import LINE
-from benchmarks.harness.stored import steps
-from benchmarks.harness.tensorboard import scalar_writer
+from benchmarks.harness.statistics import confidence_intervals
+from maml.types import MetaParams, MetaState, Metrics, RandomKey
+
+Values = dict[str, dict[str, np.ndarray]]  # metric -> inner step -> [task]
+
+
+class Study(NamedTuple):
+    """What is trained and evaluated; every benchmark makes one from its options.
+
+    Attributes:
+        name: Name of the benchmark.
+        start: First state of a seed, from its key.
+        step: Outer step, as `maml.iterate` takes it.
+        sample: Sampler of the tasks of a meta-batch.
+        select_metrics: Function from the metrics of a meta-step to its numbers by name, whose means
+            are in the log.
+        bar_metrics: Names of the numbers that the progress bar shows.
+        score: Score of a checkpoint, higher is better, from the means of one call.
+        evaluate: `evaluate(meta_params, split)`, with the split "val" or "test": the values of each
+            metric on each task, after each number of inner steps.
+        headline: Metric, and the number of inner steps, that others compare with.
+        facts: Entries of every summary, such as the algorithm.
+        failure: Reason to end the run, from the state and the numbers of one seed and the number
+            of meta-steps before the call; None while it can go on.
+        devices: Words for the devices that it runs on.
+        count_skipped: Function from the state of a seed to the number of skipped meta-steps; None
+            where the outer step skips none.
+        higher_is_better: Whether a higher headline is better.
+        validates: Whether the split "val" is evaluated after every call.
+        over_tasks: Whether the result of one seed has a confidence interval, over its test tasks.
+        prefetch: Largest number of meta-steps whose tasks are drawn at once.
+        precision: Precision of the matrix products; None is JAX's default.
+    """
+
+    name: str
+    start: Callable[[RandomKey], MetaState]
+    step: Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Metrics]]
+    sample: Callable[[RandomKey], PyTree]
+    select_metrics: Callable[[Metrics], dict[str, Array]]
+    bar_metrics: tuple[str, ...]
+    score: Callable[[dict[str, float]], float]
+    evaluate: Callable[[MetaParams, str], Values]
+    headline: tuple[str, int | str]
+    facts: dict[str, Any]
+    failure: Callable[[MetaState, dict[str, np.ndarray], int], str | None]
+    devices: str
+    count_skipped: Callable[[MetaState], int] | None = None
+    higher_is_better: bool = True
+    validates: bool = False
+    over_tasks: bool = False
+    prefetch: int = 1
+    precision: hardware.Precision | None = None
 
 
 class Progress(NamedTuple):
-    """Observations after a call.
+    """Observations of a call: the numbers for the log, words for the progress bar, and the score.
 
-    Attributes:
-        line: Numbers for the log, by name.
-        latest: Words for the progress bar.
-        score: Score by which the best checkpoint is kept; higher is better.
-        failure: Reason why the run cannot go on; None if it can.
+    `failure` is the reason why the run cannot go on; None if it can.
     """
 
     line: dict[str, Any]
     latest: str
     score: float
-    failure: str | None = None
+    failure: str | None
 
 
 def train(
-    call: Callable[..., tuple[PyTree, PyTree]],
-    state: PyTree,
-    arguments: tuple,
-    config: Run,
-    out: Path,
-    observe: Callable[[PyTree, PyTree, int], Progress],
-    *,
-    about: str,
-) -> tuple[PyTree, int, dict[str, float]]:
-    """Calls `call(state, *arguments) -> (state, metrics)` until all meta-steps are done.
+    study: Study, config: Run, states: MetaState, out: Path
+) -> tuple[MetaState, int, dict[str, float]]:
+    """Meta-trains all seeds, `[seed, ...]`, until all meta-steps are done, or Ctrl-C.
 
     Args:
-        call: Function that takes `steps_per_call` meta-steps.
-        state: State before; its buffers are donated.
-        arguments: Further arguments, the same in every call.
+        study: Study to train.
         config: Options of the run.
-        out: Folder of the run.
-        observe: Function `observe(state, metrics, done)`, with the number of meta-steps done.
-        about: Words for how the run is computed, which are printed.
+        states: States before the first meta-step; their buffers are donated.
+        out: Folder of the run, which has the states to resume from.
 
     Returns:
-        The state after, the number of meta-steps taken, and the seconds of compiling and training.
+        The states after, the number of meta-steps taken, and the seconds of compiling and training.
 
     Raises:
-        FloatingPointError: trouble was observed.
+        FloatingPointError: training met trouble; the log says since when.
         ValueError: the run that is to be resumed cannot go on; nothing of it has changed.
         SystemExit: the process was asked to end, and did so after a checkpoint.
     """
-    every, seconds = config.steps_per_call, {"compile": 0.0, "train": 0.0}
-    folder = out / "checkpoints"
+    every, total, folder = config.steps_per_call, config.total_steps, out / "checkpoints"
+    seconds = {"compile": 0.0, "train": 0.0} | ({"validate": 0.0} if study.validates else {})
     if config.resume:
-        check(out)
-        state = restore(folder, state, config.meta_steps)
-    done = int(np.max(state.step))
+        states = restore(folder, states, total)
+    done = int(np.max(states.step))
+    keys = jax.vmap(jax.random.fold_in, (0, None))(seed_keys(config), 1)
     with checkpoints(folder, config.save_seconds) as saved:
-        saved.finish(done, state, -np.inf)
+        saved.finish(done, states, -np.inf)
         log = folders.recover_lines(out / "log.jsonl", LINE, lambda line: line["step"] <= done)
         if config.resume:
             folders.record_changed_options(out, config, done)
         if done and done not in (line["step"] for line in log):
             print(f"The line of step {done} is missing in {out / 'log.jsonl'}.")
         seconds["train"] = sum(line["seconds"] for line in log)
-        progress = Progress({}, "", -np.inf)
+        progress = None
         with (
-            terminal.defer_interrupts() as interrupted,
-            terminal.progress_bar(config, done) as advance,
+            display.defer_interrupts() as interrupted,
+            display.bar(total, done) as move,
             (out / "log.jsonl").open("a") as file,
-            scalar_writer(out / "tensorboard", done, enabled=config.tensorboard) as write,
+            display.scalar_writer(out / "tensorboard", done, enabled=config.tensorboard) as write,
         ):
-            start = time.perf_counter()
-            compiled = jax.jit(call, donate_argnums=0).lower(state, *arguments).compile()
-            seconds["compile"] = time.perf_counter() - start
-            print(f"{about}; compiled in {seconds['compile']:.1f} s.")
-            while done < config.meta_steps and not interrupted():
-                start = time.perf_counter()
-                state, metrics = jax.block_until_ready(compiled(state, *arguments))
-                spent = time.perf_counter() - start
+            compiled, seconds["compile"] = hardware.timed(compile_call, study, config, states, keys)
+            seeds = f"{config.seeds} seeds on" if config.seeds > 1 else "Meta-training on"
+            print(f"{seeds} {study.devices}; compiled in {seconds['compile']:.1f} s.")
+            while done < total and not interrupted():
+                (states, followed), spent = hardware.timed(compiled, states, keys)
                 seconds["train"] += spent
                 done += every
-                progress = observe(state, metrics, done)
+                progress = observe(study, config, states, followed, done, seconds)
                 line = {"step": done, **progress.line, "seconds": round(spent, 4)}
                 file.write(as_json(line) + "\n")
                 file.flush()
                 write(progress.line, done)
-                advance(spent, progress.latest)
+                rate = every / spent
+                speed = f"{rate:.3g} meta-steps/s, {rate * config.meta_batch:.0f} tasks/s"
+                move(every, speed, progress.latest)
                 if progress.failure:
                     raise FloatingPointError(progress.failure)
-                saved.save(done, state, progress.score)
-        if progress.line:
-            saved.finish(done, state, progress.score)
+                saved.save(done, states, progress.score)
+        if progress:
+            saved.finish(done, states, progress.score)
     if interrupted() == SIGTERM:
         print(f"Ended after {done} meta-steps, with a checkpoint: go on with --resume.")
         raise SystemExit(128 + SIGTERM)
-    if done < config.meta_steps:
+    if done < total:
         print(f"Stopped after {done} meta-steps. Evaluating what was learned.")
-    return state, done, seconds
+    return states, done, seconds
 
 
-def check(out: Path) -> None:
-    """Refuses a run that has lost its log or its checkpoints, or whose log is no log.
+def compile_call(
+    study: Study, config: Run, states: MetaState, keys: RandomKey
+) -> Callable[[MetaState, RandomKey], tuple[MetaState, dict[str, Array]]]:
+    """The compiled function of `steps_per_call` meta-steps of all seeds."""
+    # One seed is enough work for a core; other devices take all seeds at once.
+    batch = None if jax.default_backend() == "cpu" or config.seeds == 1 else config.seeds
+    every = config.steps_per_call
+    prefetch = max(n for n in range(1, study.prefetch + 1) if every % n == 0)
 
-    Raises:
-        ValueError: saying which.
-    """
-    log, saved = read_lines(out / "log.jsonl", LINE), steps(out / "checkpoints")
-    for before, after in pairwise([0, *(line["step"] for line in log)]):
-        if after <= before:
-            raise ValueError(
-                f"{out / 'log.jsonl'}: got step {after} after step {before}; wanted steps that grow"
-            )
-    told = [name for name in ("log.jsonl", "summary.json") if (out / name).exists()]
-    if not saved and (log or "summary.json" in told):
-        raise ValueError(
-            f"{out} holds {' and '.join(told)} of a run, and there is no checkpoint in"
-            f" {out / 'checkpoints'}: put it back, or start a new run in another --out"
-        )
-    if saved and int(saved[-1].name) and not log:
-        raise ValueError(
-            f"{saved[-1]} is there, and {out / 'log.jsonl'} is missing or empty: put"
-            " it back, or start a new run in another --out"
-        )
+    def one(task: tuple[MetaState, RandomKey]) -> tuple[MetaState, dict[str, Array]]:
+        state, metrics = maml.iterate(study.step, study.sample, *task, every, prefetch=prefetch)
+        return state, study.select_metrics(metrics) | {"left_out": metrics["left_out"]}
+
+    def call(states: MetaState, keys: RandomKey) -> tuple[MetaState, dict[str, Array]]:
+        return jax.lax.map(one, (states, keys), batch_size=batch)
+
+    return jax.jit(call, donate_argnums=0).lower(states, keys).compile()
+
+
+def observe(
+    study: Study,
+    config: Run,
+    states: MetaState,
+    followed: dict[str, Array],
+    done: int,
+    seconds: dict[str, float],
+) -> Progress:
+    """The observations after a call, with the validation; its seconds are added."""
+    numbers = {name: np.asarray(values) for name, values in followed.items()}
+    left_out, one_each = numbers.pop("left_out"), unstack(states)
+    line: dict[str, Any] = {
+        name: values.reshape(len(one_each), -1).mean(axis=1).tolist()
+        for name, values in numbers.items()
+    }
+    means = {name: float(np.mean(values)) for name, values in line.items()}
+    latest, score = [f"{name} {means[name]:.3g}" for name in study.bar_metrics], study.score(means)
+    if study.validates:
+        start = time.perf_counter()
+        values = stack([study.evaluate(params, "val") for params in unstack(states.params)])
+        seconds["validate"] += time.perf_counter() - start
+        line["val"] = confidence_intervals(values, over_tasks=study.over_tasks)
+        curve = values[study.headline[0]]
+        score = float(curve[[*curve][-1]].mean()) * (1 if study.higher_is_better else -1)
+    if share := float(left_out.mean()):
+        line["left_out"] = left_out.mean(axis=1).tolist()
+        latest.append(f"{share:.1%} of the tasks left out")
+    if study.count_skipped and any(skipped := [study.count_skipped(state) for state in one_each]):
+        line["skipped"] = skipped
+    trouble = None
+    for place, state in reversed([*enumerate(one_each)]):
+        of_seed = {name: values[place] for name, values in numbers.items()}
+        if reason := study.failure(state, of_seed, done - config.steps_per_call):
+            trouble = f"seed {config.seed + place}: {reason}"
+    return Progress(line, ", ".join(latest), score, trouble)
+
+
+def seed_keys(config: Run) -> RandomKey:
+    """The random keys of a run, `[seed]`."""
+    return jax.vmap(jax.random.key)(config.seed + jnp.arange(config.seeds))
+
+
+def stack(trees: list[Any]) -> Any:
+    """Stacks the leaves of trees along a new first axis: that of the seeds."""
+    pile = np.stack if isinstance(jax.tree.leaves(trees)[0], np.ndarray) else jnp.stack
+    return jax.tree.map(lambda *leaves: pile(leaves), *trees)
+
+
+def unstack(tree: Any) -> list[Any]:
+    """The trees of the seeds, the opposite of `stack`."""
+    seeds = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(lambda leaf, n=n: leaf[n], tree) for n in range(seeds)]

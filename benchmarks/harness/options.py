@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import maml
-from benchmarks.harness import hardware, tensorboard
-from benchmarks.harness.bounds import check
+from benchmarks.harness import algorithms, hardware
+from benchmarks.harness.bounds import check, check_used
+from benchmarks.harness.display import check_tensorboard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +16,8 @@ class Run:
 
     preset: str
     """Name of a set of defaults for all other options."""
+    algorithm: str
+    """Algorithm."""
     seed: int = 0
     """Random seed of initialisation and meta-training. The tasks of an evaluation never change."""
     seeds: int = 1
@@ -57,14 +60,24 @@ class Run:
         return None
 
     @property
+    def total_steps(self) -> int:
+        """Number of meta-steps that the run takes."""
+        return 0 if self.algorithm in algorithms.UNTRAINED else self.meta_steps
+
+    @property
     def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Names of options that nothing reads, and words for what would read them."""
-        yield from ()
+        """Names of options that nothing reads, and words for what would read them.
+
+        On the command line they must keep the values of the preset.
+        """
+        yield from algorithms.unread(self)
 
     def __post_init__(self) -> None:
         if self.tensorboard:
-            tensorboard.check_installed()
+            check_tensorboard()
         check(self)
+        for names, readers in algorithms.unread(self):
+            check_used(self, names, False, readers)
         if self.meta_steps % self.steps_per_call:
             raise ValueError(
                 f"steps_per_call must divide meta_steps; got {self.steps_per_call} for"
@@ -85,8 +98,8 @@ class Config(Run):
     """Let the outer learning rate fall to zero along a cosine."""
     prefetch: int = 1
     """Largest number of meta-steps whose episodes are drawn at once."""
-    chunk: int | None = None
-    """Number of tasks that a device maps at once; 0 is all of them, None is the fastest."""
+    chunk: hardware.Chunk = "auto"
+    """Number of tasks that a device maps at once, or all of them; auto is the fastest."""
     hvp: maml.Hvp | None = None
     """Mode of the Hessian-vector products in second derivatives; None is the faster one."""
     remat: bool = False
@@ -113,7 +126,7 @@ class Config(Run):
         super().__post_init__()
         if self.val_tasks == 1:
             raise ValueError("val_tasks must be 0 or >= 2, to have a confidence interval; got 1")
-        devices, chunk = self.devices or 1, self.chunk or 1
+        devices, chunk = self.devices or 1, self.chunk if isinstance(self.chunk, int) else 1
         for name in ("val_tasks", "eval_tasks"):
             if getattr(self, name) % devices:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: their content, and whether it is what was written."""
+"""Arrays in files, .npz or of a checkpoint: their content, and whether it is what was written."""
 
 import math
 import os
@@ -9,13 +9,15 @@ from textwrap import shorten
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from benchmarks.harness.files import as_json, read_object, write_text
-from benchmarks.harness.schemas import SCORE
+from benchmarks.harness.files import ANY_NUMBER, COUNT, as_json, read_object, write_text
 from maml.tree import leaves_by_path
 
+SCORE = {"score": (ANY_NUMBER, None), "crc32": (COUNT, None)}  # metrics of a checkpoint
 METRICS = Path("metrics") / "metrics"  # below the folder of a checkpoint
 CURE = "nothing was changed: {}, or start a new run in another --out"
 # Codes of TensorStore's errors that say nothing about the files themselves.
@@ -92,8 +94,8 @@ def metrics(path: Path) -> dict[str, Any]:
         raise DamagedError(f"its metrics are damaged: {error}") from error
 
 
-def mend_metrics(path: Path, arrays: dict[str, Any]) -> None:
-    """Replaces damaged metrics, with the worst score; they are not part of the state."""
+def write_metrics(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes metrics in place of damaged ones, with the worst score."""
     (path / METRICS).parent.mkdir(exist_ok=True)
     write_text(path / METRICS, as_json({"score": None, "crc32": checksum(arrays)}))
 
@@ -136,3 +138,87 @@ def _first_line(error: BaseException) -> str:
     """The first line of a message, without the details that TensorStore adds in brackets."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return shorten(line.partition(" [")[0], 300, placeholder=" ...")
+
+
+def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Reads the arrays of an .npz file, which must hold these names; nothing in it is executed.
+
+    Raises:
+        ValueError: There is no such file, it is not an .npz file, or it lacks one of the names.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        # Opened here, since `np.load` leaves it open where it fails.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            loaded = {name: arrays[name] for name in arrays.files}
+    except OSError:
+        raise
+    except Exception as error:  # any error that the content of a file leads to
+        raise ValueError(f"{path} is not an .npz file of arrays: {error}") from error
+    if missing := set(names) - set(loaded):
+        raise ValueError(f"{path} holds no {min(missing)}; got {', '.join(loaded) or 'nothing'}")
+    return loaded
+
+
+def tree_from_arrays(
+    loaded: dict[str, Any], like: PyTree, source: object, *, cast: bool = False
+) -> PyTree:
+    """Builds a tree from arrays that were read from a file.
+
+    Args:
+        loaded: Arrays by path.
+        like: Tree of the same paths, shapes and types.
+        source: Name of the file, for messages.
+        cast: Whether arrays of finite numbers are cast to the types of `like`, within a kind such
+            as floats.
+
+    Returns:
+        The tree, with the structure of `like`.
+
+    Raises:
+        ValueError: Paths, shapes or types differ, or a number to cast is not finite; the message
+            names the leaves.
+    """
+
+    def describe(leaf: Any) -> str:
+        if leaf is None:
+            return "nothing"
+        shape = str(tuple(leaf.shape))
+        return shape if cast else f"{leaf.dtype}{shape}"
+
+    expected = leaves_by_path(like)
+    pairs = {name: (loaded.get(name), expected.get(name)) for name in sorted(expected | loaded)}
+    texts = {name: tuple(map(describe, pair)) for name, pair in pairs.items()}
+    differ = [
+        f"has {there} at {name!r}; expected {here}"
+        for name, (there, here) in texts.items()
+        if there != here
+    ]
+    if differ:
+        more = [f"differs at {len(differ) - 3} more leaves"] if len(differ) > 3 else []
+        raise ValueError(f"{source} {', and '.join(differ[:3] + more)}")
+    arrays = {name: np.asarray(loaded[name]) for name in expected}
+    if cast:
+        for name, leaf in expected.items():
+            arrays[name] = _cast(arrays[name], leaf.dtype, f"{source} at {name!r}")
+    leaves = [jnp.array(np.asarray(arrays[name], leaf.dtype)) for name, leaf in expected.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _cast(array: np.ndarray, dtype: np.dtype, source: str) -> np.ndarray:
+    """Casts an array to another type of its kind: floats are rounded, and nothing else changes.
+
+    Raises:
+        ValueError: The array is of another kind, or its numbers are not finite or too large.
+    """
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    kind = next((k for k in kinds if jnp.issubdtype(dtype, k)), None)
+    if kind is None or not jnp.issubdtype(array.dtype, kind):
+        raise ValueError(f"{source}: got {array.dtype}; expected {dtype}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = array.astype(dtype)
+    lost = ~np.isfinite(cast) if jnp.issubdtype(dtype, jnp.inexact) else cast != array
+    if lost.any():
+        raise ValueError(f"{source}: got {array[lost][0]}; expected finite numbers of {dtype}")
+    return cast

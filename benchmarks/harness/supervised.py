@@ -10,11 +10,12 @@ import numpy as np
 import optax
 
 import maml
-from benchmarks.harness import hardware, terminal
+from benchmarks.harness import display, hardware
 from benchmarks.harness import study as studies
+from benchmarks.harness.loop import Study, Values
 from benchmarks.harness.options import Config
 from benchmarks.harness.statistics import count_not_finite, curve
-from benchmarks.harness.study import Result, Study, values_by_step
+from benchmarks.harness.study import Result, values_by_step
 from maml.types import LossFn, MetaParams, MetaState, Metrics, Params, RandomKey
 
 BLOCK = 500  # test tasks of one jitted call
@@ -93,11 +94,7 @@ def study(experiment: Experiment, config: Config) -> Study:
         score=lambda means: -means["loss"],
         evaluate=lambda params, split: _by_step(evaluate(experiment, config, params, split)),
         headline=(headline, min(config.inner_steps, config.eval_steps)),
-        facts={
-            **experiment.facts,
-            "precision": experiment.precision,
-            "tasks": config.eval_tasks,
-        },
+        facts={**experiment.facts, "precision": experiment.precision, "tasks": config.eval_tasks},
         failure=trouble,
         devices=f"{layout}, in {experiment.precision}",
         count_skipped=lambda state: maml.skip_report(state.opt_state)[0],
@@ -139,7 +136,7 @@ def evaluate(
     sample = maml.batch_tasks(experiment.samplers[split], block)
     learner, metric = experiment.algorithm.learner, experiment.metric
     key, values = jax.random.key(2018 if validating else 2017), []
-    for number in terminal.track(range(blocks), "Evaluating", shown=blocks > 1):
+    for number in display.track(range(blocks), "Evaluating", shown=blocks > 1):
         at = jax.random.fold_in(key, number)
         block_values = _evaluate(learner, metric, steps, layout, meta_params, sample, at)
         values.append(jax.device_get(block_values))
@@ -162,7 +159,7 @@ def _evaluate(
     return maml.evaluate(learner, metric, meta_params, episodes, key, steps, **options)[1]
 
 
-def _by_step(values: dict[str, np.ndarray]) -> studies.Values:
+def _by_step(values: dict[str, np.ndarray]) -> Values:
     return {metric: values_by_step(columns) for metric, columns in values.items()}
 
 

@@ -34,7 +34,7 @@ from benchmarks import omniglot, sinusoid
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import as_json, write_text
+from benchmarks.harness.files import write_json
 from benchmarks.harness.folders import script_folder
 from benchmarks.peers.ours import Arrays, Problem, Side, Workload, as_float64, our_side, spawn_side
 from benchmarks.report.tables import quantity
@@ -236,7 +236,7 @@ def main(options: Options) -> Summary:
             show_step(now="done", completed=1)
             summary = summarise(seconds, failed, spent, threads)
             if options.out:
-                write_text(options.out / "summary.json", as_json(summary, indent=2) + "\n")
+                write_json(options.out / "summary.json", summary)
     show(summary)
     return summary
 

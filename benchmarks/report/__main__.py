@@ -19,13 +19,15 @@ from rich.table import Table
 
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import write_text
-from benchmarks.harness.folders import FREE, script_folder
-from benchmarks.harness.plot import read_log, save_figure
-from benchmarks.harness.schemas import BANDITS, MEAN, SUMMARY, VALUES, check_schema, curve_schema
-from benchmarks.harness.summaries import read_summary
+from benchmarks.harness.files import COUNT, MEAN, TEXT, check_schema, save_figure, write_text
+from benchmarks.harness.folders import FREE, read_summary, script_folder
+from benchmarks.report.figures import read_log
 from benchmarks.report.published import Summary, published_values, task_title
 from benchmarks.report.tables import METRICS, cell
+
+TASK = {"dataset": (TEXT, None), "model": (TEXT, None)}  # options of a run that tables read
+BANDITS = {"problem": TEXT, "budget": COUNT, "arms": COUNT}
+SUMMARY = {"benchmark": TEXT, "algorithm": TEXT, "command": TEXT, "config": TASK}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def curves(runs: tuple[Path, ...], summaries: list[Summary], out: Path) -> Figur
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes, (metric, scale, unit, _) = figure.subplots(), METRICS[summaries[0]["benchmark"]]
     for run, label in zip(runs, labels(summaries), strict=True):
-        lines = read_log(run, curve_schema(metric) | dict.fromkeys((metric, "after"), VALUES))
+        lines = read_log(run, (metric, "after"), metric)
         if not all({"val", metric, "after"} & line.keys() for line in lines):
             raise ValueError(
                 f"every line of {run / 'log.jsonl'} must have {metric}; got one without"

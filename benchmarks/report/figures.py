@@ -1,5 +1,6 @@
 """Figures of a run, which are written beside its summary."""
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import maml
-from benchmarks.harness.plot import read_log, save_figure
-from benchmarks.harness.schemas import VALUES, curve_schema
+from benchmarks.harness.files import COUNT, MEAN, NUMBER, read_lines, save_figure
 from benchmarks.harness.supervised import Experiment
+from benchmarks.report.tables import quantity
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
 
@@ -43,15 +44,13 @@ def learning_curve(
     Returns:
         The figure.
     """
-    schema = dict.fromkeys(names, VALUES) | (curve_schema(validated) if validated else {})
-    lines = read_log(out, schema)
+    lines = read_log(out, names, validated)
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, words in names.items():
-        values = np.array(
-            [np.ravel(np.array(line.get(name), float)) for line in lines]
-        )  # None is NaN
+        # None is NaN.
+        values = np.array([np.ravel(np.array(line.get(name), float)) for line in lines])
         draw_band(axes, steps, scale * values, words)
     curves = [line["val"][validated] for line in lines if line.get("val")] if validated else []
     for step in dict.fromkeys(("0", [*curves[0]][-1])) if curves else ():
@@ -59,7 +58,8 @@ def learning_curve(
             scale * np.array([curve[step][name] for curve in curves], float)
             for name in ("mean", "ci95")
         )
-        (line,) = axes.plot(steps, mean, label=f"validation tasks, {inner_steps(str(step))}")
+        words = f"validation tasks, {quantity(int(step), 'inner step')}"
+        (line,) = axes.plot(steps, mean, label=words)
         axes.fill_between(steps, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.2)
     for name, level in (levels or {}).items():
         axes.axhline(level, linestyle=":", color="gray")
@@ -68,6 +68,26 @@ def learning_curve(
     axes.grid(alpha=0.3)
     axes.legend()
     return save_figure(figure, out / "learning_curve.png")
+
+
+def read_log(out: Path, names: Iterable[str], validated: str | None = None) -> list[dict[str, Any]]:
+    """Reads the `log.jsonl` of a run, whose lines may have numbers of these names.
+
+    Args:
+        out: Folder of the run.
+        names: Names of the numbers, of one seed or of several.
+        validated: Name of a metric whose curve on validation tasks a line may have.
+
+    Returns:
+        The lines.
+
+    Raises:
+        ValueError: As `read_lines`.
+    """
+    schema: dict[str, Any] = {"step": COUNT}
+    schema |= dict.fromkeys(names, (NUMBER, [(NUMBER, None)], None))
+    schema |= {"val": ({validated: {str: MEAN}}, None)} if validated else {}
+    return read_lines(out / "log.jsonl", schema)
 
 
 def draw_band(axes: Axes, x: list[int], values: Float[np.ndarray, "x seed"], label: str) -> None:
@@ -79,20 +99,9 @@ def draw_band(axes: Axes, x: list[int], values: Float[np.ndarray, "x seed"], lab
 
 
 def paths(
-    out: Path,
-    walks: Float[Array, "goal update trajectory time 2"],
-    goals: Float[Array, "goal 2"],
+    out: Path, walks: Float[Array, "goal update trajectory time 2"], goals: Float[Array, "goal 2"]
 ) -> Figure:
-    """Draws walks to goals before adaptation and after each update; saved as `paths.png`.
-
-    Args:
-        out: Folder of the run.
-        walks: Positions of the walks, NaN where an episode has ended.
-        goals: Goal of each row.
-
-    Returns:
-        The figure.
-    """
+    """Draws walks to goals before adaptation and after each update; saved as `paths.png`."""
     rows, columns = walks.shape[:2]
     figure = Figure(figsize=(2.2 * columns, 2.3 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -104,7 +113,7 @@ def paths(
             axes.plot(*goal, "*", color="tab:red", markersize=12, markeredgecolor="white")
             axes.set_aspect("equal")
     for updates, axes in enumerate(grid[0]):
-        axes.set_title(f"{updates} update{'' if updates == 1 else 's'}")
+        axes.set_title(quantity(updates, "update"))
     return save_figure(figure, out / "paths.png")
 
 
@@ -121,13 +130,8 @@ def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
             path = path_of(meta_params, points(wave, support), x[:, None])
             axes.plot(x, wave(x), color="tab:red", label="truth")
             for step, style in ((0, ":"), (1, "--"), (10, "-")):
-                axes.plot(
-                    x,
-                    path[step, :, 0],
-                    style,
-                    color="tab:green",
-                    label=inner_steps(step),
-                )
+                words = quantity(step, "inner step")
+                axes.plot(x, path[step, :, 0], style, color="tab:green", label=words)
             axes.plot(support, wave(support), "^", color="tab:purple", label="support")
             axes.set_title(f"amplitude {wave.amplitude:g}, phase {wave.phase:g}, {name}")
         row[0].set_ylabel("y")
@@ -138,27 +142,8 @@ def fits(out: Path, experiment: Experiment, meta_params: MetaParams) -> Figure:
     return save_figure(figure, out / "fits.png")
 
 
-def inner_steps(count: int | str) -> str:
-    """The number of inner steps, in the singular or the plural.
-
-    >>> inner_steps(1), inner_steps("10")
-    ('1 inner step', '10 inner steps')
-    """
-    return f"{count} inner step" if int(count) == 1 else f"{count} inner steps"
-
-
 def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: int) -> Figure:
-    """Draws test episodes, with the predicted classes of the queries; saved as `episodes.png`.
-
-    Args:
-        out: Folder of the run.
-        experiment: Experiment of few-shot classification.
-        meta_params: Meta-parameters of one seed.
-        steps: Number of inner steps before the prediction.
-
-    Returns:
-        The figure.
-    """
+    """Draws test episodes, with the predicted classes of the queries; saved as `episodes.png`."""
     path_of = jax.jit(partial(_predictions, experiment, steps=steps))
     figure = Figure(figsize=(9, 6), layout="constrained")
     for number, part in enumerate(np.array(figure.subfigures(2, 2)).flat):

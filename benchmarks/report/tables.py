@@ -182,13 +182,6 @@ def _natural(text: str) -> list[tuple[int, str]]:
 def insert_tables(page: str, tables: str) -> str:
     """Replaces the tables between the two marks of a page.
 
-    Args:
-        page: Text of the page.
-        tables: Tables in Markdown.
-
-    Returns:
-        The new text.
-
     Raises:
         ValueError: The page lacks a mark, so other text would be overwritten.
     """

@@ -60,10 +60,6 @@ class Children:
     def check_options(self, space: str, dataset: str | None) -> None:
         """Refuses options outside their bounds, and those that the search space does not read.
 
-        Args:
-            space: Name of the search space.
-            dataset: Name of the data set; None is Omniglot.
-
         Raises:
             ValueError: An option is refused; the message has its name.
         """
@@ -98,13 +94,6 @@ def space_and_network(space: str, options: Children) -> tuple[Space, ChildFactor
 
 def samplers(dataset: str, options: Children) -> tuple[dict[str, maml.Sampler], str]:
     """Samplers of tasks for the splits train, held_out and test, and the source of the data.
-
-    Args:
-        dataset: Name of the data set.
-        options: Options of the child networks.
-
-    Returns:
-        Samplers by split, and the source.
 
     Raises:
         ValueError: There is no such data set, or it has too few classes.

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.harness.plot import save_figure
+from benchmarks.harness.files import save_figure
 from benchmarks.search.children import macro_config
 from benchmarks.search.live import best_child
 from tasks.architectures.cells import STRIDES

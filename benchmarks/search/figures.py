@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from benchmarks.harness.plot import save_figure
+from benchmarks.harness.files import save_figure
 
 TOPS = 5, 25
 STYLES = "-", "--", "-.", ":"  # which keep curves on top of each other visible
@@ -50,13 +50,6 @@ def draw_running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
 
     The window is a twentieth of the children. Broken rewards, which are not finite, are left out
     and counted in the legend.
-
-    Args:
-        out: Folder of the figure.
-        rewards: Rewards `[run, child]` by strategy, in percent.
-
-    Returns:
-        The figure.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -72,15 +65,7 @@ def draw_running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
 
 
 def draw_top_means(out: Path, rewards: dict[str, Rewards]) -> Figure:
-    """Draws the mean of the best rewards so far, as figure 6 of NASNet; `top.png`.
-
-    Args:
-        out: Folder of the figure.
-        rewards: Rewards `[run, child]` by strategy, in percent.
-
-    Returns:
-        The figure.
-    """
+    """Draws the mean of the best rewards so far, as figure 6 of NASNet; `top.png`."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, count in zip(figure.subplots(1, len(TOPS)), TOPS, strict=True):
         for style, (name, values) in zip(cycle(STYLES), rewards.items(), strict=False):

@@ -12,20 +12,22 @@ import numpy as np
 from jaxtyping import Float, Int
 
 import maml
+from benchmarks.harness.display import bar
+from benchmarks.harness.files import COUNT, NUMBER, TEXT, sole_writer
 from benchmarks.harness.folders import (
     check_free,
     claim_folder,
     options_as_json,
     recover_lines,
-    sole_writer,
 )
-from benchmarks.harness.schemas import CHILD
-from benchmarks.harness.terminal import bar
 from benchmarks.search import children
 from maml.search import Child, Space, Strategy, search_on_host
 from tasks.architectures import reward
 
 KEPT = "children.jsonl"
+# A line of that file.
+COUNTS = {"run": COUNT, "number": COUNT, "tokens": [COUNT]}
+CHILD = COUNTS | {"strategy": TEXT, "reward": (NUMBER, None), "seconds": NUMBER}
 FREE = "out", "record", "cache", "runs", "strategies", "executor"  # change no child network
 RETRAININGS = 3  # trainings of the best child of a search, whose mean accuracy is reported
 
@@ -58,17 +60,6 @@ def measure(
     out: Path,
 ) -> SearchResult:
     """Searches, or resumes the searches of a folder, and trains the best children again.
-
-    Args:
-        config: Options of `benchmarks.architecture_search`.
-        compared: All strategies by name; those that `config.strategies` names are run.
-        space: Search space.
-        child: Function from tokens to a child network.
-        learning: Samplers by split and their source, as `children.samplers` returns them.
-        out: Folder of the searches.
-
-    Returns:
-        The outcome of all searches.
 
     Raises:
         ValueError: The folder holds searches of other options, or lacks a file of its searches; or
@@ -142,12 +133,8 @@ def load_children(config: Any, out: Path) -> list[dict[str, Any]]:
 
     A child whose line was cut off is trained again.
 
-    Args:
-        config: Options of `benchmarks.architecture_search`.
-        out: Folder of the searches.
-
     Returns:
-        A line for each child of these searches, as `benchmarks.harness.schemas.CHILD`.
+        A line for each child of these searches, as `CHILD`.
 
     Raises:
         ValueError: The folder holds searches of other options, or lacks its children or options.
@@ -181,17 +168,7 @@ def child_recorder(
     lines: list[dict[str, Any]],
     move: Callable[[int, str, str], None],
 ) -> Callable[[Child], None]:
-    """The function that adds each new child of a search to the file, the list and the bar.
-
-    Args:
-        out: Folder of the searches.
-        labels: Run and strategy of the search, which are part of each line.
-        lines: Lines of all children so far.
-        move: Function that advances the progress bar.
-
-    Returns:
-        The function, which is called with a child.
-    """
+    """The function that adds each new child of a search to the file, the list and the bar."""
     started, before = time.perf_counter(), len(lines)
     since = started
 

@@ -81,16 +81,8 @@ def markdown(summaries: Iterable[Summary]) -> str:
             continue
         for name, cells in rows(summary).items():
             how = summary["policy"] if name in ("reinforce", "ppo") else ""
-            lines.append(
-                (
-                    *(
-                        task_title(summary),
-                        f"{summary['children']} x {summary['runs']}",
-                        how,
-                        strategy_label(name, summary),
-                        *cells,
-                    ),
-                    *(f"{summary['seconds'][name]:.1f}", f"`{summary['command']}`"),
-                )
-            )
+            size = f"{summary['children']} x {summary['runs']}"
+            before = task_title(summary), size, how, strategy_label(name, summary)
+            after = f"{summary['seconds'][name]:.1f}", f"`{summary['command']}`"
+            lines.append((*before, *cells, *after))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import track
 
+from benchmarks.harness.display import track
 from benchmarks.harness.folders import RESULTS
 from benchmarks.search.live import SearchResult, best_child
 from maml.search import Strategy, search
@@ -20,12 +20,6 @@ TABLE = RESULTS / "maml-bench" / "table.npz"  # the table of MAML-Bench
 
 def read_table(config: Any) -> tuple[Table, str]:
     """Reads the table of a search space.
-
-    Args:
-        config: Options of `benchmarks.architecture_search`.
-
-    Returns:
-        The table, and the name of its data set.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -67,18 +61,9 @@ def search_program(strategy: Strategy, table: Table, config: Any) -> Callable[[R
 
 
 def measure(config: Any, compared: dict[str, Strategy], table: Table) -> SearchResult:
-    """Searches a table with each strategy.
-
-    Args:
-        config: Options of `benchmarks.architecture_search`.
-        compared: All strategies by name; those that `config.strategies` names are run.
-        table: Table of rewards.
-
-    Returns:
-        The outcome of all searches.
-    """
+    """Searches a table with each strategy."""
     rewards, best, seconds, broken = {}, {}, {}, {}
-    for name in track(config.strategies, description="searches"):
+    for name in track(config.strategies, "searches"):
         started = time.perf_counter()
         key = jax.random.fold_in(jax.random.key(config.seed), list(compared).index(name))
         values, reports, lost = jax.device_get(search_program(compared[name], table, config)(key))

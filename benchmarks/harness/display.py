@@ -1,14 +1,14 @@
-"""The terminal of a run: progress bars, and Ctrl-C."""
+"""What a run shows while it goes on: progress bars, and the scalars of TensorBoard; and Ctrl-C."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich import progress
 from rich.console import Console
-
-from benchmarks.harness.options import Run
 
 T = TypeVar("T")
 
@@ -47,20 +47,6 @@ def track(items: Sequence[T], about: str, *, shown: bool = True) -> Iterable[T]:
 
 
 @contextmanager
-def progress_bar(config: Run, done: int = 0) -> Iterator[Callable[[float, str], None]]:
-    """Shows a bar with meta-steps/s, tasks/s, time left and the latest metric."""
-    every = config.steps_per_call
-    with bar(config.meta_steps, done) as move:
-
-        def advance(seconds: float, latest: str) -> None:
-            rate = every / seconds
-            speed = f"{rate:.3g} meta-steps/s, {rate * config.meta_batch:.0f} tasks/s"
-            move(every, speed, latest)
-
-        yield advance
-
-
-@contextmanager
 def bar(total: int, done: int = 0) -> Iterator[Callable[[int, str, str], None]]:
     """Shows a bar with the time left; yields `move(count, speed, latest)`."""
     columns = (
@@ -78,3 +64,52 @@ def bar(total: int, done: int = 0) -> Iterator[Callable[[int, str, str], None]]:
         yield lambda count, speed, latest: shown.update(
             task, advance=count, speed=speed, latest=latest, refresh=True
         )
+
+
+def check_tensorboard() -> None:
+    """Refuses to start without tensorboardX.
+
+    Raises:
+        ValueError: The package is missing; the message names the extra that has it.
+    """
+    if find_spec("tensorboardX") is None:
+        raise ValueError("--tensorboard needs tensorboardX: pip install 'maml-jax[tensorboard]'")
+
+
+@contextmanager
+def scalar_writer(
+    folder: Path, done: int, *, enabled: bool
+) -> Iterator[Callable[[dict[str, Any], int], None]]:
+    """Gives `write(line of the log, step)`; scalars of steps beyond `done` are deleted."""
+    if not enabled:
+        yield lambda line, step: None
+        return
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(str(folder), purge_step=done + 1) as writer:
+
+        def write(line: dict[str, Any], step: int) -> None:
+            for name, value in flatten(line).items():
+                writer.add_scalar(name, value, step)
+
+        yield write
+
+
+def flatten(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Flattens nested dictionaries and lists to numbers by path.
+
+    >>> flatten({"loss": 1.0, "val": {"mse": {"1": 2.0}}, "after": [3.0, 4.0]})
+    {'loss': 1.0, 'val/mse/1': 2.0, 'after/0': 3.0, 'after/1': 4.0}
+    >>> flatten({"loss": [1.0]})
+    {'loss': 1.0}
+    """
+    numbers = {}
+    for name, value in line.items():
+        if isinstance(value, list):
+            seeds = {str(place): number for place, number in enumerate(value)}
+            value = seeds if len(value) > 1 else value[0]
+        if isinstance(value, dict):
+            numbers |= flatten(value, f"{prefix}{name}/")
+        elif value is not None:
+            numbers[f"{prefix}{name}"] = value
+    return numbers
