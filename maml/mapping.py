@@ -95,8 +95,8 @@ def check_tasks(tasks: Episode | PyTree, mesh: Mesh | None) -> None:
     if axes and (mesh is None or axes != {TASK_AXIS}):
         raise ValueError(
             f"the tasks are divided over the explicit mesh axes {sorted(map(str, axes))}; got"
-            f" {'no mesh' if mesh is None else mesh}: an axis {TASK_AXIS!r} and its mesh, or axes of"
-            " jax.sharding.AxisType.Auto, would work"
+            f" {'no mesh' if mesh is None else mesh}: an axis {TASK_AXIS!r} and its mesh, or axes"
+            " of jax.sharding.AxisType.Auto, would work"
         )
 
 
