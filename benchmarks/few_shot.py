@@ -110,6 +110,8 @@ class FewShot(Config):
         on_omniglot, of_cells = self.dataset == "omniglot", self.model == "cells"
         check_used(self, ("data", "resize", "split"), on_omniglot, "dataset omniglot")
         check_used(self, ("tokens", "copies", "features"), of_cells, "model cells")
+        if of_cells:
+            network(self, ways=self.ways)  # refuses tokens that are not those of two cells
         check_used(self, ("momentum",), self.batch_norm == "running", "batch_norm running")
         if name == "imaml" and self.inner_rate * self.regularisation >= 2:
             raise ValueError(

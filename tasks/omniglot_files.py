@@ -17,9 +17,9 @@ from tasks.drawings import Files, folder_drawings, zip_drawings
 _PARTS = ("images_background", "images_evaluation")
 _TIMEOUT = 10.0  # timeout in seconds; tensorflow-datasets alone would retry for minutes
 _WAYS = (
-    "Pass a folder that holds images_background.zip and images_evaluation.zip as `path`; or"
-    " prepare omniglot as array_record with tensorflow-datasets on another machine and copy its"
-    " data_dir here; or connect this machine to the network."
+    "Pass a folder that holds images_background.zip and images_evaluation.zip as `path`, or as"
+    " --data on the command line; or prepare omniglot as array_record with tensorflow-datasets on"
+    " another machine and copy its data_dir here; or connect this machine to the network."
 )
 
 

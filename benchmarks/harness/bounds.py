@@ -125,7 +125,7 @@ def check_used(
         value = getattr(options, field.name)
         if field.name in names and default is not MISSING and value != default:
             raise ValueError(
-                f"{field.name} is an option of {by}; leave it at {default!r}; got {value!r}"
+                f"{field.name} is read only with {by}; leave it at {default!r}; got {value!r}"
             )
 
 
@@ -139,8 +139,8 @@ def check_size(numbers: int, what: str, fewer: str) -> None:
     if numbers > NUMBERS:
         gib = 4 / 2**30
         raise ValueError(
-            f"{what} would take about {gib * numbers:,.0f} GiB at once, and may take"
-            f" {gib * NUMBERS:.0f}; lower {fewer}"
+            f"{what} would take about {gib * numbers:,.0f} GiB at once, and the limit is"
+            f" {gib * NUMBERS:.0f} GiB; lower {fewer}"
         )
 
 

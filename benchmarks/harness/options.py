@@ -33,14 +33,14 @@ class Run:
     meta_steps: int
     """Number of meta-steps of the whole run."""
     steps_per_call: int
-    """Number of meta-steps in one jitted call; the log gets a line after each call. It follows the
-    number of meta-steps on the command line, unless it is given."""
+    """Number of meta-steps in one jitted call; the log gets a line after each call. With
+    --meta-steps alone, it becomes a divisor of that number."""
     devices: int | None = None
-    """Number of devices that share the tasks; None is the fastest for the model and the machine."""
+    """Number of devices that share the tasks; None takes the fastest for the model."""
     cache: bool = True
     """Keep compiled programs in the user's cache directory, and load them from there."""
     out: Path | None = None
-    """Folder of the run; None is a new folder under results/runs."""
+    """Folder of the run; None makes a new one under results/runs."""
     resume: bool = False
     """Continue the run in `out` from its latest checkpoint. Another outer learning rate or another
     number of meta-steps holds from there on."""
