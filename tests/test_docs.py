@@ -11,7 +11,8 @@ import pytest
 import maml  # noqa: F401  (fills sys.modules)
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "docs/getting-started.md", *ROOT.glob("docs/guides/*.md")])
+FRONT = [ROOT / "docs" / name for name in ("getting-started.md", "algorithms.md")]
+PAGES = sorted([*FRONT, *ROOT.glob("docs/guides/*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 OPTIONAL = {"equinox", "flax", "orbax"}

@@ -125,7 +125,8 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
     """
     groups, parts = group_by_seed(summaries), []
     for benchmark in benchmarks:
-        metric, _, unit, _ = METRICS[benchmark]
+        unit = METRICS[benchmark][2]
+        step = "counted" if benchmark == "bandits" else "inner steps"
         rows = [row for runs in groups if runs[0]["benchmark"] == benchmark for row in _rows(runs)]
         present = {(row[0], row[1]) for row in rows}
         missing = [
@@ -135,9 +136,8 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
             and model == ("conv4" if benchmark == "omniglot" else "")
             and (task, algorithm) not in present
         ]
-        also = "inductive, best checkpoint" if metric == "accuracy" else ""
-        head = ["task", "algorithm", "preset", "after", unit, also, "published"]
-        head += ["seeds", "setting", "minutes", "command"]
+        head = ["task", "algorithm", "preset", step, unit, "inductive", "best checkpoint"]
+        head += ["published", "seeds", "setting", "minutes", "command"]
         table = [head, ["---"] * len(head), *sorted(rows, key=lambda row: _natural(row[0]))]
         empty = [n for n in range(len(head)) if not any(row[n] for row in rows)]
         full = [[text for n, text in enumerate(row) if n not in empty] for row in table]
@@ -155,7 +155,9 @@ def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
     expected = published_values(first)
     last = min(first["config"]["inner_steps"], len(first[metric]) - 1)
     seeds = str(max(first.get("seeds", 1), len(runs)))
-    minutes = np.mean([sum(run["seconds"].values()) for run in runs]) / 60
+    # A command that trains several seeds records the seconds of them all.
+    seconds = [sum(run["seconds"].values()) / (run["config"].get("seeds") or 1) for run in runs]
+    minutes = f"{np.mean(seconds) / 60:.1f}"
     command = re.sub(r" --(seed|out) \S+| --(record|resume)", "", first["command"])
     setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"
     if first["batch_norm"] != "none":
@@ -163,14 +165,13 @@ def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
     if (model := first["config"].get("model", "conv4")) != "conv4":
         setting += f", {model} with {first['parameters']} parameters, the head's among them"
     for step in [step for step in expected if step in first[metric]] or [str(last)]:
-        also = []
+        inductive, best = "", ""
         if f"{metric}_inductive" in first:
-            also.append(cell(runs, step, f"{metric}_inductive"))
-            also.append(cell([run | run.get("best", {}) for run in runs], step))
+            inductive = cell(runs, step, f"{metric}_inductive")
+            best = cell([run | run.get("best", {}) for run in runs], step)
         yield [
             *(task_title(first), first["algorithm"], first["preset"], step, cell(runs, step)),
-            *(", ".join(also), expected.get(step, ""), seeds, setting, f"{minutes:.1f}"),
-            f"`{command}`",
+            *(inductive, best, expected.get(step, ""), seeds, setting, minutes, f"`{command}`"),
         ]
 
 
@@ -217,7 +218,7 @@ def headlines(summaries: Iterable[Summary]) -> str:
     lines = [head, ["---"] * len(head)]
     for command, step in HEADLINES:
         row = rows[f"`python -m benchmarks.{command}`", step]
-        task, algorithm, _, _, ours, _, expected, seeds, _, minutes, _ = row
+        task, algorithm, _, _, ours, _, _, expected, seeds, _, minutes, _ = row
         unit = METRICS[command.split()[0]][2]
         lines.append([task, algorithm, step, ours, expected, unit, seeds, minutes])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
