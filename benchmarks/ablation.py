@@ -57,6 +57,15 @@ OFF: dict[str, Any] = {
     "cosine": False,
 }
 SCHEDULED = ("meta_steps", "multi_step", "first_order", "steps_per_call")
+LABELS = {
+    "all": "all components",
+    "no learn_rates": "without learned rates",
+    "no multi_step": "without multi-step loss",
+    "no first_order": "without first-order start",
+    "no per_step_norm": "without per-step batch norm",
+    "no cosine": "without cosine schedule",
+    "none": "none (MAML)",
+}
 VARIANTS = {"all": {}, **{f"no {name}": {name: off} for name, off in OFF.items()}, "none": OFF}
 
 
@@ -149,7 +158,7 @@ def draw(out: Path, values: dict[str, np.ndarray]) -> Figure:
     for place, seeds in enumerate(values.values()):
         axes.plot(100 * seeds, [place] * len(seeds), "o", color="tab:blue", alpha=0.6)
         axes.plot(100 * seeds.mean(), place, "|", color="black", markersize=18)
-    axes.set_yticks(range(len(values)), list(values))
+    axes.set_yticks(range(len(values)), [LABELS[name] for name in values])
     axes.invert_yaxis()
     axes.set_xlabel("test accuracy of each seed, and the mean, %")
     axes.grid(alpha=0.3)

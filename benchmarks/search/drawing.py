@@ -17,9 +17,6 @@ from tasks.architectures.cells import STRIDES
 from tasks.architectures.macro import Macro, decode
 from tasks.architectures.operations import COMBINERS, OPERATIONS
 
-SHRUNK = {"shrinkA": 16, "shrinkB": 27}  # points by which arrows end before the boxes
-
-
 LABELS = {
     "identity": "identity",
     **{f"conv{size}": f"{size}x{size} convolution" for size in (1, 3, 5)},
@@ -113,14 +110,16 @@ def _draw_graph(axes: Axes, graph: Graph, depths: list[int]) -> None:
     for depth in depths:
         places.append((2 * (placed[depth] - (width[depth] - 1) / 2), -float(depth)))
         placed[depth] += 1
+    frame = {"boxstyle": "round", "facecolor": "white", "edgecolor": "gray"}
+    style: dict[str, Any] = {"ha": "center", "va": "center", "bbox": frame, "fontsize": "small"}
+    texts = [axes.text(*at, label, **style) for at, label in zip(places, graph.nodes, strict=True)]
+    boxes = [text.get_bbox_patch() for text in texts]
     for source, target in graph.edges:
         far = depths[target] - depths[source] > 1  # around the nodes between
         bend = 0.4 * far * (1 if places[source][0] < 0 else -1)
-        style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": "gray"}
-        axes.annotate("", places[target], places[source], arrowprops=style | SHRUNK)
-    for (x, y), label in zip(places, graph.nodes, strict=True):
-        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "gray"}
-        axes.text(x, y, label, ha="center", va="center", bbox=box, fontsize="small")
+        arrow = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "color": "gray"}
+        arrow |= {"patchA": boxes[source], "patchB": boxes[target], "shrinkA": 0, "shrinkB": 1}
+        axes.annotate("", places[target], places[source], arrowprops=arrow)
     across, down = np.array(places).T
     axes.set(title=graph.title, xlim=(across.min() - 1.6, across.max() + 1.6))
     axes.set_ylim(down.min() - 0.4, 0.4)
