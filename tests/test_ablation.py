@@ -72,4 +72,4 @@ def test_the_figure_has_a_row_for_each_variant(tmp_path):
     values = {name: np.full((3, 1), 0.5) for name in ablation.VARIANTS}
     figure = ablation.draw(tmp_path, values)
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert labels == list(ablation.VARIANTS)
+    assert labels == [ablation.LABELS[name] for name in ablation.VARIANTS]

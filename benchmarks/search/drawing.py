@@ -112,7 +112,8 @@ def _draw_graph(axes: Axes, graph: Graph, depths: list[int]) -> None:
         placed[depth] += 1
     frame = {"boxstyle": "round", "facecolor": "white", "edgecolor": "gray"}
     style: dict[str, Any] = {"ha": "center", "va": "center", "bbox": frame, "fontsize": "small"}
-    texts = [axes.text(*at, label, **style) for at, label in zip(places, graph.nodes, strict=True)]
+    labelled = zip(places, graph.nodes, strict=True)
+    texts = [axes.text(x, y, label, **style) for (x, y), label in labelled]
     boxes = [text.get_bbox_patch() for text in texts]
     for source, target in graph.edges:
         far = depths[target] - depths[source] > 1  # around the nodes between
