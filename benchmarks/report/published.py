@@ -7,6 +7,7 @@ FOMAML), iMAML (Rajeswaran et al. 2019, with gradient descent), Meta-SGD (Li et 
 prototypical networks (Snell et al. 2017).
 """
 
+from collections.abc import Container
 from typing import Any
 
 Summary = dict[str, Any]
@@ -90,3 +91,27 @@ def published_values(summary: Summary) -> dict[str, str]:
     return PUBLISHED.get(
         (task_title(summary), summary["algorithm"], model.removesuffix("-pool")), {}
     )
+
+
+def published_table(benchmark: str, without: Container[tuple[str, str]] = ()) -> list[str]:
+    """The lines of a Markdown table of published values, a row for each task.
+
+    Args:
+        benchmark: Name of the benchmark.
+        without: Pairs (task, algorithm) that are left out.
+
+    Returns:
+        The lines, with a column for each algorithm; none if all are left out.
+    """
+    model = "conv4" if benchmark == "omniglot" else ""
+    cells = {
+        key[:2]: next(iter(values.values()))
+        for key, values in PUBLISHED.items()
+        if key[0].startswith(benchmark) and key[2] == model and key[:2] not in without
+    }
+    names = dict.fromkeys(name for _, name in cells)
+    left = {task for task, _ in cells}
+    tasks = [task for task in dict.fromkeys(key[0] for key in PUBLISHED) if task in left]
+    rows = [(task, *(cells.get((task, name), "") for name in names)) for task in tasks]
+    table = [("task", *names), ("---",) * (len(names) + 1), *rows]
+    return [f"| {' | '.join(row)} |" for row in table] if rows else []

@@ -19,7 +19,7 @@ from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import FREE, RESULTS
 from benchmarks.harness.statistics import mean_over_seeds
-from benchmarks.report.published import PUBLISHED, Summary, published_values, task_title
+from benchmarks.report.published import Summary, published_table, published_values, task_title
 from benchmarks.search import tables as searches
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -121,7 +121,7 @@ def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
 def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) -> str:
     """A Markdown table for each benchmark, with a row for each group and published inner step.
 
-    One sentence below a table names the published numbers without a result.
+    Below it is a table of the published numbers without a result.
     """
     groups, parts = group_by_seed(summaries), []
     for benchmark in benchmarks:
@@ -129,21 +129,14 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
         step = "counted" if benchmark == "bandits" else "inner steps"
         rows = [row for runs in groups if runs[0]["benchmark"] == benchmark for row in _rows(runs)]
         present = {(row[0], row[1]) for row in rows}
-        missing = [
-            f"{task} {algorithm} ({next(iter(values.values()))})"
-            for (task, algorithm, model), values in PUBLISHED.items()
-            if task.startswith(benchmark)
-            and model == ("conv4" if benchmark == "omniglot" else "")
-            and (task, algorithm) not in present
-        ]
         head = ["task", "algorithm", "preset", step, unit, "inductive", "best checkpoint"]
         head += ["published", "seeds", "setting", "minutes", "command"]
         table = [head, ["---"] * len(head), *sorted(rows, key=lambda row: _natural(row[0]))]
         empty = [n for n in range(len(head)) if not any(row[n] for row in rows)]
         full = [[text for n, text in enumerate(row) if n not in empty] for row in table]
         lines = [f"| {' | '.join(map(str, row))} |" for row in full]
-        if missing:
-            lines += ["", f"Published, and not run here: {', '.join(missing)}."]
+        if missing := published_table(benchmark, present):
+            lines += ["", "Published, and not run here:", "", *missing]
         parts.append("\n".join([f"### {benchmark.capitalize()}\n", *lines]))
     return "\n\n".join(parts)
 
