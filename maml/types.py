@@ -91,7 +91,7 @@ Sampler = Callable[[RandomKey], Episode]
 
 
 class Algorithm(NamedTuple):
-    """A learner times an estimator of its meta-gradient.
+    """A learner with an estimator of its meta-gradient.
 
     Attributes:
         init: Meta-parameters from the parameters of the model, `init(params) -> meta_params`.

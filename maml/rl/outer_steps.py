@@ -5,7 +5,7 @@ the policy before the step, and finally those of the adapted policy. The objecti
 is then a function of the meta-parameters on fixed data, through the ratios of its policies to those
 that acted:
 
-    collect -> Episode -> trust_region | repeatedly
+    collect -> Episode -> trust_region | multi_epoch
 """
 
 from collections.abc import Callable
@@ -94,8 +94,8 @@ def collect_episode(
         params, experience = adapt(learner(meta_params), task, support_key, inner_steps)
         if inner_steps and not isinstance(experience, Experience):
             raise ValueError(
-                "the learner must have a loss made by recording, whose metrics are an Experience;"
-                f" got {type(experience).__name__}"
+                "the learner must have a loss made by record_trajectories, whose metrics are an"
+                f" Experience; got {type(experience).__name__}"
             )
         query = collect(params, task, query_key)
         support = PerStep(experience) if inner_steps else query
