@@ -8,7 +8,7 @@ NEWEST ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c 'impor
 EDITABLE = --config-settings editable_mode=compat --editable
 QUICK = tests/test_refusals.py tests/test_sampling.py tests/test_outer.py tests/test_notebooks.py
 
-.PHONY: check demo docs test test-slow test-newest test-older peers results lint
+.PHONY: check demo docs notebooks test test-slow test-newest test-older peers results lint
 
 demo: .venv/installed
 	.venv/bin/python -m benchmarks.demo
@@ -32,6 +32,10 @@ test-slow: .venv/installed
 # The site of the documentation, in site/; a broken link ends it.
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
+
+# The notebooks from their scripts, with the outputs of a run; OMNIGLOT_DIR names Omniglot's folder.
+notebooks: .venv/installed
+	.venv/bin/python notebooks/execute.py
 
 # The newest packages that a newer Python gets, none of them pinned.
 test-newest:

@@ -16,6 +16,7 @@ from mkdocs.structure.pages import Page
 
 FIGURE = re.compile(r"\]\(\.\./(results/[^)\s]+\.png)\)")
 CODE = re.compile(r"(<(?:pre|script|style|code)\b.*?</(?:pre|script|style|code)>)", re.DOTALL)
+NOTEBOOK = re.compile(r'(href="\w+)\.ipynb"')
 FORMULA = re.compile(r"\$\$(?P<block>[^$]+)\$\$|\$(?P<inline>[^$\n]+)\$")
 
 
@@ -37,10 +38,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The page, with the formulas of a notebook as MathML."""
+    """The page, with the formulas of a notebook as MathML and its links to the other pages."""
     if not page.file.src_uri.endswith(".ipynb"):
         return content
-    parts = CODE.split(content)
+    parts = CODE.split(NOTEBOOK.sub(r'\1.html"', content))
     return "".join(
         part if number % 2 else FORMULA.sub(mathml, part) for number, part in enumerate(parts)
     )

@@ -14,174 +14,221 @@
 # ---
 
 # %% [markdown]
-# # Navigation
+# # Finding a goal
 #
-# Section 5.3 of MAML's paper: a point walks to a goal that it cannot see. It is told, at every
-# step, how far away it is; from some walks it has to learn, by one gradient step, where the goal
-# lies.
+# A point in the plane shall go to a goal that it cannot see. At every step it is only told how far
+# away it is. From twenty attempts and one step of policy gradient it has to learn where the goal
+# lies. This is the navigation task of MAML's paper (Finn, Abbeel, Levine 2017, section 5.3).
 
 # %%
 # %matplotlib inline
 import os
-import tempfile
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
-from IPython.display import HTML
-from matplotlib.animation import FuncAnimation
+from progress_bar import progress  # a file beside this notebook
 
 import maml
-from benchmarks import estimators, navigation
-from benchmarks.harness import hardware
-from maml.rl.environment import rollout
-from maml.rl.losses import collector, policy_gradient
-from maml.rl.policies import gaussian_policy
-from tasks.rl.navigation import draw_goal, held_out_goals
-from tasks.rl.navigation import navigation as walks_to
+from maml import rl
 from tasks.rl.networks import GaussianMLP
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set
-SCRATCH = tempfile.TemporaryDirectory()  # runs are written here, and go when the kernel goes
-hardware.start(cache=not QUICK)  # the cores become devices that share out the tasks
+META_STEPS, EACH, TEST_GOALS = (4, 2, 8) if QUICK else (200, 10, 200)
+HORIZON, TRAJECTORIES, GOALS = 20, 20, 20
 
 # %% [markdown]
 # ## An environment is two functions of a task
 #
-# `reset(key, goal)` and `step(key, position, action, goal)`. The goal is an argument, so the map
-# over tasks is the same one as everywhere. Here is what a policy does that has learned nothing.
+# `reset` starts an episode and `step` goes on with it. Both are given the task, here the goal, as
+# an argument. The point starts in the middle and moves by at most 0.1 in each direction. Its reward
+# is minus the squared distance from the goal.
+
 
 # %%
-environment = walks_to()
-policy = gaussian_policy(GaussianMLP(2))
+def reset(key, goal):
+    position = jnp.zeros(2)
+    return position, position  # state, observation
+
+
+def step(key, position, action, goal):
+    position = position + 0.1 * jnp.clip(action, -1, 1)
+    reward = -jnp.sum((position - goal) ** 2)
+    return position, position, reward, jnp.asarray(False)  # the last says whether the episode ends
+
+
+def draw_goal(key):
+    return jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
+
+
+environment = rl.Environment(reset, step, actions=(2,))
+
+# %% [markdown]
+# ## A policy and its paths
+#
+# The policy is a network that maps the position to a normal distribution of the action. `rollout`
+# draws trajectories of it, all at once. An untrained policy wanders about.
+
+# %%
+policy = rl.gaussian_policy(GaussianMLP(2, widths=(64, 64), std=0.5))
 params = policy.init(jax.random.key(0), jnp.zeros(2))
-goal = held_out_goals()[1]
-counts = {"horizon": 100, "trajectories": 8}
-trajectories = rollout(environment, policy, params, goal, jax.random.key(1), **counts)
-figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
-for walk in trajectories.observation:
-    axes.plot(*walk.T, linewidth=0.8)
-axes.plot(0, 0, "ko")
-axes.plot(*goal, "*", color="tab:red", markersize=14)
-axes.set(title="eight walks of 100 steps", aspect="equal")
+
+
+@jax.jit
+def paths(params, goal, key):
+    counts = {"horizon": HORIZON, "trajectories": TRAJECTORIES}
+    return rl.rollout(environment, policy, params, goal, key, **counts).observation
+
+
+def draw_paths(axes, positions, goal, color):
+    for path in positions:
+        axes.plot(*path.T, color=color, linewidth=0.8, alpha=0.7)
+    axes.plot(*goal, "*", color="tab:red", markersize=13, markeredgecolor="white")
+    axes.set(aspect="equal", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), xlabel="x")
+
+
+goal = jnp.array([0.7, 0.4])
+figure, axes = plt.subplots(figsize=(3.4, 3.4), layout="constrained")
+draw_paths(axes, paths(params, goal, jax.random.key(1)), goal, "tab:gray")
+axes.set(title="twenty paths before any training", ylabel="y")
 plt.show()
 
 # %% [markdown]
-# ## A policy gradient is a loss
+# ## The policy gradient is a loss
 #
-# `policy_gradient` lets the policy act in the task, with the key of the call, and returns minus a
-# surrogate of its value. From there on nothing knows of reinforcement learning: the loss goes into
-# the same `maml`, and `train` and `evaluate` are those of the sinusoids. A few meta-steps of Adam:
+# With the advantages $A_t$ of the actions in some trajectories, the policy gradient is
+#
+# $$\nabla_\theta\, \mathbb{E}\Big[\sum_t r_t\Big] =
+# \mathbb{E}\Big[\sum_t A_t \nabla_\theta \log \pi_\theta(a_t \mid s_t)\Big].$$
+#
+# `rl.policy_gradient` is a loss with minus this gradient: it draws the trajectories, computes the
+# advantages, and is differentiated. So the three lines of the sine waves are those of
+# reinforcement learning too. Support and query set are both the goal, since the trajectories are
+# drawn on the way: for the support set before the inner step, for the query set after it.
 
 # %%
-collect = collector(environment, policy, **counts)
-loss = policy_gradient(collect, policy)
-algorithm, outer = maml.maml(loss, optax.sgd(0.5), inner_steps=1), optax.adam(1e-2)
+collect = rl.collector(
+    environment, policy, horizon=HORIZON, trajectories=TRAJECTORIES, normalise=False
+)
+loss = rl.policy_gradient(collect, policy)
 
 
 def sample(key):
     goal = draw_goal(key)
-    return maml.Episode(goal, goal)  # adapt in the task, and be judged in it
+    return maml.Episode(support=goal, query=goal)
 
 
-walks, steps = maml.batch_tasks(sample, num_tasks=4), 2 if QUICK else 60
-train = jax.jit(partial(maml.train, algorithm, outer, walks, meta_steps=steps))
-state, metrics = train(maml.init(algorithm, outer, params), jax.random.key(2))
-returns = metrics["query"]["return"]
-print(f"mean return after adaptation: {returns[0]:.1f} at first, {returns[-1]:.1f} at last")
-
-# %% [markdown]
-# ## In a trust region, with the settings of the paper's code
-#
-# The benchmark collects the walks once a meta-step, and takes TRPO's step on them: natural
-# gradient, line search, never further than a divergence of 0.01. Its evaluation is the paper's: 40
-# goals of a fixed seed, the rate halved from the second update on.
-
-# %%
-SMALL = {"meta_steps": 1, "steps_per_call": 1, "goals": 4, "horizon": 10, "width": 16}
-CHANGES = {"seeds": 1} | (SMALL if QUICK else {"meta_steps": 40})
+algorithm = maml.maml(loss, optax.sgd(0.3), inner_steps=1)
+optimizer = optax.adam(3e-3)
+tasks = maml.batch_tasks(sample, num_tasks=GOALS)
 
 
-def trained(preset):
-    config = replace(navigation.PRESETS[preset], **CHANGES)
-    result = navigation.main(replace(config, out=Path(SCRATCH.name) / preset))
-    return config, result.of_seed()
+def meta_train(algorithm):
+    @jax.jit
+    def train(state):
+        return maml.train(algorithm, optimizer, tasks, state, jax.random.key(2), EACH)
+
+    state, history = maml.init(algorithm, optimizer, params), []
+    for _ in progress(META_STEPS, EACH):
+        state, metrics = train(state)
+        history.append(jax.device_get(metrics))
+    return state.params, jax.tree.map(lambda *parts: np.concatenate(parts), *history)
 
 
-finn = trained("finn-2017")
-
-# %% [markdown]
-# ## The distance says where to, its square how far
-#
-# One update finds the direction, and then over- or undershoots. That is no lack of training:
-# however far the goal, the distance falls by one for each unit walked towards it, and so the
-# gradient of the reward says where to go and not how far. The gradient of the *squared* distance
-# does. The preset `best` adapts to minus the square of the reward it is paid, as it is, without
-# scaling it to deviation 1, and is still judged by the reward itself.
+learned, history = meta_train(algorithm)
 
 # %%
-best = trained("best")
-
-# %%
-goals = held_out_goals(3)
-figure, grid = plt.subplots(2, 3, figsize=(9, 6), sharex=True, sharey=True, layout="constrained")
-figure.suptitle("gray before, green after one update")
-for row, (config, learned), name in zip(grid, (finn, best), ("finn-2017", "best"), strict=True):
-    walked = jax.jit(partial(navigation.walks, config))(learned, goals)
-    for axes, place, updates in zip(row, goals, np.asarray(walked), strict=True):
-        for update, color in ((0, "lightgray"), (1, "tab:green")):
-            for walk in updates[update]:
-                axes.plot(*walk.T, color=color, linewidth=0.8)
-        axes.plot(*place, "*", color="tab:red", markersize=14, markeredgecolor="white")
-        axes.set(title=name, aspect="equal")
+figure, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
+for part, label in (("support", "before the inner step"), ("query", "after it")):
+    means = history[part]["return"].reshape(-1, EACH).mean(1)
+    axes.plot(EACH * (0.5 + np.arange(len(means))), means, label=label)
+axes.set(xlabel="meta-steps", ylabel=f"return of {HORIZON} steps\n(mean of {EACH * GOALS} goals)")
+axes.grid(alpha=0.3)
+axes.legend()
 plt.show()
 
 # %% [markdown]
-# The same, walking: gray before the update, green after it.
-
-# %%
-config, learned = best
-walked = np.asarray(jax.jit(partial(navigation.walks, config))(learned, goals[:1]))[0]
-figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
-axes.set(xlim=(-0.6, 0.6), ylim=(-0.6, 0.6), aspect="equal")
-axes.plot(*goals[0], "*", color="tab:red", markersize=14)
-dots = [axes.plot([], [], "o", color=color)[0] for color in ("gray", "tab:green")]
-
-
-def frame(time):
-    for dot, update in zip(dots, walked[:2], strict=True):
-        dot.set_data(*update[:, time].T)
-    axes.set_title(f"step {time}")
-    return dots
-
-
-moving = FuncAnimation(figure, frame, frames=min(25, walked.shape[2]), interval=120)
-plt.close(figure)
-HTML(moving.to_jshtml())
-
-# %% [markdown]
-# ## Which meta-gradient?
+# ## Before and after an update
 #
-# A surrogate's first derivative is the policy gradient, whichever it is. Adaptation is
-# differentiated, so its second derivative counts too, and there they differ. On a decision process
-# small enough the meta-gradient is known exactly:
+# Before an update the policy does not know the goal, and stays near the middle. One gradient step
+# from twenty such paths sends it on its way; two more correct the distance.
 
 # %%
-config = estimators.Estimators(
-    out=Path(SCRATCH.name), largest=6 if QUICK else 12, repeats=2 if QUICK else 8
-)
-estimators.main(config)
-plt.figure(figsize=(10, 5))
-plt.imshow(plt.imread(config.out / "estimators.png"))
-plt.axis("off")
+goals = jnp.array([[0.7, 0.4], [-0.8, 0.7], [-0.4, -0.8], [0.6, -0.6]])
+
+
+@partial(jax.jit, static_argnames="updates")
+def updated(params, goal, updates):
+    inner = algorithm.learner(params)
+    return maml.adapt(inner, goal, jax.random.key(3), inner_steps=updates)[0]
+
+
+figure, grid = plt.subplots(1, 4, figsize=(11, 3.2), sharey=True, layout="constrained")
+for axes, goal in zip(grid, goals, strict=True):
+    for updates, color in {0: "tab:gray", 1: "tab:green", 3: "tab:blue"}.items():
+        adapted = updated(learned, goal, updates)
+        draw_paths(axes, paths(adapted, goal, jax.random.key(4)), goal, color)
+grid[0].set_ylabel("y")
+figure.suptitle("twenty paths before any update (gray), after one (green), after three (blue)")
 plt.show()
 
 # %% [markdown]
-# `score function`, which MAML's code differentiates twice, settles on something else. The
-# likelihood ratio is off by a few per cent, and better than the exact ones as long as walks are
-# few: it takes the places that actions lead to for given, and so does not pay for their noise.
+# The same as arrows: what the policy does on average at each place.
+
+# %%
+places = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1.2, 1.2, 11)] * 2), -1).reshape(-1, 2)
+goal = goals[1]
+policies = {"before any update": learned, "after one update": updated(learned, goal, 1)}
+figure, grid = plt.subplots(1, 2, figsize=(7.5, 3.8), sharey=True, layout="constrained")
+for axes, (name, params_of) in zip(grid, policies.items(), strict=True):
+    mean = 0.1 * jnp.clip(policy.along(params_of, places).mean, -1, 1)
+    axes.quiver(*places.T, *mean.T, angles="xy", scale_units="xy", scale=0.5, color="tab:blue")
+    axes.plot(*goal, "*", color="tab:red", markersize=13)
+    axes.set(title=name, aspect="equal", xlabel="x")
+grid[0].set_ylabel("y")
+plt.show()
+
+# %% [markdown]
+# ## Is it the meta-training?
+#
+# A policy that is trained on all goals together, with `inner_steps=0`, takes the same updates. It
+# has learned what is right on average, to stay in the middle, and is slow to leave it.
+
+# %%
+joint, _ = meta_train(maml.maml(loss, optax.sgd(0.3), inner_steps=0))
+
+# %%
+test = maml.batch_tasks(sample, TEST_GOALS)(jax.random.key(5))
+
+
+@jax.jit
+def returns(params):
+    key = jax.random.key(6)
+    return maml.evaluate(algorithm.learner, loss, params, test, key, 3, chunk=20)[1]["return"]
+
+
+straight = [jnp.clip(test.query, -0.1 * t, 0.1 * t) for t in range(1, HORIZON + 1)]
+most = -sum(((places - test.query) ** 2).sum(1) for places in straight).mean()
+figure, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
+axes.axhline(most, color="gray", linestyle=":", label="straight to the goal")
+for name, start in {"MAML": learned, "trained on all goals": joint, "untrained": params}.items():
+    mean, ci95 = maml.mean_ci95(returns(start))
+    axes.errorbar(range(4), mean, ci95, fmt="o-", capsize=3, label=name)
+    numbers = ", ".join(f"{m:.1f} ± {c:.1f}" for m, c in zip(mean, ci95, strict=True))
+    print(f"{name}: return after 0, 1, 2, 3 updates {numbers}")
+print(f"straight to the goal: {most:.1f}")
+axes.set(xlabel="updates, each from twenty new paths", xticks=range(4))
+axes.set_ylabel(f"return of {HORIZON} steps\n({TEST_GOALS} goals, 95% interval)")
+axes.grid(alpha=0.3)
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# The squared distance matters. The gradient of the distance itself has the same length however far
+# away the goal is: it says where to go, but not how far. `docs/reinforcement-learning.md` measures
+# that, and outer steps in a trust region, `rl.trust_region`, for longer episodes. The intervals
+# here are over goals, for one meta-training each. Next:
+# [architecture search](05_architecture_search.ipynb).

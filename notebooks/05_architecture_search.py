@@ -14,19 +14,15 @@
 # ---
 
 # %% [markdown]
-#
-# %% [markdown]
 # # Architecture search
 #
-# A controller draws an architecture token by token, is told how good it is, and follows the policy
-# gradient. Does it find better ones than chance? Every network of MAML-Bench has been meta-trained
-# three times on Omniglot's small alphabets, so a search takes a table's time and can be run often
-# enough to know.
+# Which network is best is itself something to be learned. A *search strategy* proposes a network,
+# is told its reward, and proposes the next one. Three strategies are compared here: chance,
+# evolution, and a controller that learns by policy gradient (Zoph, Le 2017).
 
 # %%
 # %matplotlib inline
 import os
-import tempfile
 from pathlib import Path
 
 import jax
@@ -35,94 +31,197 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from benchmarks import architecture_search, maml_bench
-from benchmarks.search import children, drawing, figures, tables, tabulated
-from maml.search import entropy, factorised_policy, reinforce, search
-from tasks.architectures.tabular import lookup
+import maml
+from maml import search
+from tasks.architectures.tabular import lookup, maml_bench
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set
-SCRATCH = tempfile.TemporaryDirectory()  # runs are written here, and go when the kernel goes
+RUNS, CHILDREN = (10, 40) if QUICK else (500, 200)
 
 # %% [markdown]
-# ## A space and a table
+# ## A search space
 #
-# A space is how many options each token has, and a mask over the options of the next token given
-# those before: what must not be has probability zero, and nothing is drawn and thrown away.
+# An architecture is a row of *tokens*, and a space says how many options each token has. Here it is
+# a network of two convolutions, of which the second reads the first or the image: seven tokens, 648
+# networks. (A space may also forbid combinations, with a function `allowed(tokens, position)`.)
 
 # %%
-ROOT = next(path for path in (Path.cwd(), *Path.cwd().parents) if (path / "results").exists())
-CONFIG = architecture_search.Search(
-    space="maml-bench",
-    table=ROOT / maml_bench.TABLE,
-    children=100,
-    runs=10 if QUICK else 300,
-    out=Path(SCRATCH.name),
+OPTIONS = {
+    "filter height 1": (1, 3, 5),
+    "filter width 1": (1, 3, 5),
+    "filters 1": (4, 8),
+    "reads layer 1": ("no", "yes"),
+    "filter height 2": (1, 3, 5),
+    "filter width 2": (1, 3, 5),
+    "filters 2": (4, 8),
+}
+space = search.Space(tuple(len(options) for options in OPTIONS.values()))
+for number in range(3):
+    tokens = search.random_architecture(space, jax.random.key(number))
+    print(tokens, *(options[t] for options, t in zip(OPTIONS.values(), tokens, strict=True)))
+
+# %% [markdown]
+# ## A reward
+#
+# The reward is the accuracy of the network on held-out characters of Omniglot, after a short
+# meta-training. All 648 networks have been trained before, three times each, so that a reward can
+# be looked up. Hundreds of searches then take seconds, enough to tell skill from luck. The other
+# two trainings are tested on yet other characters, and no search is told of them: they say how good
+# the network really is that a search has found.
+
+# %%
+table = maml_bench(Path("../results/maml-bench/table.npz"))
+rewards = 100 * table.rewards.reshape(space.choices)  # without the tokens that have one option
+tested = 100 * table.reported.reshape(space.choices)
+
+
+def reward(tokens, key):
+    return lookup(rewards, tokens)
+
+
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(11, 3.4), width_ratios=(1, 1.6), layout="constrained"
 )
-table, _ = tabulated.read_table(CONFIG)
-rewards = np.asarray(table.rewards)
-print(f"tokens with {table.space.choices} options")
-print(f"{np.isfinite(rewards).sum()} architectures, the best rewards {np.nanmax(rewards):.4f}")
-figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-axes.hist(100 * rewards[np.isfinite(rewards)], bins=100)
-axes.set(xlabel="reward: accuracy on held-out classes, %", ylabel="architectures")
+left.hist(rewards.ravel(), bins=40)
+left.set(xlabel="accuracy on held-out characters, %", ylabel="networks")
+place, ticks = 0, {}
+for axis, (name, options) in enumerate(OPTIONS.items()):
+    means = np.moveaxis(np.asarray(rewards), axis, 0).reshape(len(options), -1).mean(1)
+    places = place + np.arange(len(options))
+    right.plot(places, means, "o-")
+    title = name.replace(" ", "\n", 1)
+    right.text(places.mean(), 47, title, ha="center", va="top", fontsize="small")
+    ticks |= dict(zip(places, options, strict=True))
+    place = places[-1] + 2
+right.set_xticks(list(ticks), list(ticks.values()), fontsize="small")
+right.set(ylabel="mean accuracy, %", title="mean of all networks with an option", ylim=(37, 48))
 plt.show()
 
 # %% [markdown]
-# ## One search
+# ## Three strategies
 #
-# REINFORCE with a table of logits, one child at a time. The state is arrays alone, and the whole
-# search is one jitted scan. What the controller has learned are its probabilities.
+# *Evolution* changes one token of the best of three networks from the latest ten. The *policy
+# gradient* has a table of logits, a row for each token, and with a moving average $b$ of the
+# rewards it follows
+#
+# $$\nabla_\theta\, \mathbb{E}[R] = \mathbb{E}\big[(R - b)\, \nabla_\theta \log \pi_\theta(
+# \text{tokens})\big].$$
 
 # %%
-policy = factorised_policy(table.space)
-strategy = reinforce(policy, optax.adam(0.05))
-key = jax.random.key(1)
+policy = search.factorised_policy(space)
+strategies = {
+    "random search": search.random_search(space),
+    "evolution": search.evolution(space, population=10, sample=3),
+    "policy gradient": search.reinforce(policy, optax.adam(0.05)),
+}
+
+# %% [markdown]
+# A search is a function of arrays, `search.search`. So `vmap` makes hundreds of it, each with a
+# random key of its own.
+
+# %%
+keys = jax.random.split(jax.random.key(0), RUNS)
+statistics = {}
+for name, strategy in strategies.items():
+
+    def run(key, strategy=strategy):
+        init_key, key = jax.random.split(key)
+        return search.search(strategy, reward, strategy.init(init_key), key, CHILDREN)[1]
+
+    statistics[name] = jax.jit(jax.vmap(run))(keys)
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+window = 20
+for name, history in statistics.items():
+    best = jax.lax.cummax(history.rewards, axis=1)
+    recent = history.rewards.reshape(RUNS, -1, window).mean(2)
+    places = window * (0.5 + np.arange(CHILDREN // window))
+    for axes, at, values in ((left, np.arange(1, CHILDREN + 1), best), (right, places, recent)):
+        mean, ci95 = maml.mean_ci95(values)
+        axes.plot(at, mean, label=name)
+        axes.fill_between(at, mean - ci95, mean + ci95, alpha=0.2)
+left.axhline(rewards.max(), color="gray", linestyle=":", label="best of the table")
+left.set(ylabel="best reward so far, %", title=f"the best network ({RUNS} runs, 95% interval)")
+right.set(ylabel="reward, %", title=f"{window} networks in a row, on average")
+for axes in (left, right):
+    axes.set_xlabel("networks tried")
+    axes.grid(alpha=0.3)
+left.legend()
+plt.show()
+
+# %% [markdown]
+# The controller proposes better and better networks, evolution goes on trying bad neighbours of
+# good ones, and chance learns nothing. How good is the network that a search ends with?
+
+
+# %%
+def interval(values):
+    return "{:.1f} ± {:.1f} %".format(*maml.mean_ci95(values))
+
+
+test_accuracy = {}
+for name, history in statistics.items():
+    winners = history.tokens[jnp.arange(RUNS), history.rewards.argmax(1)]
+    test_accuracy[name] = jax.vmap(lambda tokens: lookup(tested, tokens))(winners)
+    print(f"{name}: best reward {interval(history.rewards.max(1))},", end=" ")
+    print(f"its test accuracy {interval(test_accuracy[name])}")
+print(f"all networks: mean reward {rewards.mean():.1f} %, mean test accuracy {tested.mean():.1f} %")
+for name in ("evolution", "policy gradient"):
+    print(
+        f"{name} minus random search:",
+        interval(test_accuracy[name] - test_accuracy["random search"]),
+    )
+
+# %% [markdown]
+# On the test the policy gradient stays ahead of random search, but by much less than in the
+# rewards. One short training is a noisy reward, and whoever takes the largest of 200 rewards also
+# takes a lucky one. Random search is a baseline that every search should be compared with.
+
+# %% [markdown]
+# ## The controller makes up its mind
+#
+# One search, in pieces of five networks: the state is arrays, and with the same key the pieces are
+# the same as one long search. Each panel is a token, and each shade one of its options: the height
+# of a shade is its probability.
+
+# %%
+strategy, key = strategies["policy gradient"], jax.random.key(1)
 
 
 @jax.jit
-def run(state):
-    def reward(tokens, key):
-        return lookup(table.rewards, tokens)
-
-    return search(strategy, reward, state, key, 400)
+def go_on(state):
+    state, history = search.search(strategy, reward, state, key, 5)
+    return state, jnp.exp(policy.log_probs(state.strategy_state.params, history.tokens[0]))
 
 
-state, history = run(strategy.init(key))
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
-left.plot(100 * history.rewards, ".", alpha=0.5)
-left.set(xlabel="child", ylabel="reward, %")
-best = history.tokens[jnp.argmax(history.rewards)]
-chances = jnp.exp(policy.log_probs(state.strategy_state.params, best))
-right.imshow(chances, cmap="Blues", vmin=0, vmax=1)
-right.plot(best, range(len(best)), "r*")
-right.set(xlabel="option", ylabel="token", title="what it has learned, and its best child")
+state = strategy.init(key)
+probabilities = [jnp.exp(policy.log_probs(state.strategy_state.params, jnp.zeros(7, int)))]
+for _ in range(2 * CHILDREN // 5):
+    state, now = go_on(state)
+    probabilities.append(now)
+probabilities = np.stack(probabilities)  # [piece, token, option]
+
+tried = 5 * np.arange(len(probabilities))
+figure, grid = plt.subplots(1, 7, figsize=(12, 2.8), sharey=True, layout="constrained")
+for token, (axes, (name, options)) in enumerate(zip(grid, OPTIONS.items(), strict=True)):
+    bands = probabilities[:, token, : len(options)].T
+    axes.stackplot(tried, bands, colors=plt.cm.Blues(np.linspace(0.3, 0.85, len(options))))
+    heights = bands[:, -1].cumsum() - bands[:, -1] / 2
+    for height, band, option in zip(heights, bands[:, -1], options, strict=True):
+        if band > 0.1:
+            axes.text(0.95 * tried[-1], height, option, color="white", ha="right", va="center")
+    axes.set(xlim=(0, tried[-1]), ylim=(0, 1))
+    axes.set_title(name, fontsize="small")
+grid[0].set_ylabel("probability")
+grid[3].set_xlabel("networks tried")
 plt.show()
-macro = children.macro_config(maml_bench.Bench())
-display(drawing.draw_graphs(CONFIG.out, [drawing.network_graph(macro, best)]))
-print(f"entropy: {entropy(policy.log_probs(state.strategy_state.params, best)):.2f} nats a child")
+
+best = probabilities[-1].argmax(1)
+for (name, options), token in zip(OPTIONS.items(), best, strict=True):
+    print(f"{name}: {options[token]}", end=", ")
+print(f"reward {rewards[tuple(best)]:.1f} %, test accuracy {tested[tuple(best)]:.1f} %")
 
 # %% [markdown]
-# ## Many searches
-#
-# The same program, mapped over runs, for chance, evolution, REINFORCE and NASNet's PPO. Of each
-# run, the child with the best reward is reported by another training of it.
-
-# %%
-compared = architecture_search.strategies(CONFIG, table.space)
-outcome = tabulated.measure(CONFIG, compared, table)
-rewards, statistics = architecture_search.describe_outcome(CONFIG, outcome)
-about = {"space": CONFIG.space, "dataset": "omniglot", "children": 100, "runs": CONFIG.runs}
-tables.show(about | {"policy": CONFIG.policy, "device": str(jax.devices()[0])} | statistics)
-
-# %%
-display(figures.draw_running_mean(CONFIG.out, rewards))
-display(figures.draw_top_means(CONFIG.out, rewards))
-
-# %% [markdown]
-# What a policy gradient learns shows in the mean of what it samples and in the mean of its best 25,
-# much less in the single best: random search is a hard baseline. `docs/architecture-search.md` has
-# hundreds of runs of other tables, and what the field has found out about itself.
-
-# %%
-for name in ("evolution", "reinforce", "ppo"):
-    assert statistics["mean_last_fifth"][name] > statistics["mean_last_fifth"]["random"]
+# A reward that trains a network is a Python function, and `search.search_on_host` runs the same search with
+# it, on devices side by side or on a cluster: see `docs/guides/own-search-space.md`. Next:
+# [networks that are trained already](06_trained_weights.ipynb).

@@ -44,7 +44,9 @@ def test_the_site_is_built_and_loads_nothing_from_a_network(site):
     assert [
         (page, LOADED.findall(text)) for page, text in pages.items() if LOADED.search(text)
     ] == []
-    assert "<math" in pages["notebooks/01_maml_from_scratch.html"]
+    first = pages["notebooks/01_maml_from_scratch.html"]
+    assert "<math" in first and 'href="02_sinusoid.html"' in first
+    assert not any('.ipynb"' in text for text in pages.values())
 
 
 @pytest.mark.parametrize("module", ["maml", "maml.rl", "maml.search"])
