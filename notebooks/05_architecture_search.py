@@ -222,6 +222,7 @@ for (name, options), token in zip(OPTIONS.items(), best, strict=True):
 print(f"reward {rewards[tuple(best)]:.1f} %, test accuracy {tested[tuple(best)]:.1f} %")
 
 # %% [markdown]
-# A reward that trains a network is a Python function, and `search.search_on_host` runs the same search with
-# it, on devices side by side or on a cluster: see `docs/guides/own-search-space.md`. Next:
+# A reward that trains a network is a Python function, and `search.search_on_host` runs the same
+# search with it, on devices side by side or on a cluster: see `docs/guides/own-search-space.md`.
+# Next:
 # [networks that are trained already](06_trained_weights.ipynb).
