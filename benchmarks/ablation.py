@@ -3,7 +3,7 @@
 Meta-trains with all components, with all but one, and with none, and reports the accuracy that each
 of them gains.
 
-    python -m benchmarks.ablation --data FOLDER     # half an hour for each seed
+    python -m benchmarks.ablation --data FOLDER     # ten minutes for each seed on one core
 
 With three inner steps and two tasks in a meta-step, two cores can train all runs; so the numbers
 are to be compared with each other, not with the tables of papers. Finished runs are not repeated,

@@ -215,7 +215,7 @@ def study(
     def sample(key: RandomKey) -> PyTree:
         return jax.vmap(problem.draw)(jax.random.split(key, config.meta_batch))
 
-    def follow(metrics: Metrics) -> dict[str, Array]:
+    def select_metrics(metrics: Metrics) -> dict[str, Array]:
         after = metrics["query"]["return"]
         before = metrics["support"]["return"][..., 0] if steps else after
         return {"before": before, "after": after}
@@ -234,7 +234,7 @@ def study(
         start,
         outer_steps.outer_step(episode, improve, **options),
         sample,
-        follow,
+        select_metrics,
         bar_metrics=("before", "after"),
         score=lambda means: means["after"],
         evaluate=evaluate_split,

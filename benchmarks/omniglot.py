@@ -4,7 +4,7 @@ Meta-trains on episodes of Omniglot, or of characters from fonts, and reports th
 classes after each inner step.
 
     python -m benchmarks.omniglot --data FOLDER            # Omniglot; see tasks/omniglot.py
-    python -m benchmarks.omniglot --dataset glyphs         # needs no data and no network
+    python -m benchmarks.omniglot --preset glyphs-5-way-1-shot    # characters of fonts, no data
     python -m benchmarks.omniglot --model cells --tokens 0,1,2,3,0,... --copies 2 --features 16
 
 Without `--data`, the Omniglot of tensorflow-datasets is used, or downloaded. To be reached with the

@@ -16,9 +16,9 @@
 # %% [markdown]
 # # Characters
 #
-# Here are five characters of an alphabet that you have never seen, one drawing of each. Which of
-# them is the sixth drawing? People find this easy. A network finds it hard, unless it has learned
-# from other alphabets how to learn a character. Three ways of doing so are compared: MAML, ANIL
+# Here are five characters that you have never seen, one drawing of each. Which of them is the
+# sixth drawing? People find this easy. A network finds it hard, unless it has learned from other
+# characters how to learn a character. Three ways of doing so are compared: MAML, ANIL
 # and prototypes.
 
 # %%

@@ -184,7 +184,7 @@ goal = goals[1]
 policies = {"before any update": learned, "after one update": updated(learned, goal, 1)}
 figure, grid = plt.subplots(1, 2, figsize=(7.5, 3.8), sharey=True, layout="constrained")
 for axes, (name, params_of) in zip(grid, policies.items(), strict=True):
-    mean = 0.1 * jnp.clip(policy.along(params_of, places).mean, -1, 1)
+    mean = 0.1 * jnp.clip(policy.apply_sequence(params_of, places).mean, -1, 1)
     axes.quiver(*places.T, *mean.T, angles="xy", scale_units="xy", scale=0.5, color="tab:blue")
     axes.plot(*goal, "*", color="tab:red", markersize=13)
     axes.set(title=name, aspect="equal", xlabel="x")

@@ -383,7 +383,7 @@ def test_a_stack_of_tokens_of_another_space_is_refused():
         Stack(CELLS, (2,) + (0,) * 19, 3).init(KEY, jnp.zeros((2, 7, 7, 1)))
 
 
-@pytest.mark.parametrize("chosen", ["fomaml", "protonet"])
+@pytest.mark.parametrize("chosen", ["protonet", pytest.param("fomaml", marks=pytest.mark.slow)])
 def test_cells_that_were_found_are_meta_trained_as_every_other_model_is(chosen):
     """In the benchmark, on larger images, each copy with weights of its own."""
     tokens = "0,1,2,5,1,1,0,4,1,0"

@@ -74,7 +74,10 @@ def test_a_run_is_not_written_over(glyphs, glyph_run):
         omniglot.main(glyphs)
 
 
-@pytest.mark.parametrize("algorithm", ["fomaml", "anil", "boil", "meta_sgd", "reptile", "imaml"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("fomaml", "boil", "meta_sgd")]
+
+
+@pytest.mark.parametrize("algorithm", ["anil", "reptile", "imaml", *SLOW])
 def test_every_algorithm_learns_every_layer(glyphs, algorithm, tmp_path):
     change = {"algorithm": algorithm, "model": "fully-connected", "out": tmp_path / "run"}
     config = replace(glyphs, inner_steps=2, inner_rate=0.5, val_tasks=0, **change)
@@ -128,9 +131,7 @@ def test_ctrl_c_ends_with_the_evaluation_of_what_was_learned(waves, monkeypatch,
 
 def test_a_gradient_that_stays_broken_ends_the_run_and_says_since_when_and_where(waves):
     config = replace(waves, inner_rate=1e30, patience=3)
-    with pytest.raises(
-        FloatingPointError, match=r"not finite since step 0, in .*Dense_0'\]\['bias"
-    ):
+    with pytest.raises(FloatingPointError, match=r"not finite since step 0, in .*Dense_0/bias"):
         supervised.run(sinusoid.experiment(config), config)
     assert [line["skipped"] for line in read(waves.out / "log.jsonl")] == [[2], [4]]
 

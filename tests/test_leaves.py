@@ -53,7 +53,8 @@ def test_leaves_without_a_derivative_stay_as_they_are_and_do_not_disturb(name):
     assert params["count"] == 0 and params["chosen"].all()
     assert jax.random.key_data(params["key"]).tolist() == [0, 5]
     alone = trained({"w": W, "count": jnp.zeros(())}, loss)
-    np.testing.assert_allclose(params["w"], getattr(alone.params, "params", alone.params)["w"])
+    expected = getattr(alone.params, "params", alone.params)["w"]
+    np.testing.assert_allclose(params["w"], expected, rtol=1e-6)  # a few roundings in float32
 
 
 def test_a_leaf_without_a_derivative_is_named_where_it_is_told_to_adapt():

@@ -106,6 +106,7 @@ def test_omniglot_is_1623_characters_by_20_drawers_in_two_colours(omniglot28):
     assert omniglot28.images.mean() / 255 == pytest.approx(0.081, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_antialiased_omniglot_has_as_much_ink_in_grey(real, tmp_path):
     images = load(real, resize="antialias", cache=tmp_path).images
     assert images.mean() / 255 == pytest.approx(0.083, abs=2e-3)

@@ -87,7 +87,7 @@ def test_the_metrics_are_those_of_the_last_step(task):
     assert_equal(metrics["query"], plain["query"])
 
 
-@pytest.mark.parametrize("mesh", [None, 2])
+@pytest.mark.parametrize("mesh", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_the_order_is_annealed_at_its_meta_step(mesh):
     """One meta-step of first order, then of second, in one program; also over devices."""
     whole = problem("support")

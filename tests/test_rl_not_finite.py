@@ -286,7 +286,10 @@ MDP = tabular.TabularMDP(jnp.full((2, 1, 2), 0.5), jnp.zeros((2, 1)))
         (lambda: advantages(drawn(reward=None)), "rewards must be real numbers .* got None"),
         (lambda: advantages(drawn(alive=jnp.ones((2, 2)))), "alive must be bools"),
         (lambda: advantages(drawn(observation=())), "observations must be arrays of numbers"),
-        (lambda: judged(seen=drawn(observation=jax.random.split(KEY, (2, 2)))), "of numbers .*key"),
+        (
+            lambda: judged(trajectories=drawn(observation=jax.random.split(KEY, (2, 2)))),
+            "of numbers .*key",
+        ),
         (lambda: undiscounted_returns(None), "must be Trajectories"),
         (lambda: episode_returns(None, 1), "must be Trajectories"),
         (lambda: inner(lambda reward: "a"), "inner_reward must return real numbers; got 'a'"),

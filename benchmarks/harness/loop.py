@@ -102,7 +102,7 @@ def train(
         The states after, the number of meta-steps taken, and the seconds of compiling and training.
 
     Raises:
-        FloatingPointError: training met trouble; the log says since when.
+        FloatingPointError: training failed; the log says since when.
         ValueError: the run that is to be resumed cannot go on; nothing of it has changed.
         SystemExit: the process was asked to end, and did so after a checkpoint.
     """
@@ -203,12 +203,12 @@ def observe(
         latest.append(f"{share:.1%} of the tasks left out")
     if study.count_skipped and any(skipped := [study.count_skipped(state) for state in one_each]):
         line["skipped"] = skipped
-    trouble = None
+    failure = None
     for place, state in reversed([*enumerate(one_each)]):
         of_seed = {name: values[place] for name, values in numbers.items()}
         if reason := study.failure(state, of_seed, done - config.steps_per_call):
-            trouble = f"seed {config.seed + place}: {reason}"
-    return Progress(line, ", ".join(latest), score, trouble)
+            failure = f"seed {config.seed + place}: {reason}"
+    return Progress(line, ", ".join(latest), score, failure)
 
 
 def seed_keys(config: Run) -> RandomKey:

@@ -17,7 +17,7 @@ class Run:
     preset: str
     """Name of a set of defaults for all other options."""
     algorithm: str
-    """Algorithm."""
+    """Algorithm that is meta-trained."""
     seed: int = 0
     """Random seed of initialisation and meta-training. The tasks of an evaluation never change."""
     seeds: int = 1

@@ -50,7 +50,7 @@ def run(study: Study, config: Run) -> Result:
 
     Raises:
         ValueError: the folder holds a run, or another one than is to be resumed.
-        FloatingPointError: training met trouble; the log says since when.
+        FloatingPointError: training failed; the log says since when.
     """
     states = first_states(study, config)  # refuses what it must before there is a folder
     out = folders.run_folder(study.name, config)

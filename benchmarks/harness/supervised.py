@@ -72,10 +72,10 @@ def study(experiment: Experiment, config: Config) -> Study:
     def start(key: RandomKey) -> MetaState:
         return maml.init(experiment.algorithm, optimizer, experiment.init(key))
 
-    def follow(metrics: Metrics) -> dict[str, jax.Array]:
+    def select_metrics(metrics: Metrics) -> dict[str, jax.Array]:
         return {"loss": metrics["loss"], **metrics["query"]}
 
-    def trouble(state: MetaState, numbers: dict[str, np.ndarray], before: int) -> str | None:
+    def failure(state: MetaState, numbers: dict[str, np.ndarray], before: int) -> str | None:
         _, row, leaves = maml.skip_report(state.opt_state)
         if row < config.patience:
             return None
@@ -89,13 +89,13 @@ def study(experiment: Experiment, config: Config) -> Study:
         start,
         partial(maml.meta_step, experiment.algorithm, optimizer, **layout._asdict()),
         maml.batch_tasks(experiment.samplers["train"], config.meta_batch),
-        follow,
+        select_metrics,
         bar_metrics=(headline,),
         score=lambda means: -means["loss"],
         evaluate=lambda params, split: _by_step(evaluate(experiment, config, params, split)),
         headline=(headline, min(config.inner_steps, config.eval_steps)),
         facts={**experiment.facts, "precision": experiment.precision, "tasks": config.eval_tasks},
-        failure=trouble,
+        failure=failure,
         devices=f"{layout}, in {experiment.precision}",
         count_skipped=lambda state: maml.skip_report(state.opt_state)[0],
         higher_is_better=experiment.higher_is_better,
