@@ -6,10 +6,11 @@ Meta-trains a policy that adapts within the budget of a task, and reports its re
     python -m benchmarks.bandits --preset mdp-25               # 25 episodes of 10 steps
     python -m benchmarks.bandits --preset bandit-100-10 --algorithm rl2
 
-The budget N is divided into equal batches, one before each update and one after the last, and all
-of them count. Rows 0, 1, ... are the mean reward of a pull after that number of updates; `total` is
-the reward of all N pulls; `at the last rate` is N times the mean reward of the last batch, as if
-adaptation were free. Those of decision processes are fractions of the reward of the best policy.
+The budget N is divided into equal batches, one before each inner step and one after the last, and
+all of them count. Rows 0, 1, ... are the mean reward of a pull after that number of inner steps;
+`total` is the reward of all N pulls; `at the last rate` is N times the mean reward of the last
+batch, as if adaptation were free. Those of decision processes are fractions of the reward of the
+best policy.
 
 To be reached (Mishra et al. 2018, tables 3 and 4, which do not say how MAML spends its budget, so
 both readings are compared): 67.1, 70.1 and 70.3 for 100 pulls of 5, 10 and 50 arms; 0.563 and 0.591
@@ -154,8 +155,8 @@ def study(config: Bandits) -> Study:
 
             return map_tasks(episodes, meta_params, tasks, key, chunk=100)
         learner, loss = evaluation_learner(rl_problem, config)
-        episode, updates = maml.Episode(tasks, tasks), config.inner_steps
-        return maml.evaluate(learner, loss, meta_params, episode, key, updates)[1]["return"]
+        episode, steps = maml.Episode(tasks, tasks), config.inner_steps
+        return maml.evaluate(learner, loss, meta_params, episode, key, steps)[1]["return"]
 
     def evaluate(meta_params: MetaParams, key: RandomKey) -> dict[str, dict[str, Array]]:
         draw_key, key = jax.random.split(key)

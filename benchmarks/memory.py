@@ -1,20 +1,17 @@
 """Memory and time of the meta-gradient, by its mode and the number of inner steps.
 
-Compiles and times one meta-gradient in each mode, prints a table for each model, and draws memory
-and time over the inner steps.
+Compiles and times one meta-gradient in each mode, prints tables, and draws memory and time.
 
     python -m benchmarks.memory
     python -m benchmarks.memory --model transformer --steps 1 5 --text FILE --out FOLDER
 
 The modes are Hessian-vector products in reverse or forward mode, each with or without
 rematerialisation, which give the same meta-gradient, and first-order and implicit MAML, which give
-others. The models are `conv4`, on an episode of glyphs, and `transformer`, a language model on a
-random Markov chain or on the text of a file.
+others. The models are `conv4`, on glyphs, and `transformer`, on a random Markov chain or a text.
 
-Memory is what XLA allocates for the compiled program besides arguments, outputs and code. Programs
-with the same number of inner steps are compared in one run and then timed in turn; medians are
-reported. A program that needs more memory than is free is compiled but not run. To be reached: with
-rematerialisation, K inner steps need the memory of about 2 sqrt(K).
+Memory is what XLA allocates for the compiled program besides arguments, outputs and code. Times are
+medians of runs in turn. A program that needs more memory than is free is compiled but not run. To
+be reached: with rematerialisation, K inner steps need the memory of about 2 sqrt(K).
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +53,7 @@ LINES = dict(zip(MODES, ("o-", "s-", "^--", "v--", "D:", "x:"), strict=True))
 # eps_root keeps the derivative of Adam finite where the gradient is 0: at tokens that do not occur.
 OPTIMIZERS = {"sgd": (optax.sgd, 0.05), "adam": (partial(optax.adam, eps_root=1e-6), 1e-3)}
 STRENGTH = 2.0  # regularisation of implicit MAML
-SIZES = ("temp", "argument", "output", "generated_code")
+SIZES = "temp", "argument", "output", "generated_code"
 RATIOS = {"memory_ratio": "temp_bytes", "time_ratio": "seconds"}
 
 

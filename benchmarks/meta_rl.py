@@ -77,13 +77,13 @@ class MetaRL(Run):
         check_used(self, ("outer_rate",), self.outer != "trpo", "outer promp and adam")
         check_used(self, ("epochs", "clip", "kl_coef"), self.outer == "promp", "outer promp")
 
-    def check_steps(self, tasks: int, trajectories: int, updates: int) -> None:
+    def check_steps(self, tasks: int, trajectories: int, inner_steps: int) -> None:
         """Refuses more steps of the environment at once than memory can hold.
 
         Raises:
             ValueError: There are too many steps; the message has their size.
         """
-        steps = tasks * trajectories * self.horizon * (updates + 1)
+        steps = tasks * trajectories * self.horizon * (inner_steps + 1)
         fewer = "the tasks, the trajectories, the horizon or the inner steps"
         check_size(NUMBERS_OF_A_STEP * steps, "the trajectories of a batch", fewer)
 
@@ -132,7 +132,7 @@ class RLProblem(NamedTuple):
 def algorithm(config: MetaRL, loss: LossFn, *, evaluating: bool = False) -> maml.Algorithm:
     """The configured algorithm; in an evaluation, policies trained without adaptation adapt too.
 
-    There, updates beyond those of meta-training have half the learning rate, as in MAML's code.
+    There, inner steps beyond those of meta-training have half the learning rate, as in MAML's code.
     """
 
     def sgd(rate: float) -> optax.GradientTransformation:

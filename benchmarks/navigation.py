@@ -1,14 +1,14 @@
 """2D navigation by meta-reinforcement learning (Finn et al. 2017, section 5.3 and figure 4).
 
 Meta-trains a policy that walks to a goal which it cannot see, and reports the return on test goals
-before adaptation and after each policy-gradient update.
+before adaptation and after each inner step, a policy-gradient step on the trajectories of a task.
 
     python -m benchmarks.navigation                       # settings of the paper's code; 3 minutes
     python -m benchmarks.navigation --preset best         # our best settings
     python -m benchmarks.navigation --algorithm oracle    # a policy that sees the goal
     python -m benchmarks.navigation --preset corners      # sparse rewards, which need exploration
 
-To be reached: returns of -40.41, -11.68, -3.33 and -3.23 after 0, 1, 2 and 3 updates on 40 test
+To be reached: returns of -40.41, -11.68, -3.33 and -3.23 after 0, 1, 2 and 3 inner steps on 40 test
 goals, and -2.29 by the oracle. They are means over the trajectories that finish first, as in the
 paper's sampler (`finished_return`); the mean return of all trajectories is reported too.
 """
@@ -65,8 +65,8 @@ class Navigation(MetaRL):
     eval_trajectories: int = 40
     """Number of trajectories in each batch of the evaluation."""
     eval_steps: int = 4
-    """Number of updates in the evaluation; those beyond `inner_steps` have half the learning rate.
-    For rl2, the number of episodes before the last one of a trial."""
+    """Number of inner steps in the evaluation; those beyond `inner_steps` have half the learning
+    rate. For rl2, the number of episodes before the last one of a trial."""
 
     @property
     def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -100,7 +100,7 @@ FINN = Navigation(
     steps_per_call=10,
     horizon=100,
 )
-PUBLISHED = {"MAML, 0 updates": -40.41, "MAML, 1 update": -11.68, "oracle": -2.29}
+PUBLISHED = {"MAML, 0 inner steps": -40.41, "MAML, 1 inner step": -11.68, "oracle": -2.29}
 BEST = replace(
     FINN,
     preset="best",
@@ -168,8 +168,8 @@ def study(config: Navigation) -> Study:
 
             returns = map_tasks(episodes, meta_params, goals, key, **options)
             return {"returns": values_by_step(returns)}
-        tasks, updates = maml.Episode(goals, goals), config.eval_steps
-        metrics = maml.evaluate(learner, metric, meta_params, tasks, key, updates, **options)
+        tasks, steps = maml.Episode(goals, goals), config.eval_steps
+        metrics = maml.evaluate(learner, metric, meta_params, tasks, key, steps, **options)
         return {name: values_by_step(values) for name, values in metrics.items()}
 
     when = str(min(config.eval_steps, 1))
@@ -181,8 +181,8 @@ def study(config: Navigation) -> Study:
 
 def walks(
     config: Navigation, meta_params: MetaParams, goals: Float[Array, "goal 2"]
-) -> Float[Array, "goal update trajectory time 2"]:
-    """Positions on the way to goals after 0, 1, ... updates, NaN where an episode has ended."""
+) -> Float[Array, "goal step trajectory time 2"]:
+    """Positions on the way to goals after 0, 1, ... inner steps, NaN where an episode has ended."""
     environment, policy, *_ = rl_problem = problem(config)
     learner, _ = evaluation_learner(rl_problem, config, config.eval_trajectories)
     counts = {"horizon": config.horizon, "trajectories": 6}

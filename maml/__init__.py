@@ -7,7 +7,7 @@ from maml.closed_form import R2D2, protonet, r2d2
 from maml.ensembles import ensemble, mixture
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
-from maml.finite import clip_by_global_norm, skip_nonfinite, skip_report
+from maml.finite import SkipReport, clip_by_global_norm, skip_nonfinite, skip_report
 from maml.first_order import Reptile, fomaml, keep_inner_state, reptile
 from maml.gradients import task_gradient
 from maml.hvp import Hvp
@@ -51,6 +51,7 @@ __all__ = [
     "Query",
     "Reptile",
     "Sampler",
+    "SkipReport",
     "adapt",
     "anil",
     "batch_normalise",

@@ -69,12 +69,9 @@ def check_number(
     """
     if isinstance(value, Tracer):
         return
-    if (
-        _is_real(value)
-        and math.isfinite(value)
-        and above < value < below
-        and least <= value <= most
-    ):
+    # By numpy: within jit, even a comparison of a concrete jax.Array would be traced.
+    number = np.asarray(value)[()] if _is_real(value) else math.nan
+    if math.isfinite(number) and above < number < below and least <= number <= most:
         return
     bounds = {">": above, ">=": least, "<": below, "<=": most}
     given = [f"{sign} {bound}" for sign, bound in bounds.items() if abs(bound) < math.inf]

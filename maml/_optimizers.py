@@ -16,6 +16,7 @@ import optax
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from maml._leaves import is_inexact
 from maml._updates import init_state, update
 
 MATRIX = np.ones((2, 2), np.float32)
@@ -73,7 +74,7 @@ def check_opt_state(
     trees = opt_state, expected
     if jax.tree.structure(opt_state) != jax.tree.structure(expected) or any(
         jnp.shape(leaf) != other.shape
-        or jnp.issubdtype(leaf.dtype, jnp.inexact) != jnp.issubdtype(other.dtype, jnp.inexact)
+        or is_inexact(leaf) != jnp.issubdtype(other.dtype, jnp.inexact)
         for leaf, other in zip(*map(jax.tree.leaves, trees), strict=True)
     ):
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
@@ -230,7 +231,9 @@ def displacement(
 
 def _check_weights(weights: Any, inner_steps: int) -> None:
     """Refuses weights that are not one real number for each step, finite unless traced."""
-    if not is_real(weights) or not (isinstance(weights, Tracer) or jnp.isfinite(weights).all()):
+    if not is_real(weights) or not (
+        isinstance(weights, Tracer) or np.isfinite(np.asarray(weights)).all()
+    ):
         raise ValueError(
             f"the weights of the inner steps must be finite real numbers; got {weights}"
         )

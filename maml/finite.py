@@ -90,7 +90,7 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
     >>> theta = {"w": jnp.ones(2), "b": jnp.ones(1)}
     >>> broken = {"w": jnp.array([jnp.nan, 0.0]), "b": jnp.zeros(1)}
     >>> updates, state = optimizer.update(broken, optimizer.init(theta), theta)
-    >>> updates["w"].tolist(), skip_report(state)
+    >>> updates["w"].tolist(), tuple(skip_report(state))
     ([0.0, 0.0], (1, 1, ['w']))
     """
     check_optimizer(optimizer)
@@ -135,15 +135,28 @@ def select_tree(flag: Bool[Array, ""], one: PyTree, other: PyTree) -> PyTree:
     return jax.tree.map(partial(jnp.where, flag), one, other)
 
 
-def skip_report(opt_state: PyTree) -> tuple[int, int, list[str]]:
-    """Number of skipped steps, number of them since the last finite one, and names of the leaves.
+class SkipReport(NamedTuple):
+    """Steps that `skip_nonfinite` has skipped.
+
+    Attributes:
+        total: Number of skipped steps.
+        in_a_row: Number of skipped steps since the last step with a finite gradient.
+        leaves: Paths of the leaves whose gradient was not finite.
+    """
+
+    total: int
+    in_a_row: int
+    leaves: list[str]
+
+
+def skip_report(opt_state: PyTree) -> SkipReport:
+    """The steps that an optimiser made by `skip_nonfinite` has skipped.
 
     Args:
         opt_state: State of an optimiser made by `skip_nonfinite`.
 
     Returns:
-        The number of steps that were skipped, how many of them follow the last step with a finite
-        gradient, and the names of the leaves that were not finite.
+        The report.
 
     Raises:
         ValueError: the state is that of another optimiser.
@@ -156,4 +169,4 @@ def skip_report(opt_state: PyTree) -> tuple[int, int, list[str]]:
     broken, rest = opt_state
     paths = jax.tree.leaves_with_path(broken.leaves)
     names = [keystr(path, simple=True, separator="/") for path, count in paths if count]
-    return int(rest.total_notfinite), int(rest.notfinite_count), names
+    return SkipReport(int(rest.total_notfinite), int(rest.notfinite_count), names)

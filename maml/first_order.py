@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 from jaxtyping import PyTree
@@ -128,7 +129,7 @@ def _check_averageable(opt_state: PyTree) -> PyTree:
     """The state of an inner optimiser, after a check that it has a mean over tasks."""
     for leaf in jax.tree.leaves(opt_state):
         is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
-        if is_key or not (isinstance(leaf, Tracer) or jnp.isfinite(leaf).all()):
+        if is_key or not (isinstance(leaf, Tracer) or np.isfinite(np.asarray(leaf)).all()):
             raise ValueError(
                 "the state of the inner optimiser is kept as its mean over tasks; got"
                 f" {'a random key' if is_key else leaf}, which has none: keep_state=False would"

@@ -33,7 +33,8 @@ import optax
 
 import maml
 from maml import search
-from tasks.architectures.tabular import lookup, maml_bench
+from tasks.architectures.table_files import maml_bench
+from tasks.architectures.tabular import lookup
 
 QUICK = "MAML_QUICK" in os.environ  # what the tests set
 RUNS, CHILDREN = (10, 40) if QUICK else (500, 200)

@@ -2,8 +2,8 @@
 
     L(theta) = - mean over passages and positions t of  log p_theta(x_{t+1} | x_1 .. x_t)
 
-Tokens are integers below the size of the vocabulary; the tokens of a text are its bytes. A passage
-for a model that reads `length` tokens has `length + 1` tokens, since it is both input and target.
+Tokens are integers below the size of the vocabulary, such as the bytes of a text. A passage for a
+model that reads `length` tokens has one more, since it is both input and target.
 """
 
 from functools import partial

@@ -21,6 +21,7 @@ from benchmarks.harness.bounds import BOUNDS
 from benchmarks.harness.command_line import configure, launch
 from benchmarks.harness.command_line import parse as read_options
 from benchmarks.report import tables
+from benchmarks.report.published import config_of_today
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {
@@ -404,16 +405,6 @@ DERIVED = {
     "bandits": {"trajectories": "trajectories"},
     "navigation": {"meta_steps": "total_steps"},
 }
-# Options of recorded runs that have another name today, by the recorded one.
-RENAMED = {
-    "anchor": "kl_coef",
-    "credit": "exploration_coef",
-    "curvature": "fvp_trajectories",
-    "draw": "prefetch",
-    "lesson": "inner_reward",
-    "smoothing": "gae_lambda",
-    "strength": "regularisation",
-}
 # Options of recorded runs that do not exist any more, which all had the value that is left.
 GONE = {"memory": None}
 
@@ -428,10 +419,8 @@ def test_recorded_commands_still_mean_what_they_meant(run):
     config = derived | config
     if script == "weights":  # its options, where they are given, change those of the file
         config = {name: value for name, value in config.items() if value is not None}
-    before = {RENAMED.get(name, name): value for name, value in run["config"].items()}
-    if "chunk" in before and before["chunk"] is None:
-        before["chunk"] = "auto"
-    assert all(before.pop(name, value) == value for name, value in GONE.items())
+    assert all(run["config"].get(name, value) == value for name, value in GONE.items())
+    before = config_of_today(run["config"])
     common = (config.keys() & before.keys()) - {*folders.FREE}
     if script not in ("weights", "ablation"):
         assert before.keys() <= config.keys()

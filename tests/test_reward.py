@@ -60,7 +60,7 @@ def optimizer():
     return optax.GradientTransformation(adam.init, update)
 
 
-@pytest.mark.parametrize("learner", ["fomaml", "protonet"])
+@pytest.mark.parametrize("learner", ["protonet", pytest.param("fomaml", marks=pytest.mark.slow)])
 def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers, learner):
     train, held_out = samplers
     budget = replace(BUDGET, learner=learner)

@@ -102,7 +102,8 @@ def build(
     if unknown := options.keys() - known:
         raise TypeError(f"no algorithm has an argument {min(unknown)!r}")
     if name == "maml" and options.get("first_order"):
-        name = "maml++"  # whose other components are off
+        name = "maml++"  # with its other components off
+        options |= {"learn_rates": False, "multi_step": 0, "per_step": None}
     function = ALGORITHMS[name].function
     takes = signature(function).parameters
     inner = optimizer(1.0 if "rate" in takes else rate)

@@ -43,9 +43,9 @@ LINE = {"step": COUNT, "seconds": NUMBER}  # a line of a run's log
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary path, whose file replaces another one when it has been written.
 
-    If writing fails, the earlier file stays.
+    If writing fails, the earlier file stays. Two processes have two temporary files.
     """
-    aside = path.with_name(f".part-{path.name}")
+    aside = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         yield aside
     except BaseException:
@@ -219,7 +219,7 @@ def sole_writer(out: Path) -> Iterator[None]:
     """Refuses an existing folder that another process writes to, and keeps others from it.
 
     Each would delete what the other writes. The lock ends with the process, however it ends, and
-    leaves no file.
+    leaves no file. A file system without locks keeps no process out.
 
     Raises:
         ValueError: Another process writes to the folder.
@@ -232,7 +232,7 @@ def sole_writer(out: Path) -> Iterator[None]:
         raise ValueError(
             f"another process writes to {out}; wait until it has ended, or name another --out"
         ) from error
-    except OSError:  # a file system without locks
+    except OSError:
         pass
     try:
         yield

@@ -67,12 +67,12 @@ def run(study: Study, config: Run) -> Result:
                 results["best"] = {"meta_steps": best} | evaluate_study(study, earlier)
             except DamagedError as error:
                 print(f"The best checkpoint, of step {best}, cannot be read: {error}")
-    seconds["evaluate"] = time.perf_counter() - start
-    results |= study.facts | {"seeds": config.seeds}
-    if study.count_skipped:
-        results["skipped_steps"] = sum(map(study.count_skipped, unstack(states)))
-    results |= headline(results, *study.headline)
-    summary = summarise(study.name, config, out, done, seconds, results)
+        seconds["evaluate"] = time.perf_counter() - start
+        results |= study.facts | {"seeds": config.seeds}
+        if study.count_skipped:
+            results["skipped_steps"] = sum(map(study.count_skipped, unstack(states)))
+        results |= headline(results, *study.headline)
+        summary = summarise(study.name, config, out, done, seconds, results)
     return Result(out, summary, states.params)
 
 

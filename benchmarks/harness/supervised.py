@@ -76,12 +76,12 @@ def study(experiment: Experiment, config: Config) -> Study:
         return {"loss": metrics["loss"], **metrics["query"]}
 
     def failure(state: MetaState, numbers: dict[str, np.ndarray], before: int) -> str | None:
-        _, row, leaves = maml.skip_report(state.opt_state)
-        if row < config.patience:
+        report = maml.skip_report(state.opt_state)
+        if report.in_a_row < config.patience:
             return None
         return (
-            f"the meta-gradient is not finite since step {int(state.step) - row}, in"
-            f" {', '.join(leaves)}; the meta-loss is {float(numbers['loss'].mean())}"
+            f"the meta-gradient is not finite since step {int(state.step) - report.in_a_row}, in"
+            f" {', '.join(report.leaves)}; the meta-loss is {float(numbers['loss'].mean())}"
         )
 
     return Study(
@@ -97,7 +97,7 @@ def study(experiment: Experiment, config: Config) -> Study:
         facts={**experiment.facts, "precision": experiment.precision, "tasks": config.eval_tasks},
         failure=failure,
         devices=f"{layout}, in {experiment.precision}",
-        count_skipped=lambda state: maml.skip_report(state.opt_state)[0],
+        count_skipped=lambda state: maml.skip_report(state.opt_state).total,
         higher_is_better=experiment.higher_is_better,
         validates=config.val_tasks > 0,
         over_tasks=True,

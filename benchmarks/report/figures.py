@@ -99,21 +99,21 @@ def draw_band(axes: Axes, x: list[int], values: Float[np.ndarray, "x seed"], lab
 
 
 def paths(
-    out: Path, walks: Float[Array, "goal update trajectory time 2"], goals: Float[Array, "goal 2"]
+    out: Path, walks: Float[Array, "goal step trajectory time 2"], goals: Float[Array, "goal 2"]
 ) -> Figure:
-    """Draws walks to goals before adaptation and after each update; saved as `paths.png`."""
+    """Draws walks to goals before adaptation and after each inner step; saved as `paths.png`."""
     rows, columns = walks.shape[:2]
     figure = Figure(figsize=(2.2 * columns, 2.3 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for row, goal, updates in zip(grid, goals, np.asarray(walks), strict=True):
-        for axes, trajectories in zip(row, updates, strict=True):
+    for row, goal, steps in zip(grid, goals, np.asarray(walks), strict=True):
+        for axes, trajectories in zip(row, steps, strict=True):
             for walk in trajectories:
                 axes.plot(*walk.T, linewidth=0.8, alpha=0.7)
             axes.plot(0, 0, "ko", markersize=4)
             axes.plot(*goal, "*", color="tab:red", markersize=12, markeredgecolor="white")
             axes.set_aspect("equal")
-    for updates, axes in enumerate(grid[0]):
-        axes.set_title(quantity(updates, "update"))
+    for steps, axes in enumerate(grid[0]):
+        axes.set_title(quantity(steps, "inner step"))
     return save_figure(figure, out / "paths.png")
 
 

@@ -65,6 +65,17 @@ MDPS = {
     100: ("too expensive", "0.922"),
 }
 
+# Options of recorded runs that have another name today. Of `memory` all had the value that is left.
+RENAMED = {
+    "anchor": "kl_coef",
+    "credit": "exploration_coef",
+    "curvature": "fvp_trajectories",
+    "draw": "prefetch",
+    "lesson": "inner_reward",
+    "smoothing": "gae_lambda",
+    "strength": "regularisation",
+}
+
 
 def task_title(summary: Summary) -> str:
     """The task of a run, such as `omniglot 5-way 1-shot`."""
@@ -91,6 +102,12 @@ def published_values(summary: Summary) -> dict[str, str]:
     return PUBLISHED.get(
         (task_title(summary), summary["algorithm"], model.removesuffix("-pool")), {}
     )
+
+
+def config_of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """The options of a recorded run, with the names and values that they have today."""
+    today = {RENAMED.get(name, name): value for name, value in config.items() if name != "memory"}
+    return today | ({"chunk": "auto"} if today.get("chunk", "auto") is None else {})
 
 
 def published_table(benchmark: str, without: Container[tuple[str, str]] = ()) -> list[str]:

@@ -19,7 +19,13 @@ from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import FREE, RESULTS
 from benchmarks.harness.statistics import mean_over_seeds
-from benchmarks.report.published import Summary, published_table, published_values, task_title
+from benchmarks.report.published import (
+    Summary,
+    config_of_today,
+    published_table,
+    published_values,
+    task_title,
+)
 from benchmarks.search import tables as searches
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -100,7 +106,8 @@ def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
         if summary["benchmark"] not in METRICS:
             continue
         free = {*FREE, "seed", "steps_per_call", "devices"}
-        options = {name: value for name, value in summary["config"].items() if name not in free}
+        config = config_of_today(summary["config"])
+        options = {name: value for name, value in config.items() if name not in free}
         options |= {name: summary[name] for name in ("benchmark", "algorithm")}
         # A resumed run with other meta-steps has the same result as one with these from the start.
         changes = summary.get("history", ())[1:]
@@ -206,7 +213,10 @@ HEADLINES = (
 
 def headlines(summaries: Iterable[Summary]) -> str:
     """The Markdown table of `HEADLINES`, without the commands."""
-    rows = {(row[-1], row[3]): row for runs in group_by_seed(summaries) for row in _rows(runs)}
+    groups = [list(_rows(runs)) for runs in group_by_seed(summaries)]
+    rows = {(row[-1], row[3]): row for group in groups for row in group}
+    if len(rows) < sum(map(len, groups)):
+        raise ValueError("two groups of runs have one command; which of them is the row?")
     head = ["task", "algorithm", "inner steps", "ours", "published", "unit", "seeds", "minutes"]
     lines = [head, ["---"] * len(head)]
     for command, step in HEADLINES:

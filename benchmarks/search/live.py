@@ -4,6 +4,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,16 +67,16 @@ def measure(
             no child of a search has a finite reward.
     """
     sample, source = learning
-    lines = load_children(config, out)
-    again = reward.reward_from_scratch(child, sample["train"], sample["test"], config.budget)
+    out.mkdir(parents=True, exist_ok=True)
     rewards, best, tokens = (defaultdict(list) for _ in range(3))
     share = 0.0
     total = config.repeats * len(config.strategies) * config.children
-    with (
-        sole_writer(out),
-        bar(total, len(lines)) as move,
-        children.executor(config.executor) as execute,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(sole_writer(out))
+        lines = load_children(config, out)
+        again = reward.reward_from_scratch(child, sample["train"], sample["test"], config.budget)
+        move = stack.enter_context(bar(total, len(lines)))
+        execute = stack.enter_context(children.executor(config.executor))
         for run in range(config.repeats):
             run_key = jax.random.fold_in(jax.random.key(config.seed), run)
             shared_key, *keys = jax.random.split(run_key, 1 + len(compared))
@@ -150,7 +151,6 @@ def load_children(config: Any, out: Path) -> list[dict[str, Any]]:
     if lines and not file.exists():
         raise ValueError(f"{log} holds children, but their {file} is missing; put it back")
     check_free(out, (KEPT,))
-    out.mkdir(parents=True, exist_ok=True)
     log.touch()
     claim_folder(out, options, (KEPT,))
     return [x for x in lines if x["run"] < config.repeats and x["strategy"] in config.strategies]

@@ -126,12 +126,13 @@ def surrogate_loss(policy: Policy, surrogate: Surrogate = likelihood_ratio) -> L
                 f" {type(batch).__name__}"
             )
         check_trajectories(batch.trajectories)
-        if not is_real(batch.advantage) or batch.advantage.shape != batch.trajectories.alive.shape:
+        alive = batch.trajectories.alive
+        if not is_real(batch.advantage) or jnp.shape(batch.advantage) != alive.shape:
             raise ValueError(
-                f"advantages must be real numbers {list(batch.trajectories.alive.shape)}; got"
+                f"advantages must be real numbers {list(alive.shape)}; got"
                 f" {jnp.shape(batch.advantage) if is_real(batch.advantage) else batch.advantage!r}"
             )
-        drawn, alive = fill_after_end(batch.trajectories), batch.trajectories.alive
+        drawn = fill_after_end(batch.trajectories)
         distribution = jax.vmap(policy.apply_sequence, (None, 0))(params, drawn.observation)
         log_prob = map_over_steps(policy.family.log_prob)(distribution, drawn.action)
         log_ratio = jnp.where(alive, log_prob - drawn.log_prob, 0)

@@ -151,7 +151,8 @@ def trust_region(
         inner_steps: Number of inner steps K >= 0.
         fvp_trajectories: Number of trajectories of each batch that the Fisher-vector products use;
             gradient, objective, divergence and adapted policy use all trajectories. None: all.
-        options: Options of `trust_region_step`.
+        options: Options of `trust_region_step`: `radius`, `damping`, `shrink`, `cg_steps`,
+            `backtracks`, `chunk`, `mesh`.
 
     Returns:
         The outer step `improve(state, episodes, key) -> (state, metrics)`.
@@ -214,7 +215,7 @@ def multi_epoch(
         algorithm: Algorithm whose meta-gradient is used.
         optimizer: Outer optimiser, an optax transformation.
         epochs: Number of steps on the same episodes, >= 1.
-        options: Options of `meta_step`.
+        options: Options of `meta_step`: `chunk`, `mesh`.
 
     Returns:
         The outer step `improve(state, episodes, key) -> (state, metrics)`.

@@ -68,7 +68,7 @@ def add_exploration_term(
         exploration_coef: Coefficient of the term that is added to the objective, >= 0.
 
     Returns:
-        The algorithm, whose metrics include the term, `credit`.
+        The algorithm, whose metrics include the term, `exploration`.
 
     Raises:
         ValueError: as `add_kl_penalty`, or (when traced) there is only one trajectory.
@@ -78,7 +78,7 @@ def add_exploration_term(
     """
     loss = surrogate_loss(policy, score_function)
 
-    def credit(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
+    def exploration(params: Params, first: Experience, episode: Episode, key: RandomKey) -> Scalar:
         returns = undiscounted_returns(first.trajectories)
         if returns.size < 2:
             raise ValueError(
@@ -92,7 +92,7 @@ def add_exploration_term(
         )
         return loss(params, weighted, key)[0]
 
-    return _add_term(algorithm, exploration_coef, credit, "credit")
+    return _add_term(algorithm, exploration_coef, exploration, "exploration")
 
 
 def _add_term(

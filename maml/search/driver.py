@@ -127,7 +127,9 @@ def checked_outcomes(
     if not isinstance(yielded, Iterable):
         raise RuntimeError(f"an executor must yield (index, outcome) pairs; got {yielded!r}")
     for pair in yielded:
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], int)):
+        if not (
+            isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], int | np.integer)
+        ):
             raise RuntimeError(f"an executor must yield (index, outcome) pairs; got {pair!r}")
         index, outcome = pair
         if index not in waiting:

@@ -68,8 +68,8 @@ def child_keys(key: RandomKey, numbers: Int[Array, " child"]) -> RandomKeys:
     dtype, shape = getattr(numbers, "dtype", type(numbers)), np.shape(numbers)
     if len(shape) != 1 or not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(f"numbers of children must be integers [child]; got {dtype}{list(shape)}")
-    if not isinstance(numbers, Tracer) and (numbers < 0).any():
-        raise ValueError(f"numbers of children must be >= 0; got {numbers.min()}")
+    if not isinstance(numbers, Tracer) and (least := np.asarray(numbers).min(initial=0)) < 0:
+        raise ValueError(f"numbers of children must be >= 0; got {least}")
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 1), numbers)
 
 
