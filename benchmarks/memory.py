@@ -47,8 +47,7 @@ from tasks.language import Transformer, markov_chains, next_token, text_passages
 
 Model = Literal["conv4", "transformer"]
 Mode = Literal["reverse", "reverse-remat", "forward", "forward-remat", "first-order", "implicit"]
-MODES = get_args(Mode)
-EXACT = MODES[:4]
+MODES, EXACT = get_args(Mode), get_args(Mode)[:4]
 LINES = dict(zip(MODES, ("o-", "s-", "^--", "v--", "D:", "x:"), strict=True))
 # eps_root keeps the derivative of Adam finite where the gradient is 0: at tokens that do not occur.
 OPTIMIZERS = {"sgd": (optax.sgd, 0.05), "adam": (partial(optax.adam, eps_root=1e-6), 1e-3)}

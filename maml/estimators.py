@@ -231,12 +231,9 @@ def displacement(
 
 def _check_weights(weights: Any, inner_steps: int) -> None:
     """Refuses weights that are not one real number for each step, finite unless traced."""
-    if not is_real(weights) or not (
-        isinstance(weights, Tracer) or np.isfinite(np.asarray(weights)).all()
-    ):
-        raise ValueError(
-            f"the weights of the inner steps must be finite real numbers; got {weights}"
-        )
+    traced = isinstance(weights, Tracer)
+    if not is_real(weights) or not (traced or np.isfinite(np.asarray(weights)).all()):
+        raise ValueError(f"weights of the inner steps must be finite real numbers; got {weights}")
     if jnp.shape(weights) != (inner_steps,):
         raise ValueError(
             f"there must be one weight for each of {inner_steps} inner steps; got the shape"

@@ -245,8 +245,7 @@ def _read(
     text: UInt8[Array, " bytes"], key: RandomKey, *, shots: int, queries: int, length: int
 ) -> Episode:
     check_key(key)
-    shape = (shots + queries, length + 1)
-    size = shape[0] * shape[1]
+    rows, size = shots + queries, (shots + queries) * (length + 1)
     start = jax.random.randint(key, (), 0, text.size - size + 1)
-    tokens = jax.lax.dynamic_slice(text, (start,), (size,)).reshape(shape).astype(jnp.int32)
+    tokens = jax.lax.dynamic_slice(text, (start,), (size,)).reshape(rows, -1).astype(jnp.int32)
     return Episode(tokens[:shots], tokens[shots:])
