@@ -63,11 +63,7 @@ def _checked_pair(out: Any, name: str) -> tuple[Any, Metrics]:
         raise ValueError(
             f"{name} returns a real floating-point number; got {jnp.result_type(value)}"
         )
-    for path, leaf in jax.tree.leaves_with_path(metrics):
-        if not is_array(leaf):
-            raise ValueError(
-                f"the metrics of {name} are numbers; got {leaf!r} at {path_name(path)}"
-            )
+    _check_leaves(metrics, is_array, f"the metrics of {name} are numbers")
     return out
 
 
@@ -81,11 +77,7 @@ def check_metrics(metrics: Any) -> None:
         raise ValueError(
             f"the metrics of a meta-gradient are a dictionary; got {type(metrics).__name__}"
         )
-    for path, leaf in jax.tree.leaves_with_path(metrics):
-        if not is_number(leaf):
-            raise ValueError(
-                f"the metrics of a meta-gradient are numbers; got {leaf!r} at {path_name(path)}"
-            )
+    _check_leaves(metrics, is_number, "the metrics of a meta-gradient are numbers")
 
 
 def as_array(out: Any, name: str) -> Array:
@@ -132,9 +124,15 @@ def check_arrays(out: PyTree, name: str) -> None:
     Raises:
         ValueError: a leaf is not a number, an array of numbers or a key.
     """
-    for path, leaf in jax.tree.leaves_with_path(out):
-        if not isinstance(leaf, jax.Array) and not is_number(leaf):
-            raise ValueError(f"{name} returns arrays; got {leaf!r} at {path_name(path)}")
+    _check_leaves(
+        out, lambda leaf: isinstance(leaf, jax.Array) or is_number(leaf), f"{name} returns arrays"
+    )
+
+
+def _check_leaves(tree: PyTree, holds: Callable[[Any], bool], rule: str) -> None:
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if not holds(leaf):
+            raise ValueError(f"{rule}; got {leaf!r} at {path_name(path)}")
 
 
 def check_same_structure(after: PyTree, before: PyTree, name: str) -> None:

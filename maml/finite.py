@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import keystr
 from jaxtyping import Array, Bool, Int, PyTree
 
 from maml._checks import check_number
 from maml._optimizers import check_optimizer
 from maml.rows import upcast
+from maml.tree import leaves_by_path
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -167,6 +167,5 @@ def skip_report(opt_state: PyTree) -> SkipReport:
             f" MetaState.opt_state; got {type(opt_state).__name__}"
         )
     broken, rest = opt_state
-    paths = jax.tree.leaves_with_path(broken.leaves)
-    names = [keystr(path, simple=True, separator="/") for path, count in paths if count]
+    names = [path for path, count in leaves_by_path(broken.leaves).items() if count]
     return SkipReport(int(rest.total_notfinite), int(rest.notfinite_count), names)

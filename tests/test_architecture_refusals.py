@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -62,12 +61,8 @@ def normalised(**options):
     return MaskedBatchNorm().init(KEY, IMAGES, jnp.ones((5, 5, 1), bool), **options)
 
 
-class TestAtTheDoor:
-    @pytest.fixture(autouse=True)
-    def unchecked(self, monkeypatch):
-        """The types of the arguments are looked at by the functions alone, as for a user."""
-        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
+@pytest.mark.usefixtures("unchecked")
+class TestInvalidArguments:
     @pytest.mark.parametrize(
         ("call", "says"),
         [

@@ -7,7 +7,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -112,12 +111,8 @@ def learner(**options):
     return reinforce(factorised_policy(SPACE), ADAM, **options)
 
 
-class TestAtTheDoor:
-    @pytest.fixture(autouse=True)
-    def unchecked(self, monkeypatch):
-        """The types of the arguments are looked at by the functions alone, as for a user."""
-        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
+@pytest.mark.usefixtures("unchecked")
+class TestInvalidArguments:
     @pytest.mark.parametrize(
         ("call", "says"),
         [
