@@ -16,9 +16,9 @@ from benchmarks import navigation, omniglot, sinusoid
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import read_object
 from benchmarks.harness.folders import RESULTS
-from benchmarks.harness.options import Run
+from benchmarks.harness.options import RunOptions
 
-C = TypeVar("C", bound=Run)
+C = TypeVar("C", bound=RunOptions)
 PARTS = {"sinusoid": "sinusoid", "glyphs": "omniglot", "navigation": "navigation"}  # benchmarks
 
 

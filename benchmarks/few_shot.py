@@ -13,14 +13,14 @@ from flax import linen as nn
 import maml
 from benchmarks.harness import algorithms, hardware
 from benchmarks.harness.bounds import check_size, check_used
-from benchmarks.harness.options import Config
+from benchmarks.harness.options import DataOptions
 from benchmarks.harness.supervised import BLOCK, Experiment
 from maml.sampling import few_shot
 from maml.types import Batch, LossFn, Params, RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures.cells import Cells
 from tasks.architectures.stack import Stack
-from tasks.batch_norm import Mode, few_shot_apply, few_shot_loss, track_running_averages
+from tasks.batch_norm import Mode, flax_apply, flax_loss, track_running_averages
 from tasks.models import Conv4, FullyConnected
 
 MODELS = {
@@ -34,7 +34,7 @@ SIDE = 28  # height and width of the images, in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShot(Config):
+class FewShot(DataOptions):
     """Options of the few-shot benchmark."""
 
     dataset: Literal["omniglot", "glyphs"] = "omniglot"
@@ -168,7 +168,7 @@ def evaluation_loss(
     """The loss of an evaluation, with the accuracies by other batch-norm statistics as metrics."""
 
     def loss_of(mode: Mode) -> LossFn:
-        return maml.classification(combine(few_shot_apply(model, mode, evaluating=True)))
+        return maml.classification(combine(flax_apply(model, mode, evaluating=True)))
 
     modes: dict[str, Mode] = {"inductive": "support", "transductive": "transductive"}
     if mode == "running":
@@ -214,8 +214,8 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         return model.init(key, jnp.zeros(shape))
 
     params = jax.eval_shape(init, jax.random.key(0))
-    loss = few_shot_loss(model, config.batch_norm)
-    features = few_shot_apply(model, config.batch_norm, features=True)
+    loss = flax_loss(model, config.batch_norm)
+    features = flax_apply(model, config.batch_norm, features=True)
     facts = {
         "algorithm": config.algorithm,
         "batch_norm": config.batch_norm,
@@ -234,7 +234,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         learning,
         init,
         samplers,
-        few_shot_apply(model, config.batch_norm, evaluating=True),
+        flax_apply(model, config.batch_norm, evaluating=True),
         metric,
         "accuracy",
         facts,

@@ -13,9 +13,8 @@ from jaxtyping import Array, PyTree
 import maml
 from benchmarks.harness import algorithms, hardware
 from benchmarks.harness.bounds import check_size, check_used
-from benchmarks.harness.loop import Study, Values
-from benchmarks.harness.options import Run
-from benchmarks.harness.study import report_not_finite
+from benchmarks.harness.options import RunOptions
+from benchmarks.harness.study import Study, Values, report_not_finite
 from maml import surrogates
 from maml.rl import outer_steps, terms
 from maml.rl.environment import Environment
@@ -31,7 +30,7 @@ NUMBERS_OF_A_STEP = 10  # about: observation, action, reward, ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetaRL(Run):
+class MetaRL(RunOptions):
     """Options that all benchmarks of reinforcement learning share."""
 
     seeds: int = 5
@@ -66,7 +65,7 @@ class MetaRL(Run):
 
     @property
     def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """As in `Run`; and those of another outer step, which presets set."""
+        """As in `RunOptions`; and those of another outer step, which presets set."""
         yield from super().unread_options
         if self.outer != "trpo":
             yield ("fvp_trajectories",), "outer trpo"
@@ -175,7 +174,7 @@ def study(
         facts: Entries of the summary, beside the algorithm.
 
     Returns:
-        The study, which `benchmarks.harness.study.run` runs.
+        The study, which `benchmarks.harness.run.run` runs.
     """
     policy, steps, options = problem.policy, config.trained_steps, layout._asdict()
     collect, collect_inner = problem.collector(config), problem.collector(config, adapting=True)
@@ -196,7 +195,7 @@ def study(
     optimizer = optax.adam(config.outer_rate)
     if config.outer == "trpo":
         region: dict[str, Any] = {"radius": config.radius, "cg_steps": config.cg_steps, **options}
-        improve = outer_steps.trust_region(
+        improve = outer_steps.trpo(
             outer_algorithm, policy, steps, fvp_trajectories=config.fvp_trajectories, **region
         )
     else:

@@ -27,8 +27,8 @@ import maml
 from benchmarks import meta_rl
 from benchmarks.harness import hardware
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.loop import Study
-from benchmarks.harness.study import Result, run, values_by_step
+from benchmarks.harness.run import Result, run
+from benchmarks.harness.study import Study, values_by_step
 from benchmarks.meta_rl import MetaRL, RLProblem, evaluation_learner
 from benchmarks.report import figures, published, tables
 from maml.mapping import map_tasks

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from benchmarks.few_shot import FewShot, experiment
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.study import Result
+from benchmarks.harness.run import Result
 from benchmarks.harness.supervised import run
 from benchmarks.report import figures, published, tables
 

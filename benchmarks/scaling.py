@@ -36,7 +36,7 @@ from benchmarks.harness.folders import provenance, script_folder
 from maml.sampling import few_shot
 from maml.types import Params
 from tasks import glyphs
-from tasks.batch_norm import few_shot_loss
+from tasks.batch_norm import flax_loss
 from tasks.models import MLP, Conv4, FullyConnected
 from tasks.sinusoid import few_points
 
@@ -87,7 +87,7 @@ def characters(model: Callable, *, steps: int = 1, ways: int = 5, **options: int
     sample = few_shot(glyphs.load().images, ways, 1, 1, rotate=True)
     network = model(ways=ways, **options)
     params = network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
-    loss, rate = few_shot_loss(network, "transductive"), 2.0 if steps == 1 else 0.1
+    loss, rate = flax_loss(network, "transductive"), 2.0 if steps == 1 else 0.1
     return Setting(maml.maml(loss, optax.sgd(rate), steps, hvp="forward"), params, sample, True)
 
 

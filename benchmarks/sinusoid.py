@@ -22,8 +22,8 @@ import maml
 from benchmarks.harness import algorithms, hardware
 from benchmarks.harness.bounds import check_size
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.options import Config
-from benchmarks.harness.study import Result
+from benchmarks.harness.options import DataOptions
+from benchmarks.harness.run import Result
 from benchmarks.harness.supervised import BLOCK, Experiment, run
 from benchmarks.report import figures, published, tables
 from maml.types import Params, RandomKey
@@ -34,7 +34,7 @@ WIDTH = 40  # units of each hidden layer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinusoid(Config):
+class Sinusoid(DataOptions):
     """Options of the sinusoid benchmark."""
 
     algorithm: Literal[
@@ -61,7 +61,7 @@ class Sinusoid(Config):
 
     @property
     def full_length_schedule(self) -> str | None:
-        """As in `Config`, or the multi-step loss of maml++."""
+        """As in `DataOptions`, or the multi-step loss of maml++."""
         return (
             "the fading multi-step loss"
             if self.algorithm == "maml++"

@@ -31,8 +31,8 @@ from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import COUNT, TEXT, atomic_write, check_schema, parse_json
+from benchmarks.harness.run import headline, matmul_precision
 from benchmarks.harness.stored import latest, read_arrays
-from benchmarks.harness.study import headline, matmul_precision
 from benchmarks.harness.supervised import Experiment
 from benchmarks.report import tables
 from maml.tree import leaves_by_path

@@ -3,53 +3,53 @@
 from maml import rl, search, surrogates, trust_region
 from maml.algorithms import anil, boil, cavia, imaml, maml
 from maml.batch_norm import batch_normalise, few_shot_apply
-from maml.closed_form import R2D2, protonet, r2d2
+from maml.closed_form import R2D2Params, protonet, r2d2
 from maml.ensembles import ensemble, mixture
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
 from maml.finite import SkipReport, clip_by_global_norm, skip_nonfinite, skip_report
-from maml.first_order import Reptile, fomaml, keep_inner_state, reptile
+from maml.first_order import ReptileParams, fomaml, keep_inner_state, reptile
 from maml.gradients import task_gradient
 from maml.hvp import Hvp
 from maml.inner import adapt, gradient_descent
 from maml.layers import convolution, max_pool
 from maml.losses import classification, proximal, regression
 from maml.mapping import task_mesh
-from maml.meta_sgd import MetaSGD, meta_sgd
+from maml.meta_sgd import MetaSGDParams, meta_sgd
 from maml.outer import meta_gradient, meta_step
-from maml.plus_plus import PlusPlus, maml_plus_plus
+from maml.plus_plus import PlusPlusParams, maml_plus_plus
 from maml.sampling import Query, batch_tasks, few_shot
 from maml.training import init, iterate, train
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (
     Algorithm,
+    BatchPerStep,
     Episode,
     Inner,
     Learner,
     LossFn,
     MetaGradient,
     MetaState,
-    PerStep,
     Sampler,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "R2D2",
     "Algorithm",
+    "BatchPerStep",
     "Episode",
     "Hvp",
     "Inner",
     "Learner",
     "LossFn",
     "MetaGradient",
-    "MetaSGD",
+    "MetaSGDParams",
     "MetaState",
-    "PerStep",
-    "PlusPlus",
+    "PlusPlusParams",
     "Query",
-    "Reptile",
+    "R2D2Params",
+    "ReptileParams",
     "Sampler",
     "SkipReport",
     "adapt",

@@ -11,14 +11,10 @@ from maml._contracts import check_shapes
 from maml._leaves import is_array, is_inexact, is_number, is_real, path_name
 from maml.types import (
     Batch,
-    Episode,
     LossFn,
-    MetaParams,
     Metrics,
-    Objective,
     Params,
     RandomKey,
-    Step,
 )
 
 
@@ -36,15 +32,13 @@ def checked_loss(loss: LossFn, name: str = "a loss") -> LossFn:
     return checked_loss
 
 
-def checked_objective(objective: Objective | None) -> Objective | None:
+def checked_objective(objective: Callable | None) -> Callable | None:
     """The same objective, checked as by `checked_loss`, with metrics by name that have a mean."""
     if objective is None:
         return None
 
-    def checked_objective(
-        meta_params: MetaParams, episode: Episode, key: RandomKey, step: Step
-    ) -> tuple[Any, Metrics]:
-        value, metrics = _checked_pair(objective(meta_params, episode, key, step), "an objective")
+    def checked_objective(*task: Any) -> tuple[Any, Metrics]:
+        value, metrics = _checked_pair(objective(*task), "an objective")
         check_metrics(metrics)
         return value, metrics
 

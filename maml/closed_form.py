@@ -167,7 +167,7 @@ def protonet(loss: LossFn, features: Features, *, head: PyTree[bool]) -> Algorit
     return Algorithm(lambda params: _check_head(params, head), learner, unrolled(learner, loss, 1))
 
 
-class R2D2(NamedTuple):
+class R2D2Params(NamedTuple):
     """The meta-parameters of `r2d2`.
 
     Attributes:
@@ -205,7 +205,7 @@ def r2d2(
         scale: Initial factor of the outputs, finite and > 0.
 
     Returns:
-        The algorithm, with meta-parameters `R2D2`.
+        The algorithm, with meta-parameters `R2D2Params`.
 
     Raises:
         ValueError: as `protonet`, an initial value is not positive and finite, or (when traced) the
@@ -219,14 +219,14 @@ def r2d2(
     check_number(regularisation, "regularisation", above=0)
     check_number(scale, "scale", above=0)
 
-    def init(params: Params) -> R2D2:
+    def init(params: Params) -> R2D2Params:
         leaves = jax.tree.leaves(tree.partition(_check_head(params, head), head)[0])
         dtype = jnp.result_type(*map(rows.upcast, leaves))
         starts = jnp.log(jnp.array([regularisation, scale], dtype))
-        return R2D2(params, starts[0], starts[1], jnp.zeros_like(starts[0]))
+        return R2D2Params(params, starts[0], starts[1], jnp.zeros_like(starts[0]))
 
-    def learner(meta: R2D2) -> Inner:
-        check_type(meta, R2D2)
+    def learner(meta: R2D2Params) -> Inner:
+        check_type(meta, R2D2Params)
 
         def fit(
             inputs: Array, targets: Array, outputs: int, weights: Weights

@@ -24,6 +24,7 @@ from maml.inner import adapt
 from maml.total import cast_like
 from maml.types import (
     Batch,
+    BatchPerStep,
     Episode,
     Inner,
     Learner,
@@ -32,7 +33,6 @@ from maml.types import (
     MetaParams,
     Metrics,
     Params,
-    PerStep,
     RandomKey,
     Step,
 )
@@ -156,7 +156,7 @@ def implicit(
         flat, unravel = ravel_pytree(gradient)  # one vector, in float32 at least
 
         def support_loss(learned: Params) -> Scalar:
-            if not isinstance(episode.support, PerStep):
+            if not isinstance(episode.support, BatchPerStep):
                 return evaluate(learned, episode.support, curvature_key)[0]
             batch_losses = jax.vmap(evaluate, (None, 0, None))
             return batch_losses(learned, episode.support.batches, curvature_key)[0].mean()

@@ -58,7 +58,7 @@ def fomaml(
     )
 
 
-class Reptile(NamedTuple):
+class ReptileParams(NamedTuple):
     """The meta-parameters of `reptile` with `keep_state`.
 
     Attributes:
@@ -91,7 +91,8 @@ def reptile(
             `keep_inner_state(optimizer)`.
 
     Returns:
-        The algorithm, whose meta-parameters are those of the model, or `Reptile` with `keep_state`.
+        The algorithm, whose meta-parameters are those of the model, or with `keep_state` a
+        `ReptileParams`.
 
     Raises:
         ValueError: as `maml`, or K is 0; (from `init`) the state to keep has a random key, or a
@@ -110,17 +111,17 @@ def reptile(
     def start(params: Params) -> PyTree:
         return init_state(optimizer, tree.partition(params, tree.floating_mask(params))[0])
 
-    def init(params: Params) -> Reptile:
-        return Reptile(check_params(params), _to_floats(_check_averageable(start(params))))
+    def init(params: Params) -> ReptileParams:
+        return ReptileParams(check_params(params), _to_floats(_check_averageable(start(params))))
 
-    def learner(meta: Reptile) -> Inner:
-        check_type(meta, Reptile)
+    def learner(meta: ReptileParams) -> Inner:
+        check_type(meta, ReptileParams)
         initial = jax.eval_shape(start, meta.params)
         state = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), meta.opt_state, initial)
         return gradient_descent(loss, optimizer, meta.params, opt_state=state)
 
-    def end(inner: Inner, state: PyTree) -> Reptile:
-        return Reptile(inner.params(state), _to_floats(state[1]))
+    def end(inner: Inner, state: PyTree) -> ReptileParams:
+        return ReptileParams(inner.params(state), _to_floats(state[1]))
 
     return Algorithm(init, learner, displacement(learner, loss, inner_steps, end=end))
 
@@ -153,15 +154,15 @@ def keep_inner_state(optimizer: optax.GradientTransformation) -> optax.GradientT
         optimizer: Outer optimiser of the model's parameters.
 
     Returns:
-        The optimiser of all meta-parameters, a `Reptile`.
+        The optimiser of all meta-parameters, a `ReptileParams`.
 
     Raises:
         ValueError: the optimiser is not optax's.
     """
     check_optimizer(optimizer)
 
-    def labels(meta: Reptile) -> PyTree[str]:
-        names = Reptile("learned", "kept")
+    def labels(meta: ReptileParams) -> PyTree[str]:
+        names = ReptileParams("learned", "kept")
         return jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), names, meta)
 
     return optax.partition({"learned": optimizer, "kept": optax.sgd(1.0)}, labels)
@@ -175,7 +176,7 @@ def check_keeps_inner_state(meta_params: Any, opt_state: PyTree) -> None:
         opt_state: State of the outer optimiser.
 
     Raises:
-        ValueError: the meta-parameters are a `Reptile`, and the optimiser is not one made by
+        ValueError: the meta-parameters are a `ReptileParams`, and the optimiser is not one made by
             `keep_inner_state`.
     """
 
@@ -183,7 +184,7 @@ def check_keeps_inner_state(meta_params: Any, opt_state: PyTree) -> None:
         return isinstance(part, optax.transforms.PartitionState) and "kept" in part.inner_states
 
     parts = jax.tree.leaves(opt_state, is_leaf=keeps)
-    if isinstance(meta_params, Reptile) and not any(map(keeps, parts)):
+    if isinstance(meta_params, ReptileParams) and not any(map(keeps, parts)):
         raise ValueError(
             "the meta-parameters of reptile with keep_state include the inner optimiser's state;"
             " got an outer optimiser that would learn it; maml.keep_inner_state(optimizer) would"

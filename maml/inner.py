@@ -30,11 +30,11 @@ from maml._updates import init_state, reseed, update
 from maml.hvp import Hvp, check_hvp, grad
 from maml.types import (
     Batch,
+    BatchPerStep,
     Inner,
     LossFn,
     Metrics,
     Params,
-    PerStep,
     RandomKey,
     RandomKeys,
 )
@@ -166,7 +166,7 @@ def adapt(
 
     Args:
         inner: Inner problem.
-        batch: Support set, or a `PerStep` with one batch for each inner step.
+        batch: Support set, or a `BatchPerStep` with one batch for each inner step.
         key: Random key, split into one for each inner step.
         inner_steps: Number of inner steps K >= 0.
         probe: Function of the parameters that is evaluated after 0, 1, ..., K inner steps.
@@ -191,9 +191,9 @@ def adapt(
     if probe is not None:
         check_callable(probe, "probe", "params")
 
-    if isinstance(batch, PerStep) and isinstance(batch.batches, PerStep):
-        raise ValueError("a PerStep has a batch for each step; got a PerStep of a PerStep")
-    batches = batch.batches if isinstance(batch, PerStep) else None
+    if isinstance(batch, BatchPerStep) and isinstance(batch.batches, BatchPerStep):
+        raise ValueError("a BatchPerStep has a batch for each step; got one in another")
+    batches = batch.batches if isinstance(batch, BatchPerStep) else None
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if counts - {(inner_steps,)}:
         raise ValueError(

@@ -18,7 +18,7 @@ from maml.inner import gradient_descent
 from maml.types import Algorithm, Inner, LossFn, Params
 
 
-class MetaSGD(NamedTuple):
+class MetaSGDParams(NamedTuple):
     """The meta-parameters of `meta_sgd`.
 
     Attributes:
@@ -51,7 +51,7 @@ def meta_sgd(
         rate: Initial value of every learning rate, > 0.
 
     Returns:
-        The algorithm, with meta-parameters `MetaSGD`.
+        The algorithm, with meta-parameters `MetaSGDParams`.
 
     Raises:
         ValueError: as `maml`, or the rate is not positive.
@@ -66,14 +66,14 @@ def meta_sgd(
     if mask is not None:
         check_mask(mask)
 
-    def init(params: Params) -> MetaSGD:
+    def init(params: Params) -> MetaSGDParams:
         learned, _ = tree.partition(
             checked_params(params, optimizer, mask), tree.floating_mask(params)
         )
-        return MetaSGD(params, jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), learned))
+        return MetaSGDParams(params, jax.tree.map(lambda leaf: jnp.full_like(leaf, rate), learned))
 
-    def learner(meta: MetaSGD) -> Inner:
-        check_type(meta, MetaSGD)
+    def learner(meta: MetaSGDParams) -> Inner:
+        check_type(meta, MetaSGDParams)
         rates = meta.rates
         if mask is not None:
             rates = jax.tree.map(lambda adapts, rate: rate if adapts else None, mask, rates)

@@ -30,7 +30,7 @@ from maml.inner import check_per_step, gradient_descent
 from maml.types import Algorithm, Inner, Learner, LossFn, MetaGradient, Params, Step
 
 
-class PlusPlus(NamedTuple):
+class PlusPlusParams(NamedTuple):
     """The meta-parameters of `maml_plus_plus`.
 
     Attributes:
@@ -110,7 +110,7 @@ def maml_plus_plus(
             them may adapt.
 
     Returns:
-        The algorithm, with meta-parameters `PlusPlus`.
+        The algorithm, with meta-parameters `PlusPlusParams`.
 
     Raises:
         ValueError: a count is below its least value, or the rate is not positive; otherwise as
@@ -131,7 +131,7 @@ def maml_plus_plus(
         if leaves is not None:
             check_mask(leaves, name=name, some=name == "mask")
 
-    def init(params: Params) -> PlusPlus:
+    def init(params: Params) -> PlusPlusParams:
         checked_params(params, optimizer, mask)
         adapts = tree.floating_mask(params) if mask is None else mask
         adapted, _ = tree.partition(params, adapts)
@@ -143,14 +143,14 @@ def maml_plus_plus(
             varying, others = tree.partition(params, per_step)
             copies = jax.tree.map(lambda leaf: jnp.stack([leaf] * (inner_steps + 1)), varying)
             params = tree.combine(copies, others)
-        return PlusPlus(params, rates if learn_rates else ())
+        return PlusPlusParams(params, rates if learn_rates else ())
 
     def learner_of(first_order: bool) -> Learner:
         options: dict[str, Any] = {"mask": mask, "per_step": per_step}
         options |= {"first_order": True} if first_order else {"hvp": hvp, "remat": remat}
 
-        def learner(meta: PlusPlus) -> Inner:
-            check_type(meta, PlusPlus)
+        def learner(meta: PlusPlusParams) -> Inner:
+            check_type(meta, PlusPlusParams)
             scale = _scale_by_rates(meta.rates) if learn_rates else optax.scale(rate)
             return gradient_descent(loss, optax.chain(optimizer, scale), meta.params, **options)
 

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 from maml import tree
 from maml._checks import check_callable, check_count, check_key, check_number
 from maml._contracts import check_episode, check_meta_params, check_params
-from maml._returns import checked_loss, checked_number
+from maml._returns import checked_number, checked_objective
 from maml.mapping import (
     TASK_AXIS,
     check_tasks,
@@ -40,7 +40,7 @@ from maml.total import Tasks, cast_like, replace_excluded, sum_included, total_g
 from maml.types import Episode, LossFn, MetaGradient, MetaParams, Metrics, RandomKey
 
 
-class Region(NamedTuple):
+class TrustRegion(NamedTuple):
     """The objective of a trust-region step, and the divergence that limits it.
 
     Attributes:
@@ -81,7 +81,7 @@ def check_region(**options: Any) -> None:
 
 
 def trust_region_step(
-    region: Region,
+    region: TrustRegion,
     meta_params: MetaParams,
     episodes: Episode,
     key: RandomKey,
@@ -125,14 +125,14 @@ def trust_region_step(
     check_region(
         radius=radius, damping=damping, shrink=shrink, cg_steps=cg_steps, backtracks=backtracks
     )
-    if not isinstance(region, Region):
-        raise ValueError(f"the region must be a Region; got {region!r}")
+    if not isinstance(region, TrustRegion):
+        raise ValueError(f"the region must be a TrustRegion; got {region!r}")
     check_callable(region.objective, "objective", "meta_params, episode, key")
     check_callable(region.outputs, "outputs", "meta_params, episode, key")
     check_callable(region.divergence, "divergence", "old, new, episode")
     check_callable(region.measured, "measured", "metrics")
     region = region._replace(
-        objective=checked_loss(region.objective, "an objective"),
+        objective=checked_objective(region.objective),
         divergence=checked_number(region.divergence, "divergence"),
         measured=checked_number(region.measured, "measured"),
     )
@@ -211,7 +211,7 @@ def trust_region_step(
 
 
 def _fisher(
-    region: Region,
+    region: TrustRegion,
     outputs: Callable[[Array], PyTree],
     start: Array,
     episodes: Episode,

@@ -28,7 +28,7 @@ class Episode(NamedTuple):
     query: Batch
 
 
-class PerStep(NamedTuple):
+class BatchPerStep(NamedTuple):
     """A support set with a batch of its own for each inner step.
 
     Attributes:

@@ -229,6 +229,6 @@ plt.show()
 # %% [markdown]
 # The squared distance matters. The gradient of the distance itself has the same length however far
 # away the goal is: it says where to go, but not how far. `docs/reinforcement-learning.md` measures
-# that, and outer steps in a trust region, `rl.trust_region`, for longer episodes. The intervals
+# that, and outer steps in a trust region, `rl.trpo`, for longer episodes. The intervals
 # here are over goals, for one meta-training each. Next:
 # [architecture search](05_architecture_search.ipynb).

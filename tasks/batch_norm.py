@@ -33,7 +33,7 @@ Mode = Literal["transductive", "support", "running"]
 STATISTICS = "batch_stats"
 
 
-def few_shot_apply(
+def flax_apply(
     model: nn.Module, mode: Mode, *, evaluating: bool = False, features: bool = False
 ) -> Apply:
     """A function that computes the logits of a model with the batch-norm statistics of a mode.
@@ -73,11 +73,11 @@ def few_shot_apply(
     return apply
 
 
-def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> LossFn:
-    """The cross-entropy of `few_shot_apply`, plus the objective of the running averages.
+def flax_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> LossFn:
+    """The cross-entropy of `flax_apply`, plus the objective of the running averages.
 
     Args:
-        model, mode: As in `few_shot_apply`.
+        model, mode: As in `flax_apply`.
         evaluating: Whether the mode `running` uses the running averages instead of recording them.
 
     Returns:
@@ -85,9 +85,9 @@ def few_shot_loss(model: nn.Module, mode: Mode, *, evaluating: bool = False) -> 
         weights of the rows as an optional third member.
 
     Raises:
-        ValueError: as `few_shot_apply`.
+        ValueError: as `flax_apply`.
     """
-    loss = classification(few_shot_apply(model, mode, evaluating=evaluating))
+    loss = classification(flax_apply(model, mode, evaluating=evaluating))
 
     def recording_loss(variables: Params, batch: Batch, key: RandomKey) -> tuple[Array, PyTree]:
         inputs, labels, weights = unpack(batch)

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 import maml
 from maml.sampling import Query
-from tasks.batch_norm import STATISTICS, Mode, few_shot_loss
+from tasks.batch_norm import STATISTICS, Mode, flax_loss
 from tasks.layers import BatchNorm
 
 TASKS, WAYS, SHOTS, QUERIES, INPUTS = 2, 2, 2, 3, 3
@@ -92,7 +92,7 @@ def problem(batch_norm: Mode) -> Problem:
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
     if batch_norm == "running":
         params[STATISTICS] = jax.tree.map(lambda leaf: leaf + 0.1, params[STATISTICS])
-    return Problem(jax.jit(few_shot_loss(model, batch_norm)), params, episodes, model)
+    return Problem(jax.jit(flax_loss(model, batch_norm)), params, episodes, model)
 
 
 def algorithm(name: str, optimizer, inner_steps: int, loss, params) -> maml.Algorithm:

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import ablation
 from benchmarks.harness import folders
-from benchmarks.harness.study import Result
+from benchmarks.harness.run import Result
 
 EFFECT = {"learn_rates": 0.3, "multi_step": 0.1, "first_order": -0.1, "per_step_norm": 0.0}
 

@@ -40,7 +40,7 @@ def test_arrays_of_the_caller_may_be_numbers_within_jit(unchecked):
         lambda theta: (
             maml.meta_gradient(
                 maml.meta_sgd(loss, optax.sgd(1.0), 1, rate=rate).grad,
-                maml.MetaSGD(theta, jnp.full(2, rate)),
+                maml.MetaSGDParams(theta, jnp.full(2, rate)),
                 EPISODES,
                 KEY,
             )[0].params

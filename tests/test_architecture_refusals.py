@@ -30,7 +30,7 @@ from tasks.architectures.reward import (
 )
 from tasks.architectures.shared import reward_from_shared, shared_weights
 from tasks.architectures.stack import Stack
-from tasks.batch_norm import few_shot_apply, track_running_averages
+from tasks.batch_norm import flax_apply, track_running_averages
 from tasks.layers import BatchNorm
 from tasks.models import MLP, Conv4
 
@@ -142,8 +142,8 @@ class TestInvalidArguments:
             (lambda: BatchNorm(epsilon=-1.0), "epsilon must be a finite number >= 0"),
             (lambda: BatchNorm(track="a"), "track must be True or False"),
             (lambda: BatchNorm().init(KEY, jnp.ones((3, 4)), jnp.ones((5, 2))), r"\[4, features\]"),
-            (lambda: few_shot_apply(None, "support"), "the model must be a Module; got None"),
-            (lambda: few_shot_apply(MLP(), "support", features=1), "features must be True or"),
+            (lambda: flax_apply(None, "support"), "the model must be a Module; got None"),
+            (lambda: flax_apply(MLP(), "support", features=1), "features must be True or"),
             (lambda: track_running_averages(None, 0.9), "must be an optax transformation"),
             (
                 lambda: track_running_averages(optax.sgd(0.1), "0.9"),

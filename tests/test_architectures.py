@@ -20,7 +20,7 @@ from tasks.architectures.cells import CellNet, Cells
 from tasks.architectures.macro import Macro, MacroNet
 from tasks.architectures.operations import OPERATIONS
 from tasks.architectures.stack import Stack
-from tasks.batch_norm import few_shot_apply, few_shot_loss
+from tasks.batch_norm import flax_apply, flax_loss
 
 KEY = jax.random.key(0)
 MACRO = Macro(layers=3, side=9, filters=(1, 2, 3))
@@ -397,7 +397,7 @@ def test_cells_that_were_found_are_meta_trained_as_every_other_model_is(chosen):
     assert copies == {"normal0_0", "normal0_1", "normal1_0", "normal1_1"}
     model = network(config, ways=5)
     params = quick(model.init)(KEY, images)
-    loss, seen = few_shot_loss(model, "support"), few_shot_apply(model, "support", features=True)
+    loss, seen = flax_loss(model, "support"), flax_apply(model, "support", features=True)
     learner = algorithm(config, loss, seen, params)
     episode = maml.Episode((images, labels), (Query(images[::-1], images), labels[::-1]))
     grads, metrics = one_task(learner)(params, episode, KEY)

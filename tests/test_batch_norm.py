@@ -15,7 +15,7 @@ from problems import HEAD, OPTIMIZERS, WAYS, problem, quick
 
 import maml
 from maml.sampling import Query
-from tasks.batch_norm import STATISTICS, few_shot_apply, few_shot_loss, track_running_averages
+from tasks.batch_norm import STATISTICS, flax_apply, flax_loss, track_running_averages
 from tasks.models import FullyConnected
 
 # Each program runs once: compiling it well would take longer.
@@ -80,7 +80,7 @@ def test_each_layer_is_normalised_by_the_statistics_of_the_mode(
     episodes, episode, mode, evaluating
 ):
     variables = draw(episodes, mode == "running")
-    apply = few_shot_apply(network(mode == "running"), mode, evaluating=evaluating)
+    apply = flax_apply(network(mode == "running"), mode, evaluating=evaluating)
     params, query = variables["params"], episode.query[0]
     of_support, statistics = written_out(params, query.support)
     given = averages(variables) if evaluating else statistics if mode == "support" else None
@@ -93,7 +93,7 @@ def test_a_query_image_is_judged_alone_unless_the_query_normalises_itself(
     episodes, episode, mode, evaluating
 ):
     variables = draw(episodes, mode == "running")
-    apply = few_shot_apply(network(mode == "running"), mode, evaluating=evaluating)
+    apply = flax_apply(network(mode == "running"), mode, evaluating=evaluating)
     query = episode.query[0]
     others = query._replace(inputs=query.inputs.at[1:].multiply(-2.0))
     alone = (apply(variables, query)[0] == apply(variables, others)[0]).all()
@@ -109,9 +109,9 @@ def test_the_loss_is_the_cross_entropy_and_recording_adds_the_distance_to_the_ob
 ):
     variables = draw(episodes, mode == "running")
     model = network(mode == "running")
-    loss = few_shot_loss(model, mode, evaluating=evaluating)
+    loss = flax_loss(model, mode, evaluating=evaluating)
     query, labels = episode.query
-    logits = few_shot_apply(model, mode, evaluating=evaluating)(variables, query)
+    logits = flax_apply(model, mode, evaluating=evaluating)(variables, query)
     expected = -jnp.mean(nn.log_softmax(logits)[jnp.arange(labels.size), labels])
     value, metrics = loss(variables, episode.query, KEY)
     assert_equal(metrics["cross_entropy"], expected)
@@ -124,7 +124,7 @@ def test_the_loss_is_the_cross_entropy_and_recording_adds_the_distance_to_the_ob
 
 def learned(episodes, mode, optimizer, inner_steps=3):
     """The meta-parameters before each meta-step of MAML and after the last."""
-    loss = few_shot_loss(network(mode == "running"), mode)
+    loss = flax_loss(network(mode == "running"), mode)
     algorithm = maml.maml(loss, optax.sgd(RATE), STEPS)
     state = maml.init(algorithm, optimizer, draw(episodes, mode == "running"))
     step = jit(lambda state, key: maml.meta_step(algorithm, optimizer, state, episodes, key))
@@ -172,7 +172,7 @@ def test_recording_does_not_disturb_learning(episodes):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_adaptation_leaves_the_averages_alone(episodes, episode, optimizer):
     variables = draw(episodes, track=True)
-    loss = few_shot_loss(network(track=True), "running")
+    loss = flax_loss(network(track=True), "running")
     inner = maml.gradient_descent(loss, OPTIMIZERS[optimizer](), variables)
     phi, _ = maml.adapt(inner, episode.support, KEY, STEPS)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), phi, variables)
@@ -203,7 +203,7 @@ def test_the_meta_gradient_of_a_padded_episode_is_that_of_the_episode(name, mode
     if name == "maml":
         algorithm = maml.maml(whole.loss, optax.sgd(RATE), 1)
     else:
-        features = few_shot_apply(whole.model, mode, features=True)
+        features = flax_apply(whole.model, mode, features=True)
         head = maml.mask_by_path(whole.params, f"/{HEAD}/")
         algorithm = getattr(maml, name)(whole.loss, features, head=head)
     episode = jax.tree.map(lambda leaf: leaf[0], whole.episodes)
@@ -219,7 +219,7 @@ def test_the_meta_gradient_of_a_padded_episode_is_that_of_the_episode(name, mode
 def test_evaluation_of_a_padded_episode_is_that_of_the_episode(mode):
     """With the averages, where there are some."""
     whole = problem(mode)
-    loss = quick(few_shot_loss(whole.model, mode, evaluating=True))
+    loss = quick(flax_loss(whole.model, mode, evaluating=True))
     episode = jax.tree.map(lambda leaf: leaf[0], whole.episodes)
     expected = loss(whole.params, episode.query, KEY)
     assert_equal(loss(whole.params, padded(episode).query, KEY), expected)
@@ -228,10 +228,10 @@ def test_evaluation_of_a_padded_episode_is_that_of_the_episode(mode):
 def test_an_unknown_mode_names_those_there_are(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
     with pytest.raises(ValueError, match="transductive, support, running; got 'eval'"):
-        few_shot_loss(network(track=False), "eval")  # pyright: ignore[reportArgumentType]
+        flax_loss(network(track=False), "eval")  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("build", [few_shot_apply, few_shot_loss])
+@pytest.mark.parametrize("build", [flax_apply, flax_loss])
 @pytest.mark.parametrize(("mode", "track"), [("running", True), ("support", False)])
 def test_a_model_tracks_averages_if_and_only_if_the_mode_uses_them(build, mode, track):
     with pytest.raises(ValueError, match=f"{mode!r} needs a model with track={track}"):

@@ -14,7 +14,7 @@ from problems import HEAD, KEY, central_differences, one_task, problem, quick
 import maml
 from maml.closed_form import prototypes, ridge
 from maml.linear import solve
-from tasks.batch_norm import few_shot_apply
+from tasks.batch_norm import flax_apply
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -171,7 +171,7 @@ def test_regression_on_the_true_features_is_exact():
 def test_tasks_over_devices_give_the_same_meta_gradient(name, batch_norm):
     """With a network that normalises a batch, whose head has been named by a mask."""
     whole = problem(batch_norm)
-    seen = few_shot_apply(whole.model, batch_norm, features=True)
+    seen = flax_apply(whole.model, batch_norm, features=True)
     chosen = BUILD[name](whole.loss, seen, head=maml.mask_by_path(whole.params, f"/{HEAD}/"))
     meta = chosen.init(whole.params)
     gradient = partial(maml.meta_gradient, chosen.grad)

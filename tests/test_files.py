@@ -30,7 +30,7 @@ from benchmarks import (
 )
 from benchmarks.architecture_pilot import Pilot
 from benchmarks.architecture_search import Search
-from benchmarks.harness import study
+from benchmarks.harness import run
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.files import (
     LINE,
@@ -308,7 +308,7 @@ def test_no_script_writes_over_results_of_others(script, tmp_path, monkeypatch):
     if script == "weights":
         monkeypatch.setattr(weights, "load_trained", lambda *_, **__: (None, None, None))
         options = partial(options, files=(tmp_path / "a.npz",))
-    monkeypatch.setattr(study, "train", pytest.fail)
+    monkeypatch.setattr(run, "train", pytest.fail)
     monkeypatch.setattr(children, "samplers", lambda *_: (defaultdict(list), "here"))
     monkeypatch.setattr(maml_bench, "all_architectures", lambda space: np.zeros((4, 2), int))
     for others, content in OTHERS.items():

@@ -213,7 +213,7 @@ def test_imaml_takes_a_batch_for_each_step(x64):
     """The curvature is that of their mean loss: of equal batches, that of one."""
     episode = jax.tree.map(lambda leaf: leaf[0].astype(float), EPISODES)
     algorithm = maml.imaml(flat_loss, optax.sgd(0.1), 3, regularisation=1.0, cg_steps=3)
-    several = maml.PerStep(jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), episode.support))
+    several = maml.BatchPerStep(jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), episode.support))
     w = W.astype(float)
     one, _ = maml.task_gradient(algorithm.grad, w, episode, KEY)
     each, _ = maml.task_gradient(algorithm.grad, w, maml.Episode(several, episode.query), KEY)

@@ -11,7 +11,7 @@ import optax.contrib
 import pytest
 
 import maml
-from maml.trust_region import Region, trust_region_step
+from maml.trust_region import TrustRegion, trust_region_step
 
 KEY = jax.random.key(0)
 
@@ -175,7 +175,7 @@ def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others(me
     def divergence(old, new, episode):
         return jnp.square(new - old).mean()
 
-    region = Region(objective, outputs, divergence, lambda metrics: metrics["far"])
+    region = TrustRegion(objective, outputs, divergence, lambda metrics: metrics["far"])
     episodes = maml.Episode(ONE_BROKEN.query, jnp.zeros((3, 2)))
     after, metrics = trust_region_step(region, jnp.ones(2), episodes, KEY, mesh=mesh)
     assert metrics["left_out"] == pytest.approx(1 / 3) and metrics["region"]["fraction"] > 0

@@ -154,7 +154,7 @@ def test_every_step_may_have_a_batch_of_its_own(memory, inner_steps):
     learner = maml.maml(loss, optax.sgd(0.1), inner_steps, **ALL[memory]).learner
 
     def adapted(w):
-        return maml.adapt(learner(w), maml.PerStep(targets), KEY, inner_steps)[0]
+        return maml.adapt(learner(w), maml.BatchPerStep(targets), KEY, inner_steps)[0]
 
     def by_hand(w):
         for target in targets:
@@ -172,4 +172,4 @@ def test_there_are_as_many_batches_as_steps():
     with pytest.raises(
         ValueError, match=r"2 inner steps need as many batches; got leading sizes \[\(3,\)\]"
     ):
-        maml.adapt(inner, maml.PerStep(jnp.ones(3)), KEY, 2)
+        maml.adapt(inner, maml.BatchPerStep(jnp.ones(3)), KEY, 2)

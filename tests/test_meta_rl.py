@@ -116,7 +116,7 @@ def test_the_extra_term_of_e_maml_is_the_gradient_by_the_sampling_of_what_is_ada
             support = jax.tree.map(lambda leaf: leaf[None], seen(pulls, pays[pulls]))
             query = seen(pulls, jnp.full(2, value_after(pulls)))
             chance = jax.nn.softmax(theta)[a] * jax.nn.softmax(theta)[b]
-            total += chance * term(theta, maml.Episode(maml.PerStep(support), query), KEY)[0]
+            total += chance * term(theta, maml.Episode(maml.BatchPerStep(support), query), KEY)[0]
     np.testing.assert_allclose(total, -scale * jax.grad(expected)(theta), atol=1e-12)
 
 
@@ -130,9 +130,7 @@ def episodes_and(improve):
 
 def test_the_metric_of_all_trajectories_is_that_of_all():
     def region(algorithm, curvature):
-        return outer_steps.trust_region(
-            algorithm, POLICY, 2, fvp_trajectories=curvature, cg_steps=60
-        )
+        return outer_steps.trpo(algorithm, POLICY, 2, fvp_trajectories=curvature, cg_steps=60)
 
     after = []
     for curvature in (None, 5, 1):
@@ -147,8 +145,8 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
     loss = surrogate_loss(POLICY)
     improve = {
         # Far from quadratic, so that few conjugate-gradient steps are the best.
-        "trpo": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2),
-        "few": lambda a: outer_steps.trust_region(a, POLICY, 2, cg_steps=2, fvp_trajectories=1),
+        "trpo": lambda a: outer_steps.trpo(a, POLICY, 2, cg_steps=2),
+        "few": lambda a: outer_steps.trpo(a, POLICY, 2, cg_steps=2, fvp_trajectories=1),
         "promp": lambda a: outer_steps.multi_epoch(
             terms.add_kl_penalty(a, POLICY, 0.1), optax.adam(1e-2), 5
         ),

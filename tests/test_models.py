@@ -14,7 +14,7 @@ from scipy.stats import kstest, norm, truncnorm, uniform
 
 import maml
 from maml.sampling import Query
-from tasks.batch_norm import few_shot_loss
+from tasks.batch_norm import flax_loss
 from tasks.models import MLP, Conv4, FullyConnected
 
 # Each program runs once: compiling it well would take longer.
@@ -150,7 +150,7 @@ def test_the_output_is_that_of_the_network_written_out(model, shape, forward):
 def test_blank_and_binary_images_have_a_finite_meta_gradient(model):
     """Also in a program that XLA has not optimised, where what is computed twice may differ."""
     labels = jnp.arange(2)
-    algorithm = maml.maml(few_shot_loss(model, "transductive"), optax.sgd(0.4), 1)
+    algorithm = maml.maml(flax_loss(model, "transductive"), optax.sgd(0.4), 1)
     grad = jit(partial(maml.task_gradient, algorithm.grad))
     blank = jnp.zeros((2, 28, 28, 1))
     params = jit(model.init)(KEY, blank)

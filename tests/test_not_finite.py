@@ -10,7 +10,7 @@ import pytest
 from problems import central_differences
 
 import maml
-from maml.trust_region import Region, trust_region_step
+from maml.trust_region import TrustRegion, trust_region_step
 
 KEY = jax.random.key(0)
 TASKS, BAD = 6, (1, 4)
@@ -70,7 +70,7 @@ def test_a_trust_region_step_is_that_of_the_tasks_that_are_finite(chunk):
     def divergence(old, new, episode):
         return jnp.square(new - old).mean()
 
-    region = Region(objective, outputs, divergence, lambda metrics: metrics["far"])
+    region = TrustRegion(objective, outputs, divergence, lambda metrics: metrics["far"])
     after, metrics = trust_region_step(region, THETA, EPISODES, KEY, chunk=chunk)
     expected, _ = trust_region_step(region, THETA, GOOD, KEY)
     assert metrics["region"]["fraction"] > 0

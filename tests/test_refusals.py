@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import maml
-from maml.trust_region import Region, trust_region_step
+from maml.trust_region import TrustRegion, trust_region_step
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 KEY = jax.random.key(0)
@@ -36,7 +36,7 @@ ALGORITHM = maml.maml(loss, SGD, 1)
 STATE = maml.init(ALGORITHM, SGD, PARAMS)
 LAST = STATE._replace(step=jnp.array(2**31 - 2, jnp.int32))
 INNER = ALGORITHM.learner(PARAMS)
-REGION = Region(
+REGION = TrustRegion(
     lambda *task: loss(task[0], task[1].query, KEY),
     lambda theta, episode, key: theta["b"],
     lambda old, new, episode: jnp.square(new - old).sum(),
@@ -220,9 +220,9 @@ CALLS = {
         lambda: maml.init(ALGORITHM, SGD, {"w": np.array([1.0, None])}),
         "parameters are arrays of numbers",
     ),
-    "PerStep of PerStep": (
-        lambda: maml.adapt(INNER, maml.PerStep(maml.PerStep(TASK.support)), KEY, 5),
-        "got a PerStep of a PerStep",
+    "BatchPerStep of BatchPerStep": (
+        lambda: maml.adapt(INNER, maml.BatchPerStep(maml.BatchPerStep(TASK.support)), KEY, 5),
+        "got one in another",
     ),
     **{
         f"weights {value}": (
@@ -394,9 +394,9 @@ CALLS |= {
             f"must be a {kind}.*got dict",
         )
         for name, options, kind in (
-            ("meta_sgd", {"rate": 0.1}, "MetaSGD"),
-            ("maml_plus_plus", {"rate": 0.1}, "PlusPlus"),
-            ("reptile", {"keep_state": True}, "Reptile"),
+            ("meta_sgd", {"rate": 0.1}, "MetaSGDParams"),
+            ("maml_plus_plus", {"rate": 0.1}, "PlusPlusParams"),
+            ("reptile", {"keep_state": True}, "ReptileParams"),
         )
     },
     "learn_rates": (
@@ -489,7 +489,7 @@ CALLS |= {
     "pool of a pixel": (lambda: maml.max_pool(IMAGE[:, :1]), "2x2 pixels or more"),
     "region a tuple": (
         lambda: trust_region_step(tuple(REGION), PARAMS, EPISODES, KEY),
-        "must be a Region",
+        "must be a TrustRegion",
     ),
     "region without outputs": (
         lambda: trust_region_step(REGION._replace(outputs=None), PARAMS, EPISODES, KEY),

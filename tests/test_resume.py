@@ -19,12 +19,13 @@ from orbax.checkpoint import v1 as ocp
 
 import maml
 from benchmarks import sinusoid
-from benchmarks.harness import study, supervised
+from benchmarks.harness import supervised
 from benchmarks.harness.checkpoints import best_step, checkpoints, load, meta_params, restore
 from benchmarks.harness.checkpoints import initial_params as started_with
 from benchmarks.harness.files import sole_writer
 from benchmarks.harness.folders import claim_folder, record_changed_options, result_options
 from benchmarks.harness.folders import run_folder as folder_of
+from benchmarks.harness.run import first_states
 from benchmarks.harness.stored import DamagedError
 
 STATE = {"k": jax.random.normal(jax.random.key(0), (40, 40)), "b": jnp.zeros(3)}
@@ -469,7 +470,7 @@ def test_a_new_run_starts_from_the_meta_parameters_of_another(ended, config):
     fresh = replace(config, meta_steps=0, start_from=ended)
     started = run(fresh)
     same(started.of_seed(), meta_params(ended, started.of_seed()))
-    state = study.first_states(supervised.study(sinusoid.experiment(config), config), config)
+    state = first_states(supervised.study(sinusoid.experiment(config), config), config)
     same(started.meta_params, load(ended / "checkpoints", state).params)
     assert started.summary["start_from"] == str(ended)
     own = replace(fresh, start_from=ended / "gone.npz", resume=True)

@@ -25,7 +25,7 @@ from tasks.architectures.reward import (
     reward_from_scratch,
 )
 from tasks.architectures.shared import reward_from_shared, shared_weights
-from tasks.batch_norm import few_shot_apply, few_shot_loss
+from tasks.batch_norm import flax_apply, flax_loss
 from tasks.characters import Characters
 
 KEY = jax.random.key(0)
@@ -71,11 +71,11 @@ def test_a_reward_is_what_train_and_evaluate_give_written_out(samplers, learner)
         init_key, train_key = jax.random.split(key)
         model = CHILD(SMALL)
         params = model.init(init_key, jnp.zeros((3, 7, 7, 1)))
-        loss = few_shot_loss(model, "transductive")
+        loss = flax_loss(model, "transductive")
         adapts = maml.complement(maml.mask_by_path(params, "/norm"))
         algorithm = maml.fomaml(loss, optax.sgd(10.0), 1, mask=adapts)
         if learner == "protonet":
-            features = few_shot_apply(model, "transductive", features=True)
+            features = flax_apply(model, "transductive", features=True)
             head = maml.mask_by_path(params, "/head/")
             algorithm = maml.protonet(loss, features, head=head)
         adam = optimizer()
@@ -112,7 +112,7 @@ def test_shared_weights_that_only_ever_train_one_child_are_that_child_from_scrat
     model = CHILD(LARGE)
     started = initial_params(CHILD(jnp.asarray(SPACE.choices) - 1), train, init_key)
     adapts = maml.complement(maml.mask_by_path(started, "/norm"))
-    loss = few_shot_loss(model, "transductive")
+    loss = flax_loss(model, "transductive")
     algorithm = maml.fomaml(loss, optax.sgd(10.0), 1, mask=adapts)
     adam = optimizer()
 

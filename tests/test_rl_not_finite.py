@@ -96,7 +96,7 @@ def test_emaml_needs_two_trajectories_to_compare():
     collect = collector(tabular.bandit(2), policy, horizon=3, trajectories=1)
     theta, odds = jnp.zeros((1, 2)), jnp.array([0.2, 0.8])
     one = collect(theta, odds, KEY)
-    several = maml.PerStep(jax.tree.map(lambda leaf: leaf[None], one))
+    several = maml.BatchPerStep(jax.tree.map(lambda leaf: leaf[None], one))
     with pytest.raises(ValueError, match=r"trajector.*2|2.*trajector|two"):
         maml.task_gradient(explorer.grad, theta, maml.Episode(several, one), KEY)
 
@@ -241,8 +241,8 @@ def chosen():
         lambda: outer_steps.multi_epoch(chosen(), None),
         lambda: outer_steps.outer_step(None, None),
         lambda: outer_steps.outer_step(lambda theta, task, key: task, None),
-        lambda: outer_steps.trust_region(chosen(), table_policy(2), 1, radius=-1),
-        lambda: outer_steps.trust_region(chosen(), table_policy(2), 1, raduis=0.1),
+        lambda: outer_steps.trpo(chosen(), table_policy(2), 1, radius=-1),
+        lambda: outer_steps.trpo(chosen(), table_policy(2), 1, raduis=0.1),
         lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, normalise="no"),
         lambda: advantages((1, 2)),
         lambda: terms.add_kl_penalty(chosen(), table_policy(2), float("nan")),

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 import maml
 from maml import trust_region
-from maml.trust_region import Region, trust_region_step
+from maml.trust_region import TrustRegion, trust_region_step
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
@@ -54,7 +54,7 @@ def problem(inner_steps=2):
         far = divergence(start, outputs(meta_params, episode, key), episode)
         return value, metrics | {"far": far}
 
-    region = Region(objective, outputs, divergence, lambda metrics: metrics["far"])
+    region = TrustRegion(objective, outputs, divergence, lambda metrics: metrics["far"])
     return region, theta, maml.Episode(*zip(x, y, strict=True))
 
 

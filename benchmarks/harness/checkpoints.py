@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
 from benchmarks.harness import stored
-from benchmarks.harness.options import Run
+from benchmarks.harness.options import RunOptions
 from benchmarks.harness.stored import CURE, DamagedError, latest, steps
 from maml.tree import leaves_by_path
 
@@ -163,7 +163,7 @@ def load(folder: Path, state: State, *, step: int | None = None) -> State:
     return loaded
 
 
-def initial_params(config: Run, like: PyTree) -> PyTree:
+def initial_params(config: RunOptions, like: PyTree) -> PyTree:
     """The meta-parameters `[seed, ...]` of a new run's `start_from`; without one, those given.
 
     Raises:

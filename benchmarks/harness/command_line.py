@@ -17,10 +17,10 @@ import tyro
 
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
-from benchmarks.harness.options import Run
+from benchmarks.harness.options import RunOptions
 
 D = TypeVar("D")
-R = TypeVar("R", bound=Run)
+R = TypeVar("R", bound=RunOptions)
 
 
 def launch(
@@ -151,7 +151,7 @@ def with_meta_steps(preset: R, meta_steps: int) -> R:
     return replace(preset, meta_steps=meta_steps, steps_per_call=every)
 
 
-def preset_lines(presets: Mapping[str, Run]) -> str:
+def preset_lines(presets: Mapping[str, RunOptions]) -> str:
     """A line for each preset, with the options in which it differs from the first."""
     first, *others = map(asdict, presets.values())
     texts = [f"- {first['preset']}: the default"]

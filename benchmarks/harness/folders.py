@@ -21,7 +21,7 @@ from benchmarks.harness.files import (
     write_json,
     write_text,
 )
-from benchmarks.harness.options import Run
+from benchmarks.harness.options import RunOptions
 from benchmarks.harness.stored import steps
 
 RESULTS = Path("results")
@@ -49,7 +49,7 @@ def script_folder(name: str, config: Any) -> Path:
     return out
 
 
-def run_folder(name: str, config: Run) -> Path:
+def run_folder(name: str, config: RunOptions) -> Path:
     """Claims a new folder for a run, or the one that it names, with its options in `config.json`.
 
     Raises:
@@ -139,7 +139,7 @@ def _check_same_options(
     return stored
 
 
-def record_changed_options(out: Path, config: Run, done: int) -> None:
+def record_changed_options(out: Path, config: RunOptions, done: int) -> None:
     """Writes to `config.json` the options of a resumed run, and the meta-step since they hold.
 
     Its `history` has the options at the start, then each change with the number of meta-steps that

@@ -1,4 +1,4 @@
-"""A study and its meta-training: jitted calls, and a line of the log for each.
+"""Meta-trains a study: jitted calls, and a line of the log for each.
 
 A run that was killed continues bit for bit: all random numbers come from the number of the
 meta-step, the whole state is in the checkpoint, and lines of the log after it are written again.
@@ -14,65 +14,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 import maml
 from benchmarks.harness import display, folders, hardware
 from benchmarks.harness.checkpoints import checkpoints, restore
 from benchmarks.harness.files import LINE, as_json
-from benchmarks.harness.options import Run
+from benchmarks.harness.options import RunOptions
 from benchmarks.harness.statistics import confidence_intervals
-from maml.types import MetaParams, MetaState, Metrics, RandomKey
-
-Values = dict[str, dict[str, np.ndarray]]  # metric -> inner step -> [task]
-
-
-class Study(NamedTuple):
-    """What is trained and evaluated; every benchmark makes one from its options.
-
-    Attributes:
-        name: Name of the benchmark.
-        start: First state of a seed, from its key.
-        step: Outer step, as `maml.iterate` takes it.
-        sample: Sampler of the tasks of a meta-batch.
-        select_metrics: Function from the metrics of a meta-step to its numbers by name, whose means
-            are in the log.
-        bar_metrics: Names of the numbers that the progress bar shows.
-        score: Score of a checkpoint, higher is better, from the means of one call.
-        evaluate: `evaluate(meta_params, split)`, with the split "val" or "test": the values of each
-            metric on each task, after each number of inner steps.
-        headline: Metric, and the number of inner steps, that others compare with.
-        facts: Entries of every summary, such as the algorithm.
-        failure: Reason to end the run, from the state and the numbers of one seed and the number
-            of meta-steps before the call; None while it can go on.
-        devices: Words for the devices that it runs on.
-        count_skipped: Function from the state of a seed to the number of skipped meta-steps; None
-            where the outer step skips none.
-        higher_is_better: Whether a higher headline is better.
-        validates: Whether the split "val" is evaluated after every call.
-        over_tasks: Whether the result of one seed has a confidence interval, over its test tasks.
-        prefetch: Largest number of meta-steps whose tasks are drawn at once.
-        precision: Precision of the matrix products; None is JAX's default.
-    """
-
-    name: str
-    start: Callable[[RandomKey], MetaState]
-    step: Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Metrics]]
-    sample: Callable[[RandomKey], PyTree]
-    select_metrics: Callable[[Metrics], dict[str, Array]]
-    bar_metrics: tuple[str, ...]
-    score: Callable[[dict[str, float]], float]
-    evaluate: Callable[[MetaParams, str], Values]
-    headline: tuple[str, int | str]
-    facts: dict[str, Any]
-    failure: Callable[[MetaState, dict[str, np.ndarray], int], str | None]
-    devices: str
-    count_skipped: Callable[[MetaState], int] | None = None
-    higher_is_better: bool = True
-    validates: bool = False
-    over_tasks: bool = False
-    prefetch: int = 1
-    precision: hardware.Precision | None = None
+from benchmarks.harness.study import Study
+from maml.types import MetaState, RandomKey
 
 
 class Progress(NamedTuple):
@@ -88,7 +39,7 @@ class Progress(NamedTuple):
 
 
 def train(
-    study: Study, config: Run, states: MetaState, out: Path
+    study: Study, config: RunOptions, states: MetaState, out: Path
 ) -> tuple[MetaState, int, dict[str, float]]:
     """Meta-trains all seeds, `[seed, ...]`, until all meta-steps are done, or Ctrl-C.
 
@@ -156,7 +107,7 @@ def train(
 
 
 def compile_call(
-    study: Study, config: Run, states: MetaState, keys: RandomKey
+    study: Study, config: RunOptions, states: MetaState, keys: RandomKey
 ) -> Callable[[MetaState, RandomKey], tuple[MetaState, dict[str, Array]]]:
     """The compiled function of `steps_per_call` meta-steps of all seeds."""
     # One seed is enough work for a core; other devices take all seeds at once.
@@ -176,7 +127,7 @@ def compile_call(
 
 def observe(
     study: Study,
-    config: Run,
+    config: RunOptions,
     states: MetaState,
     followed: dict[str, Array],
     done: int,
@@ -211,7 +162,7 @@ def observe(
     return Progress(line, ", ".join(latest), score, failure)
 
 
-def seed_keys(config: Run) -> RandomKey:
+def seed_keys(config: RunOptions) -> RandomKey:
     """The random keys of a run, `[seed]`."""
     return jax.vmap(jax.random.key)(config.seed + jnp.arange(config.seeds))
 

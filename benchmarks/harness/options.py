@@ -11,7 +11,7 @@ from benchmarks.harness.display import check_tensorboard
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunOptions:
     """The options of every benchmark that meta-trains."""
 
     preset: str
@@ -91,7 +91,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Run):
+class DataOptions(RunOptions):
     """The options of every benchmark on data. A benchmark adds its own."""
 
     cosine: bool = False

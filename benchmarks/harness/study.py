@@ -1,150 +1,63 @@
-"""Runs a study: meta-training from one seed or several, an evaluation, and a folder of results.
+"""A study: what a benchmark trains and evaluates."""
 
-The folder holds `log.jsonl`, one line per jitted call, written while the run goes on, and
-`summary.json`. Ctrl-C ends meta-training after the call in progress; what was learned so far is
-then evaluated as usual. All seeds are trained in one program.
-"""
-
-import time
-from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from jaxtyping import Array, PyTree
 
-from benchmarks.harness import checkpoints, folders, hardware
-from benchmarks.harness.files import LINE, read_lines, read_object, sole_writer
-from benchmarks.harness.loop import Study, seed_keys, stack, train, unstack
-from benchmarks.harness.options import Run
-from benchmarks.harness.statistics import confidence_intervals, count_not_finite, seed_means
-from benchmarks.harness.stored import DamagedError, steps
-from maml.types import MetaParams, MetaState
+from benchmarks.harness import hardware
+from maml.types import MetaParams, MetaState, Metrics, RandomKey
+
+Values = dict[str, dict[str, np.ndarray]]  # metric -> inner step -> [task]
 
 
-class Result(NamedTuple):
-    """The folder of a run, its summary, and its meta-parameters, `[seed, ...]`."""
+class Study(NamedTuple):
+    """What is trained and evaluated; every benchmark makes one from its options.
 
-    out: Path
-    summary: dict[str, Any]
-    meta_params: MetaParams
-
-    def of_seed(self, place: int = 0) -> MetaParams:
-        """The meta-parameters of one of the seeds."""
-        return unstack(self.meta_params)[place]
-
-
-def run(study: Study, config: Run) -> Result:
-    """Meta-trains and evaluates; writes `log.jsonl` and `summary.json`.
-
-    The result of several seeds is their mean and its 95% confidence interval (Student's t), beside
-    the means of each seed.
-
-    Args:
-        study: Study to run.
-        config: Options of the run.
-
-    Returns:
-        Folder, summary and meta-parameters.
-
-    Raises:
-        ValueError: the folder holds a run, or another one than is to be resumed.
-        FloatingPointError: training failed; the log says since when.
+    Attributes:
+        name: Name of the benchmark.
+        start: First state of a seed, from its key.
+        step: Outer step, as `maml.iterate` takes it.
+        sample: Sampler of the tasks of a meta-batch.
+        select_metrics: Function from the metrics of a meta-step to its numbers by name, whose means
+            are in the log.
+        bar_metrics: Names of the numbers that the progress bar shows.
+        score: Score of a checkpoint, higher is better, from the means of one call.
+        evaluate: `evaluate(meta_params, split)`, with the split "val" or "test": the values of each
+            metric on each task, after each number of inner steps.
+        headline: Metric, and the number of inner steps, that others compare with.
+        facts: Entries of every summary, such as the algorithm.
+        failure: Reason to end the run, from the state and the numbers of one seed and the number
+            of meta-steps before the call; None while it can go on.
+        devices: Words for the devices that it runs on.
+        count_skipped: Function from the state of a seed to the number of skipped meta-steps; None
+            where the outer step skips none.
+        higher_is_better: Whether a higher headline is better.
+        validates: Whether the split "val" is evaluated after every call.
+        over_tasks: Whether the result of one seed has a confidence interval, over its test tasks.
+        prefetch: Largest number of meta-steps whose tasks are drawn at once.
+        precision: Precision of the matrix products; None is JAX's default.
     """
-    states = first_states(study, config)  # refuses what it must before there is a folder
-    out = folders.run_folder(study.name, config)
-    if config.resume:
-        check_complete(out)
-    with sole_writer(out), matmul_precision(study.precision):
-        states, done, seconds = train(study, config, states, out)
-        start = time.perf_counter()
-        results = evaluate_study(study, states.params)
-        best = checkpoints.best_step(out / "checkpoints") if study.validates else None
-        if best not in (None, done):
-            try:
-                earlier = checkpoints.load(out / "checkpoints", states, step=best).params
-                results["best"] = {"meta_steps": best} | evaluate_study(study, earlier)
-            except DamagedError as error:
-                print(f"The best checkpoint, of step {best}, cannot be read: {error}")
-        seconds["evaluate"] = time.perf_counter() - start
-        results |= study.facts | {"seeds": config.seeds}
-        if study.count_skipped:
-            results["skipped_steps"] = sum(map(study.count_skipped, unstack(states)))
-        results |= headline(results, *study.headline)
-        summary = summarise(study.name, config, out, done, seconds, results)
-    return Result(out, summary, states.params)
 
-
-def check_complete(out: Path) -> None:
-    """Refuses a run that has lost its log or its checkpoints, or whose log is no log.
-
-    Raises:
-        ValueError: saying which.
-    """
-    log, saved = read_lines(out / "log.jsonl", LINE), steps(out / "checkpoints")
-    for before, after in pairwise([0, *(line["step"] for line in log)]):
-        if after <= before:
-            raise ValueError(
-                f"{out / 'log.jsonl'}: got step {after} after step {before}; wanted steps that grow"
-            )
-    told = [name for name in ("log.jsonl", "summary.json") if (out / name).exists()]
-    if not saved and (log or "summary.json" in told):
-        raise ValueError(
-            f"{out} holds {' and '.join(told)} of a run, and there is no checkpoint in"
-            f" {out / 'checkpoints'}: put it back, or start a new run in another --out"
-        )
-    if saved and int(saved[-1].name) and not log:
-        raise ValueError(
-            f"{saved[-1]} is there, and {out / 'log.jsonl'} is missing or empty: put"
-            " it back, or start a new run in another --out"
-        )
-
-
-def matmul_precision(precision: hardware.Precision | None) -> AbstractContextManager[Any]:
-    """Within it, matrix products have the given precision; bfloat16 concerns the layers alone."""
-    exact = "tensorfloat32" if precision == "tensorfloat32" else "float32"
-    return jax.default_matmul_precision(exact) if precision else nullcontext()
-
-
-def first_states(study: Study, config: Run) -> MetaState:
-    """The states before the first meta-step, `[seed, ...]`.
-
-    Raises:
-        ValueError: the meta-parameters to start from are missing, or of another shape.
-    """
-    states = stack([study.start(jax.random.fold_in(key, 0)) for key in seed_keys(config)])
-    return states._replace(params=checkpoints.initial_params(config, states.params))
-
-
-def evaluate_study(study: Study, meta_params: MetaParams) -> dict[str, Any]:
-    """The results on the test tasks of meta-parameters `[seed, ...]`, and what was not finite."""
-    values = stack([study.evaluate(params, "test") for params in unstack(meta_params)])
-    results: dict[str, Any] = confidence_intervals(values, over_tasks=study.over_tasks)
-    return results | seed_means(values) | count_not_finite(values)
-
-
-def headline(results: dict[str, Any], metric: str, when: int | str) -> dict[str, Any]:
-    """The one number that others compare with: a metric after the number `when` of inner steps."""
-    return {"metric": metric, "steps": when, **results[metric][str(when)]}
-
-
-def summarise(
-    name: str, config: Run, out: Path, done: int, seconds: dict[str, float], results: dict[str, Any]
-) -> dict[str, Any]:
-    """Writes `summary.json` and, where the run is to be recorded, a line of results/*.jsonl."""
-    tasks, interrupted = done * config.meta_batch * config.seeds, done < config.total_steps
-    summary = {"preset": config.preset, **results, "seed": config.seed, "meta_steps": done}
-    summary |= {"interrupted": interrupted, "seconds": seconds}
-    history = read_object(out / "config.json", folders.OPTIONS).get("history") or []
-    summary |= {"history": history} if len(history) > 1 else {}
-    summary |= {"start_from": str(config.start_from)} if config.start_from else {}
-    summary |= {
-        "seconds_per_seed": round(seconds["train"] / config.seeds, 2),
-        "tasks_per_second": round(tasks / max(seconds["train"], 1e-9), 1),
-    }
-    record = config.record and not interrupted
-    return folders.write_summary(name, config, out, summary, record=record)
+    name: str
+    start: Callable[[RandomKey], MetaState]
+    step: Callable[[MetaState, PyTree, RandomKey], tuple[MetaState, Metrics]]
+    sample: Callable[[RandomKey], PyTree]
+    select_metrics: Callable[[Metrics], dict[str, Array]]
+    bar_metrics: tuple[str, ...]
+    score: Callable[[dict[str, float]], float]
+    evaluate: Callable[[MetaParams, str], Values]
+    headline: tuple[str, int | str]
+    facts: dict[str, Any]
+    failure: Callable[[MetaState, dict[str, np.ndarray], int], str | None]
+    devices: str
+    count_skipped: Callable[[MetaState], int] | None = None
+    higher_is_better: bool = True
+    validates: bool = False
+    over_tasks: bool = False
+    prefetch: int = 1
+    precision: hardware.Precision | None = None
 
 
 def values_by_step(values: Any) -> dict[str, Any]:

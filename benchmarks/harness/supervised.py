@@ -11,11 +11,11 @@ import optax
 
 import maml
 from benchmarks.harness import display, hardware
-from benchmarks.harness import study as studies
-from benchmarks.harness.loop import Study, Values
-from benchmarks.harness.options import Config
+from benchmarks.harness import run as engine
+from benchmarks.harness.options import DataOptions
+from benchmarks.harness.run import Result
 from benchmarks.harness.statistics import count_not_finite, curve
-from benchmarks.harness.study import Result, values_by_step
+from benchmarks.harness.study import Study, Values, values_by_step
 from maml.types import LossFn, MetaParams, MetaState, Metrics, Params, RandomKey
 
 BLOCK = 500  # test tasks of one jitted call
@@ -59,12 +59,12 @@ class Experiment(NamedTuple):
         return self.init(jax.random.fold_in(jax.random.key(seed), 0))
 
 
-def run(experiment: Experiment, config: Config) -> Result:
-    """Meta-trains and evaluates an experiment; see `benchmarks.harness.study.run`."""
-    return studies.run(study(experiment, config), config)
+def run(experiment: Experiment, config: DataOptions) -> Result:
+    """Meta-trains and evaluates an experiment; see `benchmarks.harness.run.run`."""
+    return engine.run(study(experiment, config), config)
 
 
-def study(experiment: Experiment, config: Config) -> Study:
+def study(experiment: Experiment, config: DataOptions) -> Study:
     """The study of an experiment: `maml.meta_step` with Adam, and an evaluation step by step."""
     optimizer, layout = outer_optimizer(experiment, config), _layout(experiment, config)
     headline = experiment.headline
@@ -106,7 +106,7 @@ def study(experiment: Experiment, config: Config) -> Study:
     )
 
 
-def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTransformation:
+def outer_optimizer(experiment: Experiment, config: DataOptions) -> optax.GradientTransformation:
     """Adam with the configured learning rate, which leaves out gradients that are not finite."""
     rate = config.outer_rate
     if config.cosine:
@@ -115,7 +115,7 @@ def outer_optimizer(experiment: Experiment, config: Config) -> optax.GradientTra
 
 
 def evaluate_on_test(
-    experiment: Experiment, config: Config, meta_params: MetaParams
+    experiment: Experiment, config: DataOptions, meta_params: MetaParams
 ) -> dict[str, Any]:
     """The curve of each metric on the test tasks, and how many values were not finite."""
     values = evaluate(experiment, config, meta_params, "test")
@@ -124,7 +124,7 @@ def evaluate_on_test(
 
 
 def evaluate(
-    experiment: Experiment, config: Config, meta_params: MetaParams, split: str
+    experiment: Experiment, config: DataOptions, meta_params: MetaParams, split: str
 ) -> dict[str, np.ndarray]:
     """The metrics on the same tasks of a split every time, each `[task, steps + 1]`."""
     validating = split == "val"
@@ -163,7 +163,7 @@ def _by_step(values: dict[str, np.ndarray]) -> Values:
     return {metric: values_by_step(columns) for metric, columns in values.items()}
 
 
-def _layout(experiment: Experiment, config: Config) -> hardware.Layout:
+def _layout(experiment: Experiment, config: DataOptions) -> hardware.Layout:
     """One for the whole run: what is trained on some devices is evaluated on them."""
     together = math.gcd(config.meta_batch, config.val_tasks, config.eval_tasks)
     return hardware.layout(

@@ -10,7 +10,7 @@ from maml.rl.outer_steps import (
     multi_epoch,
     outer_step,
     record_trajectories,
-    trust_region,
+    trpo,
 )
 from maml.rl.policies import (
     Policy,
@@ -51,6 +51,6 @@ __all__ = [
     "surrogate_loss",
     "table_policy",
     "trial_environment",
-    "trust_region",
+    "trpo",
     "undiscounted_returns",
 ]

@@ -5,7 +5,7 @@ the policy before the step, and finally those of the adapted policy. The objecti
 is then a function of the meta-parameters on fixed data, through the ratios of its policies to those
 that acted:
 
-    collect -> Episode -> trust_region | multi_epoch
+    collect -> Episode -> trpo | multi_epoch
 """
 
 from collections.abc import Callable
@@ -27,16 +27,16 @@ from maml.rl.environment import fill_after_end
 from maml.rl.losses import Collect, Experience, count_steps, map_over_steps
 from maml.rl.policies import Policy, check_policy
 from maml.rl.terms import require_objective
-from maml.trust_region import Region, check_region, trust_region_step
+from maml.trust_region import TrustRegion, check_region, trust_region_step
 from maml.types import (
     Algorithm,
+    BatchPerStep,
     Episode,
     Learner,
     LossFn,
     MetaParams,
     MetaState,
     Metrics,
-    PerStep,
     RandomKey,
 )
 
@@ -98,7 +98,7 @@ def collect_episode(
                 f" Experience; got {type(experience).__name__}"
             )
         query = collect(params, task, query_key)
-        support = PerStep(experience) if inner_steps else query
+        support = BatchPerStep(experience) if inner_steps else query
         return jax.lax.stop_gradient(Episode(support, query))
 
     return episode
@@ -135,7 +135,7 @@ def outer_step(
     return step
 
 
-def trust_region(
+def trpo(
     algorithm: Algorithm,
     policy: Policy,
     inner_steps: int,
@@ -194,7 +194,7 @@ def trust_region(
         def of_step(theta: MetaParams, episode: Episode, key: RandomKey) -> tuple[Scalar, Metrics]:
             return objective(theta, episode, key, state.step)
 
-        region = Region(of_step, outputs, divergence, lambda metrics: metrics["query"]["kl"])
+        region = TrustRegion(of_step, outputs, divergence, lambda metrics: metrics["query"]["kl"])
         params, metrics = trust_region_step(region, state.params, episodes, key, **options)
         return MetaState(params, state.opt_state, state.step + 1), metrics
 

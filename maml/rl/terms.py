@@ -14,13 +14,13 @@ from maml.rl.policies import Policy
 from maml.surrogates import score_function
 from maml.types import (
     Algorithm,
+    BatchPerStep,
     Episode,
     MetaGradient,
     MetaParams,
     Metrics,
     Objective,
     Params,
-    PerStep,
     RandomKey,
     Step,
 )
@@ -111,7 +111,7 @@ def _add_term(
     def objective(
         meta_params: MetaParams, episode: Episode, key: RandomKey, step: Step
     ) -> tuple[Scalar, Metrics]:
-        if not isinstance(episode.support, PerStep):
+        if not isinstance(episode.support, BatchPerStep):
             raise ValueError(f"the term {name} needs an inner step or more; got 0")
         value, metrics = objective_without_term(meta_params, episode, key, step)
         inner = algorithm.learner(meta_params)

@@ -27,7 +27,7 @@ from maml.search import Reward
 from maml.search.space import Tokens
 from maml.types import Params, RandomKey
 from tasks._checks import check_is
-from tasks.batch_norm import few_shot_apply, few_shot_loss
+from tasks.batch_norm import flax_apply, flax_loss
 
 Learner = Literal["protonet", "maml", "fomaml"]
 BatchNorm = Literal["transductive", "support"]  # child networks have no running averages
@@ -93,9 +93,9 @@ def algorithm(model: nn.Module, params: Params, budget: Budget) -> maml.Algorith
     Returns:
         The algorithm.
     """
-    loss = few_shot_loss(model, budget.batch_norm)
+    loss = flax_loss(model, budget.batch_norm)
     if budget.learner == "protonet":
-        features = few_shot_apply(model, budget.batch_norm, features=True)
+        features = flax_apply(model, budget.batch_norm, features=True)
         return maml.protonet(loss, features, head=maml.mask_by_path(params, "/head/"))
     adapts = maml.complement(maml.mask_by_path(params, "/norm"))
     build = {"maml": maml.maml, "fomaml": maml.fomaml}[budget.learner]
@@ -141,7 +141,7 @@ def accuracy(
     model = child(tokens)
     check_is(model, "a child", nn.Module)
     learner = algorithm(model, params, budget).learner
-    metric = few_shot_loss(model, budget.batch_norm)
+    metric = flax_loss(model, budget.batch_norm)
     episodes = maml.batch_tasks(held_out, budget.eval_tasks)(jax.random.key(2018))
     steps, chunk = budget.inner_steps, budget.chunk
     losses, metrics = maml.evaluate(learner, metric, params, episodes, key, steps, chunk=chunk)
