@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import shlex
 import sys
@@ -304,11 +305,13 @@ def parse_preset(*argv):
     return configure(options_of("sinusoid"), "words", argv)
 
 
-def test_help_has_a_line_for_each_preset(capsys):
+def test_help_has_a_line_for_each_preset_and_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         parse("omniglot", ["--help"])
     shown = capsys.readouterr().out
     assert all(f"{name}: " in shown for name in options_of("omniglot"))
+    assert re.search(r"--resume.*latest checkpoint. Another .* number of meta-steps holds", shown)
 
 
 def fail(*_, **__):

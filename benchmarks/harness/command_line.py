@@ -9,11 +9,13 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import jax
 import tyro
+from docstring_parser import parse_from_object
 
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
@@ -120,6 +122,8 @@ def parse(
     for option, value in pairwise(("", *argv)):
         if value == "" or (value.startswith("--") and value.endswith("=")):
             raise ValueError(f"{value.rstrip('=') or option} is given an empty value; leave it out")
+    if {"-h", "--help"} & {*argv}:
+        unwrap_docstrings(kind)
     options: dict[str, Any] = {} if default is None else {"default": default}
     options |= {"prog": f"python -m {script}"} if (script := script_name()) else {}
     with redirect_stderr(io.StringIO()) as printed:
@@ -135,6 +139,14 @@ def parse(
         message += nearest(unknown[1], names, "--")
     print(message, file=sys.stderr)
     raise status
+
+
+def unwrap_docstrings(kind: type) -> None:
+    """Makes each docstring of an option one line of help, of which tyro would keep the breaks."""
+    documented = [p for base in kind.__mro__[-2::-1] for p in parse_from_object(base).params]
+    texts = {p.arg_name: " ".join((p.description or "").split()) for p in documented}
+    for field in fields(kind):
+        field.metadata = MappingProxyType({"help": texts.get(field.name)})
 
 
 def with_meta_steps(preset: R, meta_steps: int) -> R:
