@@ -197,6 +197,7 @@ def test_what_the_data_cannot_serve_is_refused_before_any_work(glyphs, change, m
     [
         (["--inner-steps", "-1"], "inner_steps must be >= 0; got -1"),
         (["--chunk", "7"], "a chunk must divide a device's 25 tasks; got 7"),
+        (["--chunk", "0"], "chunk must be >= 1 or auto or all; got 0"),
         (["--devices", "2"], "the devices must divide meta_batch, which is 25; got 2"),
         (["--devices", "5", "--eval-tasks", "9"], "divide eval_tasks, which is 9; got 5"),
         (["--devices", "0"], "devices must be >= 1; got 0"),
@@ -234,6 +235,13 @@ def test_heavy_tasks_have_a_core_each_and_light_ones_share_one():
     assert str(heavy) == "5 x cpu, 1 task at a time on each"
     asked = layout(20, heavy=True, devices=2, chunk="all")
     assert asked.mesh and (asked.chunk, asked.mesh.size) == (None, 2)
+
+
+def test_a_chunk_that_the_chosen_devices_cannot_map_is_refused_before_there_is_a_folder(glyphs):
+    config = replace(glyphs, out=glyphs.out / "none", chunk=2, eval_tasks=4)
+    with pytest.raises(ValueError, match="a chunk must divide the 1 tasks of each of 2 devices"):
+        omniglot.main(config)
+    assert not config.out.exists()
 
 
 def test_compilations_are_kept_in_the_cache_of_the_user(tmp_path):

@@ -265,7 +265,7 @@ class TestInvalidArguments:
             ),
             (
                 lambda: on_host(executor=device_executor(), reward=lambda tokens, key: "x"),
-                "numbers or arrays; got 'x'",
+                "a function over devices returns arrays; got 'x'",
             ),
             (lambda: device_executor(jax.make_mesh((1,), ("data",))), "named 'task'"),
             (lambda: shard_parameters(SPACE, ADAM, 2), "must be an ArchitecturePolicy"),

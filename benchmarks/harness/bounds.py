@@ -98,7 +98,7 @@ def check(options: Any, within: str = "") -> None:
             if choices and field.name not in BOUNDS:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}; got {one!r}")
             if field.name in BOUNDS:
-                _check_number(name, one, *BOUNDS[field.name])
+                _check_number(name, one, *BOUNDS[field.name], choices)
 
 
 def check_used(
@@ -153,16 +153,17 @@ def _choices(hint: Any) -> Iterator[str]:
         yield from _choices(part)
 
 
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
+def _check_number(name: str, value: Any, low: float, high: float, choices: tuple[str, ...]) -> None:
     whole = isinstance(low, int)
+    others = "".join(f" or {choice}" for choice in choices)
     fits = issubclass(type(value), Integral if whole else Real) and type(value) is not bool
     if not fits or not (whole or isfinite(value)):
         words = "an integer" if whole else "a finite number"
-        raise ValueError(f"{name} must be {words}; got {value!r}")
+        raise ValueError(f"{name} must be {words}{others}; got {value!r}")
     if value < low:
-        raise ValueError(f"{name} must be >= {low}; got {value}")
+        raise ValueError(f"{name} must be >= {low}{others}; got {value}")
     if value > high:
-        raise ValueError(f"{name} must be <= {high:,}; got {value}")
+        raise ValueError(f"{name} must be <= {high:,}{others}; got {value}")
 
 
 def _check_several(name: str, values: tuple[Any, ...]) -> None:

@@ -166,6 +166,14 @@ def _by_step(values: dict[str, np.ndarray]) -> Values:
 def _layout(experiment: Experiment, config: DataOptions) -> hardware.Layout:
     """One for the whole run: what is trained on some devices is evaluated on them."""
     together = math.gcd(config.meta_batch, config.val_tasks, config.eval_tasks)
-    return hardware.layout(
+    layout = hardware.layout(
         together, heavy=experiment.heavy, devices=config.devices, chunk=config.chunk
     )
+    devices = layout.mesh.size if layout.mesh else 1
+    if layout.chunk and config.meta_batch // devices % layout.chunk:
+        raise ValueError(
+            f"a chunk must divide the {config.meta_batch // devices} tasks of each of {devices}"
+            f" devices; got {layout.chunk}; with --devices 1 it may be one of all"
+            f" {config.meta_batch}"
+        )
+    return layout

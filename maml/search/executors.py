@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from maml._checks import check_count
+from maml._returns import check_arrays
 from maml.mapping import map_in_chunks, shard_over_devices, tasks_per_device
 
 Item = tuple[Any, ...]
@@ -65,10 +65,15 @@ def device_executor(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
     tasks_per_device(0, mesh)
     devices = 1 if mesh is None else mesh.size
 
+    def call(function: Partial, item: Item) -> Any:
+        result = function(*item)
+        check_arrays(result, "a function over devices")
+        return result
+
     @jax.jit
     def program(function: Partial, items: Item) -> Any:
         def share(function: Partial, items: Item) -> Any:
-            return map_in_chunks(lambda item: _check_arrays(function(*item)), items, chunk)
+            return map_in_chunks(lambda item: call(function, item), items, chunk)
 
         return shard_over_devices(mesh, share, summed=False)(function, items)
 
@@ -85,11 +90,3 @@ def device_executor(mesh: Mesh | None = None, *, chunk: int = 1) -> Executor:
             yield index, jax.tree.map(lambda leaf, at=index: leaf[at], results)
 
     return execute
-
-
-def _check_arrays(results: Any) -> Any:
-    """The results of a function, after a check that they are numbers and arrays."""
-    for leaf in jax.tree.leaves(results):
-        if not isinstance(leaf, int | float | complex | np.generic | np.ndarray | jax.Array):
-            raise ValueError(f"a function over devices must return numbers or arrays; got {leaf!r}")
-    return results
