@@ -86,6 +86,8 @@ class FewShot(DataOptions):
     model: Literal["conv4", "conv4-pool", "fully-connected", "cells"] = "conv4"
     """Network: four convolutions with stride 2 or with max-pooling, four dense layers, or the cells
     of `tokens`."""
+    zero_head: bool = False
+    """Start the linear head of the four convolutions at zero instead of at random."""
     tokens: str = ""
     """Tokens of a normal and a reduction cell, separated by commas; see tasks/architectures."""
     copies: int = 1
@@ -110,6 +112,7 @@ class FewShot(DataOptions):
         on_omniglot, of_cells = self.dataset == "omniglot", self.model == "cells"
         check_used(self, ("data", "resize", "split"), on_omniglot, "dataset omniglot")
         check_used(self, ("tokens", "copies", "features"), of_cells, "model cells")
+        check_used(self, ("zero_head",), "conv4" in self.model, "model conv4 or conv4-pool")
         if of_cells:
             network(self, ways=self.ways)  # refuses tokens that are not those of two cells
         check_used(self, ("momentum",), self.batch_norm == "running", "batch_norm running")
@@ -132,7 +135,8 @@ def network(config: FewShot, **options: Any) -> nn.Module:
         ValueError: The tokens of cells are missing, not numbers, or not those of two cells.
     """
     if config.model != "cells":
-        return MODELS[config.model](**options)
+        head = {"zero_head": True} if config.zero_head else {}
+        return MODELS[config.model](**head, **options)
     try:
         tokens = tuple(int(token) for token in config.tokens.split(","))
     except ValueError as error:

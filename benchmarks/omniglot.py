@@ -72,6 +72,20 @@ TWO_CORES = replace(
     meta_steps=16_000,
     steps_per_call=200,
 )
+ONE_STEP = replace(
+    TWO_CORES,
+    preset="one-step-20-way-1-shot",
+    ways=20,
+    shots=1,
+    queries=1,
+    train_queries=3,
+    zero_head=True,
+    outer_rate=6e-3,
+    meta_batch=4,
+    meta_steps=30_000,
+    steps_per_call=250,
+    eval_steps=3,
+)
 PRESETS = {
     preset.preset: preset
     for preset in (
@@ -118,6 +132,8 @@ PRESETS = {
             first_order=12_000,
             meta_batch=4,
         ),
+        ONE_STEP,
+        replace(ONE_STEP, preset="one-step-20-way-5-shot", shots=5, queries=5, train_queries=None),
         replace(
             PAPER,
             preset="glyphs-5-way-1-shot",

@@ -79,6 +79,8 @@ class Conv4(nn.Module):
         features: Number of channels of each block.
         pool: Whether blocks halve the image by max-pooling instead of by stride.
         track: Whether batch normalisation has running averages.
+        zero_head: Whether the head starts at zero instead. Logits are zero before the first inner
+            step then, whose size does not depend on a random draw, and meta-training is faster.
         dtype: Type in which the layers below the head compute, such as bfloat16. None: the type of
             inputs and parameters.
     """
@@ -87,12 +89,13 @@ class Conv4(nn.Module):
     features: int = 64
     pool: bool = False
     track: bool = False
+    zero_head: bool = False
     dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(ways=self.ways, features=self.features)
-        check_flags(pool=self.pool, track=self.track)
+        check_flags(pool=self.pool, track=self.track, zero_head=self.zero_head)
         check_dtype(self.dtype)
 
     @nn.compact
@@ -130,6 +133,7 @@ class Conv4(nn.Module):
             x = max_pool(x) if self.pool else x
         x = x.reshape(x.shape[0], -1) if self.pool else x.mean((1, 2))
         draw = draw if self.pool else nn.initializers.normal(1.0)
+        draw = nn.initializers.zeros_init() if self.zero_head else draw
         return x if features else nn.Dense(self.ways, kernel_init=draw, name="head")(x)
 
 

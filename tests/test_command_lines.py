@@ -120,6 +120,7 @@ REFUSED = {
         "--preset maml++-5-way-1-shot --algorithm maml": "is read only with algorithm maml++",
         "--first-order -5 --algorithm maml++": "first_order must be >= 0; got -5",
         "--tokens 0,1,2": "tokens is read only with model cells",
+        "--zero-head --model fully-connected": "zero_head is read only with model conv4 or",
         "--features 8": "features is read only with model cells; leave it at 16; got 8",
         "--model cells --tokens 0,0,0,0,0,0,0,0,0,0 --copies 0": "copies must be >= 1; got 0",
         "--algorithm protonet --inner-steps 7": "inner_steps is read only with algorithm maml or",

@@ -55,6 +55,16 @@ def test_weights_are_drawn_from_the_distribution_of_the_papers_code(
     assert kstest(np.concatenate(weights), distribution.cdf).pvalue > 0.01
 
 
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_zero_head_changes_the_head_alone(pool):
+    paper, zero = (
+        jit(Conv4(5, pool=pool, zero_head=zero_head).init)(KEY, jnp.zeros(OMNIGLOT))["params"]
+        for zero_head in (False, True)
+    )
+    assert not zero["head"].pop("kernel").any() and paper["head"].pop("kernel").any()
+    jax.tree.map(np.testing.assert_array_equal, zero, paper)
+
+
 @pytest.mark.parametrize("model", [MLP(), Conv4(5), FullyConnected(5)])
 def test_biases_start_at_zero(model):
     x = jnp.zeros((1, 1) if isinstance(model, MLP) else OMNIGLOT)
