@@ -10,13 +10,14 @@ from pathlib import Path
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 FIGURE = re.compile(r"\]\(\.\./(results/[^)\s]+\.png)\)")
 CODE = re.compile(r"(<(?:pre|script|style|code)\b.*?</(?:pre|script|style|code)>)", re.DOTALL)
-NOTEBOOK = re.compile(r'(href="\w+)\.ipynb"')
+LINK = re.compile(r'href="(?P<path>\w+\.ipynb|\.\./docs/[\w/-]+\.md)(?P<anchor>#[\w-]+)?"')
 FORMULA = re.compile(r"\$\$(?P<block>[^$]+)\$\$|\$(?P<inline>[^$\n]+)\$")
 
 
@@ -41,10 +42,19 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     """The page, with the formulas of a notebook as MathML and its links to the other pages."""
     if not page.file.src_uri.endswith(".ipynb"):
         return content
-    parts = CODE.split(NOTEBOOK.sub(r'\1.html"', content))
+    parts = CODE.split(LINK.sub(lambda link: site_link(link, page, files), content))
     return "".join(
         part if number % 2 else FORMULA.sub(mathml, part) for number, part in enumerate(parts)
     )
+
+
+def site_link(link: re.Match[str], page: Page, files: Files) -> str:
+    """A notebook's link to another notebook, or to a page in the folder `docs`, in the site."""
+    path = link["path"].removeprefix("../docs/")
+    target = files.get_file_from_path(path if path.endswith(".md") else f"notebooks/{path}")
+    if target is None:
+        raise PluginError(f"{page.file.src_uri} links to {link['path']}, which is no page")
+    return f'href="{target.url_relative_to(page.file)}{link["anchor"] or ""}"'
 
 
 def mathml(formula: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
 """Few-shot classification of images with the library alone: a minute on one core.
 
-    python examples/images.py                      # drawings of random strokes, made here
-    python examples/images.py --images FILE.npy    # yours: uint8 [class, image, side, side]
+    python examples/images.py                      # drawings of random strokes
+    python examples/images.py --images FILE.npy    # your images: uint8 [class, image, side, side]
 
 The network is the usual one of four convolutions. A class is learned from one image; its query
 images are normalised with the batch-norm statistics of the support set.

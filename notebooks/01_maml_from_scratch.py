@@ -41,8 +41,8 @@ META_STEPS = 300 if QUICK else 15_000
 # ## Forty lines
 #
 # Nothing but `jax` and `jax.numpy`. Every task is a sine wave of its own amplitude and phase, given
-# by ten of its points; the network is a list of six arrays. A function handles one task, and
-# `vmap` makes a meta-batch of it.
+# by ten of its points; the network is a list of six arrays. A function handles one task, and `vmap`
+# makes a meta-batch of it.
 
 
 # %%
@@ -110,9 +110,9 @@ print(f"loss after one inner step: {history[:100].mean():.2f} in the first 100 m
 print(f"{history[-100:].mean():.2f} in the last 100 of {META_STEPS:,}")
 
 # %% [markdown]
-# What has been learned shows in a wave that was never seen, of which five points are given. From a
-# random start a step does next to nothing. The meta-learned start is no wave in particular, yet one
-# step away from many.
+# A wave that was never seen, of which five points are given, shows what has been learned. From
+# random parameters a step changes next to nothing. The meta-learned parameters fit no particular
+# wave, but one step takes them close to many waves.
 
 # %%
 x = jnp.linspace(-5.0, 5.0, 200)[:, None]
@@ -147,7 +147,7 @@ plt.show()
 # %% [markdown]
 # ## The same with `maml`
 #
-# The library wants one thing of a problem: `loss(params, batch, key) -> (scalar, metrics)` of one
+# The library needs one thing from a problem: `loss(params, batch, key) -> (scalar, metrics)` of one
 # task. `maml.regression` makes it from any `apply(params, inputs)`, such as the plain function
 # above. The inner and the outer optimiser are any of optax's.
 
@@ -206,11 +206,12 @@ assert difference < 1e-13
 #
 # $$\nabla_\theta L^\text{query}(\phi) = (I - \alpha H)\, \nabla L^\text{query}(\phi).$$
 #
-# First-order MAML takes the inner gradient for a constant. What remains is
-# $\nabla L^\text{query}(\phi)$: the term $-\alpha H$, all that there is of second derivatives, is
-# gone. In the library this is `maml.fomaml`, or `first_order=True` of `gradient_descent`; it is a
-# `stop_gradient` around the inner gradient. So the two must differ by exactly $\alpha H$ times the
-# first-order gradient, and a Hessian times a vector is a derivative of the gradient: one `jax.jvp`.
+# First-order MAML treats the inner gradient as a constant. What remains is
+# $\nabla L^\text{query}(\phi)$: the term $-\alpha H$, which has all second derivatives, is
+# dropped. In the library this is `maml.fomaml`, or `first_order=True` of `gradient_descent`; it is
+# a `stop_gradient` around the inner gradient. So the two must differ by exactly $\alpha H$ times
+# the first-order gradient, and a Hessian times a vector is a derivative of the gradient: one
+# `jax.jvp`.
 
 # %%
 first_order = maml.fomaml(maml.regression(network), optax.sgd(ALPHA), inner_steps=1)
@@ -234,7 +235,7 @@ assert error < 1e-12
 
 # %% [markdown]
 # How much that turns the meta-gradient depends on $\alpha$, on the number of steps, each of which
-# multiplies another $I - \alpha H$, and on where one stands. The cosine of the angle between both
+# adds a factor $I - \alpha H$, and on the parameters. This is the cosine of the angle between both
 # meta-gradients:
 
 
@@ -262,20 +263,20 @@ grid[0].legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# At a random start the loss is nearly flat and both agree. Meta-training itself seeks the places
-# where $\alpha H$ is not small, for there one step goes far; and there they part.
+# At random parameters the loss is nearly flat, and both agree. Meta-training leads to parameters at
+# which $\alpha H$ is not small, because one step changes much there, and there the two differ.
 
 # %% [markdown]
 # ## Is it *the* gradient?
 #
-# Automatic differentiation cannot be its own witness; a difference quotient knows nothing of it:
+# Automatic differentiation cannot check itself. A difference quotient does not use it:
 #
 # $$\frac{F(\theta + \varepsilon d) - F(\theta - \varepsilon d)}{2 \varepsilon}
 # \approx \langle \nabla F(\theta), d \rangle$$
 #
-# for the meta-loss $F$ and a random direction $d$. A wide interval straddles kinks of the ReLUs, in
-# a tiny one rounding takes over, and in between MAML's gradient agrees. FOMAML's agrees nowhere: it
-# is a useful direction, but not the gradient of this objective.
+# for the meta-loss $F$ and a random direction $d$. A wide interval contains kinks of the ReLUs, in
+# a tiny one rounding errors dominate, and in between MAML's gradient agrees. FOMAML's never does:
+# it is a useful direction, but not the gradient of this objective.
 
 # %%
 center, unravel = ravel_pytree(theta)

@@ -17,8 +17,8 @@
 # # Sine waves
 #
 # A network is shown ten points of a wave and has to draw the rest. Ten points are few for 1,761
-# parameters, but every wave is like the ones before, and a good starting point makes use of that.
-# This is the first experiment of MAML's paper (Finn, Abbeel, Levine 2017), with the library.
+# parameters, but all waves have the same shape, and good initial parameters make use of that. This
+# is the first experiment of MAML's paper (Finn, Abbeel, Levine 2017), with the library.
 
 # %%
 # %matplotlib inline
@@ -61,9 +61,9 @@ plt.show()
 # %% [markdown]
 # ## The algorithm in three lines
 #
-# The inner optimiser adapts to a task, the outer one improves the start, and a meta-step has 25
-# tasks. The network is the paper's, with two hidden layers of 40 units; any function
-# `apply(params, inputs)` would do.
+# The inner optimiser adapts to a task, the outer one improves the initial parameters, and a
+# meta-step has 25 tasks. The network is the paper's, with two hidden layers of 40 units; any
+# function `apply(params, inputs)` would do.
 
 # %%
 network = MLP()
@@ -76,8 +76,9 @@ tasks = maml.batch_tasks(sample, num_tasks=25)
 
 # %% [markdown]
 # `maml.init` makes the state before the first meta-step, and `maml.train` takes many meta-steps in
-# one compiled program. It is called again and again here, so that the bar moves and new waves
-# tell after every thousand meta-steps how large the error is without and with an inner step.
+# one compiled program. It is called for a thousand meta-steps at a time here, so that the progress
+# bar moves, and the error of 500 validation waves before and after an inner step is measured in
+# between.
 
 # %%
 validation = maml.batch_tasks(sample, 500)(jax.random.key(1))
@@ -123,21 +124,21 @@ print(
 )
 
 # %% [markdown]
-# Before the inner step the network knows nothing of the wave, and its error stays large. What
+# Before the inner step the network knows nothing about the wave, and its error stays large. What
 # falls is the error *after* it: the network is trained to learn from ten points.
 #
 # ## Against a network that is trained on all waves at once
 #
-# Is the inner step in meta-training needed? With `inner_steps=0` the same lines train one network
-# on all tasks together, which is then adapted to a new task in the same way.
+# Does meta-training need the inner step? With `inner_steps=0` the same lines train one network on
+# all tasks together, which is then adapted to a new task in the same way.
 
 # %%
 joint, _ = meta_train(maml.maml(loss, optax.sgd(0.01), inner_steps=0))
 
 # %% [markdown]
 # To be fair, the joint network adapts with the learning rate that is best for it on the validation
-# waves. MAML keeps the one of its training. `maml.evaluate` gives the error of every test wave
-# after 0, 1, ..., 10 inner steps.
+# waves. MAML keeps the learning rate of its training. `maml.evaluate` gives the error of every test
+# wave after 0, 1, ..., 10 inner steps.
 
 
 # %%
@@ -200,9 +201,9 @@ plt.show()
 
 # %% [markdown]
 # Both start near the mean of all waves, $-\frac{2 \cdot 2.55}{\pi} \cos x$. MAML moves the whole
-# curve, also where it has no points: the shape of waves is in its start. The joint network bends
-# near the points. Over many waves, with all points on the right, the error on the left falls with
-# MAML and rises with the joint network:
+# curve, even where there are no points, because it has meta-learned the shape of waves. The joint
+# network changes near the points only. Over many waves, with all points on the right, the error on
+# the left falls with MAML and rises with the joint network:
 
 
 # %%
@@ -218,10 +219,11 @@ for name, (meta_params, rate, _) in networks.items():
     print(f"{name}: error on the left {numbers} inner steps")
 
 # %% [markdown]
-# ## Other algorithms are other lines
+# ## Other algorithms
 #
-# First-order MAML leaves out the second derivatives. Meta-SGD also learns a learning rate for every
-# parameter (Li, Zhou, Chen, Li 2017). Nothing else changes.
+# Another algorithm is another line of code. First-order MAML leaves out the second derivatives.
+# Meta-SGD also learns a learning rate for every parameter (Li, Zhou, Chen, Li 2017). Nothing else
+# changes.
 
 # %%
 others = {
@@ -237,5 +239,6 @@ for name, (other, meta_params) in results.items():
     print(f"{name:>16}: {mean[1]:.2f} ± {ci95[1]:.2f} after one inner step")
 
 # %% [markdown]
-# All numbers are of one meta-training each; the intervals are over test waves. `docs/results.md`
-# has the paper's 70,000 meta-steps and several seeds. Next: [characters](03_omniglot.ipynb).
+# Each number is that of one meta-training; the intervals are over test waves. The page of
+# [results](../docs/results.md#sinusoid) has those of the paper's 70,000 meta-steps, over several
+# seeds. Next: [characters](03_omniglot.ipynb).

@@ -16,10 +16,10 @@
 # %% [markdown]
 # # Characters
 #
-# Here are five characters that you have never seen, one drawing of each. Which of them is the
-# sixth drawing? People find this easy. A network finds it hard, unless it has learned from other
-# characters how to learn a character. Three ways of doing so are compared: MAML, ANIL
-# and prototypes.
+# Here are five characters that you have never seen, one drawing of each. Which of them is the sixth
+# drawing? People find this easy. A network finds it hard, unless it has learned from other
+# characters how to learn a character. Three ways of doing so are compared: MAML, ANIL and
+# prototypes.
 
 # %%
 # %matplotlib inline
@@ -47,8 +47,8 @@ META_STEPS, EACH, TEST_TASKS = (4, 2, 10) if QUICK else (1000, 50, 200)
 #
 # Omniglot has 1,623 characters of 50 alphabets, each drawn by 20 people (Lake, Salakhutdinov,
 # Tenenbaum 2015). Set `OMNIGLOT_DIR` to the folder with its two zips. Without them, characters of
-# matplotlib's fonts stand in, slanted and warped. The splits divide the characters: those of the
-# test are never seen in meta-training.
+# matplotlib's fonts are used instead, slanted and warped. The splits divide the characters: those
+# of the test are never seen in meta-training.
 
 # %%
 if "OMNIGLOT_DIR" in os.environ:
@@ -88,7 +88,7 @@ plt.show()
 #
 # `maml.few_shot` draws a task from the array of drawings: five characters, one drawing of each to
 # learn from (the support set) and five to be judged by (the query set). The number of a class is
-# new in every task, so it cannot be known by heart.
+# drawn anew in every task, so it cannot be memorised.
 
 # %%
 samplers = {
@@ -108,17 +108,17 @@ plt.show()
 # %% [markdown]
 # ## Three algorithms
 #
-# All of them train the same network of four convolutions and a linear head, and end with one
-# learning step on the support set:
+# All of them train the same network of four convolutions and a linear head, and adapt it by one
+# step on the support set:
 #
 # - **MAML**: a gradient step of all parameters,
 # - **ANIL**, *almost no inner loop*: a gradient step of the head alone (Raghu et al. 2020),
-# - **prototypes**: no gradient; a drawing belongs to the class with the nearest features (Snell,
+# - **prototypes**: no gradient; a drawing is taken for the class whose features are nearest (Snell,
 #   Swersky, Zemel 2017). In the library this is a head that is computed in closed form.
 #
 # The network has batch normalisation. In the mode `"support"`, the statistics are those of the
 # support set, so that each query drawing is classified by itself. ANIL's learning rate is larger,
-# since only the head takes the step.
+# since its step changes only the head.
 
 # %%
 network = Conv4(ways=5, features=32)
@@ -199,14 +199,14 @@ for name in ("ANIL", "prototypes"):
     print(f"{name} minus MAML, on the same tasks: {mean:+.1f} ± {ci95:.1f} %")
 
 # %% [markdown]
-# After so short a training the closed form is ahead: it need not learn where a head starts. After
-# longer ones the algorithms come closer to each other, see `docs/results.md`. The intervals are
-# over tasks, for one meta-training each.
+# After such a short training the closed form is ahead, since it needs no meta-learned head. After
+# longer ones the accuracies are closer to each other; see the
+# [results](../docs/results.md#omniglot). The intervals are over tasks, for one meta-training each.
 #
 # ## Which drawings are taken for another character?
 #
-# `maml.adapt` learns from one support set, and `apply` then gives the logits of any drawings. Of
-# all test tasks, these are MAML's eight most confident mistakes, each of another task.
+# `maml.adapt` adapts to one support set, and `apply` then gives the logits of any drawings. These
+# are the eight mistakes in the test tasks, each of another task, of which MAML is most confident.
 
 
 # %%
@@ -243,6 +243,6 @@ for name in ("ANIL", "prototypes"):
     print(f"but {share:.0f} % of those that MAML gets wrong.")
 
 # %% [markdown]
-# A drawing that is hard for one algorithm is hard for the others too. A person would get most of
-# these right: after so short a training there is much left to learn. Next:
-# [finding a goal](04_navigation.ipynb), by trial and error.
+# A drawing that is hard for one algorithm is often hard for the others too. A person would get most
+# of these right: after such a short training there is much left to learn. Next: [finding a
+# goal](04_navigation.ipynb), by trial and error.

@@ -16,9 +16,10 @@
 # %% [markdown]
 # # Finding a goal
 #
-# A point in the plane shall go to a goal that it cannot see. At every step it is only told how far
-# away it is. From twenty attempts and one step of policy gradient it has to learn where the goal
-# lies. This is the navigation task of MAML's paper (Finn, Abbeel, Levine 2017, section 5.3).
+# A point in the plane has to reach a goal that it cannot see. Its reward at every step tells only
+# how far away the goal is. From twenty attempts and one policy-gradient step it has to learn where
+# the goal lies. This is the navigation task of MAML's paper (Finn, Abbeel, Levine 2017, section
+# 5.3).
 
 # %%
 # %matplotlib inline
@@ -43,8 +44,8 @@ HORIZON, TRAJECTORIES, GOALS = 20, 20, 20
 # %% [markdown]
 # ## An environment is two functions of a task
 #
-# `reset` starts an episode and `step` goes on with it. Both are given the task, here the goal, as
-# an argument. The point starts in the middle and moves by at most 0.1 in each direction. Its reward
+# `reset` starts an episode and `step` continues it. Both have the task, here the goal, as an
+# argument. The point starts in the middle and moves by at most 0.1 in each direction. Its reward
 # is minus the squared distance from the goal.
 
 
@@ -70,7 +71,7 @@ environment = rl.Environment(reset, step, actions=(2,))
 # ## A policy and its paths
 #
 # The policy is a network that maps the position to a normal distribution of the action. `rollout`
-# draws trajectories of it, all at once. An untrained policy wanders about.
+# draws a batch of trajectories. Those of an untrained policy wander about.
 
 # %%
 policy = rl.gaussian_policy(GaussianMLP(2, widths=(64, 64), std=0.5))
@@ -104,10 +105,10 @@ plt.show()
 # $$\nabla_\theta\, \mathbb{E}\Big[\sum_t r_t\Big] =
 # \mathbb{E}\Big[\sum_t A_t \nabla_\theta \log \pi_\theta(a_t \mid s_t)\Big].$$
 #
-# `rl.policy_gradient` is a loss with minus this gradient: it draws the trajectories, computes the
-# advantages, and is differentiated. So the three lines of the sine waves are those of
-# reinforcement learning too. Support and query set are both the goal, since the trajectories are
-# drawn on the way: for the support set before the inner step, for the query set after it.
+# `rl.policy_gradient` is a loss whose gradient is minus this one: each call draws trajectories and
+# computes their advantages. So the three lines that define the algorithm for sine waves do so here
+# as well. Support and query set are both the goal, since the trajectories are drawn during
+# training: those of the support set before the inner step, those of the query set after it.
 
 # %%
 collect = rl.collector(
@@ -151,37 +152,36 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# ## Before and after an update
+# ## Before and after an inner step
 #
-# Before an update the policy does not know the goal, and stays near the middle. One gradient step
-# from twenty such paths sends it on its way; two more correct the distance.
+# Before an inner step the policy does not know the goal, and stays near the middle. One step, from
+# twenty such paths, sends it towards the goal; two more correct the distance.
 
 # %%
 goals = jnp.array([[0.7, 0.4], [-0.8, 0.7], [-0.4, -0.8], [0.6, -0.6]])
 
 
-@partial(jax.jit, static_argnames="updates")
-def updated(params, goal, updates):
-    inner = algorithm.learner(params)
-    return maml.adapt(inner, goal, jax.random.key(3), inner_steps=updates)[0]
+@partial(jax.jit, static_argnames="inner_steps")
+def adapt(params, goal, inner_steps):
+    return maml.adapt(algorithm.learner(params), goal, jax.random.key(3), inner_steps)[0]
 
 
 figure, grid = plt.subplots(1, 4, figsize=(11, 3.2), sharey=True, layout="constrained")
 for axes, goal in zip(grid, goals, strict=True):
-    for updates, color in {0: "tab:gray", 1: "tab:green", 3: "tab:blue"}.items():
-        adapted = updated(learned, goal, updates)
+    for inner_steps, color in {0: "tab:gray", 1: "tab:green", 3: "tab:blue"}.items():
+        adapted = adapt(learned, goal, inner_steps)
         draw_paths(axes, paths(adapted, goal, jax.random.key(4)), goal, color)
 grid[0].set_ylabel("y")
-figure.suptitle("twenty paths before any update (gray), after one (green), after three (blue)")
+figure.suptitle("twenty paths before any inner step (gray), after one (green), after three (blue)")
 plt.show()
 
 # %% [markdown]
-# The same as arrows: what the policy does on average at each place.
+# The same policies as arrows, which show the mean action at each place.
 
 # %%
 places = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1.2, 1.2, 11)] * 2), -1).reshape(-1, 2)
 goal = goals[1]
-policies = {"before any update": learned, "after one update": updated(learned, goal, 1)}
+policies = {"before any inner step": learned, "after one inner step": adapt(learned, goal, 1)}
 figure, grid = plt.subplots(1, 2, figsize=(7.5, 3.8), sharey=True, layout="constrained")
 for axes, (name, params_of) in zip(grid, policies.items(), strict=True):
     mean = 0.1 * jnp.clip(policy.apply_sequence(params_of, places).mean, -1, 1)
@@ -192,10 +192,10 @@ grid[0].set_ylabel("y")
 plt.show()
 
 # %% [markdown]
-# ## Is it the meta-training?
+# ## Does it need meta-training?
 #
-# A policy that is trained on all goals together, with `inner_steps=0`, takes the same updates. It
-# has learned what is right on average, to stay in the middle, and is slow to leave it.
+# A policy that was trained on all goals together, with `inner_steps=0`, takes the same inner steps.
+# It has learned what is best on average, to stay in the middle, and leaves it only slowly.
 
 # %%
 joint, _ = meta_train(maml.maml(loss, optax.sgd(0.3), inner_steps=0))
@@ -218,9 +218,9 @@ for name, start in {"MAML": learned, "trained on all goals": joint, "untrained":
     mean, ci95 = maml.mean_ci95(returns(start))
     axes.errorbar(range(4), mean, ci95, fmt="o-", capsize=3, label=name)
     numbers = ", ".join(f"{m:.1f} ± {c:.1f}" for m, c in zip(mean, ci95, strict=True))
-    print(f"{name}: return after 0, 1, 2, 3 updates {numbers}")
+    print(f"{name}: return after 0, 1, 2, 3 inner steps {numbers}")
 print(f"straight to the goal: {most:.1f}")
-axes.set(xlabel="updates, each from twenty new paths", xticks=range(4))
+axes.set(xlabel="inner steps, each from twenty new paths", xticks=range(4))
 axes.set_ylabel(f"return of {HORIZON} steps\n({TEST_GOALS} goals, 95% interval)")
 axes.grid(alpha=0.3)
 axes.legend()
@@ -228,7 +228,7 @@ plt.show()
 
 # %% [markdown]
 # The squared distance matters. The gradient of the distance itself has the same length however far
-# away the goal is: it says where to go, but not how far. `docs/reinforcement-learning.md` measures
-# that, and outer steps in a trust region, `rl.trpo`, for longer episodes. The intervals
-# here are over goals, for one meta-training each. Next:
-# [architecture search](05_architecture_search.ipynb).
+# away the goal is: it tells where to go, but not how far. The page on [reinforcement
+# learning](../docs/reinforcement-learning.md#navigation) measures this, for longer episodes and
+# with outer steps in a trust region, `rl.trpo`. The intervals here are over goals, for one
+# meta-training each. Next: [architecture search](05_architecture_search.ipynb).

@@ -16,8 +16,8 @@
 # %% [markdown]
 # # Architecture search
 #
-# Which network is best is itself something to be learned. A *search strategy* proposes a network,
-# is told its reward, and proposes the next one. Three strategies are compared here: chance,
+# The architecture of a network can be learned as well. A *search strategy* proposes a network, is
+# told its reward, and proposes the next one. Three strategies are compared here: random search,
 # evolution, and a controller that learns by policy gradient (Zoph, Le 2017).
 
 # %%
@@ -42,9 +42,10 @@ RUNS, CHILDREN = (10, 40) if QUICK else (500, 200)
 # %% [markdown]
 # ## A search space
 #
-# An architecture is a row of *tokens*, and a space says how many options each token has. Here it is
-# a network of two convolutions, of which the second reads the first or the image: seven tokens, 648
-# networks. (A space may also forbid combinations, with a function `allowed(tokens, position)`.)
+# An architecture is a sequence of *tokens*, and a space says how many options each token has. Here
+# the networks have two convolutions, and the second reads the output of the first or the image:
+# seven tokens, 648 networks. (A space may also forbid combinations, with a function
+# `allowed(tokens, position)`.)
 
 # %%
 OPTIONS = {
@@ -65,10 +66,10 @@ for number in range(3):
 # ## A reward
 #
 # The reward is the accuracy of the network on held-out characters of Omniglot, after a short
-# meta-training. All 648 networks have been trained before, three times each, so that a reward can
-# be looked up. Hundreds of searches then take seconds, enough to tell skill from luck. The other
-# two trainings are tested on yet other characters, and no search is told of them: they say how good
-# the network really is that a search has found.
+# meta-training. All 648 networks were trained in advance, three times each, so that a reward can be
+# looked up. Hundreds of searches then take seconds, and show which differences are more than luck.
+# The reward is that of the first training. The other two are tested on further characters, and no
+# search sees their results, which tell how good the network is that a search has found.
 
 # %%
 table = maml_bench(Path("../results/maml-bench/table.npz"))
@@ -101,9 +102,9 @@ plt.show()
 # %% [markdown]
 # ## Three strategies
 #
-# *Evolution* changes one token of the best of three networks from the latest ten. The *policy
-# gradient* has a table of logits, a row for each token, and with a moving average $b$ of the
-# rewards it follows
+# *Evolution* changes one token of the best of three networks, which it draws from the latest ten.
+# The *policy gradient* has a table of logits, a row for each token, and with a moving average $b$
+# of the rewards it follows
 #
 # $$\nabla_\theta\, \mathbb{E}[R] = \mathbb{E}\big[(R - b)\, \nabla_\theta \log \pi_\theta(
 # \text{tokens})\big].$$
@@ -117,8 +118,8 @@ strategies = {
 }
 
 # %% [markdown]
-# A search is a function of arrays, `search.search`. So `vmap` makes hundreds of it, each with a
-# random key of its own.
+# A search is a function of arrays, `search.search`. So `vmap` runs hundreds of searches side by
+# side, each with a random key of its own.
 
 # %%
 keys = jax.random.split(jax.random.key(0), RUNS)
@@ -151,8 +152,9 @@ left.legend()
 plt.show()
 
 # %% [markdown]
-# The controller proposes better and better networks, evolution goes on trying bad neighbours of
-# good ones, and chance learns nothing. How good is the network that a search ends with?
+# The policy gradient proposes better and better networks, evolution also tries bad neighbours of
+# good ones until the end, and random search learns nothing. How good is the best network of a
+# search?
 
 
 # %%
@@ -174,16 +176,16 @@ for name in ("evolution", "policy gradient"):
     )
 
 # %% [markdown]
-# On the test the policy gradient stays ahead of random search, but by much less than in the
-# rewards. One short training is a noisy reward, and whoever takes the largest of 200 rewards also
-# takes a lucky one. Random search is a baseline that every search should be compared with.
+# In test accuracy the policy gradient stays ahead of random search, but by much less than in
+# rewards. The reward of one short training is noisy, and the largest of 200 rewards is partly luck.
+# Random search is a baseline that every search should be compared with.
 
 # %% [markdown]
-# ## The controller makes up its mind
+# ## How the policy becomes certain
 #
-# One search, in pieces of five networks: the state is arrays, and with the same key the pieces are
-# the same as one long search. Each panel is a token, and each shade one of its options: the height
-# of a shade is its probability.
+# This is one search, in pieces of five networks: its state has only arrays, and with the same key
+# the pieces give the same result as one long search. Each panel is a token, and each shade is one
+# of its options: the height of a shade is the probability of the option.
 
 # %%
 strategy, key = strategies["policy gradient"], jax.random.key(1)
@@ -224,6 +226,6 @@ print(f"reward {rewards[tuple(best)]:.1f} %, test accuracy {tested[tuple(best)]:
 
 # %% [markdown]
 # A reward that trains a network is a Python function, and `search.search_on_host` runs the same
-# search with it, on devices side by side or on a cluster: see `docs/guides/own-search-space.md`.
-# Next:
-# [networks that are trained already](06_trained_weights.ipynb).
+# search with it, on devices side by side or on a cluster: see [your own search
+# space](../docs/guides/own-search-space.md). Next: [networks that are trained
+# already](06_trained_weights.ipynb).

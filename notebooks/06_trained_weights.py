@@ -17,8 +17,8 @@
 # # Trained networks
 #
 # Meta-training takes half an hour, but only once. This repository has the weights of networks that
-# were meta-trained on Omniglot. They are loaded here and asked about characters that they have
-# never seen: five drawings and their classes go in, and probabilities for new drawings come out.
+# were meta-trained on Omniglot. They are loaded here and applied to characters that they have never
+# seen: they adapt to five drawings with their classes, and predict the classes of new drawings.
 
 # %%
 # %matplotlib inline
@@ -62,8 +62,8 @@ def load(name):
 params, options = load("maml-5-way-1-shot")
 
 # %% [markdown]
-# The algorithm is the one of the training: one step of gradient descent on the support set, with
-# the learning rate of the run. As in the paper's code, the biases of the batch normalisation do not
+# The algorithm is that of the training: one step of gradient descent on the support set, with the
+# learning rate of the run. As in the paper's code, the biases of the batch normalisation do not
 # adapt.
 
 # %%
@@ -127,9 +127,9 @@ print("probability of the right sign:", *(f"{p:.3f}" for p in right))
 # - those of the support set, mode `"support"`: each drawing is classified by itself (*inductive*),
 # - those of all drawings that are asked about together, mode `"transductive"`, as in MAML's paper.
 #
-# In the second mode the answer for a drawing depends on the drawings beside it. How much does that
-# matter? Every drawing of the test tasks is classified three times: beside one drawing of each
-# other class, alone, and beside four others of its own class.
+# In the second mode the answer for a drawing depends on the drawings in the same query set. How
+# much does that matter? Every drawing of the test tasks is classified three times: together with
+# one drawing of each other class, alone, and together with four others of its own class.
 
 # %%
 if "OMNIGLOT_DIR" in os.environ:
@@ -179,14 +179,14 @@ plt.show()
 
 # %% [markdown]
 # The network was meta-trained in the transductive mode, on query sets with one drawing of each
-# class. It is best there, and hardly better than guessing where the other drawings are not what it
-# is used to. An application that classifies one image at a time needs the mode `"support"`, and a
-# published accuracy means little without its mode.
+# class. It is most accurate on such query sets, and hardly better than guessing on others. An
+# application that classifies one image at a time needs the mode `"support"`, and a published
+# accuracy means little without its mode.
 #
 # ## More classes than five
 #
 # The head of a prototypical network is computed from the support set, so it can tell any number of
-# classes apart, up to the number that its head has room for.
+# classes apart, up to the number of outputs of its head.
 
 # %%
 params, options = load("prototypes-20-way-1-shot")
@@ -218,5 +218,5 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# `python -m benchmarks.weights --help` writes such a file from a run of yours, and measures it on
-# 10,000 tasks.
+# `python -m benchmarks.weights` writes such a file from a run of yours, and evaluates it on 10,000
+# test tasks; see [running the benchmarks](../docs/guides/benchmarks.md).
