@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,8 +105,7 @@ def test_a_set_in_which_two_classes_have_one_name_is_refused():
         (GOOD | {"val": None}, "'val' must be a list of names; got None"),
     ],
 )
-def test_parts_that_are_no_lists_of_names_are_refused(parts, message, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_parts_that_are_no_lists_of_names_are_refused(parts, message, unchecked):
     with pytest.raises(ValueError, match=message):
         split(NAMES, parts)
 

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -88,8 +87,7 @@ def test_a_mixture_passes_weights_to_its_members():
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
-def test_what_is_no_ensemble_is_refused(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_what_is_no_ensemble_is_refused(unchecked):
     loss = maml.classification(maml.mixture(lambda shift, x: x + shift))
     learner = maml.ensemble(lambda theta: maml.gradient_descent(loss, optax.sgd(0.1), theta))
     for members in (jnp.zeros((0, 3)), jnp.zeros(()), {"a": jnp.zeros(2), "b": jnp.zeros(3)}):

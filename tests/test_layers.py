@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -161,8 +160,7 @@ def test_statistics_of_low_precision_are_those_of_float32(dtype):
         (np.ones(4), r"weights must be \[6\], one a row; got \[4\]"),
     ],
 )
-def test_rows_that_there_are_not_are_refused(reference, error, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_rows_that_there_are_not_are_refused(reference, error, unchecked):
     with pytest.raises(ValueError, match=error):
         normalised(draw(6, 3), draw(3, 3), draw(3), reference=reference)
 

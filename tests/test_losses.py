@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -19,12 +18,6 @@ RNG = np.random.default_rng(0)
 X, W, Y = RNG.normal(size=(6, 3)), RNG.normal(size=(3, 4)), RNG.normal(size=(6, 4))
 LABELS, WEIGHTS = np.array([0, 1, 2, 1, 0, 3]), np.array([2, 1, 0, 1, 0, 3])
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-@pytest.fixture
-def unhooked(monkeypatch):
-    """Without the types of the tests, which would refuse some values first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def padded(values, bad):
@@ -170,7 +163,7 @@ def test_proximal_pulls_complex_parameters_and_leaves_counters_alone():
 
 
 @pytest.mark.parametrize("build", [maml.regression, maml.classification])
-def test_what_is_no_batch_is_refused(build, unhooked):
+def test_what_is_no_batch_is_refused(build, unchecked):
     loss, y = build(linear), LABELS if build is maml.classification else Y
     negative = np.where(np.arange(6) == 3, -1, WEIGHTS)
     for batch, error in (
@@ -217,7 +210,7 @@ def test_predictions_that_have_no_derivative_are_refused():
         loss(None, (jnp.zeros(3, jnp.uint8), jnp.ones(3, jnp.uint8)), KEY)
 
 
-def test_a_pull_that_cannot_be_meant_is_refused(unhooked):
+def test_a_pull_that_cannot_be_meant_is_refused(unchecked):
     def loss(w, batch, key):
         return jnp.zeros(()), {}
 
@@ -232,7 +225,7 @@ def test_a_pull_that_cannot_be_meant_is_refused(unhooked):
         maml.proximal(loss, {"v": 1.0}, 1.0)({"w": 1.0}, None, KEY)
 
 
-def test_a_mean_over_no_tasks_is_refused(unhooked):
+def test_a_mean_over_no_tasks_is_refused(unchecked):
     for values in (jnp.zeros((0,)), jnp.zeros((0, 3)), jnp.zeros(())):
         with pytest.raises(ValueError, match="needs at least one"):
             maml.mean_ci95(values)

@@ -6,7 +6,6 @@ import threading
 import time
 import zipfile
 
-import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,15 +36,13 @@ def test_a_folder_without_omniglot_says_what_it_holds(read, tmp_path):
         read(folder)
 
 
-def test_an_unknown_resize_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_an_unknown_resize_is_refused(tmp_path, unchecked):
     with pytest.raises(ValueError, match="nearest, antialias; got 'cubic'"):
         load(tmp_path, resize="cubic")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("place", [3, b"data", True, ["data"]])
-def test_what_is_no_path_is_refused(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_what_is_no_path_is_refused(tmp_path, unchecked, place):
     with pytest.raises(ValueError, match="path must be a path; got"):
         load(place)
     with pytest.raises(ValueError, match="cache must be a path; got"):

@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -200,12 +199,6 @@ CASES = [
         "flag": (None, 1, "yes", np.array([True])),
     }[values]
 ]
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """The errors of the library itself, which in the tests the type checker forestalls."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.mark.usefixtures("unchecked")
