@@ -135,7 +135,7 @@ def test_classes_that_a_task_does_not_have_are_never_answered(model, name):
 
 
 @pytest.mark.parametrize("name", BUILD)
-def test_further_steps_find_the_same(model, name):
+def test_further_inner_steps_change_nothing(model, name):
     params, episode = model
     chosen = BUILD[name](maml.classification(apply), features, head=head_of(params))
     episodes = jax.tree.map(lambda leaf: leaf[None], episode)

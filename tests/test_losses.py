@@ -74,7 +74,7 @@ def test_predictions_of_rows_that_do_not_count_may_be_anything(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_where_nothing_counts_nothing_is_learned_and_the_metrics_are_not_a_number(name):
+def test_a_batch_of_weight_zero_has_gradient_zero_and_metrics_nan(name):
     build, targets, _ = LOSSES[name]
     batch = np.full_like(X, NAN), targets, np.zeros(6)
     (value, metrics), grad = differentiated(build(unit), W, batch)
@@ -140,7 +140,7 @@ def test_losses_of_low_precision_are_means_in_float32(dtype):
     close(got, expected, rtol=1e-6)
 
 
-def test_types_stay_what_they_are():
+def test_a_loss_has_the_floating_type_of_its_inputs():
     for dtype in (jnp.float32, jnp.float64):
         x, w, y = X.astype(dtype), W.astype(dtype), Y.astype(dtype)
         for build, targets in ((maml.regression, y), (maml.classification, LABELS)):
@@ -163,7 +163,7 @@ def test_proximal_pulls_complex_parameters_and_leaves_counters_alone():
 
 
 @pytest.mark.parametrize("build", [maml.regression, maml.classification])
-def test_what_is_no_batch_is_refused(build, unchecked):
+def test_invalid_batches_are_refused(build, unchecked):
     loss, y = build(linear), LABELS if build is maml.classification else Y
     negative = np.where(np.arange(6) == 3, -1, WEIGHTS)
     for batch, error in (
@@ -188,7 +188,7 @@ def test_what_is_no_batch_is_refused(build, unchecked):
             build(apply)
 
 
-def test_what_is_no_label_is_refused():
+def test_invalid_labels_are_refused():
     loss = maml.classification(linear)
     for w, labels, error in (
         (W, LABELS.astype(float), r"labels must be integers \[6\], in 0 .. 3; got float64\[6\]"),
@@ -210,7 +210,7 @@ def test_predictions_that_have_no_derivative_are_refused():
         loss(None, (jnp.zeros(3, jnp.uint8), jnp.ones(3, jnp.uint8)), KEY)
 
 
-def test_a_pull_that_cannot_be_meant_is_refused(unchecked):
+def test_an_invalid_strength_or_centre_of_the_proximal_term_is_refused(unchecked):
     def loss(w, batch, key):
         return jnp.zeros(()), {}
 

@@ -118,7 +118,7 @@ DEFECTS = [
 
 
 @pytest.mark.parametrize(("defect", "name"), DEFECTS)
-def test_a_defect_that_is_put_in_fails_the_same_check(defect, name):
+def test_the_finite_difference_check_finds_each_injected_defect(defect, name):
     result = errors(name, "momentum", "support", build=defect, steps=(3,))
     assert min(result.values()) > VISIBLE, result
 

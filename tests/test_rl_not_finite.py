@@ -43,7 +43,7 @@ def test_the_divergence_with_a_forbidden_action_has_the_derivative_of_the_others
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
-def test_an_action_that_is_none_of_the_actions_has_no_probability():
+def test_the_log_probability_of_an_action_outside_the_space_is_nan():
     assert jnp.isnan(categorical.log_prob(jnp.zeros(2), jnp.array(5)))
     assert jnp.isnan(categorical.log_prob(jnp.zeros(2), jnp.array(-1)))
     assert categorical.log_prob(LOGITS, jnp.array(1)) == -jnp.inf
@@ -90,7 +90,7 @@ def test_steps_after_the_end_and_forbidden_actions_reach_no_value_and_no_derivat
     assert short.trajectories.alive.all()
 
 
-def test_emaml_needs_two_trajectories_to_compare():
+def test_emaml_refuses_fewer_than_two_trajectories():
     policy = table_policy(2)
     explorer = terms.add_exploration_term(chosen(), policy, 0.1)
     collect = collector(tabular.bandit(2), policy, horizon=3, trajectories=1)
@@ -110,7 +110,7 @@ def test_emaml_needs_two_trajectories_to_compare():
     ],
     ids=["tree", "number", "image"],
 )
-def test_observations_that_are_no_vectors_have_a_baseline(observe):
+def test_the_baseline_accepts_observations_of_any_structure(observe):
     def step(key, state, action, task):
         after, trajectories, reward, done = one_step(key, state, action, task)
         return after, observe(jnp.nan_to_num(trajectories)), reward, done
@@ -248,7 +248,7 @@ def chosen():
         lambda: terms.add_kl_penalty(chosen(), table_policy(2), float("nan")),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_words(call):
+def test_invalid_arguments_are_refused_with_a_message(call):
     with pytest.raises(ValueError, match=r"must be|needs|got"):
         call()
 
@@ -326,6 +326,6 @@ MDP = tabular.TabularMDP(jnp.full((2, 1, 2), 0.5), jnp.zeros((2, 1)))
         (lambda: tabular.optimal_values(None, 1), "mdp must be a TabularMDP"),
     ],
 )
-def test_what_is_no_trajectory_task_or_policy_is_refused(call, says):
+def test_invalid_trajectories_tasks_and_policies_are_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()

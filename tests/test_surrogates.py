@@ -165,21 +165,21 @@ def test_dice_is_the_value_of_any_other_policy_as_well(seed):
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("likelihood ratio", 0.02), ("score function", 1.0)])
-def test_the_others_are_wrong_by_more_than_rounding(name, lacks):
+def test_the_other_surrogates_have_a_wrong_second_derivative(name, lacks):
     """Of a table of logits the score function has no second derivative at all."""
     mdp, start = problem(2, 2)
     lacking = jax.hessian(limit(name, mdp, start, 3))(start)
     assert distance(lacking, jax.hessian(value, 1)(mdp, start, 3)) > lacks - 1e-12
 
 
-def test_dice_that_forgets_at_once_is_the_likelihood_ratio():
+def test_dice_with_zero_decay_is_the_likelihood_ratio():
     log_ratio, advantage = jax.random.normal(KEY, (2, 6))
     forgetful = surrogates.dice(log_ratio, advantage, decay=0.0)
     expected = surrogates.likelihood_ratio(log_ratio, advantage)
     assert float(forgetful) == pytest.approx(float(expected), rel=1e-12)
 
 
-def test_a_ratio_beyond_the_clip_gains_nothing_and_loses_all():
+def test_clipping_bounds_the_gain_and_not_the_loss_of_a_ratio():
     ratio, clip = jnp.log(jnp.array([1.5, 0.5, 1.5, 0.5])), 0.2
     advantage = jnp.array([1.0, -1.0, -1.0, 1.0])
     gradient = jax.grad(partial(surrogates.clipped, clip=clip))(ratio, advantage)

@@ -38,7 +38,7 @@ def walk(environment, policy, params, task=None, **counts):
 
 
 @pytest.mark.parametrize("ends_after", [1, 3, 1000])
-def test_a_trial_is_its_episodes_one_after_the_other(ends_after):
+def test_a_trial_concatenates_its_episodes(ends_after):
     trial = trial_environment(counting(ends_after), 4, 5)
     trajectories = walk(trial, FAIR, None, horizon=20, trajectories=50)
     returns = np.asarray(episode_returns(trajectories, 4))
@@ -92,7 +92,9 @@ def test_the_reported_return_is_that_of_the_sampler_of_mamls_code(ends_after, ho
         (recurrent_policy(GaussianGRU(2, size=6)), navigation.navigation(), jnp.array([0.3, 0.2])),
     ],
 )
-def test_a_memory_is_walked_as_it_is_looked_back_on(policy, environment, task):
+def test_a_policy_with_memory_gives_the_same_distributions_stepwise_and_in_sequence(
+    policy, environment, task
+):
     trial = trial_environment(environment, 3, 4)
     observation = trial.reset(KEY, task)[1]
     params = policy.init(KEY, observation)
@@ -109,7 +111,7 @@ def test_a_memory_is_walked_as_it_is_looked_back_on(policy, environment, task):
     )
 
 
-def test_a_memory_is_trained_through_time():
+def test_the_last_action_has_a_gradient_by_every_earlier_observation():
     """The gradient by an early observation's weights is there: the last action alone is paid."""
     policy = recurrent_policy(CategoricalGRU(2, size=6))
     trial = trial_environment(tabular.bandit(2), 6, 1)

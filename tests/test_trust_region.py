@@ -77,7 +77,7 @@ def test_the_metric_is_the_second_derivative_of_the_divergence_through_the_adapt
 
 
 @pytest.mark.parametrize("radius", [1e-4, 1e-2])
-def test_a_step_gains_and_stays_inside(radius):
+def test_a_step_improves_the_objective_within_the_trust_region(radius):
     region, theta, episodes = problem()
     step = jax.jit(partial(trust_region_step, region, radius=radius))
     after, metrics = step(theta, episodes, KEY)
@@ -126,7 +126,7 @@ def test_devices_and_chunks_share_out_the_tasks_to_the_same_step(devices, chunk)
 
 
 @pytest.mark.parametrize("far", [jnp.inf, jnp.nan])
-def test_where_no_step_stays_inside_the_parameters_stay_and_the_metrics_say_so(far):
+def test_parameters_stay_and_metrics_report_it_if_no_step_is_within_the_region(far):
     region, theta, episodes = problem()
     region = region._replace(measured=lambda metrics: metrics["far"] + far)
     after, metrics = jax.jit(partial(trust_region_step, region))(theta, episodes, KEY)
@@ -134,7 +134,7 @@ def test_where_no_step_stays_inside_the_parameters_stay_and_the_metrics_say_so(f
     assert metrics["region"] == {"fraction": 0, "divergence": 0, "gain": 0}
 
 
-def test_where_the_loss_is_not_finite_the_parameters_stay():
+def test_parameters_stay_if_the_loss_is_not_finite():
     region, theta, episodes = problem()
     broken = episodes._replace(query=(episodes.query[0] * jnp.nan, episodes.query[1]))
     after, metrics = jax.jit(partial(trust_region_step, region))(theta, broken, KEY)
