@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import central_differences
+from problems import central_differences, quick
 
 import maml
 from maml import surrogates
@@ -73,17 +73,17 @@ def test_steps_after_the_end_and_forbidden_actions_reach_no_value_and_no_derivat
     weights = 0.1 * jax.random.normal(KEY, (2, 3))
     policy = forbidding(weights)
     collect = {n: collector(WALK, policy, horizon=n, trajectories=4) for n in (3, 6)}
-    short, long = (collect[n](weights, 0.5, KEY) for n in (3, 6))
+    short, long = (quick(collect[n])(weights, 0.5, KEY) for n in (3, 6))
     assert (
         not jnp.isfinite(long.trajectories.observation).all()
         and long.trajectories.alive.sum() == 12
     )
     assert jnp.isfinite(long.advantage).all() and (long.advantage[:, 3:] == 0).all()
     loss = surrogate_loss(policy, surrogates.likelihood_ratio)
-    moved = weights + 0.1
-    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(moved, long, KEY)
+    moved, slope = weights + 0.1, quick(jax.value_and_grad(loss, has_aux=True))
+    (value, metrics), grads = slope(moved, long, KEY)
     cut = jax.tree.map(lambda leaf: leaf[:, :3], long)
-    (expected, _), whole = jax.value_and_grad(loss, has_aux=True)(moved, cut, KEY)
+    (expected, _), whole = slope(moved, cut, KEY)
     assert jnp.isfinite(grads).all() and metrics["kl"] > 0
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(grads, whole, rtol=1e-4, atol=1e-6)
@@ -95,7 +95,7 @@ def test_emaml_refuses_fewer_than_two_trajectories():
     explorer = terms.add_exploration_term(chosen(), policy, 0.1)
     collect = collector(tabular.bandit(2), policy, horizon=3, trajectories=1)
     theta, odds = jnp.zeros((1, 2)), jnp.array([0.2, 0.8])
-    one = collect(theta, odds, KEY)
+    one = quick(collect)(theta, odds, KEY)
     several = maml.PerStep(jax.tree.map(lambda leaf: leaf[None], one))
     with pytest.raises(ValueError, match=r"trajector.*2|2.*trajector|two"):
         maml.task_gradient(explorer.grad, theta, maml.Episode(several, one), KEY)
@@ -117,15 +117,15 @@ def test_the_baseline_accepts_observations_of_any_structure(observe):
 
     walk = Environment(lambda key, task: (WALK.reset(key, task)[0], observe(jnp.ones(2))), step, 3)
     policy = memoryless_policy(lambda *_: None, lambda *_: jnp.zeros(3), categorical)
-    trajectories = rollout(walk, policy, None, 0.5, KEY, horizon=4, trajectories=3)
-    assert jnp.isfinite(advantages(trajectories)).all()
+    collect = partial(rollout, walk, policy, None, horizon=4, trajectories=3)
+    assert jnp.isfinite(quick(lambda key: advantages(collect(0.5, key)))(KEY)).all()
 
 
 def test_a_half_precision_policy_is_learned_from_in_float32():
     weights = jnp.zeros((2, 3), jnp.float16)
     policy = forbidding(weights)
-    batch = collector(WALK, policy, horizon=6, trajectories=4)(weights, 6e4, KEY)
-    value, metrics = surrogate_loss(policy)(weights, batch, KEY)
+    batch = quick(collector(WALK, policy, horizon=6, trajectories=4))(weights, 6e4, KEY)
+    value, metrics = quick(surrogate_loss(policy))(weights, batch, KEY)
     assert value.dtype == jnp.float32 and metrics["return"] > 1.7e5
 
 
@@ -147,9 +147,9 @@ def test_everything_runs_in_float64(name, x64):
     _, observation = environment.reset(KEY, task)
     params = policy.init(KEY, jnp.zeros_like(observation))
     collect = collector(environment, policy, horizon=4, trajectories=2)
-    batch = collect(params, task, KEY)
+    batch = quick(collect)(params, task, KEY)
     assert isinstance(batch, Experience) and batch.advantage.dtype == jnp.float64
-    grads, _ = jax.grad(surrogate_loss(policy), has_aux=True)(params, batch, KEY)
+    grads, _ = quick(jax.grad(surrogate_loss(policy), has_aux=True))(params, batch, KEY)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 

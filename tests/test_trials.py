@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import quick
 
 from maml.rl.distributions import categorical, gaussian
 from maml.rl.environment import Environment, rollout
@@ -97,11 +98,11 @@ def test_a_policy_with_memory_gives_the_same_distributions_stepwise_and_in_seque
 ):
     trial = trial_environment(environment, 3, 4)
     observation = trial.reset(KEY, task)[1]
-    params = policy.init(KEY, observation)
-    trajectories = rollout(trial, policy, params, task, KEY, horizon=12, trajectories=5)
-    again = jax.vmap(policy.apply_sequence, (None, 0))(params, trajectories.observation)
+    params = quick(policy.init)(KEY, observation)
+    trajectories = walk(trial, policy, params, task, horizon=12, trajectories=5)
+    again = quick(jax.vmap(policy.apply_sequence, (None, 0)))(params, trajectories.observation)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), again, trajectories.distribution)
-    first = jax.vmap(lambda x: policy.apply(params, x, policy.memory)[0])(
+    first = quick(jax.vmap(lambda x: policy.apply(params, x, policy.memory)[0]))(
         trajectories.observation[:, 5]
     )
     there = jax.tree.map(lambda leaf: leaf[:, 5], again)
@@ -116,15 +117,15 @@ def test_the_last_action_has_a_gradient_by_every_earlier_observation():
     policy = recurrent_policy(CategoricalGRU(2, size=6))
     trial = trial_environment(tabular.bandit(2), 6, 1)
     task = jnp.array([0.1, 0.9])
-    params = policy.init(KEY, trial.reset(KEY, task)[1])
-    trajectories = rollout(trial, policy, params, task, KEY, horizon=6, trajectories=3)
+    params = quick(policy.init)(KEY, trial.reset(KEY, task)[1])
+    trajectories = walk(trial, policy, params, task, horizon=6, trajectories=3)
     last = jnp.zeros((3, 6)).at[:, -1].set(1.0)
 
     def value(observation):
         changed = trajectories._replace(observation=observation)
         return surrogate_loss(policy)(params, Experience(changed, last), KEY)[0]
 
-    by_observation = jax.grad(value)(trajectories.observation)
+    by_observation = quick(jax.grad(value))(trajectories.observation)
     assert (jnp.abs(by_observation).max(axis=(0, 2)) > 0).all()
 
 
