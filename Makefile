@@ -6,6 +6,8 @@ NEWEST ?= $(firstword $(foreach python,$(CANDIDATES),$(shell $(python) -c 'impor
 
 # With the checkout itself on the path, so that notebooks find `tasks` and `benchmarks`.
 EDITABLE = --config-settings editable_mode=compat --editable
+# The notebooks run among the tests, whose settings of the compiler their kernels inherit.
+SUITE = MAML_QUICK=1 $(1)/bin/pytest -n 2 --dist worksteal --nbmake
 QUICK = tests/test_refusals.py tests/test_sampling.py tests/test_outer.py tests/test_notebooks.py
 
 .PHONY: check demo docs notebooks test test-slow test-newest test-older peers results lint
@@ -18,8 +20,7 @@ check: lint
 	.venv/bin/pytest -n 2 -q maml $(QUICK)
 
 test: lint
-	.venv/bin/pytest -n 2 --dist worksteal
-	MAML_QUICK=1 .venv/bin/pytest -n 2 --nbmake notebooks
+	$(call SUITE,.venv)
 
 lint: .venv/installed
 	.venv/bin/ruff check
@@ -42,8 +43,7 @@ test-newest:
 	$(if $(NEWEST),,$(error no python3.13 or python3.12 found; name one with NEWEST=))
 	$(NEWEST) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet --upgrade $(EDITABLE) '.[tasks,dev]'
-	.venv-newest/bin/pytest -n 2 --dist worksteal
-	MAML_QUICK=1 .venv-newest/bin/pytest -n 2 --nbmake notebooks
+	$(call SUITE,.venv-newest)
 
 # The adapters with the oldest packages that jax 0.10 can import; they use what jax deprecates.
 test-older:

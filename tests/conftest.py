@@ -18,6 +18,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 # Programs of tests run once or twice: compiling them well would take longer than they do.
 jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # for the processes that tests start
 PLAIN = "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"{PLAIN} {os.getenv('XLA_FLAGS', '')}"
 # So would looking through all that was traced, again and again, for what can be freed.
@@ -36,6 +37,14 @@ def memory_bounded():
     if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > LARGE:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def optimised():
+    """Programs that are compiled well, where they run longer than that takes."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

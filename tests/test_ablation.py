@@ -38,7 +38,7 @@ def runs(monkeypatch):
     return made
 
 
-def test_every_remedy_is_left_out_alone_and_what_is_lost_is_paired_by_seed(runs, tmp_path):
+def test_each_variant_leaves_out_one_remedy_and_losses_are_paired_by_seed(runs, tmp_path):
     options = ablation.Ablation(out=tmp_path, seeds=2, meta_steps=40)
     summary = ablation.main(options)
     assert len(runs.configs) == 2 * (1 + len(ablation.OFF) + 1)

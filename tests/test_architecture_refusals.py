@@ -155,13 +155,13 @@ class TestInvalidArguments:
             (lambda: sinusoid.points(WAVE, jnp.ones((3, 1))), r"x must be an array \[n\]"),
         ],
     )
-    def test_what_cannot_be_meant_is_refused_in_words(self, call, says):
+    def test_invalid_arguments_are_refused_with_a_message(self, call, says):
         with pytest.raises(ValueError, match=says):
             call()
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_traced_tokens_of_no_architecture_give_no_number_and_those_of_one_do(name):
+def test_traced_tokens_give_nan_unless_they_are_an_architecture(name):
     net, length = NETS[name]
     net = partial(net, ways=3)
     params = quick(net(tokens=jnp.zeros(length, int)).init)(KEY, IMAGES)
@@ -289,6 +289,6 @@ class TestWhatIsShown:
             "| ppo (18 broken) | not finite ± not finite |" in ppo and ppo.count("not finite") == 6
         )
 
-    def test_no_network_is_the_best_of_those_without_an_accuracy(self):
+    def test_the_best_network_is_not_drawn_where_no_reward_is_finite(self):
         with pytest.raises(ValueError, match="no child of a search has a finite reward"):
             drawing.draw_best(Path(), None, {"random": [(float("nan"), [0])]})

@@ -111,7 +111,7 @@ def test_the_test_is_one_sided_and_of_unequal_variances():
         ("--space maml-bench --dataset glyphs", "must be omniglot for MAML-Bench; got 'glyphs'"),
     ],
 )
-def test_what_is_refused_is_refused_in_one_line(words, says):
+def test_errors_are_printed_in_one_line(words, says):
     with pytest.raises(SystemExit) as caught:
         launch(architecture_search.main, Search, "words", ["--no-cache", *words.split()])
     assert says in str(caught.value) and "\n" not in str(caught.value)
@@ -129,7 +129,7 @@ def test_what_is_refused_is_refused_in_one_line(words, says):
         ({"space": "macro", "table": Path("file")}, "reads no table; got --table file"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options, says):
+def test_invalid_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         Search(**options)
 

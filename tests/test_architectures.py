@@ -371,7 +371,7 @@ def test_what_would_shrink_the_image_to_nothing_is_not_allowed_and_everything_el
         (lambda: Cells(blocks=0), "blocks must be an integer >= 1; got 0"),
     ],
 )
-def test_a_space_of_nothing_is_refused_in_words(build, words):
+def test_an_empty_space_is_refused_with_a_message(build, words):
     with pytest.raises(ValueError, match=words):
         build()
 

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -225,8 +224,7 @@ def test_evaluation_of_a_padded_episode_is_that_of_the_episode(mode):
     assert_equal(loss(whole.params, padded(episode).query, KEY), expected)
 
 
-def test_an_unknown_mode_names_those_there_are(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_an_unknown_mode_names_those_there_are(unchecked):
     with pytest.raises(ValueError, match="transductive, support, running; got 'eval'"):
         flax_loss(network(track=False), "eval")  # pyright: ignore[reportArgumentType]
 

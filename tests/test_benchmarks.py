@@ -50,7 +50,7 @@ def test_a_run_leaves_a_log_a_summary_and_figures(glyphs, glyph_run):
     assert [line["step"] for line in read(glyphs.out / "log.jsonl")] == [2, 4]
 
 
-def test_a_summary_says_what_has_to_be_known_to_compare_it(glyphs, glyph_run):
+def test_a_summary_holds_what_a_comparison_needs(glyphs, glyph_run):
     summary = json.loads((glyphs.out / "summary.json").read_text())
     assert summary == glyph_run.summary
     assert set(summary["accuracy"]) == {"0", "1", "2"}
@@ -151,7 +151,7 @@ def test_a_gradient_that_is_broken_now_and_then_is_left_out_and_counted(waves):
     assert all(value["mean"] is not None for value in summary["mse"].values())
 
 
-def test_a_task_that_diverges_is_said_and_is_no_number(waves):
+def test_a_diverging_task_is_reported_and_its_score_is_null(waves):
     config = replace(waves, inner_rate=1e30, meta_steps=0)
     summary = supervised.run(sinusoid.experiment(config), config).summary
     assert summary["mse"]["2"] == {"mean": None, "ci95": None}
@@ -187,7 +187,7 @@ def test_validation_tasks_are_not_the_test_tasks(waves):
         ({"algorithm": "imaml"}, r"inner_rate \* regularisation must be < 2 .*; got 2.0 \* 2.0"),
     ],
 )
-def test_what_the_data_cannot_serve_is_refused_before_any_work(glyphs, change, message):
+def test_tasks_that_the_data_cannot_supply_are_refused_before_any_work(glyphs, change, message):
     with pytest.raises(ValueError, match=message):
         omniglot.experiment(replace(glyphs, **change))
 
@@ -218,7 +218,7 @@ def test_a_missing_folder_is_refused_in_words(tmp_path):
         launch(omniglot.main, omniglot.PRESETS, "words", options)
 
 
-def test_a_device_without_memory_is_told_of_the_two_knobs():
+def test_the_error_out_of_memory_names_the_two_options_that_save_memory():
     def hungry(config):
         jax.block_until_ready(jax.jit(lambda n: jnp.zeros((1 << 46,)) + n)(1.0))
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,7 +32,7 @@ BAD = [
 
 
 @given(st.permutations(NAMES))
-def test_indices_point_at_the_listed_classes_whatever_the_order_of_the_set(names):
+def test_indices_select_the_listed_classes_in_any_order_of_the_set(names):
     parts = split(names, GOOD)
     assert {part: [names[i] for i in parts[part]] for part in SPLITS} == GOOD
 
@@ -70,7 +69,7 @@ def test_a_file_holds_the_split_that_was_written(tmp_path):
         json.dumps(GOOD | {"val": ["Latin/ä"]}, ensure_ascii=False),
     ],
 )
-def test_a_file_that_is_no_such_json_is_named(text, tmp_path):
+def test_an_invalid_json_file_is_refused_with_its_name(text, tmp_path):
     file = tmp_path / "split.json"
     file.write_text(text, encoding="latin-1")
     with pytest.raises(ValueError, match=r"split\.json") as refusal:
@@ -78,7 +77,7 @@ def test_a_file_that_is_no_such_json_is_named(text, tmp_path):
     assert len(str(refusal.value)) < 500
 
 
-def test_a_file_that_is_too_large_or_none_is_not_read(tmp_path, monkeypatch):
+def test_a_file_too_large_or_not_regular_is_not_read(tmp_path, monkeypatch):
     file, pipe = tmp_path / "split.json", tmp_path / "pipe"
     file.write_text(json.dumps(GOOD) + " " * 999)
     os.mkfifo(pipe)
@@ -106,8 +105,7 @@ def test_a_set_in_which_two_classes_have_one_name_is_refused():
         (GOOD | {"val": None}, "'val' must be a list of names; got None"),
     ],
 )
-def test_parts_that_are_no_lists_of_names_are_refused(parts, message, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_parts_that_are_no_lists_of_names_are_refused(parts, message, unchecked):
     with pytest.raises(ValueError, match=message):
         split(NAMES, parts)
 
@@ -144,7 +142,7 @@ def same(arrays):
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
 @pytest.mark.filterwarnings("ignore:the cache .* is corrupt")
 @pytest.mark.filterwarnings("ignore:.* is not cached")
-def test_a_cache_that_is_written_by_half_is_never_found(tmp_path, monkeypatch, error):
+def test_a_partly_written_cache_is_never_found(tmp_path, monkeypatch, error):
     """What was there before stays, even if it is damaged: only a whole file takes its place."""
 
     def half(file, **_):
@@ -162,7 +160,7 @@ def test_a_cache_that_is_written_by_half_is_never_found(tmp_path, monkeypatch, e
     assert same(load_or_build(tmp_path / "set.npz", lambda: pytest.fail("built again")))
 
 
-def test_many_that_build_one_cache_at_once_never_read_half_of_it(tmp_path):
+def test_concurrent_builders_never_read_a_partly_written_cache(tmp_path):
     """A warning, which here is an error, would tell of a damaged one."""
     numbers = count()
 

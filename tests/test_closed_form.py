@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -36,12 +35,6 @@ def model():
     support, query = jnp.asarray(rng.normal(size=(2, 5, 2)))
     labels = jnp.array([0, 1, 2, 1, 0])
     return params, maml.Episode((support, labels), (query, labels))
-
-
-@pytest.fixture
-def unhooked(monkeypatch):
-    """Without the types of the tests, which would refuse some values first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def head_of(params):
@@ -142,7 +135,7 @@ def test_classes_that_a_task_does_not_have_are_never_answered(model, name):
 
 
 @pytest.mark.parametrize("name", BUILD)
-def test_further_steps_find_the_same(model, name):
+def test_further_inner_steps_change_nothing(model, name):
     params, episode = model
     chosen = BUILD[name](maml.classification(apply), features, head=head_of(params))
     episodes = jax.tree.map(lambda leaf: leaf[None], episode)
@@ -203,14 +196,14 @@ def test_a_head_that_is_no_matrix_and_bias_is_refused(model):
 
 @pytest.mark.parametrize("option", ["regularisation", "scale"])
 @pytest.mark.parametrize("value", [0.0, -1.0, jnp.inf, jnp.nan, "1"])
-def test_a_start_that_is_not_positive_is_refused(model, option, value, unhooked):
+def test_a_start_that_is_not_positive_is_refused(model, option, value, unchecked):
     params, _ = model
     with pytest.raises(ValueError, match=f"{option} must be a finite number > 0; got"):
         maml.r2d2(maml.classification(apply), features, head=head_of(params), **{option: value})
 
 
 @pytest.mark.parametrize("name", BUILD)
-def test_heads_and_labels_that_do_not_fit_are_refused(model, name, unhooked):
+def test_heads_and_labels_that_do_not_fit_are_refused(model, name, unchecked):
     params, (support, _) = model
     build, loss, head = BUILD[name], maml.classification(apply), head_of(params)
 

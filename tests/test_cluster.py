@@ -47,7 +47,7 @@ def absent(monkeypatch):
 
 
 @pytest.mark.usefixtures("absent")
-def test_whoever_asks_for_a_ray_that_is_not_there_is_told_how_to_install_it():
+def test_a_missing_ray_is_refused_with_the_command_that_installs_it():
     policy, optimizer, _, state = learner()
     for ask in (
         ray_cluster().__enter__,
@@ -58,7 +58,7 @@ def test_whoever_asks_for_a_ray_that_is_not_there_is_told_how_to_install_it():
             ask()
 
 
-def test_shards_learn_what_the_whole_learns():
+def test_sharded_learning_equals_learning_in_one_place():
     def step(params, carry, previous, position):
         return carry, params["own"][position] + params["shared"]
 
@@ -132,7 +132,7 @@ class TestRay:
         assert ran["executor"]["worker killed"] and ran["executor"]["history"]
         assert ran["executor"]["kept"] == list(range(12))
 
-    def test_what_ends_with_an_exception_or_dies_too_often_is_an_outcome(self, ran):
+    def test_exceptions_and_repeated_crashes_of_a_worker_are_outcomes(self, ran):
         first, raised, died, last = ran["executor"]["outcomes"]
         assert first == last == "0.0" and "ZeroDivisionError" in raised
         assert died.startswith("WorkerCrashedError")

@@ -323,7 +323,7 @@ def fail(*_, **__):
     ("script", "words", "says"),
     [(script, *case) for script, cases in REFUSED.items() for case in cases.items()],
 )
-def test_what_cannot_be_meant_is_refused_with_status_2_before_any_work(
+def test_invalid_command_lines_end_with_status_2_before_any_work(
     script, words, says, tmp_path, capsys
 ):
     (tmp_path / "file").touch()
@@ -368,7 +368,7 @@ def test_every_bound_can_be_reached_and_belongs_to_an_option():
 
 
 @pytest.mark.parametrize("script", OPTIONS)
-def test_help_is_printed_and_nothing_else_happens(script, monkeypatch, capsys):
+def test_help_prints_the_usage_and_does_nothing_else(script, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     for module in (f"benchmarks.{script}", f"benchmarks.{script}.__main__"):
         monkeypatch.delitem(sys.modules, module, raising=False)

@@ -136,11 +136,11 @@ def test_jit_changes_nothing(case):
     assert_close(quick(step)(case.state, EPISODES, KEY), step(case.state, EPISODES, KEY))
 
 
-def test_no_training_leaves_the_state_as_it_is(case):
+def test_training_for_zero_steps_leaves_the_state_unchanged(case):
     assert_same(case.train(case.state, KEY, 0)[0], case.state)
 
 
-def test_training_twice_is_training_twice_as_long(case):
+def test_training_twice_equals_training_once_for_twice_the_steps(case):
     halfway, first = case.train(case.state, KEY, 3)
     twice, second = case.train(halfway, KEY, 3)
     once, metrics = case.train(case.state, KEY, 6)
@@ -179,7 +179,7 @@ def test_too_few_steps_are_refused(name):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_what_is_no_optimiser_is_named(name):
+def test_values_that_are_not_optimisers_are_refused(name):
     with pytest.raises(ValueError, match="must be an optax transformation; got 'adam'"):
         build(name, optimizer="adam")
     with pytest.raises(ValueError, match=r"must be an optax transformation; got 0\.1"):

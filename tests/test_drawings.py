@@ -59,7 +59,7 @@ def with_zipped_film(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "add_film"), [(write_folders, with_film), (write_zips, with_zipped_film)]
 )
-def test_what_is_no_drawing_is_not_read_whatever_its_size(read, tmp_path, write, add_film):
+def test_files_that_are_not_drawings_are_not_read(read, tmp_path, write, add_film):
     folder = write(tmp_path / "set", tiny_files())
     expected = read(folder).images
     add_film(folder)
@@ -104,7 +104,7 @@ def test_links_in_a_circle_are_not_followed_for_ever(read, zips, tmp_path):
     assert np.array_equal(read(folder).images, read(zips).images)
 
 
-def test_what_would_block_is_not_opened(read, tmp_path):
+def test_a_named_pipe_is_not_opened(read, tmp_path):
     folder = write_folders(tmp_path / "set", without(tiny_files(), WHERE))
     os.mkfifo(folder / WHERE)
     with pytest.raises(ValueError, match="Latin/character01 must have 3 drawings; got 2"):
@@ -133,7 +133,7 @@ def unread(file: Path) -> bytes:
         ({"DEPTH": 1}, "under more than 1 (other )?folders"),
     ],
 )
-def test_what_is_too_much_is_refused_before_it_is_read(
+def test_files_beyond_the_limits_are_refused_before_they_are_read(
     read, tmp_path, monkeypatch, write, bounds, message
 ):
     folder = write(tmp_path / "set", tiny_files() | {WHERE: bytes(2**20 + 1)})
@@ -144,7 +144,7 @@ def test_what_is_too_much_is_refused_before_it_is_read(
         read(folder)
 
 
-def test_an_entry_that_lies_about_its_size_is_corrupt(read, tmp_path):
+def test_a_zip_entry_with_a_false_size_is_refused_as_corrupt(read, tmp_path):
     zipped = write_zips(tmp_path / "set", without(tiny_files(), WHERE)) / f"{BACKGROUND}.zip"
     add(zipped.parent, WHERE, bytes(4 * MEGABYTE))
     size = (4 * MEGABYTE).to_bytes(4, "little")
@@ -156,7 +156,7 @@ def test_an_entry_that_lies_about_its_size_is_corrupt(read, tmp_path):
 @pytest.mark.parametrize(
     "entry", ["C:/x.png", r"C:\Greek\x.png", "C:x.png", r"\\host\share\x.png", "/", r"a\..\..\x"]
 )
-def test_an_entry_that_leaves_its_folder_on_some_system_is_refused(read, zips, entry):
+def test_a_zip_entry_with_a_path_outside_its_folder_is_refused(read, zips, entry):
     with pytest.raises(ValueError, match=r"is refused: its entry .* leaves the archive's folder"):
         read(add(zips, entry, png(drawing(0))))
 
@@ -194,7 +194,7 @@ def test_a_compression_that_python_does_not_know_is_said(read, zips):
         read(zips)
 
 
-def test_where_there_is_no_drawing_it_is_said_what_there_is(read, tmp_path):
+def test_a_folder_without_drawings_is_refused_with_its_content(read, tmp_path):
     files = {w: content for w, content in tiny_files().items() if w.startswith(BACKGROUND)}
     folder = write_zips(tmp_path / "set", files | {f"{EVALUATED}/all.zip": b"PK"})
     message = r"evaluation.zip holds no drawing: got 0 characters.*it holds images_evaluation/all"
@@ -206,7 +206,7 @@ def test_where_there_is_no_drawing_it_is_said_what_there_is(read, tmp_path):
         read(folder)
 
 
-def test_where_characters_are_missing_it_is_said_where_and_which_there_are(read, tmp_path):
+def test_missing_characters_are_refused_with_place_and_names(read, tmp_path):
     files = {where: content for where, content in tiny_files().items() if "Latin" not in where}
     message = r"has 4 characters; got 3 in images_.*set, of the alphabets Greek, ULOG"
     with pytest.raises(ValueError, match=message):

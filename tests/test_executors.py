@@ -86,7 +86,7 @@ def test_a_strategy_that_learns_otherwise_can_be_driven_as_well():
     equal(history, quick(partial(search, strategy, reward, children=6))(state, KEY)[1])
 
 
-def test_the_arrays_of_a_partial_are_no_constants_of_the_program():
+def test_arrays_bound_by_partial_are_arguments_of_the_compiled_program():
     ride = Partial(from_arrays, jnp.asarray(TABLE))
     executor, keys = device_executor(), jax.random.split(KEY, 3)
     items = list(zip(jnp.zeros((3, 3), int), keys, strict=True))
@@ -111,7 +111,7 @@ class TestAfterACrash:
             search_on_host(STRATEGY, quick(reward), STATE, KEY, 12, shuffled, on_child=keep)
         return kept
 
-    def test_a_search_goes_on_from_the_children_it_kept_to_the_bit(self, killed):
+    def test_a_search_resumed_from_its_kept_children_equals_an_uninterrupted_one(self, killed):
         asked, kept = [], list(killed)
 
         def counted(function, items):
@@ -135,7 +135,7 @@ class TestAfterACrash:
         assert len(asked) == 6  # nobody is rewarded twice, not in the batch that was broken off
         assert sorted(child.number for child in kept) == list(range(12))
 
-    def test_a_search_goes_on_from_a_state_that_was_saved_to_the_bit(self, killed):
+    def test_a_search_resumed_from_a_saved_state_equals_an_uninterrupted_one(self, killed):
         whole = search_on_host(STRATEGY, quick(reward), STATE, KEY, 12)
         state, first = search_on_host(STRATEGY, quick(reward), STATE, KEY, 4)
         saved = jax.tree.map(jnp.asarray, jax.tree.map(np.array, state))
@@ -158,7 +158,7 @@ def breaks(numbers):
     return execute
 
 
-def test_an_exception_is_a_broken_reward_which_is_logged_and_stays_so(caplog):
+def test_an_exception_is_logged_as_a_broken_reward_that_survives_a_resume(caplog):
     kept = []
     with caplog.at_level(logging.WARNING, "maml.search"):
         state, history = search_on_host(
@@ -171,7 +171,7 @@ def test_an_exception_is_a_broken_reward_which_is_logged_and_stays_so(caplog):
     equal(search_on_host(STRATEGY, quick(reward), STATE, KEY, 8, finished=kept), (state, history))
 
 
-def test_a_bug_that_breaks_every_child_is_raised_and_says_from_where_to_go_on():
+def test_an_exception_in_every_child_is_raised_and_says_where_to_resume():
     def bug(tokens, key):
         raise TypeError("a bug")
 
@@ -194,7 +194,7 @@ def test_an_executor_that_loses_or_repeats_a_reward_is_refused(executor, says):
         search_on_host(STRATEGY, quick(reward), STATE, KEY, 4, executor)
 
 
-def test_no_children_are_no_history():
+def test_a_search_of_zero_children_keeps_the_state_and_has_an_empty_history():
     state, history = search_on_host(STRATEGY, quick(reward), STATE, KEY, 0)
     equal(state, STATE)
     assert [leaf.shape for leaf in history] == [(0, 3), (0,), (0,)]
@@ -209,7 +209,7 @@ def test_no_children_are_no_history():
         ({"reward": lambda tokens, key: jnp.ones(1)}, r"one number; got an array of \(1,\)"),
     ],
 )
-def test_what_cannot_be_is_refused(options, says):
+def test_invalid_options_of_a_search_are_refused(options, says):
     given = {"reward": quick(reward), "state": STATE, "key": KEY, "children": 4} | options
     with pytest.raises(ValueError, match=says):
         search_on_host(STRATEGY, **given)

@@ -51,7 +51,7 @@ from benchmarks.search import children, live
 from benchmarks.search.live import CHILD
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+def test_a_file_is_replaced_atomically(tmp_path):
     path = tmp_path / "file.npz"
     write_text(path, "before")
 
@@ -78,7 +78,7 @@ def test_what_is_no_npz_file_is_refused_with_its_name(content, tmp_path):
     assert path.read_bytes() == content
 
 
-def test_weights_beyond_half_precision_stay_what_they_are(tmp_path):
+def test_weights_beyond_the_range_of_half_precision_are_unchanged(tmp_path):
     path = tmp_path / "weights.npz"
     learned = {"large": jnp.array([1e6, 1.0]), "small": jnp.array([0.1])}
     weights.save_weights(path, learned, {})
@@ -277,7 +277,7 @@ def test_a_run_whose_summary_is_none_of_training_gives_no_weights(summary, says,
         weights.write_weights(tmp_path / "weights.npz", tmp_path)
 
 
-def test_children_that_are_none_are_refused_with_their_line(tmp_path):
+def test_invalid_children_are_refused_with_their_line(tmp_path):
     (tmp_path / live.KEPT).write_text('{"run": null}\n')
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"line 1 of .*children\.jsonl: got null at 'run'"):
@@ -396,7 +396,7 @@ def test_a_demo_refuses_a_folder_that_is_not_its_own_before_any_work(quick_demo,
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("module", ["demo", "report.tables"])
-def test_help_is_all_that_help_does(module, tmp_path, monkeypatch, capsys):
+def test_help_changes_no_file(module, tmp_path, monkeypatch, capsys):
     (tmp_path / "results" / "demo").mkdir(parents=True)
     (tmp_path / "README.md").write_text("mine")
     before = sorted(tmp_path.rglob("*"))

@@ -69,7 +69,7 @@ def test_no_two_classes_have_nearly_one_shape(shapes):
     assert alike.max() < lookalikes.LOOKALIKE + 1e-5  # sums in another order round differently
 
 
-def test_of_lookalikes_only_the_first_is_a_class(shapes):
+def test_only_the_first_of_several_lookalikes_is_a_class(shapes):
     assert "Latin/U+0041" in shapes
     assert not {"Greek/U+0391", "Cyrillic/U+0410"} & set(shapes)
     assert len({"Latin/U+004F", "Latin/U+006F", "Cyrillic/U+041E"} & set(shapes)) <= 1
@@ -123,7 +123,7 @@ def test_the_second_load_reads_the_cache(characters, cache, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["empty", "noise", "truncated", "flipped"])
-def test_a_corrupt_cache_is_rebuilt_and_said_aloud(
+def test_a_corrupt_cache_is_rebuilt_with_a_warning(
     damage, characters, cache, shapes, tmp_path, monkeypatch
 ):
     few = dict(islice(shapes.items(), 5))

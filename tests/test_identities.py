@@ -131,7 +131,7 @@ def test_without_adaptation_meta_learning_is_joint_training(task, name, rate, in
     assert_equal(got, gradient(task.loss, task.params, task.episodes.query))
 
 
-def test_a_very_strong_pull_makes_imaml_joint_training(task):
+def test_imaml_with_very_strong_regularisation_is_joint_training(task):
     chosen = maml.imaml(task.loss, optax.sgd(1e-13), 1, regularisation=1e12, cg_steps=5)
     got = one_gradient(chosen, task.params, task.episodes)
     assert_equal(got, gradient(task.loss, task.params, task.episodes.query), 1e-10)

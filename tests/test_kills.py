@@ -39,7 +39,7 @@ RUNS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_that_is_killed_at_any_moment_ends_as_the_straight_one(name, tmp_path):
+def test_a_run_killed_at_random_moments_equals_an_uninterrupted_run(name, tmp_path):
     run, cache = RUNS[name], tmp_path / "cache"
     longest = straight(run, tmp_path / "straight", cache)
     killed(run, tmp_path / "killed", cache, KILLS, SEED, longest)

@@ -5,7 +5,6 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -204,14 +203,12 @@ def test_adapting_to_passages_of_a_chain_helps_with_others_of_it():
         (partial(Transformer, length=0), "tokens to read must be an integer >= 1; got 0"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_numbers(refused, message, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_invalid_sizes_and_tokens_are_refused_with_the_numbers(refused, message, unchecked):
     with pytest.raises(ValueError, match=message):
         refused()
 
 
 @pytest.mark.parametrize("model", [None, Transformer, TINY.apply])
-def test_what_is_no_flax_module_has_no_next_token(model, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_next_token_refuses_what_is_not_a_flax_module(model, unchecked):
     with pytest.raises(ValueError, match="next_token needs a flax module; got"):
         next_token(model)

@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -67,7 +66,7 @@ def test_patches_times_a_matrix_are_the_convolution_of_lax_to_the_second_derivat
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_kernel_for_each_task_is_a_loop_over_the_tasks(stride):
+def test_a_kernel_for_each_task_equals_a_loop_over_the_tasks(stride):
     x, kernels = draw(2, 2, 7, 7, 2), draw(2, 3, 3, 2, 3, seed=3)
 
     def loop(x, kernels):
@@ -161,8 +160,7 @@ def test_statistics_of_low_precision_are_those_of_float32(dtype):
         (np.ones(4), r"weights must be \[6\], one a row; got \[4\]"),
     ],
 )
-def test_rows_that_there_are_not_are_refused(reference, error, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_invalid_reference_rows_are_refused(reference, error, unchecked):
     with pytest.raises(ValueError, match=error):
         normalised(draw(6, 3), draw(3, 3), draw(3), reference=reference)
 

@@ -82,7 +82,7 @@ def test_every_child_is_kept_and_the_best_is_reported_by_other_trainings(tmp_pat
 
 
 @pytest.mark.usefixtures("cheap")
-def test_a_search_that_was_killed_ends_as_the_straight_one_and_doubles_no_child(tmp_path):
+def test_a_killed_and_resumed_search_equals_an_uninterrupted_one(tmp_path):
     straight = architecture_search.main(options(tmp_path / "straight", runs=3))
     out = tmp_path / "killed"
     architecture_search.main(options(out))
@@ -124,7 +124,7 @@ def test_a_search_that_has_lost_its_children_or_its_options_is_refused(tmp_path)
     assert children.read_text() == before
 
 
-def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
+def test_invalid_options_are_refused_before_a_folder_is_made(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="omniglot or glyphs; got 'cifar10'"):
         architecture_search.main(options(tmp_path / "new", dataset="cifar10"))
     assert not (tmp_path / "new").exists()
@@ -138,7 +138,7 @@ def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, monkeypatc
 
 
 @pytest.mark.usefixtures("cheap")
-def test_what_ends_a_retraining_is_raised_and_no_child_is_lost(tmp_path, monkeypatch):
+def test_an_exception_in_retraining_is_raised_and_keeps_every_child(tmp_path, monkeypatch):
     def broken(tokens, key):
         raise ZeroDivisionError("here")
 
@@ -164,7 +164,7 @@ def test_a_network_and_cells_are_drawn_as_they_are(tmp_path):
     assert set(normal.nodes) <= set(shown) and (tmp_path / "best.png").exists()
 
 
-def test_everything_is_what_the_space_allows():
+def test_all_architectures_are_exactly_those_the_space_allows():
     macro = Macro(layers=2, side=3, sizes=(1,), filters=(1,))
     result = maml_bench.all_architectures(macro_space(macro))
     # A stride of 2 leaves 2 of 3 pixels, after which there is no other. If the second layer reads

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -19,12 +18,6 @@ RNG = np.random.default_rng(0)
 X, W, Y = RNG.normal(size=(6, 3)), RNG.normal(size=(3, 4)), RNG.normal(size=(6, 4))
 LABELS, WEIGHTS = np.array([0, 1, 2, 1, 0, 3]), np.array([2, 1, 0, 1, 0, 3])
 pytestmark = pytest.mark.usefixtures("x64")
-
-
-@pytest.fixture
-def unhooked(monkeypatch):
-    """Without the types of the tests, which would refuse some values first."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def padded(values, bad):
@@ -81,7 +74,7 @@ def test_predictions_of_rows_that_do_not_count_may_be_anything(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_where_nothing_counts_nothing_is_learned_and_the_metrics_are_not_a_number(name):
+def test_a_batch_of_weight_zero_has_gradient_zero_and_metrics_nan(name):
     build, targets, _ = LOSSES[name]
     batch = np.full_like(X, NAN), targets, np.zeros(6)
     (value, metrics), grad = differentiated(build(unit), W, batch)
@@ -147,7 +140,7 @@ def test_losses_of_low_precision_are_means_in_float32(dtype):
     close(got, expected, rtol=1e-6)
 
 
-def test_types_stay_what_they_are():
+def test_a_loss_has_the_floating_type_of_its_inputs():
     for dtype in (jnp.float32, jnp.float64):
         x, w, y = X.astype(dtype), W.astype(dtype), Y.astype(dtype)
         for build, targets in ((maml.regression, y), (maml.classification, LABELS)):
@@ -170,7 +163,7 @@ def test_proximal_pulls_complex_parameters_and_leaves_counters_alone():
 
 
 @pytest.mark.parametrize("build", [maml.regression, maml.classification])
-def test_what_is_no_batch_is_refused(build, unhooked):
+def test_invalid_batches_are_refused(build, unchecked):
     loss, y = build(linear), LABELS if build is maml.classification else Y
     negative = np.where(np.arange(6) == 3, -1, WEIGHTS)
     for batch, error in (
@@ -195,7 +188,7 @@ def test_what_is_no_batch_is_refused(build, unhooked):
             build(apply)
 
 
-def test_what_is_no_label_is_refused():
+def test_invalid_labels_are_refused():
     loss = maml.classification(linear)
     for w, labels, error in (
         (W, LABELS.astype(float), r"labels must be integers \[6\], in 0 .. 3; got float64\[6\]"),
@@ -217,7 +210,7 @@ def test_predictions_that_have_no_derivative_are_refused():
         loss(None, (jnp.zeros(3, jnp.uint8), jnp.ones(3, jnp.uint8)), KEY)
 
 
-def test_a_pull_that_cannot_be_meant_is_refused(unhooked):
+def test_an_invalid_strength_or_centre_of_the_proximal_term_is_refused(unchecked):
     def loss(w, batch, key):
         return jnp.zeros(()), {}
 
@@ -232,7 +225,7 @@ def test_a_pull_that_cannot_be_meant_is_refused(unhooked):
         maml.proximal(loss, {"v": 1.0}, 1.0)({"w": 1.0}, None, KEY)
 
 
-def test_a_mean_over_no_tasks_is_refused(unhooked):
+def test_a_mean_over_no_tasks_is_refused(unchecked):
     for values in (jnp.zeros((0,)), jnp.zeros((0, 3)), jnp.zeros(())):
         with pytest.raises(ValueError, match="needs at least one"):
             maml.mean_ci95(values)

@@ -38,7 +38,7 @@ def test_convolutions_are_centred_on_the_first_pixel_of_every_stride(size, strid
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
 
-def test_a_masked_kernel_is_the_smaller_kernel():
+def test_a_masked_kernel_equals_the_smaller_kernel():
     x, kernel = draw(2, 6, 7, 3), draw(5, 5, 3, 4, seed=1)
     rows, columns = central_mask(jnp.array(3), 5), central_mask(jnp.array(1), 5)
     mask = kernel_mask(rows, columns, jnp.array([True, False, True]), leading_mask(jnp.array(2), 4))

@@ -73,7 +73,7 @@ def test_a_loop_and_its_steps_one_by_one_give_the_same(memory, inner_steps):
 
 
 @pytest.mark.parametrize("memory", MODES)
-def test_what_the_inner_loss_closes_over_is_learned_too(memory):
+def test_parameters_that_the_inner_loss_closes_over_have_a_meta_gradient(memory):
     """A learned temperature inside the loss, and labels: its mixed second derivatives count."""
 
     def learner(mode):
@@ -132,7 +132,7 @@ def test_recomputing_keeps_less_for_many_steps():
     assert used["forward"] <= used["reverse"]
 
 
-def test_there_are_no_other_modes_and_first_order_steps_have_none(unchecked):
+def test_unknown_modes_and_modes_of_first_order_steps_are_refused(unchecked):
     with pytest.raises(ValueError, match=r"hvp must be one of reverse, forward; got 'remat'"):
         check_hvp("remat", False)
     with pytest.raises(ValueError, match="remat must be True or False; got 'yes'"):
@@ -167,7 +167,7 @@ def test_every_step_may_have_a_batch_of_its_own(memory, inner_steps):
     assert relative_error(*derivatives) <= ROUNDING
 
 
-def test_there_are_as_many_batches_as_steps():
+def test_a_number_of_batches_other_than_of_steps_is_refused():
     inner = maml.gradient_descent(lambda w, x, key: (w, {}), optax.sgd(0.1), 1.0)
     with pytest.raises(
         ValueError, match=r"2 inner steps need as many batches; got leading sizes \[\(3,\)\]"

@@ -57,7 +57,7 @@ def test_a_run_leaves_its_rows_and_a_figure(run):
         memory.main(Options(out=out))
 
 
-def test_what_does_not_fit_is_compiled_not_run(monkeypatch, capsys):
+def test_a_program_beyond_the_memory_is_compiled_and_not_run(monkeypatch, capsys):
     monkeypatch.setattr(memory, "free_bytes", lambda: 0)
     monkeypatch.setattr(jax, "jit", quick)
     (row,) = memory.main(replace(TINY, modes=("first-order",), steps=(1,)))
@@ -92,7 +92,7 @@ def test_bad_options_are_refused(change, message):
         ({"length": 400}, r"passages of 400 \+ 1 bytes need 1604 bytes of text; got 7"),
     ],
 )
-def test_what_the_model_or_the_text_cannot_serve_is_refused_before_any_work(
+def test_impossible_models_and_texts_are_refused_before_any_work(
     change, message, tmp_path, monkeypatch
 ):
     (tmp_path / "text").write_text("a text.")

@@ -5,7 +5,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -180,12 +179,6 @@ def test_in_bfloat16_the_layers_compute_and_the_parameters_are_float32(model):
     assert {leaf.dtype for leaf in jax.tree.leaves((params, grads, got))} == {jnp.dtype("float32")}
     error = jnp.linalg.norm(got - exact) / jnp.linalg.norm(exact)
     assert 1e-4 < error < 3e-2  # 8 bits of a mantissa round by 2^-9, in four layers
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """The errors of the library itself, which in the tests the type checker forestalls."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -42,7 +42,7 @@ def test_a_task_without_a_finite_gradient_is_left_out_and_counted(grad, options)
     assert metrics["left_out"] == pytest.approx(len(BAD) / TASKS) and alone["left_out"] == 0
 
 
-def test_where_no_task_is_finite_neither_is_the_mean():
+def test_the_mean_is_not_finite_if_no_task_is_finite():
     same = jax.tree.map(lambda leaf: jnp.broadcast_to(THETA["w"], leaf.shape), EPISODES)
     grads, metrics = maml.meta_gradient(ALGORITHM.grad, THETA, same, KEY)
     assert jnp.isnan(grads["w"]).all() and metrics["left_out"] == 1

@@ -25,7 +25,7 @@ def test_every_notebook_has_its_pair():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_says_what_its_script_says(path):
+def test_a_notebook_has_the_cells_of_its_script(path):
     def cells(notebook):
         return [(cell.cell_type, cell.source) for cell in notebook.cells]
 

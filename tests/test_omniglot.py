@@ -28,7 +28,7 @@ def test_ink_is_255_and_paper_0(read, tmp_path):
     assert 0.05 < images.mean() / 255 < 0.2  # one blob in ten is ink
 
 
-def test_names_are_sorted_and_the_source_is_said(read, tmp_path):
+def test_names_are_sorted_and_the_source_is_recorded(read, tmp_path):
     folder = write_zips(tmp_path / "zips", tiny_files())
     characters = read(folder, resize="antialias")
     assert characters.names == NAMES
@@ -153,7 +153,7 @@ def plain(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [empty, cut, flip, pickled, other, plain])
-def test_a_corrupt_cache_is_rebuilt_aloud(read, tmp_path, damage):
+def test_a_corrupt_cache_is_rebuilt_with_a_warning(read, tmp_path, damage):
     folder = write_zips(tmp_path / "zips", tiny_files())
     expected = read(folder).images
     (cached,) = (tmp_path / "cache").iterdir()
@@ -163,7 +163,7 @@ def test_a_corrupt_cache_is_rebuilt_aloud(read, tmp_path, damage):
     assert np.array_equal(read(folder).images, expected)  # pytest makes a warning an error
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_does_no_harm(read, tmp_path):
+def test_a_cache_that_cannot_be_written_gives_a_warning_only(read, tmp_path):
     (tmp_path / "file").write_text("in the way")
     folder = write_zips(tmp_path / "zips", tiny_files())
     with pytest.warns(UserWarning, match="not cached"):

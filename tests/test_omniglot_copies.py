@@ -174,7 +174,7 @@ def test_what_is_no_png_of_one_picture_is_named(read, tmp_path, write, kind):
     assert not (tmp_path / "cache").exists()
 
 
-def test_no_flipped_bit_gives_another_picture(monkeypatch):
+def test_a_flipped_bit_is_found_or_changes_no_pixel(monkeypatch):
     """Of 1,900 bits, 40 would, if only PIL's decoder were asked."""
     whole = png(drawing(1))
     refused = 0

@@ -6,7 +6,6 @@ import threading
 import time
 import zipfile
 
-import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -37,15 +36,13 @@ def test_a_folder_without_omniglot_says_what_it_holds(read, tmp_path):
         read(folder)
 
 
-def test_an_unknown_resize_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_an_unknown_resize_is_refused(tmp_path, unchecked):
     with pytest.raises(ValueError, match="nearest, antialias; got 'cubic'"):
         load(tmp_path, resize="cubic")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("place", [3, b"data", True, ["data"]])
-def test_what_is_no_path_is_refused(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # it would say it first
+def test_arguments_that_are_not_paths_are_refused(tmp_path, unchecked, place):
     with pytest.raises(ValueError, match="path must be a path; got"):
         load(place)
     with pytest.raises(ValueError, match="cache must be a path; got"):
@@ -143,7 +140,7 @@ def test_a_damaged_description_of_a_prepared_set_is_refused(read, tmp_path, monk
         read(data_dir)
 
 
-def test_offline_the_error_comes_at_once_and_names_three_ways_out(read, offline):
+def test_the_error_without_a_network_is_immediate_and_names_three_remedies(read, offline):
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=r"images_evaluation.zip .* prepare .* connect"):
         read()
@@ -151,7 +148,7 @@ def test_offline_the_error_comes_at_once_and_names_three_ways_out(read, offline)
     assert offline
 
 
-def test_a_silent_name_server_cannot_hold_the_error_back(read, offline, monkeypatch):
+def test_a_name_server_that_does_not_answer_does_not_delay_the_error(read, offline, monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60) and [])
     monkeypatch.setattr(omniglot_files, "_TIMEOUT", 0.3)
@@ -163,7 +160,7 @@ def test_a_silent_name_server_cannot_hold_the_error_back(read, offline, monkeypa
 
 
 @pytest.mark.parametrize("content", [b"PK", None])
-def test_a_kept_download_that_is_another_one_is_downloaded_anew(read, served, tmp_path, content):
+def test_a_kept_download_with_a_wrong_checksum_is_downloaded_again(read, served, tmp_path, content):
     """The array is cached by the registered checksums, so that nothing else may be decoded."""
     kept = tmp_path / "cache/omniglot" / f"{BACKGROUND}.zip"
     other = write_zips(tmp_path / "other", {w: png(drawing(1)) for w in tiny_files()})
@@ -175,7 +172,7 @@ def test_a_kept_download_that_is_another_one_is_downloaded_anew(read, served, tm
     assert kept.read_bytes() == (served / kept.name).read_bytes()
 
 
-def test_an_address_that_is_gone_is_an_error_at_once(read, served):
+def test_a_missing_download_is_an_immediate_error(read, served):
     (served / f"{EVALUATED}.zip").unlink()
     with pytest.raises(ConnectionError, match="404"):
         read()

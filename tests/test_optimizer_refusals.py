@@ -41,7 +41,7 @@ BUILD = {
 
 
 @pytest.mark.parametrize("name", BUILD)
-def test_an_inner_optimiser_of_a_tree_with_names_is_looked_at_with_the_parameters(name):
+def test_an_inner_optimiser_of_a_named_tree_is_checked_with_the_parameters(name):
     algorithm = BUILD[name](loss, masked(optax.adam(0.1)), 1)
     if name in ("fomaml", "reptile", "imaml"):
         algorithm.init(PARAMS)
@@ -53,7 +53,7 @@ def test_an_inner_optimiser_of_a_tree_with_names_is_looked_at_with_the_parameter
     BUILD[name](loss, masked(optax.adam(0.1, eps_root=1e-8)), 1).init(PARAMS)
 
 
-def test_an_outer_optimiser_of_a_tree_with_names_is_looked_at_with_the_parameters():
+def test_an_outer_optimiser_of_a_named_tree_is_checked_with_the_parameters():
     with pytest.raises(ValueError, match="check its learning rate"):
         maml.init(maml.maml(loss, SGD, 1), masked(optax.sgd(float("inf"))), PARAMS)
 

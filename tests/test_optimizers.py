@@ -80,7 +80,7 @@ def start():
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_inside_maml_it_is_refused_or_taken_as_the_page_says(name):
+def test_an_inner_optimiser_is_accepted_or_refused_as_documented(name):
     if TABLE[name][0]:
         maml.maml(loss, make(name), STEPS)
         return
@@ -88,7 +88,7 @@ def test_inside_maml_it_is_refused_or_taken_as_the_page_says(name):
         maml.maml(loss, make(name), STEPS)
 
 
-def test_the_page_has_every_optimiser_of_optax():
+def test_the_documentation_lists_every_optimiser_of_optax():
     """An optimiser is what takes a learning rate first; one of them is deprecated."""
     named = {name.split(",")[0].split(" ")[0] for name in TABLE} | {"nnls", "optimistic_adam"}
     missing = []
@@ -102,7 +102,7 @@ def test_the_page_has_every_optimiser_of_optax():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (inside, *_) in TABLE.items() if inside])
-def test_through_it_the_meta_gradient_is_the_central_difference(name, x64):
+def test_the_meta_gradient_through_an_inner_optimiser_is_the_central_difference(name, x64):
     algorithm, params = maml.maml(loss, make(name), STEPS), start()
     episode, (flat, unravel) = sample_task(KEY), ravel_pytree(params)
     of_task: Any = algorithm.grad.objective
@@ -120,7 +120,7 @@ def test_through_it_the_meta_gradient_is_the_central_difference(name, x64):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (_, others, _) in TABLE.items() if others])
 @pytest.mark.parametrize("build", [maml.fomaml, maml.reptile])
-def test_without_second_derivatives_its_meta_gradient_is_finite(name, build, x64):
+def test_the_first_order_meta_gradient_of_an_inner_optimiser_is_finite(name, build, x64):
     if build is maml.fomaml and name == "lbfgs":
         with pytest.raises(ValueError, match="has a line search"):
             build(loss, make(name), STEPS)
@@ -132,7 +132,7 @@ def test_without_second_derivatives_its_meta_gradient_is_finite(name, build, x64
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, (*_, outside) in TABLE.items() if outside])
-def test_outside_it_changes_the_meta_parameters_and_keeps_them_finite(name, x64):
+def test_an_outer_optimiser_changes_the_meta_parameters_and_keeps_them_finite(name, x64):
     algorithm, optimizer = maml.maml(loss, optax.sgd(0.1), 1), make(name)
     state = maml.init(algorithm, optimizer, start())
     sample = maml.batch_tasks(sample_task, 2)

@@ -79,7 +79,7 @@ def test_a_chunk_divides_the_meta_batch(chunk):
         maml.meta_gradient(ALGORITHM.grad, jnp.ones(3), sample(KEY), KEY, chunk=chunk)
 
 
-def test_a_chunk_holds_a_task():
+def test_an_empty_chunk_is_refused():
     with pytest.raises(ValueError, match="tasks in a chunk must be an integer >= 1; got 0"):
         maml.meta_gradient(ALGORITHM.grad, jnp.ones(3), sample(KEY), KEY, chunk=0)
 
@@ -95,7 +95,7 @@ def test_leaves_agree_about_the_task_axis(support, got):
         maml.evaluate(ALGORITHM.learner, noisy_loss, jnp.ones(3), episodes, KEY, 1)
 
 
-def test_counts_are_natural_numbers():
+def test_counts_that_are_not_natural_numbers_are_refused():
     with pytest.raises(ValueError, match="number of tasks must be an integer >= 1; got 0"):
         maml.batch_tasks(sample_task, 0)
     with pytest.raises(ValueError, match="number of meta-steps must be an integer >= 0; got -1"):
@@ -157,7 +157,7 @@ def test_evaluation_does_not_depend_on_the_chunk(chunk):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-13), run(chunk=chunk), run())
 
 
-def test_evaluation_shows_one_task_one_key_at_all_its_steps():
+def test_evaluation_gives_a_task_the_same_key_at_every_step():
     _, metrics = maml.evaluate(ALGORITHM.learner, noisy_loss, jnp.ones(3), sample(KEY), KEY, 3)
     assert (metrics["noise"] == metrics["noise"][:, :1]).all()
     assert len(set(metrics["noise"][:, 0].tolist())) == TASKS

@@ -65,12 +65,14 @@ def test_operations_are_those_counted_by_hand():
         ({"workloads": ()}, "workloads needs at least one value"),
     ],
 )
-def test_what_is_not_there_is_refused_before_any_work(options, message):
+def test_invalid_options_are_refused_before_any_work(options, message):
     with pytest.raises(ValueError, match=message):
         peers.Options(**options)
 
 
-def test_a_run_times_who_agrees_and_says_why_others_are_left_out(tmp_path, monkeypatch, capsys):
+def test_a_run_times_peers_that_agree_and_gives_the_reason_for_others(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setitem(peers.WORKLOADS, "sinusoid", TINY["sinusoid"])
     monkeypatch.setattr(peers, "SIZE", 8)
     monkeypatch.setattr(peers, "SLOW", 0.0)  # every peer is

@@ -10,6 +10,7 @@ README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.usefixtures("optimised")  # for 10,000 meta-steps
 def test_the_snippets_run_and_print_what_the_page_says(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope = {}

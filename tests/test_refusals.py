@@ -526,7 +526,7 @@ def test_a_gradient_without_metrics_has_a_mean():
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_that_cannot_be_meant_is_refused_in_words(name):
+def test_invalid_calls_are_refused_with_a_message(name):
     call, message = CALLS[name]
     with pytest.raises(ValueError, match=message):
         call()

@@ -56,7 +56,7 @@ def files(folder):
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def test_a_run_that_is_killed_ends_as_the_straight_one(tmp_path):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_run(tmp_path):
     """Twenty kills of each of five benchmarks are in test_kills.py."""
     options = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
     run = Killable("benchmarks.sinusoid", ("--meta-steps=20", "--steps-per-call=1", *options))
@@ -65,7 +65,7 @@ def test_a_run_that_is_killed_ends_as_the_straight_one(tmp_path):
     assert_equal(run, tmp_path / "straight", tmp_path / "killed")
 
 
-def test_what_is_done_is_only_evaluated_again(config):
+def test_resuming_a_finished_run_only_repeats_its_evaluation(config):
     first = run(config)
     again = run(replace(config, resume=True))
     same(first.meta_params, again.meta_params)
@@ -73,7 +73,7 @@ def test_what_is_done_is_only_evaluated_again(config):
     assert [line["step"] for line in log(config.out)] == [2, 4, 6]
 
 
-def test_a_checkpoint_that_is_cut_off_is_said_and_the_one_before_serves(config, capsys):
+def test_a_truncated_checkpoint_is_reported_and_the_previous_one_is_used(config, capsys):
     straight = run(config)
     for path in (config.out / "checkpoints" / "6").rglob("*"):
         if path.is_file():
@@ -87,7 +87,7 @@ def test_a_checkpoint_that_is_cut_off_is_said_and_the_one_before_serves(config, 
     assert [line["step"] for line in log(config.out)] == [2, 4, 6]
 
 
-def test_a_line_that_is_cut_off_is_written_anew(config):
+def test_a_truncated_line_of_the_log_is_rewritten(config):
     run(config)
     text = (config.out / "log.jsonl").read_text()
     (config.out / "log.jsonl").write_text(text[: len(text) - 20])
@@ -223,9 +223,7 @@ def written(path, text):
         lambda path: path.write_bytes(b"\xff\xfe"),
     ],
 )
-def test_metrics_are_no_state_and_get_the_worst_score_where_they_are_damaged(
-    damage, folder, capsys
-):
+def test_damaged_metrics_of_a_checkpoint_count_as_the_worst_score(damage, folder, capsys):
     damage(folder / "2" / "metrics" / "metrics")
     state = STATE | {"step": jnp.int32(0)}
     same(restore(folder, state), STATE | {"step": jnp.int32(2)})
@@ -239,7 +237,7 @@ def test_metrics_are_no_state_and_get_the_worst_score_where_they_are_damaged(
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_state_before_training_is_no_older_checkpoint_that_is_good(damage, folder):
+def test_the_state_before_training_does_not_replace_a_damaged_checkpoint(damage, folder):
     shutil.rmtree(folder)
     with checkpoints(folder, 0) as saved:
         for step in (0, 2):
@@ -394,7 +392,7 @@ def ended(tmp_path_factory):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_run_that_has_lost_something_is_refused_and_stays_as_it_is(loss, ended, tmp_path):
+def test_a_run_with_a_missing_file_is_refused_and_left_unchanged(loss, ended, tmp_path):
     out = shutil.copytree(ended, tmp_path / "run")
     break_, message = LOSSES[loss]
     break_(out)
@@ -417,7 +415,7 @@ def test_a_renamed_layer_does_not_begin_a_run_anew(ended, tmp_path):
     assert files(out) == before
 
 
-def test_a_run_goes_on_to_more_meta_steps_as_the_straight_one(ended, tmp_path):
+def test_a_run_extended_to_more_meta_steps_equals_an_uninterrupted_one(ended, tmp_path):
     config = replace(sinusoid.PAPER, **OPTIONS, steps_per_call=2)
     out = shutil.copytree(ended, tmp_path / "run")
     longer = replace(config, out=out, resume=True, meta_steps=10)
@@ -445,7 +443,7 @@ def test_a_run_goes_on_to_more_meta_steps_as_the_straight_one(ended, tmp_path):
     assert 0 < max(moved) < 2 * 1e-4 * 1.5
 
 
-def test_a_change_that_never_held_is_not_in_the_history(ended, tmp_path, capsys):
+def test_options_changed_before_any_checkpoint_are_not_in_the_history(ended, tmp_path, capsys):
     """Killed before the first checkpoint with its options, a run may go on with others."""
     out = shutil.copytree(ended, tmp_path / "run")
     config = replace(sinusoid.PAPER, **OPTIONS, out=out, meta_steps=6, steps_per_call=2)

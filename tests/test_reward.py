@@ -209,6 +209,6 @@ def test_the_intraclass_correlation_is_that_of_shrout_and_fleiss():
     np.testing.assert_allclose(result["ci95"], [-0.133, 0.723], atol=2e-3)
 
 
-def test_a_budget_of_nothing_is_refused():
+def test_an_empty_budget_is_refused():
     with pytest.raises(ValueError, match="meta_steps"):
         Budget(meta_steps=-1)

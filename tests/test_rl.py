@@ -57,7 +57,7 @@ def test_an_oracle_sees_the_goal():
     assert (trajectories.observation[..., 2:] == goal).all()
 
 
-def test_corners_are_felt_only_in_the_quarter_of_the_goal():
+def test_corners_rewards_only_within_the_quadrant_of_the_goal():
     for goal in jnp.asarray(navigation.CORNERS):
         trajectories = walk(navigation.corners(), goal, horizon=40, trajectories=30)
         before, after = trajectories.observation[:, :-1], trajectories.observation[:, 1:]
@@ -74,7 +74,7 @@ def test_held_out_goals_are_those_of_the_paper():
     np.testing.assert_allclose(navigation.held_out_goals(), goals, rtol=1e-6)
 
 
-def test_arms_pay_as_often_as_the_task_says():
+def test_arms_pay_with_the_probabilities_of_the_task():
     odds = jnp.array([0.1, 0.5, 0.9])
     uniform = policies.memoryless_policy(
         lambda key, x: x, lambda params, x: jnp.zeros(3), categorical
@@ -85,7 +85,7 @@ def test_arms_pay_as_often_as_the_task_says():
         assert stats.binomtest(int(paid.sum()), paid.size, float(chance)).pvalue > 1e-3
 
 
-def test_states_follow_as_often_as_the_task_says():
+def test_states_follow_with_the_probabilities_of_the_task():
     mdp = tabular.draw_mdp(KEY, 3, 2)
     uniform = policies.memoryless_policy(
         lambda key, x: x, lambda params, x: jnp.zeros(2), categorical
@@ -164,7 +164,7 @@ def test_the_baseline_is_ridge_regression_on_the_steps_that_count():
         np.testing.assert_allclose(got, np.where(alive, expected, 0), rtol=1e-9)
 
 
-def test_what_never_changes_leaves_the_baseline_alone_in_float32():
+def test_constant_observations_do_not_disturb_the_baseline_in_float32():
     """Its rounding errors, made a feature, once gave a Gram matrix with negative eigenvalues."""
     goals = navigation.held_out_goals(8)
     oracle = navigation.navigation(oracle=True)
@@ -184,7 +184,7 @@ def test_what_never_changes_leaves_the_baseline_alone_in_float32():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("gae_lambda", [1.0, 0.7, 0.0])
-def test_advantages_are_sums_of_surprises_until_the_end(gae_lambda):
+def test_advantages_are_discounted_sums_of_temporal_differences(gae_lambda):
     trajectories, discount = random_trajectories(), 0.9
     returns = discounted_sums(trajectories.reward, discount)
     baseline = np.asarray(linear_baseline(trajectories.observation, returns, trajectories.alive))
@@ -274,6 +274,6 @@ def changing(**leaves):
         (WALK._replace(reset=lambda key, task: "a" + task), {}, "cannot be reset in this task"),
     ],
 )
-def test_what_cannot_be_walked_in_is_refused(environment, options, message):
+def test_invalid_environments_and_options_of_a_rollout_are_refused(environment, options, message):
     with pytest.raises(ValueError, match=message):
         walk(environment, jnp.zeros(2), **options)

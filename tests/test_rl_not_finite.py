@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import central_differences
+from problems import central_differences, quick
 
 import maml
 from maml import surrogates
@@ -43,7 +43,7 @@ def test_the_divergence_with_a_forbidden_action_has_the_derivative_of_the_others
     np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
-def test_an_action_that_is_none_of_the_actions_has_no_probability():
+def test_the_log_probability_of_an_action_outside_the_space_is_nan():
     assert jnp.isnan(categorical.log_prob(jnp.zeros(2), jnp.array(5)))
     assert jnp.isnan(categorical.log_prob(jnp.zeros(2), jnp.array(-1)))
     assert categorical.log_prob(LOGITS, jnp.array(1)) == -jnp.inf
@@ -73,29 +73,29 @@ def test_steps_after_the_end_and_forbidden_actions_reach_no_value_and_no_derivat
     weights = 0.1 * jax.random.normal(KEY, (2, 3))
     policy = forbidding(weights)
     collect = {n: collector(WALK, policy, horizon=n, trajectories=4) for n in (3, 6)}
-    short, long = (collect[n](weights, 0.5, KEY) for n in (3, 6))
+    short, long = (quick(collect[n])(weights, 0.5, KEY) for n in (3, 6))
     assert (
         not jnp.isfinite(long.trajectories.observation).all()
         and long.trajectories.alive.sum() == 12
     )
     assert jnp.isfinite(long.advantage).all() and (long.advantage[:, 3:] == 0).all()
     loss = surrogate_loss(policy, surrogates.likelihood_ratio)
-    moved = weights + 0.1
-    (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(moved, long, KEY)
+    moved, slope = weights + 0.1, quick(jax.value_and_grad(loss, has_aux=True))
+    (value, metrics), grads = slope(moved, long, KEY)
     cut = jax.tree.map(lambda leaf: leaf[:, :3], long)
-    (expected, _), whole = jax.value_and_grad(loss, has_aux=True)(moved, cut, KEY)
+    (expected, _), whole = slope(moved, cut, KEY)
     assert jnp.isfinite(grads).all() and metrics["kl"] > 0
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(grads, whole, rtol=1e-4, atol=1e-6)
     assert short.trajectories.alive.all()
 
 
-def test_emaml_needs_two_trajectories_to_compare():
+def test_emaml_refuses_fewer_than_two_trajectories():
     policy = table_policy(2)
     explorer = terms.add_exploration_term(chosen(), policy, 0.1)
     collect = collector(tabular.bandit(2), policy, horizon=3, trajectories=1)
     theta, odds = jnp.zeros((1, 2)), jnp.array([0.2, 0.8])
-    one = collect(theta, odds, KEY)
+    one = quick(collect)(theta, odds, KEY)
     several = maml.BatchPerStep(jax.tree.map(lambda leaf: leaf[None], one))
     with pytest.raises(ValueError, match=r"trajector.*2|2.*trajector|two"):
         maml.task_gradient(explorer.grad, theta, maml.Episode(several, one), KEY)
@@ -110,22 +110,22 @@ def test_emaml_needs_two_trajectories_to_compare():
     ],
     ids=["tree", "number", "image"],
 )
-def test_observations_that_are_no_vectors_have_a_baseline(observe):
+def test_the_baseline_accepts_observations_of_any_structure(observe):
     def step(key, state, action, task):
         after, trajectories, reward, done = one_step(key, state, action, task)
         return after, observe(jnp.nan_to_num(trajectories)), reward, done
 
     walk = Environment(lambda key, task: (WALK.reset(key, task)[0], observe(jnp.ones(2))), step, 3)
     policy = memoryless_policy(lambda *_: None, lambda *_: jnp.zeros(3), categorical)
-    trajectories = rollout(walk, policy, None, 0.5, KEY, horizon=4, trajectories=3)
-    assert jnp.isfinite(advantages(trajectories)).all()
+    collect = partial(rollout, walk, policy, None, horizon=4, trajectories=3)
+    assert jnp.isfinite(quick(lambda key: advantages(collect(0.5, key)))(KEY)).all()
 
 
 def test_a_half_precision_policy_is_learned_from_in_float32():
     weights = jnp.zeros((2, 3), jnp.float16)
     policy = forbidding(weights)
-    batch = collector(WALK, policy, horizon=6, trajectories=4)(weights, 6e4, KEY)
-    value, metrics = surrogate_loss(policy)(weights, batch, KEY)
+    batch = quick(collector(WALK, policy, horizon=6, trajectories=4))(weights, 6e4, KEY)
+    value, metrics = quick(surrogate_loss(policy))(weights, batch, KEY)
     assert value.dtype == jnp.float32 and metrics["return"] > 1.7e5
 
 
@@ -147,9 +147,9 @@ def test_everything_runs_in_float64(name, x64):
     _, observation = environment.reset(KEY, task)
     params = policy.init(KEY, jnp.zeros_like(observation))
     collect = collector(environment, policy, horizon=4, trajectories=2)
-    batch = collect(params, task, KEY)
+    batch = quick(collect)(params, task, KEY)
     assert isinstance(batch, Experience) and batch.advantage.dtype == jnp.float64
-    grads, _ = jax.grad(surrogate_loss(policy), has_aux=True)(params, batch, KEY)
+    grads, _ = quick(jax.grad(surrogate_loss(policy), has_aux=True))(params, batch, KEY)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
@@ -248,7 +248,7 @@ def chosen():
         lambda: terms.add_kl_penalty(chosen(), table_policy(2), float("nan")),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_words(call):
+def test_invalid_arguments_are_refused_with_a_message(call):
     with pytest.raises(ValueError, match=r"must be|needs|got"):
         call()
 
@@ -326,6 +326,6 @@ MDP = tabular.TabularMDP(jnp.full((2, 1, 2), 0.5), jnp.zeros((2, 1)))
         (lambda: tabular.optimal_values(None, 1), "mdp must be a TabularMDP"),
     ],
 )
-def test_what_is_no_trajectory_task_or_policy_is_refused(call, says):
+def test_invalid_trajectories_tasks_and_policies_are_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()

@@ -4,7 +4,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -63,7 +62,7 @@ def assert_uniform(rows, outcomes):
     assert chisquare(counts).pvalue > 0.01
 
 
-def test_a_label_is_a_class_with_one_rotation_in_support_and_query_alike(episodes, drawn):
+def test_support_and_query_of_a_label_share_class_and_rotation(episodes, drawn):
     assert (episodes.support[1] == np.repeat(np.arange(WAYS), SHOTS)).all()
     assert (episodes.query[1] == np.repeat(np.arange(WAYS), QUERIES)).all()
     assert (drawn[..., (0, 2)] == drawn[:, :, :1, (0, 2)]).all()
@@ -90,13 +89,13 @@ def test_class_drawing_and_rotation_are_independent(drawn):
     assert_uniform(drawn[:, :2, 0, 1], DRAWINGS**2)
 
 
-def test_without_rotation_the_same_drawings_stand_upright(drawn):
+def test_without_rotation_the_same_drawings_are_sampled_upright(drawn):
     upright = by_class(draw(rotate=False))
     assert (upright[..., 2] == 0).all()
     assert (upright[..., :2] == drawn[..., :2]).all()
 
 
-def test_the_support_that_rides_with_the_query_is_the_support(episodes):
+def test_the_query_carries_a_copy_of_the_support(episodes):
     assert (episodes.query[0].support == episodes.support[0]).all()
 
 
@@ -157,7 +156,7 @@ def test_impossible_counts_are_refused_with_the_numbers(counts, message):
         (None, {}, r"got NoneType \[\]"),
     ],
 )
-def test_arrays_that_are_no_classes_of_examples_are_refused(examples, options, message, unchecked):
+def test_arrays_not_grouped_by_class_are_refused(examples, options, message, unchecked):
     with pytest.raises(ValueError, match=message):
         few_shot(examples, 5, 1, 1, **options)
 
@@ -202,12 +201,6 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def unchecked(monkeypatch):
-    """The errors of the library itself, which in the tests the type checker forestalls."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("name", "option", "value"), CASES)
 def test_a_count_is_an_integer_and_a_flag_a_bool(name, option, value):
@@ -241,6 +234,6 @@ def test_the_key_of_a_sampler_is_one_typed_key(key, message):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("text", [None, 5, ["text"], np.arange(99)])
-def test_what_is_no_text_has_no_passages(text):
+def test_text_passages_refuses_what_is_not_text(text):
     with pytest.raises(ValueError, match="the text must be bytes or a string; got"):
         text_passages(text, 1, 1, 1)

@@ -251,6 +251,6 @@ def test_a_broken_reward_is_the_worst_and_is_counted(broken):
         ),
     ],
 )
-def test_what_cannot_be_is_refused_when_it_is_built(build, says):
+def test_invalid_options_are_refused_when_a_strategy_is_built(build, says):
     with pytest.raises(ValueError, match=says):
         build()

@@ -278,16 +278,16 @@ class TestInvalidArguments:
             (lambda: ray_cluster(3).__enter__(), "address must be .* got 3"),
         ],
     )
-    def test_what_cannot_be_meant_is_refused_in_words(self, call, says):
+    def test_invalid_arguments_are_refused_with_a_message(self, call, says):
         with pytest.raises(ValueError, match=says):
             call()
 
     @pytest.mark.parametrize("found", [None, [1], [(0, 1.0, 2)], [([0], 1.0)]])
-    def test_what_is_no_outcome_is_refused(self, found):
+    def test_invalid_outcomes_are_refused(self, found):
         with pytest.raises(RuntimeError, match=r"must yield \(index, outcome\) pairs; got"):
             on_host(executor=lambda function, items: found)
 
-    def test_no_items_are_no_program(self):
+    def test_an_executor_without_items_gives_no_outcomes(self):
         assert list(device_executor()(reward, [])) == []
 
 

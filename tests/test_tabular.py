@@ -63,7 +63,7 @@ def without(content, name):
 
 @given(st.integers(0, 2**18 - 1))
 @settings(max_examples=10, deadline=None)
-def test_the_space_of_a_table_has_its_architectures_and_no_other(bits):
+def test_the_space_of_a_table_has_exactly_its_architectures(bits):
     present = np.array([bits >> place & 1 for place in range(18)], bool).reshape(3, 2, 3)
     if not bits:
         with pytest.raises(ValueError, match="has none"):
@@ -76,7 +76,7 @@ def test_the_space_of_a_table_has_its_architectures_and_no_other(bits):
     np.testing.assert_array_equal(allowed, present.reshape(-1))
 
 
-def test_what_is_drawn_from_a_table_with_gaps_is_in_it():
+def test_architectures_drawn_from_a_table_with_gaps_are_entries_of_it():
     values = np.random.default_rng(0).uniform(size=20)
     codes = np.random.default_rng(1).permutation(np.array(list(product(range(4), repeat=3))))[:20]
     table = tabulate("here", (4, 4, 4), codes, values, values / 2)
@@ -89,7 +89,7 @@ def test_what_is_drawn_from_a_table_with_gaps_is_in_it():
 
 
 @pytest.mark.parametrize("tokens", [(-1, 0), (0, 2), (3, 0)])
-def test_outside_of_a_table_there_is_no_number(tokens):
+def test_tokens_outside_a_table_are_looked_up_as_nan(tokens):
     assert np.isnan(lookup(jnp.ones((3, 2)), jnp.array(tokens)))
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import quick
 
 from maml.rl.distributions import categorical, gaussian
 from maml.rl.environment import Environment, rollout
@@ -38,7 +39,7 @@ def walk(environment, policy, params, task=None, **counts):
 
 
 @pytest.mark.parametrize("ends_after", [1, 3, 1000])
-def test_a_trial_is_its_episodes_one_after_the_other(ends_after):
+def test_a_trial_concatenates_its_episodes(ends_after):
     trial = trial_environment(counting(ends_after), 4, 5)
     trajectories = walk(trial, FAIR, None, horizon=20, trajectories=50)
     returns = np.asarray(episode_returns(trajectories, 4))
@@ -92,14 +93,16 @@ def test_the_reported_return_is_that_of_the_sampler_of_mamls_code(ends_after, ho
         (recurrent_policy(GaussianGRU(2, size=6)), navigation.navigation(), jnp.array([0.3, 0.2])),
     ],
 )
-def test_a_memory_is_walked_as_it_is_looked_back_on(policy, environment, task):
+def test_a_policy_with_memory_gives_the_same_distributions_stepwise_and_in_sequence(
+    policy, environment, task
+):
     trial = trial_environment(environment, 3, 4)
     observation = trial.reset(KEY, task)[1]
-    params = policy.init(KEY, observation)
-    trajectories = rollout(trial, policy, params, task, KEY, horizon=12, trajectories=5)
-    again = jax.vmap(policy.apply_sequence, (None, 0))(params, trajectories.observation)
+    params = quick(policy.init)(KEY, observation)
+    trajectories = walk(trial, policy, params, task, horizon=12, trajectories=5)
+    again = quick(jax.vmap(policy.apply_sequence, (None, 0)))(params, trajectories.observation)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), again, trajectories.distribution)
-    first = jax.vmap(lambda x: policy.apply(params, x, policy.memory)[0])(
+    first = quick(jax.vmap(lambda x: policy.apply(params, x, policy.memory)[0]))(
         trajectories.observation[:, 5]
     )
     there = jax.tree.map(lambda leaf: leaf[:, 5], again)
@@ -109,20 +112,20 @@ def test_a_memory_is_walked_as_it_is_looked_back_on(policy, environment, task):
     )
 
 
-def test_a_memory_is_trained_through_time():
+def test_the_last_action_has_a_gradient_by_every_earlier_observation():
     """The gradient by an early observation's weights is there: the last action alone is paid."""
     policy = recurrent_policy(CategoricalGRU(2, size=6))
     trial = trial_environment(tabular.bandit(2), 6, 1)
     task = jnp.array([0.1, 0.9])
-    params = policy.init(KEY, trial.reset(KEY, task)[1])
-    trajectories = rollout(trial, policy, params, task, KEY, horizon=6, trajectories=3)
+    params = quick(policy.init)(KEY, trial.reset(KEY, task)[1])
+    trajectories = walk(trial, policy, params, task, horizon=6, trajectories=3)
     last = jnp.zeros((3, 6)).at[:, -1].set(1.0)
 
     def value(observation):
         changed = trajectories._replace(observation=observation)
         return surrogate_loss(policy)(params, Experience(changed, last), KEY)[0]
 
-    by_observation = jax.grad(value)(trajectories.observation)
+    by_observation = quick(jax.grad(value))(trajectories.observation)
     assert (jnp.abs(by_observation).max(axis=(0, 2)) > 0).all()
 
 

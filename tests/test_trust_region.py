@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+from problems import quick
 
 import maml
 from maml import trust_region
@@ -71,23 +72,21 @@ def test_the_metric_is_the_second_derivative_of_the_divergence_through_the_adapt
         each = jax.vmap(region.divergence)(outputs(start), outputs(flat), episodes)
         return each.sum()
 
-    curved = jax.vmap(trust_region._fisher(region, outputs, start, episodes, ALL))
-    expected = jax.hessian(divergence)(start)
+    curved = quick(jax.vmap(trust_region._fisher(region, outputs, start, episodes, ALL)))
+    expected = quick(jax.hessian(divergence))(start)
     np.testing.assert_allclose(curved(jnp.eye(start.size)), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("radius", [1e-4, 1e-2])
-def test_a_step_gains_and_stays_inside(radius):
+def test_a_step_improves_the_objective_within_the_trust_region(radius):
     region, theta, episodes = problem()
     step = jax.jit(partial(trust_region_step, region, radius=radius))
     after, metrics = step(theta, episodes, KEY)
     went = metrics["region"]
     assert radius / 3 < went["divergence"] <= radius
     key = jax.random.split(KEY, TASKS)[0]
-    before, now = (
-        jnp.mean(jax.vmap(region.objective, (None, 0, None))(params, episodes, key)[0])
-        for params in (theta, after)
-    )
+    judge = quick(jax.vmap(region.objective, (None, 0, None)))
+    before, now = (jnp.mean(judge(params, episodes, key)[0]) for params in (theta, after))
     assert float(before - now) == pytest.approx(float(went["gain"]), rel=1e-9) and went["gain"] > 0
 
 
@@ -98,14 +97,14 @@ def test_a_small_step_is_along_the_natural_gradient():
     after, _ = jax.jit(partial(trust_region_step, region, **options))(theta, episodes, KEY)
     moved = ravel_pytree(after)[0] - start
     algorithm = maml.maml(loss, optax.sgd(0.3), 2)
-    grads, _ = maml.meta_gradient(algorithm.grad, theta, episodes, KEY)
+    grads, _ = quick(partial(maml.meta_gradient, algorithm.grad))(theta, episodes, KEY)
     gradient, unravel = ravel_pytree(grads)
     keys = jax.random.split(KEY, TASKS)
 
     def outputs(flat):
         return jax.vmap(region.outputs, (None, 0, 0))(unravel(flat), episodes, keys)
 
-    curved = jax.vmap(trust_region._fisher(region, outputs, start, episodes, ALL))(
+    curved = quick(jax.vmap(trust_region._fisher(region, outputs, start, episodes, ALL)))(
         jnp.eye(start.size)
     )
     expected = -jnp.linalg.solve(curved / TASKS + 1e-3 * jnp.eye(start.size), gradient)
@@ -126,7 +125,7 @@ def test_devices_and_chunks_share_out_the_tasks_to_the_same_step(devices, chunk)
 
 
 @pytest.mark.parametrize("far", [jnp.inf, jnp.nan])
-def test_where_no_step_stays_inside_the_parameters_stay_and_the_metrics_say_so(far):
+def test_parameters_stay_and_metrics_report_it_if_no_step_is_within_the_region(far):
     region, theta, episodes = problem()
     region = region._replace(measured=lambda metrics: metrics["far"] + far)
     after, metrics = jax.jit(partial(trust_region_step, region))(theta, episodes, KEY)
@@ -134,7 +133,7 @@ def test_where_no_step_stays_inside_the_parameters_stay_and_the_metrics_say_so(f
     assert metrics["region"] == {"fraction": 0, "divergence": 0, "gain": 0}
 
 
-def test_where_the_loss_is_not_finite_the_parameters_stay():
+def test_parameters_stay_if_the_loss_is_not_finite():
     region, theta, episodes = problem()
     broken = episodes._replace(query=(episodes.query[0] * jnp.nan, episodes.query[1]))
     after, metrics = jax.jit(partial(trust_region_step, region))(theta, broken, KEY)

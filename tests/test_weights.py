@@ -39,7 +39,7 @@ def test_a_file_holds_what_the_last_checkpoint_holds(run, file):
         np.testing.assert_array_equal(got, np.asarray(expected, np.float16).astype(np.float32))
 
 
-def test_what_a_file_achieves_is_printed(run, file, capsys):
+def test_the_accuracy_of_a_weights_file_is_printed(run, file, capsys):
     weights.main(weights.Weights(files=(file,), eval_tasks=3))
     step = str(run.summary["steps"])
     accuracy = 100 * run.summary["accuracy"][step]["mean"]
@@ -72,7 +72,7 @@ def test_weights_of_another_network_are_refused_with_the_path(file):
         weights.load_trained(file, ways=3)
 
 
-def test_a_file_that_is_none_of_ours_is_refused(tmp_path):
+def test_a_missing_or_foreign_weights_file_is_refused(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, numbers=np.ones(3))
     with pytest.raises(ValueError, match="holds no options"):
