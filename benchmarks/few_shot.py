@@ -20,6 +20,7 @@ from maml.types import Batch, LossFn, Params, RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures.cells import Cells
 from tasks.architectures.stack import Stack
+from tasks.augmentation import random_affine
 from tasks.batch_norm import Mode, flax_apply, flax_loss, track_running_averages
 from tasks.models import Conv4, FullyConnected
 
@@ -61,6 +62,8 @@ class FewShot(DataOptions):
     """Number of query images for each class in meta-training; None is as in the evaluation."""
     rotate: bool = True
     """Rotate each class of an episode by 0, 90, 180 or 270 degrees."""
+    augment: bool = False
+    """Shift, scale, shear and rotate each image of meta-training a little, at random."""
     algorithm: Literal[
         "maml",
         "maml++",
@@ -175,10 +178,8 @@ def evaluation_loss(
         return maml.classification(combine(flax_apply(model, mode, evaluating=True)))
 
     modes: dict[str, Mode] = {"inductive": "support", "transductive": "transductive"}
-    if mode == "running":
-        modes = {}
+    others = {f"accuracy_{name}": loss_of(m) for name, m in modes.items() if m != mode != "running"}
     loss = loss_of(mode)
-    others = {f"accuracy_{name}": loss_of(m) for name, m in modes.items() if m != mode}
 
     def evaluate(params: Params, query: Batch, key: RandomKey) -> tuple[jax.Array, dict]:
         value, metrics = loss(params, query, key)
@@ -203,10 +204,12 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         splits = omniglot.splits(characters, config.split)
     counts = dict.fromkeys(splits, (config.ways, config.shots, config.queries))
     counts["train"] = train_ways, config.shots, config.train_queries or config.queries
-    samplers = {
-        split: few_shot(characters.images[classes], *counts[split], rotate=config.rotate)
-        for split, classes in splits.items()
-    }
+
+    def sampler(split: str) -> maml.Sampler:
+        augment = random_affine() if config.augment and split == "train" else None
+        images = characters.images[splits[split]]
+        return few_shot(images, *counts[split], rotate=config.rotate, augment=augment)
+
     running = config.batch_norm == "running"
     precision = hardware.precision(config.precision)
     dtype = jnp.bfloat16 if precision == "bfloat16" else None
@@ -237,13 +240,11 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         "omniglot",
         learning,
         init,
-        samplers,
+        {split: sampler(split) for split in splits},
         flax_apply(model, config.batch_norm, evaluating=True),
         metric,
         "accuracy",
         facts,
         precision=precision,
-        outer=(lambda adam: track_running_averages(adam, config.momentum))
-        if running
-        else (lambda adam: adam),
+        outer=partial(track_running_averages, momentum=config.momentum) if running else lambda a: a,
     )

@@ -1,5 +1,6 @@
 """Sampling of few-shot episodes inside jit, from arrays in the memory of the device."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ def few_shot(
     queries: int,
     *,
     rotate: bool = False,
+    augment: Callable[[RandomKey, Array], Array] | None = None,
 ) -> Sampler:
     """A sampler of N-way K-shot episodes from an array of classes.
 
@@ -49,6 +51,8 @@ def few_shot(
         queries: Number of query examples of each class.
         rotate: Whether each class of an episode is rotated by 0, 90, 180 or 270 degrees, as is
             usual for Omniglot; this needs square images.
+        augment: Random change of one example, `augment(key, example) -> example`, for support and
+            query; None changes nothing.
 
     Returns:
         The sampler `sample(key) -> Episode(support=(inputs, labels), query=(Query, labels))`, with
@@ -74,6 +78,8 @@ def few_shot(
         )
     check_counts(ways=ways, shots=shots, queries=queries)
     check_flags(rotate=rotate)
+    if augment is not None:
+        check_callable(augment, "augment", "key, example")
     if rotate and (len(shape) < 4 or shape[2] != shape[3]):
         raise ValueError(
             f"only square images, [class, example, side, side, ...], can be rotated; got"
@@ -87,7 +93,8 @@ def few_shot(
         )
     if dtype == np.uint8 and len(shape) == 4:
         examples = examples[..., None]
-    draw = partial(_draw, ways=ways, shots=shots, queries=queries, rotate=rotate)
+    options = {"rotate": rotate, "augment": augment}
+    draw = partial(_draw, ways=ways, shots=shots, queries=queries, **options)
     return jax.tree_util.Partial(draw, jnp.asarray(examples))
 
 
@@ -99,6 +106,7 @@ def _draw(
     shots: int,
     queries: int,
     rotate: bool,
+    augment: Callable[[RandomKey, Array], Array] | None,
 ) -> Episode:
     check_key(key)
     class_key, example_key, rotation_key = jax.random.split(key, 3)
@@ -109,6 +117,9 @@ def _draw(
     images = examples[classes[:, None], chosen_examples].astype(jnp.float32)
     if examples.dtype == jnp.uint8:
         images = images / 255
+    if augment is not None:
+        keys = jax.random.split(jax.random.fold_in(key, 0), images.shape[:2])
+        images = _checked_like(jax.vmap(jax.vmap(augment))(keys, images), images)
     if rotate:
         images = jax.vmap(_rotate)(images, jax.random.randint(rotation_key, (ways,), 0, 4))
 
@@ -118,6 +129,15 @@ def _draw(
     support, support_labels = flat(images[:, :shots])
     query, query_labels = flat(images[:, shots:])
     return Episode((support, support_labels), (Query(query, support), query_labels))
+
+
+def _checked_like(augmented: Any, images: Array) -> Array:
+    if getattr(augmented, "shape", None) != images.shape:
+        raise ValueError(
+            f"augment must return an example like its argument, {list(images.shape[2:])}; got"
+            f" {jax.tree.map(lambda leaf: list(jnp.shape(leaf)[2:]), augmented)}"
+        )
+    return augmented.astype(images.dtype)
 
 
 def _distinct(key: RandomKey, population: int, count: int) -> Integer[Array, " count"]:

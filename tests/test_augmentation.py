@@ -1,0 +1,79 @@
+"""Random changes of images: exact maps, all examples of an episode, and nothing else of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import affine_transform
+
+import maml
+from tasks.augmentation import random_affine
+
+KEY = jax.random.key(3)
+IMAGE = jax.random.uniform(jax.random.key(0), (9, 11, 2))
+STILL = {"shift": 0.0, "scale": 0.0, "shear": 0.0, "degrees": 0.0}
+
+
+def test_no_change_leaves_the_image():
+    np.testing.assert_allclose(random_affine(**STILL)(KEY, IMAGE), IMAGE, atol=1e-5)
+
+
+def test_the_map_is_that_of_its_equation():
+    """Against scipy, with the matrix and the offset written out from the same draws."""
+    bounds = {"shift": 1.5, "scale": 0.2, "shear": 0.3, "degrees": 20.0}
+    draws = np.asarray(jax.random.uniform(KEY, (6,), minval=-1.0, maxval=1.0))
+    angle = np.deg2rad(20.0 * draws[0])
+    rotation = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    shear = [[1, 0.3 * draws[1]], [0, 1]]
+    matrix = np.array(rotation) @ shear @ np.diag(1 + 0.2 * draws[2:4])
+    centre = np.array([4.0, 5.0])
+    offset = centre + 1.5 * draws[4:] - matrix @ centre
+    expected = [
+        affine_transform(channel, matrix, offset, order=1, mode="nearest")
+        for channel in np.moveaxis(np.asarray(IMAGE), 2, 0)
+    ]
+    np.testing.assert_allclose(
+        random_affine(**bounds)(KEY, IMAGE), np.stack(expected, axis=2), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shift": -1.0}, "shift must be a finite number >= 0"),
+        ({"scale": 1.0}, "scale must be .* < 1"),
+        ({"shear": float("nan")}, "shear must be"),
+        ({"degrees": "ten"}, "degrees must be"),
+    ],
+)
+def test_bounds_that_make_no_sense_are_refused(change, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        random_affine(**change)
+
+
+def test_an_episode_has_each_example_augmented_once_and_the_same_choice():
+    """The classes and examples are those without augmentation, changed by different draws."""
+    images = jnp.arange(1, 41, dtype=jnp.uint8).reshape(8, 5, 1, 1) * jnp.ones((4, 4), jnp.uint8)
+    draw = {
+        name: maml.few_shot(np.asarray(images), 5, 2, 3, augment=augment)(KEY)
+        for name, augment in {
+            "plain": None,
+            "noisy": lambda key, image: image + jax.random.uniform(key),
+        }.items()
+    }
+    plain, noisy = draw["plain"], draw["noisy"]
+    np.testing.assert_array_equal(noisy.query[0].support, noisy.support[0])
+    np.testing.assert_array_equal(noisy.query[1], plain.query[1])
+    added = np.concatenate(
+        [
+            (noisy.support[0] - plain.support[0])[:, 0, 0, 0],
+            (noisy.query[0].inputs - plain.query[0].inputs)[:, 0, 0, 0],
+        ]
+    )
+    assert len(np.unique(added.round(5))) == 25 and added.min() >= 0 and added.max() < 1
+
+
+def test_an_augmentation_of_another_shape_is_refused():
+    sample = maml.few_shot(np.zeros((5, 4, 6, 6), np.uint8), 2, 1, 1, augment=lambda key, x: x[0])
+    with pytest.raises(ValueError, match=r"example like its argument, \[6, 6, 1\]; got \[6, 1\]"):
+        sample(KEY)
