@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer, Real, Shaped
+from jaxtyping import Array, Bool, Float, Integer, Real, Shaped
 
 from maml._checks import check_callable, check_count, check_counts, check_flags, check_key
 from maml._returns import check_arrays
@@ -36,6 +36,7 @@ def few_shot(
     *,
     rotate: bool = False,
     augment: Callable[[RandomKey, Array], Array] | None = None,
+    groups: Integer[np.ndarray | Array, " class"] | None = None,
 ) -> Sampler:
     """A sampler of N-way K-shot episodes from an array of classes.
 
@@ -53,6 +54,9 @@ def few_shot(
             usual for Omniglot; this needs square images.
         augment: Random change of one example, `augment(key, example) -> example`, for support and
             query; None changes nothing.
+        groups: Number of the group of each class, such as its alphabet. All classes of an episode
+            are then of one group, drawn uniformly from those with enough classes; None is one
+            group of all classes.
 
     Returns:
         The sampler `sample(key) -> Episode(support=(inputs, labels), query=(Query, labels))`, with
@@ -61,9 +65,11 @@ def few_shot(
         not a constant.
 
     Raises:
-        ValueError: there are more ways than classes, or more shots and queries than examples of a
-            class; a count is not an integer >= 1; the array has no examples or fewer than three
-            axes; images to rotate are not square; or (when sampling) the key is not one key.
+        ValueError: there are more ways than classes or than classes in every group, or more shots
+            and queries than examples of a class; a count is not an integer >= 1; the array has no
+            examples or fewer than three axes; images to rotate are not square; `groups` is not an
+            integer for each class; or (when sampling) the key is not one key, or `augment` changes
+            the shape.
 
     >>> sample = few_shot(np.zeros((9, 20, 28, 28), np.uint8), ways=5, shots=1, queries=3)
     >>> episode = sample(jax.random.key(0))
@@ -91,15 +97,30 @@ def few_shot(
         raise ValueError(
             f"{shots} shots + {queries} queries need as many examples of each class; got {shape[1]}"
         )
+    members = None if groups is None else _members(np.asarray(groups), shape[0], ways)
     if dtype == np.uint8 and len(shape) == 4:
         examples = examples[..., None]
     options = {"rotate": rotate, "augment": augment}
     draw = partial(_draw, ways=ways, shots=shots, queries=queries, **options)
-    return jax.tree_util.Partial(draw, jnp.asarray(examples))
+    return jax.tree_util.Partial(draw, jnp.asarray(examples), members)
+
+
+def _members(groups: np.ndarray, classes: int, ways: int) -> Bool[Array, "group class"]:
+    """The classes of each group that has enough of them."""
+    if groups.shape != (classes,) or not np.issubdtype(groups.dtype, np.integer):
+        raise ValueError(
+            f"groups must be integers, one for each of {classes} classes; got {groups.dtype}"
+            f" {list(groups.shape)}"
+        )
+    numbers, counts = np.unique(groups, return_counts=True)
+    if counts.max() < ways:
+        raise ValueError(f"{ways} ways need a group of as many classes; got {counts.max()} at most")
+    return jnp.asarray(groups == numbers[counts >= ways, None])
 
 
 def _draw(
     examples: Real[Array, "class each *example"],
+    members: Bool[Array, "group class"] | None,
     key: RandomKey,
     *,
     ways: int,
@@ -110,7 +131,7 @@ def _draw(
 ) -> Episode:
     check_key(key)
     class_key, example_key, rotation_key = jax.random.split(key, 3)
-    classes = _distinct(class_key, examples.shape[0], ways)
+    classes = _distinct(class_key, examples.shape[0], ways, members)
     chosen_examples = jax.vmap(lambda key: _distinct(key, examples.shape[1], shots + queries))(
         jax.random.split(example_key, ways)
     )
@@ -140,8 +161,15 @@ def _checked_like(augmented: Any, images: Array) -> Array:
     return augmented.astype(images.dtype)
 
 
-def _distinct(key: RandomKey, population: int, count: int) -> Integer[Array, " count"]:
-    return jax.random.choice(key, population, (count,), replace=False)
+def _distinct(
+    key: RandomKey, population: int, count: int, members: Bool[Array, "group each"] | None = None
+) -> Integer[Array, " count"]:
+    """Distinct numbers below `population`, or distinct members of one group."""
+    odds = None
+    if members is not None:
+        group_key, key = jax.random.split(key)
+        odds = jax.random.choice(group_key, members) / 1.0
+    return jax.random.choice(key, population, (count,), replace=False, p=odds)
 
 
 def _rotate(

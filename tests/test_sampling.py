@@ -237,3 +237,31 @@ def test_the_key_of_a_sampler_is_one_typed_key(key, message):
 def test_text_passages_refuses_what_is_not_text(text):
     with pytest.raises(ValueError, match="the text must be bytes or a string; got"):
         text_passages(text, 1, 1, 1)
+
+
+def test_the_classes_of_an_episode_are_of_one_group_that_has_enough():
+    """The value of a pixel is the class; the group of two classes is never drawn."""
+    groups = np.array([4, 4, 4, 0, 0, 9, 9, 9, 9])
+    images = np.arange(9, dtype=np.uint8)[:, None, None, None] * np.ones((3, 2, 2), np.uint8)
+    sample = maml.batch_tasks(few_shot(images, 3, 1, 2, groups=groups), 200)
+    inputs = jax.jit(lambda sample, key: sample(key))(sample, KEY).support[0]
+    drawn = np.rint(255 * np.asarray(inputs[:, :, 0, 0, 0])).astype(int)
+    of_episode = groups[drawn]
+    assert (of_episode == of_episode[:, :1]).all()
+    assert all(len({*classes}) == 3 for classes in drawn.tolist())
+    # Groups are drawn alike, whatever their number of classes: 100 of 200, within 4 deviations.
+    assert 72 < (of_episode[:, 0] == 4).sum() < 128 and {*of_episode[:, 0]} == {4, 9}
+    assert {*drawn.ravel()} == {0, 1, 2, 5, 6, 7, 8}
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (np.zeros(8, int), r"integers, one for each of 9 classes; got int64 \[8\]"),
+        (np.zeros(9), r"integers, one for each of 9 classes; got float64 \[9\]"),
+        (np.arange(9) // 2, "3 ways need a group of as many classes; got 2 at most"),
+    ],
+)
+def test_groups_that_cannot_serve_are_refused(groups, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        few_shot(np.zeros((9, 3, 2, 2), np.uint8), 3, 1, 2, groups=groups)
