@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 import maml
@@ -22,13 +23,8 @@ from tasks.architectures.cells import Cells
 from tasks.architectures.stack import Stack
 from tasks.augmentation import random_affine
 from tasks.batch_norm import Mode, flax_apply, flax_loss, track_running_averages
-from tasks.models import Conv4, FullyConnected
-
-MODELS = {
-    "conv4": Conv4,
-    "conv4-pool": partial(Conv4, pool=True),
-    "fully-connected": FullyConnected,
-}
+from tasks.characters import alphabet
+from tasks.models import MODELS
 
 Apply = Callable[[Params, Any], jax.Array]
 SIDE = 28  # height and width of the images, in pixels
@@ -49,6 +45,8 @@ class FewShot(DataOptions):
     split: str = "paper"
     """Split of Omniglot into training, validation and test classes: "paper", "alphabets", or a JSON
     file. Glyphs are split by script."""
+    within_alphabet: bool = False
+    """Draw all classes of a validation or test episode from one alphabet."""
     ways: int
     """Number of classes in an episode."""
     shots: int
@@ -202,13 +200,15 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     else:
         characters = omniglot.load(config.data, resize=config.resize)
         splits = omniglot.splits(characters, config.split)
+    alphabets = np.unique([alphabet(name) for name in characters.names], return_inverse=True)[1]
     counts = dict.fromkeys(splits, (config.ways, config.shots, config.queries))
     counts["train"] = train_ways, config.shots, config.train_queries or config.queries
 
     def sampler(split: str) -> maml.Sampler:
         augment = random_affine() if config.augment and split == "train" else None
-        images = characters.images[splits[split]]
-        return few_shot(images, *counts[split], rotate=config.rotate, augment=augment)
+        groups = alphabets[splits[split]] if config.within_alphabet and split != "train" else None
+        options = {"rotate": config.rotate, "augment": augment, "groups": groups}
+        return few_shot(characters.images[splits[split]], *counts[split], **options)
 
     running = config.batch_norm == "running"
     precision = hardware.precision(config.precision)

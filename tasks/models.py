@@ -1,6 +1,7 @@
 """The networks of the meta-learning papers, as flax modules."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -194,3 +195,11 @@ def _check_widths(widths: Sequence[int]) -> None:
         raise ValueError(f"widths must be a sequence of integers; got {widths!r}")
     for width in widths:
         check_count(width, least=1, of="units of a layer")
+
+
+# Networks for images by name, each built with `ways`, `track` and `dtype`.
+MODELS = {
+    "conv4": Conv4,
+    "conv4-pool": partial(Conv4, pool=True),
+    "fully-connected": FullyConnected,
+}
