@@ -130,7 +130,7 @@ def test_what_cannot_be_is_refused_before_there_is_a_folder(tmp_path, monkeypatc
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="strategies must include random, the baseline"):
         options(tmp_path, strategies=("ppo",))
-    monkeypatch.setattr(architecture_search, "find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.search.options.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs Ray: pip install 'maml-jax\[ray\]'"):
         options(tmp_path, executor="ray")
     with pytest.raises(ValueError, match="shared_steps must be 0"):
