@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.few_shot import experiment
 from benchmarks.harness import folders
@@ -26,8 +24,10 @@ from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import NUMBER, TRUTH, save_figure
 from benchmarks.harness.statistics import mean_over_seeds
 from benchmarks.harness.supervised import run
+from benchmarks.harness.tables import print_table
 from benchmarks.omniglot import PAPER
 from benchmarks.report.published import Summary
+from benchmarks.report.tables import interval
 
 ALL = replace(
     PAPER,
@@ -134,21 +134,17 @@ def main(options: Ablation) -> Summary:
         }
         for name, v in values.items()
     }
-    table = Table("MAML++ with", "accuracy, %", "loss against all", title="20-way 1-shot")
-    for name, row in variants.items():
-        table.add_row(name, *(_percent(row[key]) for key in ("accuracy", "lost")))
-    Console().print(table)
+    head = ("MAML++ with", "accuracy, %", "loss against all")
+    rows = [
+        (name, *(interval(row[key], 100, 2) for key in ("accuracy", "lost")))
+        for name, row in variants.items()
+    ]
+    print_table(head, rows, "20-way 1-shot", left=head)
     seconds = {name: sum(run["seconds"]["train"] for run in seeds) for name, seeds in runs.items()}
     results = {"variants": variants, "seconds": seconds}
     summary = folders.write_summary("ablation", options, options.out, results, record=False)
     draw(options.out, values)
     return summary
-
-
-def _percent(value: dict[str, float | None]) -> str:
-    if value["mean"] is None:
-        return "diverged"
-    return " ± ".join(f"{100 * x:.2f}" for x in (value["mean"], value["ci95"]) if x is not None)
 
 
 def draw(out: Path, values: dict[str, np.ndarray]) -> Figure:

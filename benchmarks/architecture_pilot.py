@@ -11,7 +11,6 @@ space shares are trained too, and the ranks of their rewards are compared with t
 from scratch. The best agreement that can be expected is that of two trainings from scratch.
 """
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -28,6 +27,7 @@ from benchmarks.harness.command_line import launch
 from benchmarks.harness.display import track
 from benchmarks.harness.files import save_figure, write_json
 from benchmarks.harness.folders import options_as_json, provenance, script_folder
+from benchmarks.harness.hardware import timed
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.figures import replace_broken
@@ -110,16 +110,15 @@ def measure(config: Pilot) -> dict[str, Any]:
         return [float(value) for value in track(rewards, about)]
 
     scratch = reward_from_scratch(child, sample["train"], sample["held_out"], config.budget)
-    seconds, start = {}, time.perf_counter()
-    for device in jax.devices():
-        call(*jax.device_put((scratch, tokens[0], keys[1]), device)).block_until_ready()
-    seconds["compile"], start = time.perf_counter() - start, time.perf_counter()
-    columns = [
-        all_of(scratch, key, f"training {number + 1} of {config.retrainings}")
-        for number, key in enumerate(jax.random.split(keys[1], config.retrainings))
-    ]
+    first = [jax.device_put((scratch, tokens[0], keys[1]), device) for device in jax.devices()]
+    seconds = {"compile": sum(timed(call, *arguments)[1] for arguments in first)}
+
+    def retrain() -> list[list[float]]:
+        pairs = enumerate(jax.random.split(keys[1], config.retrainings), 1)
+        return [all_of(scratch, k, f"training {n} of {config.retrainings}") for n, k in pairs]
+
+    columns, seconds["scratch"] = timed(retrain)
     rewards = np.array(columns).T
-    seconds["scratch"] = time.perf_counter() - start
     results: dict[str, Any] = {
         "source": source,
         "tokens": tokens.tolist(),
@@ -133,11 +132,9 @@ def measure(config: Pilot) -> dict[str, Any]:
     results["accuracy"] = {name: float(summary(mean)) for name, summary in summaries.items()}
     results["retrained"] = rank_correlations(rewards[:, 0], rewards[:, 1:].mean(1))
     if config.shared_steps:
-        start = time.perf_counter()
-        reward = children.reward(space, child, sample, config, keys[2])
-        seconds["share"], start = time.perf_counter() - start, time.perf_counter()
-        shared = np.array(all_of(reward, keys[3], "shared weights"))
-        seconds["shared"] = time.perf_counter() - start
+        reward, seconds["share"] = timed(children.reward, space, child, sample, config, keys[2])
+        values, seconds["shared"] = timed(all_of, reward, keys[3], "shared weights")
+        shared = np.array(values)
         results["shared"] = {
             "rewards": shared.tolist(),
             "mean": float(replace_broken(shared).mean()),

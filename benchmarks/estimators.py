@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from benchmarks.harness.bounds import check
@@ -94,16 +94,18 @@ def measure(config: Estimators) -> dict[str, Any]:
     estimate, exact = problem(jax.random.key(0))
     sizes = [2**n for n in range(4, config.largest + 1, 2)]
     results: dict[str, Any] = {"trajectories": sizes}
-    keys = jax.random.split(jax.random.key(1), config.repeats)
+    keys, length = jax.random.split(jax.random.key(1), config.repeats), jnp.linalg.norm(exact)
+
+    def quartiles(name: str, size: int) -> Float[np.ndarray, "measure quartile"]:
+        estimates = jnp.stack([estimate(name, size, key) for key in keys])
+        error = jnp.linalg.norm(estimates - exact, axis=(1, 2)) / length
+        product = jnp.einsum("nij,ij->n", estimates, exact)
+        cosine = product / jnp.linalg.norm(estimates, axis=(1, 2)) / length
+        return np.quantile([error, cosine], [0.25, 0.5, 0.75], axis=1).T
+
     for name in track([*SURROGATES], "surrogates"):
-        results[name] = {measure: [] for measure in MEASURES}
-        for size in sizes:
-            estimates = jnp.stack([estimate(name, size, key) for key in keys])
-            error = jnp.linalg.norm(estimates - exact, axis=(1, 2)) / jnp.linalg.norm(exact)
-            product = jnp.einsum("nij,ij->n", estimates, exact)
-            cosine = product / jnp.linalg.norm(estimates, axis=(1, 2)) / jnp.linalg.norm(exact)
-            for measure, values in zip(MEASURES, (error, cosine), strict=True):
-                results[name][measure].append(np.quantile(values, [0.25, 0.5, 0.75]).tolist())
+        columns = np.stack([quartiles(name, size) for size in sizes], axis=1).tolist()
+        results[name] = dict(zip(MEASURES, columns, strict=True))
     return results
 
 

@@ -13,8 +13,6 @@ equals such a search, and hundreds of them can be compared. An interrupted run i
 same command.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -30,17 +28,12 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import maml
+from benchmarks.harness import folders
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.display import track
-from benchmarks.harness.files import atomic_write, save_figure
-from benchmarks.harness.folders import (
-    RESULTS,
-    check_free,
-    claim_folder,
-    options_as_json,
-    write_summary,
-)
-from benchmarks.harness.stored import read_arrays
+from benchmarks.harness.files import save_figure
+from benchmarks.harness.hardware import timed
+from benchmarks.harness.stored import read_arrays, write_arrays
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.tabulated import TABLE
@@ -71,7 +64,7 @@ class Bench(Children):
     """Number of trainings of each architecture."""
     seed: int = 0
     """Seed of all trainings."""
-    out: Path = RESULTS / "runs" / TABLE.parent.name
+    out: Path = folders.RESULTS / "runs" / TABLE.parent.name
     """Folder of `table.npz`, `summary.json` and the figure."""
 
     def __post_init__(self) -> None:
@@ -98,13 +91,6 @@ def all_architectures(space: Space) -> Int[np.ndarray, "entry token"]:
 
 
 def accuracies(
-    child: ChildFactory, budget: Budget, *data: maml.Sampler
-) -> Callable[[Tokens, RandomKey], Float[Array, "2"]]:
-    """The function that trains once and returns the accuracies on held-out and test classes."""
-    return Partial(BoundFunction(_accuracies, child, budget), *data)
-
-
-def _accuracies(
     child: ChildFactory,
     budget: Budget,
     train: maml.Sampler,
@@ -113,6 +99,7 @@ def _accuracies(
     tokens: Tokens,
     key: RandomKey,
 ) -> Float[Array, "2"]:
+    """The accuracies on held-out and on test classes of a child network, after one training."""
     params = train_child(child, budget, train, tokens, key)
     splits = (held_out, test)
     return jnp.stack([accuracy(child, budget, split, params, tokens, key) for split in splits])
@@ -127,15 +114,16 @@ def load_accuracies(
         ValueError: The accuracies are missing, or have other options or another shape.
     """
     path, options = config.out / PARTIAL, config.out / "config.json"
-    claimed = {name: value for name, value in options_as_json(config).items() if name != "out"}
+    claimed = folders.options_as_json(config)
+    del claimed["out"]
     shape = (entries, config.trainings, 2)
     if not options.exists():
         if path.exists() or (config.out / "table.npz").exists():
             raise ValueError(f"{config.out} holds a table without {options}; name another --out")
-        check_free(config.out)
+        folders.check_free(config.out)
         config.out.mkdir(parents=True, exist_ok=True)
-        save_accuracies(config.out, np.full(shape, np.nan, np.float32), 0.0)
-    claim_folder(config.out, claimed, (PARTIAL,))
+        write_arrays(path, accuracy=np.full(shape, np.nan, np.float32), seconds=0.0)
+    folders.claim_folder(config.out, claimed, (PARTIAL,))
     if not path.exists():
         raise ValueError(
             f"{options} is that of a table whose {PARTIAL} is missing; put it back, or name another"
@@ -145,14 +133,6 @@ def load_accuracies(
     if stored["accuracy"].shape != shape:
         raise ValueError(f"{path} has accuracies {stored['accuracy'].shape}; expected {shape}")
     return stored["accuracy"], float(stored["seconds"])
-
-
-def save_accuracies(
-    out: Path, values: Float[np.ndarray, "entry training 2"], seconds: float
-) -> None:
-    """Writes the accuracies so far to the folder."""
-    with atomic_write(out / PARTIAL) as aside, aside.open("wb") as file:
-        np.savez(file, allow_pickle=False, accuracy=values, seconds=seconds)
 
 
 def draw(out: Path, values: Float[np.ndarray, "entry training 2"]) -> Figure:
@@ -176,26 +156,24 @@ def main(config: Bench) -> dict[str, Any]:
     sample, source = children.samplers(config.dataset, config)
     codes = all_architectures(space)
     values, seconds = load_accuracies(config, len(codes))
-    reward = accuracies(
-        child, config.budget, *(sample[part] for part in ("train", "held_out", "test"))
-    )
+    splits = (sample[split] for split in ("train", "held_out", "test"))
+    reward = Partial(BoundFunction(accuracies, child, config.budget), *splits)
     key, execute = jax.random.key(config.seed), device_executor(maml.task_mesh())
     missing = np.argwhere(np.isnan(values[..., 0]).T)  # in the order of trainings
     blocks = [missing[start : start + BLOCK] for start in range(0, len(missing), BLOCK)]
     for block in track(blocks, f"blocks of {BLOCK} architectures"):
-        since = time.perf_counter()
         keys = [jax.random.fold_in(jax.random.fold_in(key, t), entry) for t, entry in block]
         items = list(zip(jnp.asarray(codes[block[:, 1]]), keys, strict=True))
-        for place, pair in execute(reward, items):
+        outcomes, spent = timed(list, execute(reward, items))
+        for place, pair in outcomes:
             values[block[place][1], block[place][0]] = pair
-        seconds += time.perf_counter() - since
-        save_accuracies(config.out, values, seconds)
-    table = {"code": codes.astype(np.uint8), "accuracy": values.astype(np.float16)}
-    with atomic_write(config.out / "table.npz") as aside, aside.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **table)
+        seconds += spent
+        write_arrays(config.out / PARTIAL, accuracy=values, seconds=seconds)
+    arrays = {"code": codes.astype(np.uint8), "accuracy": values.astype(np.float16)}
+    write_arrays(config.out / "table.npz", **arrays)
     draw(config.out, values)
     facts = {"architectures": len(codes), "source": source, "seconds": {"train": seconds}}
-    return write_summary("maml_bench", config, config.out, facts, record=False)
+    return folders.write_summary("maml_bench", config, config.out, facts, record=False)
 
 
 if __name__ == "__main__":

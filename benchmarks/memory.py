@@ -29,8 +29,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import PyTree
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 import maml
 from benchmarks import omniglot
@@ -41,6 +39,7 @@ from benchmarks.harness.display import bar
 from benchmarks.harness.files import save_figure, write_json
 from benchmarks.harness.folders import options_as_json, provenance, script_folder
 from benchmarks.harness.hardware import free_bytes, timed
+from benchmarks.harness.tables import print_table
 from benchmarks.report.tables import quantity
 from maml.types import LossFn, Params
 from tasks.language import Transformer, markov_chains, next_token, text_passages
@@ -157,7 +156,7 @@ def measure(problem: Setting, steps: int, options: Options, advance: Callable) -
     key = jax.random.key(1)
     arguments = problem.params, jax.jit(maml.batch_tasks(problem.sample, 1))(key), key
     rows, programs, spent, grads = {}, {}, {}, {}
-    for mode in dict.fromkeys(options.modes):
+    for mode in options.modes:
         grad = partial(maml.meta_gradient, algorithm(problem, mode, steps, options).grad)
         programs[mode], seconds = timed(lambda f: jax.jit(f).lower(*arguments).compile(), grad)
         size = programs[mode].memory_analysis()
@@ -189,20 +188,20 @@ def measure(problem: Setting, steps: int, options: Options, advance: Callable) -
     return [*rows.values()]
 
 
-def show(rows: Sequence[dict]) -> Table:
-    """The table of a model."""
+def show(rows: Sequence[dict]) -> None:
+    """Prints the table of a model."""
     others = (f"{kind} {max(row[f'{kind}_bytes'] for row in rows) / 1e6:.1f}" for kind in SIZES[1:])
     title = f"{rows[0]['model']}: one meta-gradient of one task"
     caption = f"MB not counted: {', '.join(others).replace('_', ' ')}"
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("steps", "mode", "MB", "/ reverse", "compile s", "s", "/ reverse", "error"):
-        table.add_column(column, justify="left" if column == "mode" else "right", no_wrap=True)
+    head = ("steps", "mode", "MB", "/ reverse", "compile s", "s", "/ reverse", "error")
     styles = {"memory_ratio": ".2g", "compile_seconds": ".1f", "seconds": ".2g"}
     styles |= {"time_ratio": ".2g", "error": ".0e"}
+    table = []
     for row in rows:
         cells = ("-" if row[n] is None else f"{row[n]:{style}}" for n, style in styles.items())
-        table.add_row(str(row["steps"]), row["mode"], f"{row['temp_bytes'] / 1e6:.1f}", *cells)
-    return table
+        table.append((str(row["steps"]), row["mode"], f"{row['temp_bytes'] / 1e6:.1f}", *cells))
+    style = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    print_table(head, table, title, caption, left=("mode",), **style)
 
 
 def draw(rows: Sequence[dict]) -> Figure:
@@ -231,7 +230,7 @@ def main(options: Options) -> list[dict]:
         script_folder("memory", options)
     problems = {model: problem(model, options) for model in options.model}
     about = provenance() | {"options": options_as_json(options) | {"inner_rate": options.rate}}
-    pieces = len({*options.modes}) * (2 + options.repeats)
+    pieces = len(options.modes) * (2 + options.repeats)
     rows: list[dict] = []
     with bar(pieces * len(problems) * len(options.steps)) as move:
         for model, steps in product(problems, options.steps):
@@ -242,7 +241,7 @@ def main(options: Options) -> list[dict]:
                 write_json(options.out / "memory.json", {"rows": rows, **about})
                 save_figure(draw(rows), options.out / "memory.png")
     for model in problems:
-        Console().print(show([row for row in rows if row["model"] == model]))
+        show([row for row in rows if row["model"] == model])
     return rows
 
 

@@ -10,7 +10,6 @@ The latter has the layout that the benchmarks choose, which should be the fastes
 Tasks are glyphs and sinusoids, which need no data.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +22,6 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
-from rich.console import Console
-from rich.table import Table
 
 import maml
 from benchmarks.harness import hardware
@@ -33,6 +30,7 @@ from benchmarks.harness.command_line import launch
 from benchmarks.harness.display import track
 from benchmarks.harness.files import save_figure, write_json
 from benchmarks.harness.folders import provenance, script_folder
+from benchmarks.harness.tables import print_table
 from maml.sampling import few_shot
 from maml.types import Params
 from tasks import glyphs
@@ -140,8 +138,7 @@ def layouts(options: Options, tasks: int = 32) -> list[dict]:
 
 def growth(options: Options) -> dict[str, dict[int, float]]:
     """The seconds of Conv4's meta-gradient of 32 tasks, with one number changed at a time."""
-    swept = {"tasks": options.tasks, "steps": options.steps, "ways": options.ways}
-    swept["width"] = options.width
+    swept = {name: getattr(options, name) for name in ("tasks", "steps", "ways", "width")}
     curves: dict[str, dict[int, float]] = {name: {} for name in swept}
     cases = [(name, value) for name, values in swept.items() for value in values]
     for name, value in track(cases, "growth"):
@@ -153,21 +150,17 @@ def growth(options: Options) -> dict[str, dict[int, float]]:
     return curves
 
 
-def show(rows: Sequence[dict], options: Options) -> None:
+def show(rows: Sequence[dict], models: Sequence[str]) -> None:
     """Prints the table of layouts, with the fastest of each model in bold."""
-    table = Table(title="tasks/s, one meta-gradient of 32 tasks, one inner step, second order")
-    for column in ("devices", "tasks at a time", *options.models):
-        table.add_column(column, justify="right")
-    rates = {(r["devices"], r["chunk"], r["model"]): r["tasks_per_second"] for r in rows}
-    best = {name: max((rates[k] for k in rates if k[2] == name), default=0) for name in MODELS}
-    for devices, chunk in dict.fromkeys((r["devices"], r["chunk"]) for r in rows):
-        values = [rates.get((devices, chunk, name), math.nan) for name in options.models]
-        cells = [
-            f"[bold]{value:,.0f}[/bold]" if value == best[name] else f"{value:,.0f}"
-            for name, value in zip(options.models, values, strict=True)
-        ]
-        table.add_row(str(devices), str(chunk), *cells)
-    Console().print(table)
+    ascending = sorted(rows, key=lambda row: row["tasks_per_second"])
+    best = {row["model"]: row["tasks_per_second"] for row in ascending}
+    table: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        rate, layout = row["tasks_per_second"], (str(row["devices"]), str(row["chunk"]))
+        cell = f"[bold]{rate:,.0f}[/bold]" if rate == best[row["model"]] else f"{rate:,.0f}"
+        table.setdefault(layout, [*layout]).append(cell)
+    title = "tasks/s, one meta-gradient of 32 tasks, one inner step, second order"
+    print_table(("devices", "tasks at a time", *models), table.values(), title)
 
 
 def figure(curves: dict[str, dict[int, float]]) -> Figure:
@@ -188,11 +181,11 @@ def figure(curves: dict[str, dict[int, float]]) -> Figure:
 
 
 def main(options: Options) -> None:
-    """Measures, prints, and writes what was curves."""
+    """Measures, prints the results, and writes them with a figure of the growth."""
     if options.out:
         script_folder("scaling", options)
     rows = layouts(options)
-    show(rows, options)
+    show(rows, options.models)
     curves = growth(options)
     for name, values in curves.items():
         print(name, {value: round(spent, 4) for value, spent in values.items()})

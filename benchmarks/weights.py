@@ -14,14 +14,10 @@ docs/results.md lists.
 """
 
 import json
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -30,9 +26,11 @@ from benchmarks.harness import folders, supervised
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import COUNT, TEXT, atomic_write, check_schema, parse_json
+from benchmarks.harness.files import COUNT, TEXT, check_schema, parse_json
+from benchmarks.harness.hardware import timed
+from benchmarks.harness.loop import stack
 from benchmarks.harness.run import headline, matmul_precision
-from benchmarks.harness.stored import latest, read_arrays
+from benchmarks.harness.stored import latest, read_arrays, write_arrays
 from benchmarks.harness.supervised import Experiment
 from benchmarks.report import tables
 from maml.tree import leaves_by_path
@@ -51,10 +49,8 @@ def save_weights(path: Path, learned: MetaParams, config: dict[str, Any]) -> Non
     if path.exists():
         read_options(path)
     arrays = {name: _rounded(np.asarray(leaf)) for name, leaf in leaves_by_path(learned).items()}
-    arrays[OPTIONS] = np.array(json.dumps(config))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as aside, aside.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    write_arrays(path, **arrays, **{OPTIONS: json.dumps(config)})
 
 
 def _rounded(leaf: np.ndarray) -> np.ndarray:
@@ -76,11 +72,25 @@ def read_options(path: Path) -> FewShot:
     return _config(parse_json(str(text), {}, f"{OPTIONS} of {path}"), path)
 
 
-def load_trained(path: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
-    """Loads a file: the experiment of its run, the options with changes, and meta-parameters."""
-    config = replace(read_options(path), **changes)
-    few_shot = experiment(config)
-    return few_shot, config, meta_params(path, initial_params(few_shot, config))
+def load_trained(*files: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
+    """Loads a file: the experiment of its run, the options with changes, and meta-parameters.
+
+    Several files, whose options differ in their seed alone, are an ensemble.
+
+    Raises:
+        ValueError: Another option differs, or a file does not hold weights.
+    """
+    first, *others = map(read_options, files)
+    for file, other in zip(files[1:], others, strict=True):
+        if replace(other, seed=first.seed) != first:
+            raise ValueError(
+                f"{file} and {files[0]} must differ in the seed alone; other options differ"
+            )
+    config = replace(first, **changes)
+    few_shot = experiment(config, members=len(files))
+    like = initial_params(few_shot, config)
+    members = [meta_params(file, like) for file in files]
+    return few_shot, config, stack(members) if others else members[0]
 
 
 def initial_params(few_shot: Experiment, config: FewShot) -> MetaParams:
@@ -140,7 +150,8 @@ class Weights:
 
 def main(options: Weights) -> None:
     """Writes a file; or evaluates one or the ensemble of several, and prints the table."""
-    file, *others = files = options.files
+    files = options.files
+    file = files[0]
     if options.run:
         write_weights(file, options.run)
         return
@@ -148,41 +159,18 @@ def main(options: Weights) -> None:
     changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.ways and options.ways != (before := read_options(file)).ways:
         changes["train_ways"] = before.train_ways or before.ways
-    few_shot, config, learned = load_trained(file, **changes)
-    if others:
-        few_shot, learned = load_ensemble(files, config, few_shot, learned)
+    few_shot, config, learned = load_trained(*files, **changes)
     out = folders.script_folder(f"weights-{file.stem}", options)
-    start = time.perf_counter()
     results: dict[str, Any] = {"preset": config.preset, "seed": config.seed}
-    results |= {"seeds": len(files)} if others else {}
+    results |= {"seeds": len(files)} if len(files) > 1 else {}
     with matmul_precision(few_shot.precision):
-        results |= supervised.evaluate_on_test(few_shot, config, learned) | few_shot.facts
+        measured, seconds = timed(supervised.evaluate_on_test, few_shot, config, learned)
+    results |= measured | few_shot.facts
     results |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
-    results |= {"seconds": {"evaluate": time.perf_counter() - start}}
-    results |= {"weights": [path.name for path in files]}
+    results |= {"seconds": {"evaluate": seconds}, "weights": [path.name for path in files]}
     when = min(config.inner_steps, config.eval_steps)
     results |= headline(results, few_shot.headline, when)
     tables.show(folders.write_summary(few_shot.name, config, out, results, record=options.record))
-
-
-def load_ensemble(
-    files: Sequence[Path], config: FewShot, single: Experiment, first: MetaParams
-) -> tuple[Experiment, MetaParams]:
-    """Loads the ensemble of files whose options differ in their seed alone.
-
-    Raises:
-        ValueError: Another option differs.
-    """
-    for file in files[1:]:
-        other = replace(read_options(file), seed=config.seed)
-        if other != replace(read_options(files[0]), seed=config.seed):
-            raise ValueError(
-                f"{file} and {files[0]} must differ in the seed alone; other options differ"
-            )
-    like = initial_params(single, config)
-    members = [first, *(meta_params(file, like) for file in files[1:])]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    return experiment(config, members=len(files)), stacked
 
 
 def write_weights(file: Path, run: Path) -> None:

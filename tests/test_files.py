@@ -41,7 +41,7 @@ from benchmarks.harness.files import (
     write_text,
 )
 from benchmarks.harness.folders import OPTIONS
-from benchmarks.harness.stored import SCORE, read_arrays, tree_from_arrays
+from benchmarks.harness.stored import SCORE, read_arrays, tree_from_arrays, write_arrays
 from benchmarks.maml_bench import Bench, load_accuracies
 from benchmarks.peers import __main__ as peers
 from benchmarks.report import __main__ as report
@@ -420,7 +420,7 @@ def test_a_table_of_architectures_is_not_begun_anew(tmp_path):
     config = Bench(out=tmp_path / "bench")
     assert np.isnan(load_accuracies(config, 4)[0]).all()
     result = np.ones((4, 3, 2), np.float32)
-    maml_bench.save_accuracies(config.out, result, 2.0)
+    write_arrays(config.out / maml_bench.PARTIAL, accuracy=result, seconds=2.0)
     np.testing.assert_array_equal(load_accuracies(config, 4)[0], result)
     with pytest.raises(ValueError, match=r"accuracies \(4, 3, 2\); expected \(5, 3, 2\)"):
         load_accuracies(config, 5)

@@ -130,7 +130,7 @@ def test_invalid_options_are_refused_before_a_folder_is_made(tmp_path, monkeypat
     assert not (tmp_path / "new").exists()
     with pytest.raises(ValueError, match="strategies must include random, the baseline"):
         options(tmp_path, strategies=("ppo",))
-    monkeypatch.setattr(architecture_search, "find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.search.options.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs Ray: pip install 'maml-jax\[ray\]'"):
         options(tmp_path, executor="ray")
     with pytest.raises(ValueError, match="shared_steps must be 0"):
@@ -176,8 +176,8 @@ def test_all_architectures_are_exactly_those_the_space_allows():
 def test_the_table_holds_what_was_trained_and_goes_on_after_it_was_killed(tmp_path, monkeypatch):
     trained = []
 
-    def both(child, budget, *data):
-        return Partial(lambda tokens, key: jnp.stack([tokens.sum() / 20, tokens.sum() / 40]))
+    def both(child, budget, train, held_out, test, tokens, key):
+        return jnp.stack([tokens.sum() / 20, tokens.sum() / 40])
 
     def execute(function, items):
         trained.extend(tuple(np.asarray(tokens).tolist()) for tokens, _ in items)

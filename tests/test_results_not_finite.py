@@ -57,12 +57,11 @@ def test_a_search_with_broken_rewards_says_how_many_and_its_table_has_no_nan():
     rewards = np.linspace(0, 1, 60).reshape(2, 30)
     rewards[0, 3], rewards[1, 29] = INF, NAN
     best = {"random": np.array([0.5, 0.6]), "evolution": np.array([0.5, NAN])}
-    outcome = SearchResult(
-        dict.fromkeys(best, rewards), best, dict.fromkeys(best, 2), dict.fromkeys(best, 1.0), {}
-    )
+    outcome = SearchResult(dict.fromkeys(best, rewards), best, dict.fromkeys(best, 1.0), {})
     shown, result = describe_outcome(options(None), outcome)
     assert all(np.isfinite(values).all() for values in shown.values())
     assert np.isfinite([result[f"top{count}"]["random"] for count in TOPS]).all()
+    assert result["broken"] == dict.fromkeys(best, 2)
     assert result["not_finite"] == {"best": {"evolution": 1}}
     about = {"space": "macro", "dataset": "glyphs", "children": 30}
     written = json.loads(as_json(about | result), parse_constant=pytest.fail)

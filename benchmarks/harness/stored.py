@@ -14,7 +14,14 @@ import numpy as np
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
 
-from benchmarks.harness.files import ANY_NUMBER, COUNT, as_json, read_object, write_text
+from benchmarks.harness.files import (
+    ANY_NUMBER,
+    COUNT,
+    as_json,
+    atomic_write,
+    read_object,
+    write_text,
+)
 from maml.tree import leaves_by_path
 
 SCORE = {"score": (ANY_NUMBER, None), "crc32": (COUNT, None)}  # metrics of a checkpoint
@@ -159,6 +166,12 @@ def read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     if missing := set(names) - set(loaded):
         raise ValueError(f"{path} holds no {min(missing)}; got {', '.join(loaded) or 'nothing'}")
     return loaded
+
+
+def write_arrays(path: Path, **arrays: Any) -> None:
+    """Writes arrays to a compressed .npz file, completely or not at all."""
+    with atomic_write(path) as aside, aside.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def tree_from_arrays(

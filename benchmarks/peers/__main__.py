@@ -16,19 +16,18 @@ over rounds. This library takes several meta-steps in one jitted scan. The peers
 
 import importlib
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
-from rich.table import Table
 
 from benchmarks import omniglot, sinusoid
 from benchmarks.harness import hardware
@@ -36,7 +35,17 @@ from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import write_json
 from benchmarks.harness.folders import script_folder
-from benchmarks.peers.ours import Arrays, Problem, Side, Workload, as_float64, our_side, spawn_side
+from benchmarks.harness.tables import print_table
+from benchmarks.peers.ours import (
+    Arrays,
+    Problem,
+    Side,
+    Workload,
+    as_float64,
+    clock,
+    our_side,
+    spawn_side,
+)
 from benchmarks.report.tables import quantity
 
 GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # as fast as Omniglot
@@ -93,18 +102,12 @@ def operations(ways: int, shots: int, queries: int, steps: int) -> float:
     return float(ways * (shots * steps * support + queries * query))
 
 
-def mean_seconds(run: Callable[[int], object], times: int = 1) -> float:
-    """The mean seconds of a number of runs."""
-    start = time.perf_counter()
-    run(times)
-    return (time.perf_counter() - start) / times
-
-
 def build(peer: str, problem: Problem) -> Side:
     """Builds the side of a peer; an ImportError names a missing package."""
     if peer == "jax-naive":
         return spawn_side(problem)
-    return Side(*importlib.import_module("benchmarks.peers.theirs").build(peer, *problem))
+    check, step = importlib.import_module("benchmarks.peers.theirs").build(peer, *problem)
+    return Side(check, clock(step))
 
 
 def admit(peer: str, problem: Problem, expected: tuple[float, Arrays]) -> Side:
@@ -150,11 +153,11 @@ def measure(
         for name, side in sides.items():
             if turn == 0:
                 show(now=f"warming up {name}")
-                first[name] = mean_seconds(side.run)
+                first[name] = side.seconds(1)
             elif name == "maml" or first[name] <= SLOW or turn <= SLOW_ROUNDS:
                 show(now=f"round {turn} of {options.rounds}: {name}")
-                spent = mean_seconds(side.run, times=max(1, round(SHORT / first[name])))
-                seconds[name].append(spent / side.meta_steps)
+                times = max(1, round(SHORT / first[name]))
+                seconds[name].append(side.seconds(times) / times / side.meta_steps)
         after()
     return seconds, failed
 
@@ -189,24 +192,22 @@ def summarise(
 
 def show(summary: Summary) -> None:
     """Prints the table of a summary."""
-    table = Table(title="One second-order meta-step of MAML")
-    for column in ("workload", "side", "median ms", "tasks/s", "time / ours", "rounds"):
-        table.add_column(column, justify="left" if column in ("workload", "side") else "right")
+    rows: list[tuple[str, ...]] = []
     for key, milliseconds in summary["milliseconds"].items():
         workload, side = key.split("/")
         rate, ratio = summary["tasks_per_second"][key], summary["ratios"].get(key)
         numbers = f"{milliseconds:.3g}", f"{rate:.0f}", f"{ratio:.2f}" if ratio else ""
-        table.add_row(workload, side, *numbers, str(summary["rounds"][key]))
-    for key in summary["failed"]:
-        table.add_row(*key.split("/"), "not timed")
+        rows.append((workload, side, *numbers, str(summary["rounds"][key])))
+    rows += [(*key.split("/"), "not timed") for key in summary["failed"]]
     notes = [f"{key}: {reason}" for key, reason in summary["failed"].items()]
     matmul = f"of the {summary['matmul_gflops']:.0f} GFLOP/s of a matrix product"
     for workload, fraction in summary["fraction_of_matmul"].items():
         notes.append(f"{workload}: ours reaches {fraction:.0%} {matmul}")
     versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     notes.append(f"{summary['device']}, {quantity(summary['threads'], 'thread')}, {versions}")
-    table.caption = "\n".join(notes)
-    Console().print(table)
+    head = ("workload", "side", "median ms", "tasks/s", "time / ours", "rounds")
+    title = "One second-order meta-step of MAML"
+    print_table(head, rows, title, "\n".join(notes), left=head[:2])
 
 
 def main(options: Options) -> Summary:
@@ -224,7 +225,7 @@ def main(options: Options) -> Summary:
 
     def clock_products() -> None:
         for name, call in products.items():
-            spent[name].append(mean_seconds(lambda _, call=call: call()))
+            spent[name].append(timeit(call, number=1))
 
     columns = "{task.description}", TimeElapsedColumn(), "{task.fields[now]}"
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as progress:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from timeit import timeit
 from typing import Any, NamedTuple
 
 import jax
@@ -50,13 +51,18 @@ class Side(NamedTuple):
 
     Attributes:
         check: Function that returns the first loss and meta-gradient, ours in float64.
-        run: Function `run(times)` that takes `meta_steps` meta-steps several times.
-        meta_steps: Number of meta-steps of a run.
+        seconds: Function from a number of calls to the seconds that they take.
+        meta_steps: Number of meta-steps of a call.
     """
 
     check: Callable[[], tuple[float, Arrays]]
-    run: Callable[[int], object]
+    seconds: Callable[[int], float]
     meta_steps: int = 1
+
+
+def clock(call: Callable[[], object]) -> Callable[[int], float]:
+    """The function from a number of calls to the seconds that they take."""
+    return lambda times: timeit(call, number=times)
 
 
 def leaves_by_name(params: PyTree) -> Arrays:
@@ -104,12 +110,8 @@ def our_side(workload: Workload) -> tuple[Side, Problem]:
             return float(metrics["loss"]), leaves_by_name(grads)
 
     jitted = jax.jit(train)
-
-    def run(times: int) -> None:
-        for _ in range(times):
-            jax.block_until_ready(jitted(state, episodes, key))
-
-    side = Side(check, run, meta_steps)
+    seconds = clock(lambda: jax.block_until_ready(jitted(state, episodes, key)))
+    side = Side(check, seconds, meta_steps)
     support, (query, targets) = jax.tree.map(np.asarray, episodes)
     tasks = support, (query.inputs if few_shot else query, targets)
     params = leaves_by_name(experiment.initial())
@@ -166,20 +168,18 @@ def naive_side(problem: Problem) -> Side:
         value, grads, *_ = compiled(*start)
         return float(value), leaves_by_name(grads)
 
-    def run(times: int) -> None:
-        for _ in range(times):
-            jax.block_until_ready(compiled(*start))
-
-    return Side(check, run)
+    return Side(check, clock(lambda: jax.block_until_ready(compiled(*start))))
 
 
 def spawn_side(problem: Problem) -> Side:
     """`naive_side` in a separate process, where JAX has its defaults: one device, all threads."""
     pool = ProcessPoolExecutor(1, get_context("spawn"))
     pool.submit(_start, problem).result()
-    return Side(
-        lambda: pool.submit(_check).result(), lambda times: pool.submit(_run, times).result()
-    )
+
+    def call(name: str, *arguments: int) -> Any:
+        return pool.submit(_call, name, *arguments).result()
+
+    return Side(partial(call, "check"), partial(call, "seconds"))
 
 
 _here: list[Side] = []  # the side in that process
@@ -192,9 +192,5 @@ def _start(problem: Problem) -> None:
     _here.append(naive_side(problem))
 
 
-def _check() -> tuple[float, Arrays]:
-    return _here[0].check()
-
-
-def _run(times: int) -> None:
-    _here[0].run(times)
+def _call(name: str, *arguments: int) -> Any:
+    return getattr(_here[0], name)(*arguments)

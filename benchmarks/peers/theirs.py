@@ -29,9 +29,9 @@ class Problem(NamedTuple):
     steps: int
 
 
-def is_constant(name: str) -> bool:
-    """Whether a parameter, a bias of batch normalisation, does not adapt in the inner loop."""
-    return name.startswith("norm")
+def adapted_names(problem: Problem) -> list[str]:
+    """The names of the weights that adapt: all but the biases of batch normalisation."""
+    return [name for name in problem.weights if not name.startswith("norm")]
 
 
 strided = partial(functional.conv2d, stride=2)
@@ -66,29 +66,19 @@ def mlp_loss(weights: Weights, x: Tensor, y: Tensor) -> Tensor:
     return functional.mse_loss(x, y)
 
 
-class Parameters(torch.nn.Module):
-    """A module of parameters by name."""
-
-    def __init__(self, weights: Weights) -> None:
-        super().__init__()
-        for name, leaf in weights.items():
-            self.register_parameter(name, leaf)
-
-
 class Loss(torch.nn.Module):
-    """The loss of a problem as a module, with a submodule of the parameters that adapt."""
+    """The loss of a problem as a module, whose parameters are those that adapt."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        weights, self.loss, self.names = problem.weights, problem.loss, [*problem.weights]
-        self.adapted = Parameters({n: x for n, x in weights.items() if not is_constant(n)})
-        self.constant = Parameters({n: x for n, x in weights.items() if is_constant(n)})
+        self.problem, self.names = problem, adapted_names(problem)
+        for name in self.names:
+            self.register_parameter(name, problem.weights[name])
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch."""
-        groups = self.adapted, self.constant
-        weights = {name: getattr(groups[is_constant(name)], name) for name in self.names}
-        return self.loss(weights, inputs, targets)
+        adapted = {name: getattr(self, name) for name in self.names}
+        return self.problem.loss(self.problem.weights | adapted, inputs, targets)
 
 
 def loop_over_tasks(
@@ -110,16 +100,17 @@ def loop_over_tasks(
 
 def loop(problem: Problem) -> GradientFunction:
     """The meta-gradient with `torch.autograd.grad`, as in learn2learn."""
-    names = [name for name in problem.weights if not is_constant(name)]
+    names = adapted_names(problem)
 
     def query_loss(support: Batch, query: Batch) -> Tensor:
         weights = dict(problem.weights)
         for _ in range(problem.steps):
-            leaves = [weights[name] for name in names]
             loss = problem.loss(weights, *support)
-            grads = torch.autograd.grad(loss, leaves, create_graph=True)
-            for name, leaf, grad in zip(names, leaves, grads, strict=True):
-                weights[name] = leaf - problem.rate * grad
+            leaves = [weights[name] for name in names]
+            for name, grad in zip(
+                names, torch.autograd.grad(loss, leaves, create_graph=True), strict=True
+            ):
+                weights[name] = weights[name] - problem.rate * grad
         return problem.loss(weights, *query)
 
     return loop_over_tasks(problem, query_loss)
@@ -130,7 +121,7 @@ def higher(problem: Problem) -> GradientFunction:
     from higher import innerloop_ctx  # pyright: ignore[reportMissingImports]
 
     module = Loss(problem)
-    inner = torch.optim.SGD(module.adapted.parameters(), lr=problem.rate)
+    inner = torch.optim.SGD(module.parameters(), lr=problem.rate)
 
     def query_loss(support: Batch, query: Batch) -> Tensor:
         with innerloop_ctx(module, inner, copy_initial_weights=False) as (loss, optimizer):
@@ -146,7 +137,7 @@ def torchopt(problem: Problem) -> GradientFunction:
     import torchopt as package  # pyright: ignore[reportMissingImports]
 
     loss = Loss(problem)
-    inner = package.MetaSGD(loss.adapted, lr=problem.rate)
+    inner = package.MetaSGD(loss, lr=problem.rate)
     start = [package.extract_state_dict(part, by="reference") for part in (loss, inner)]
 
     def query_loss(support: Batch, query: Batch) -> Tensor:
@@ -175,9 +166,10 @@ def torch_func(problem: Problem) -> GradientFunction:
 def vmap_over_tasks(problem: Problem) -> GradientFunction:
     """The meta-gradient with `torch.func.grad` in `torch.func.vmap`."""
     weights, tasks, loss, rate, steps = problem
+    names = adapted_names(problem)
 
     def query_loss(start: Weights, support: Batch, query: Batch) -> Tensor:
-        adapted = {name: leaf for name, leaf in start.items() if not is_constant(name)}
+        adapted = {name: start[name] for name in names}
         for _ in range(steps):
             grads = torch.func.grad(lambda part: loss(start | part, *support))(adapted)
             adapted = {name: leaf - rate * grads[name] for name, leaf in adapted.items()}
@@ -201,18 +193,11 @@ PEERS = {"loop": loop, "higher": higher, "torchopt": torchopt, "torch.func": tor
 
 def build(
     peer: str, params: Arrays, tasks: tuple[tuple, tuple], rate: float, steps: int
-) -> tuple[Callable[[], tuple[float, Arrays]], Callable[[int], object]]:
-    """Builds a peer.
-
-    Args:
-        peer: Name in `PEERS`.
-        params: Initial meta-parameters by name, such as `head/kernel`.
-        tasks: Support and query, each (inputs, targets), `[task, ...]`, with images NHWC.
-        rate: Learning rate of an inner step.
-        steps: Number of inner steps.
+) -> tuple[Callable[[], tuple[float, Arrays]], Callable[[], object]]:
+    """Builds a peer, by its name in `PEERS`, for the fields of `benchmarks.peers.ours.Problem`.
 
     Returns:
-        Functions of the loss and meta-gradient at the current weights, and of several meta-steps.
+        Functions of the loss and meta-gradient at the current weights, and of one meta-step.
 
     Raises:
         ImportError: The package of the peer is not installed.
@@ -229,13 +214,12 @@ def build(
         arrays = {name: leaf.grad.numpy().copy() for name, leaf in weights.items()}
         return value, {k: a.transpose(2, 3, 1, 0) if a.ndim == 4 else a for k, a in arrays.items()}
 
-    def run(times: int) -> None:
-        for _ in range(times):
-            optimizer.zero_grad()
-            meta_gradient()
-            optimizer.step()
+    def step() -> None:
+        optimizer.zero_grad()
+        meta_gradient()
+        optimizer.step()
 
-    return check, run
+    return check, step
 
 
 def matmul(size: int) -> Callable[[], object]:

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import COUNT, MEAN, TEXT, check_schema, save_figure, write_text
 from benchmarks.harness.folders import FREE, read_summary, script_folder
+from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.figures import read_log
 from benchmarks.report.published import Summary, published_values, task_title
 from benchmarks.report.tables import METRICS, cell
@@ -113,19 +112,15 @@ def _mean_of_line(line: dict[str, Any], metric: str) -> float:
 def main(options: Report) -> list[list[str]]:
     """Prints the table, and writes the report and its figure."""
     summaries = read_summaries(options.runs)
-    table, tasks = rows(summaries), dict.fromkeys(map(task_title, summaries))
+    head, *body = table = rows(summaries)
+    tasks = dict.fromkeys(map(task_title, summaries))
     title = f"{', '.join(tasks)}: {METRICS[summaries[0]['benchmark']][2]} (95% CI)"
-    printed = Table(*table[0], title=title)
-    for row in table[1:]:
-        printed.add_row(*row)
-    Console().print(printed)
+    print_table(head, body, title, left=head)
     out = script_folder("report", options)
-    head, *body = [f"| {' | '.join(row)} |" for row in table]
-    lines = [f"# {title}", "", head, "| " + "--- | " * len(table[0]), *body, ""]
     named = zip(labels(summaries), summaries, strict=True)
-    lines += [f"* {name}: `{summary['command']}`" for name, summary in named]
-    text = "\n".join([*lines, "", "![curves](curves.png)", ""])
-    write_text(out / "report.md", text)
+    commands = "\n".join(f"* {name}: `{summary['command']}`" for name, summary in named)
+    parts = f"# {title}", markdown_table(head, body), commands, "![curves](curves.png)\n"
+    write_text(out / "report.md", "\n\n".join(parts))
     curves(options.runs, summaries, out)
     print(f"report: {out / 'report.md'}")
     return table

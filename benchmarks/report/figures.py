@@ -71,15 +71,9 @@ def learning_curve(
 
 
 def read_log(out: Path, names: Iterable[str], validated: str | None = None) -> list[dict[str, Any]]:
-    """Reads the `log.jsonl` of a run, whose lines may have numbers of these names.
+    """Reads the lines of a run's `log.jsonl`, which may have numbers of these names.
 
-    Args:
-        out: Folder of the run.
-        names: Names of the numbers, of one seed or of several.
-        validated: Name of a metric whose curve on validation tasks a line may have.
-
-    Returns:
-        The lines.
+    They may also have a curve of the metric `validated` on validation tasks.
 
     Raises:
         ValueError: As `read_lines`.

@@ -10,6 +10,8 @@ prototypical networks (Snell et al. 2017).
 from collections.abc import Container
 from typing import Any
 
+from benchmarks.harness.tables import markdown_table
+
 Summary = dict[str, Any]
 NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
 CELLS = tuple(f"omniglot {ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
@@ -110,15 +112,15 @@ def config_of_today(config: dict[str, Any]) -> dict[str, Any]:
     return today | ({"chunk": "auto"} if today.get("chunk", "auto") is None else {})
 
 
-def published_table(benchmark: str, without: Container[tuple[str, str]] = ()) -> list[str]:
-    """The lines of a Markdown table of published values, a row for each task.
+def published_table(benchmark: str, without: Container[tuple[str, str]] = ()) -> str:
+    """A Markdown table of published values, with a row for each task.
 
     Args:
         benchmark: Name of the benchmark.
         without: Pairs (task, algorithm) that are left out.
 
     Returns:
-        The lines, with a column for each algorithm; none if all are left out.
+        The table, with a column for each algorithm; empty if all are left out.
     """
     model = "conv4" if benchmark == "omniglot" else ""
     cells = {
@@ -130,5 +132,4 @@ def published_table(benchmark: str, without: Container[tuple[str, str]] = ()) ->
     left = {task for task, _ in cells}
     tasks = [task for task in dict.fromkeys(key[0] for key in PUBLISHED) if task in left]
     rows = [(task, *(cells.get((task, name), "") for name in names)) for task in tasks]
-    table = [("task", *names), ("---",) * (len(names) + 1), *rows]
-    return [f"| {' | '.join(row)} |" for row in table] if rows else []
+    return markdown_table(["task", *names], rows) if rows else ""

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import FREE, RESULTS
 from benchmarks.harness.statistics import mean_over_seeds
+from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.published import (
     Summary,
     config_of_today,
@@ -37,6 +36,11 @@ METRICS = {
     "navigation": ("returns", 1, "return", 2),
     "bandits": ("reward", 1, "reward", 3),
 }
+# The columns of the tables of all results; those that are empty are left out.
+COLUMNS = (
+    *("task", "algorithm", "preset", "inner steps", "ours", "inductive", "best checkpoint"),
+    *("published", "seeds", "setting", "minutes", "command"),
+)
 
 
 def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
@@ -47,14 +51,17 @@ def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
     """
     default, scale, _, decimals = METRICS[runs[0]["benchmark"]]
     values = [run[metric or default][step] for run in runs]
-    if any(value["mean"] is None for value in values):
+    if len(runs) > 1:  # None is NaN
+        values = [mean_over_seeds(np.array([[value["mean"]] for value in values], float))]
+    return interval(values[0], scale, decimals)
+
+
+def interval(value: dict[str, float | None], scale: float, decimals: int) -> str:
+    """A mean and its 95% confidence interval, which a study of one seed does not have."""
+    if value["mean"] is None:
         return "diverged"
-    value = values[0]
-    if len(runs) > 1:
-        value = mean_over_seeds(np.array([[value["mean"]] for value in values]))
     numbers = [scale * x for x in (value["mean"], value["ci95"]) if x is not None]
     shape = f".{decimals}f" if max(map(abs, numbers)) < 1e4 else ".0e"
-    # A study of one seed has no interval.
     return " ± ".join(format(x, shape) for x in numbers)
 
 
@@ -63,22 +70,21 @@ def show(summary: Summary) -> None:
     metric, _, unit, _ = METRICS[summary["benchmark"]]
     expected = published_values(summary)
     also = [name for name in summary if name.startswith(f"{metric}_")]
-    table = Table(title=f"{task_title(summary)}, {summary['algorithm']}: {unit} (95% CI)")
-    for column in ("inner steps", "ours", *also, "best checkpoint", "published"):
-        if column != "best checkpoint" or "best" in summary:
-            table.add_column(column, justify="right")
+    best = ["best checkpoint"] if "best" in summary else []
+    rows = []
     for step in summary[metric]:
         row = [step, *(cell([summary], step, name) for name in (metric, *also))]
-        row += [cell([summary | summary["best"]], step)] if "best" in summary else []
-        table.add_row(*row, expected.get(step, ""))
+        row += [cell([summary | summary["best"]], step)] if best else []
+        rows.append([*row, expected.get(step, "")])
     facts = [quantity(summary["meta_steps"], "meta-step"), quantity(summary["tasks"], "test task")]
     facts += [quantity(seeds, "seed")] if (seeds := summary.get("seeds")) else []
     facts += [f"{norm} batch norm"] if (norm := summary["batch_norm"]) != "none" else []
     if summary["benchmark"] in ("omniglot", "sinusoid"):
         facts.append(f"{quantity(summary['query_size'], 'query point')} per task")
     facts += [f"{name} {value:g} s" for name, value in summary["seconds"].items()]
-    table.caption = ", ".join([*facts, summary["device"]])
-    Console().print(table)
+    title = f"{task_title(summary)}, {summary['algorithm']}: {unit} (95% CI)"
+    head = ["inner steps", "ours", *also, *best, "published"]
+    print_table(head, rows, title, ", ".join([*facts, summary["device"]]))
 
 
 def quantity(number: int, thing: str) -> str:
@@ -132,23 +138,21 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
     """
     groups, parts = group_by_seed(summaries), []
     for benchmark in benchmarks:
-        unit = METRICS[benchmark][2]
-        step = "counted" if benchmark == "bandits" else "inner steps"
+        names = {"ours": METRICS[benchmark][2]}
+        names |= {"inner steps": "counted"} if benchmark == "bandits" else {}
         rows = [row for runs in groups if runs[0]["benchmark"] == benchmark for row in _rows(runs)]
-        present = {(row[0], row[1]) for row in rows}
-        head = ["task", "algorithm", "preset", step, unit, "inductive", "best checkpoint"]
-        head += ["published", "seeds", "setting", "minutes", "command"]
-        table = [head, ["---"] * len(head), *sorted(rows, key=lambda row: _natural(row[0]))]
-        empty = [n for n in range(len(head)) if not any(row[n] for row in rows)]
-        full = [[text for n, text in enumerate(row) if n not in empty] for row in table]
-        lines = [f"| {' | '.join(map(str, row))} |" for row in full]
+        rows.sort(key=lambda row: _natural(row["task"]))
+        present = {(row["task"], row["algorithm"]) for row in rows}
+        columns = [name for name in COLUMNS if any(row[name] for row in rows)]
+        head = [names.get(name, name) for name in columns]
+        body = ([row[name] for name in columns] for row in rows)
+        parts += [f"### {benchmark.capitalize()}", markdown_table(head, body)]
         if missing := published_table(benchmark, present):
-            lines += ["", "Published, and not run here:", "", *missing]
-        parts.append("\n".join([f"### {benchmark.capitalize()}\n", *lines]))
+            parts += ["Published, and not run here:", missing]
     return "\n\n".join(parts)
 
 
-def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
+def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
     """Yields the rows of a group of runs, one for each published inner step that it has."""
     first = runs[0]
     metric = METRICS[first["benchmark"]][0]
@@ -169,10 +173,9 @@ def _rows(runs: Sequence[Summary]) -> Iterable[list[str]]:
         if f"{metric}_inductive" in first:
             inductive = cell(runs, step, f"{metric}_inductive")
             best = cell([run | run.get("best", {}) for run in runs], step)
-        yield [
-            *(task_title(first), first["algorithm"], first["preset"], step, cell(runs, step)),
-            *(inductive, best, expected.get(step, ""), seeds, setting, minutes, f"`{command}`"),
-        ]
+        values = [task_title(first), first["algorithm"], first["preset"], step, cell(runs, step)]
+        values += [inductive, best, expected.get(step, ""), seeds, setting, minutes]
+        yield dict(zip(COLUMNS, [*values, f"`{command}`"], strict=True))
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -214,17 +217,16 @@ HEADLINES = (
 def headlines(summaries: Iterable[Summary]) -> str:
     """The Markdown table of `HEADLINES`, without the commands."""
     groups = [list(_rows(runs)) for runs in group_by_seed(summaries)]
-    rows = {(row[-1], row[3]): row for group in groups for row in group}
+    rows = {(row["command"], row["inner steps"]): row for group in groups for row in group}
     if len(rows) < sum(map(len, groups)):
         raise ValueError("two groups of runs have one command; which of them is the row?")
     head = ["task", "algorithm", "inner steps", "ours", "published", "unit", "seeds", "minutes"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for command, step in HEADLINES:
         row = rows[f"`python -m benchmarks.{command}`", step]
-        task, algorithm, _, _, ours, _, _, expected, seeds, _, minutes, _ = row
-        unit = METRICS[command.split()[0]][2]
-        lines.append([task, algorithm, step, ours, expected, unit, seeds, minutes])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        row |= {"unit": METRICS[command.split()[0]][2]}
+        lines.append([row[name] for name in head])
+    return markdown_table(head, lines)
 
 
 # The function that makes the tables of each page from all recorded results.

@@ -1,9 +1,9 @@
 """Child networks that are trained for their reward: their options, search space and data."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ import maml
 from benchmarks.harness.bounds import check, check_size, check_used
 from maml.sampling import few_shot
 from maml.search import Executor, Reward, Space, device_executor, ray_cluster, ray_executor
-from maml.search.executors import Item, Outcome
 from maml.types import RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures import cells, macro
@@ -142,13 +141,8 @@ def executor(name: Literal["devices", "ray"]) -> Iterator[Executor]:
         yield device_executor(maml.task_mesh())
         return
     with ray_cluster():
-        run, programs = ray_executor(), {}
-
-        def execute(function: Reward, items: Sequence[Item]) -> Iterable[Outcome]:
-            program = programs.setdefault(function, Partial(_jitted, function))
-            return run(program, items)
-
-        yield execute
+        run, program = ray_executor(), cache(partial(Partial, _jitted))
+        yield lambda function, items: run(program(function), items)
 
 
 @jax.jit

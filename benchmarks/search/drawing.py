@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks.harness.files import save_figure
 from benchmarks.search.children import macro_config
 from benchmarks.search.live import best_child
+from benchmarks.search.options import Search
 from tasks.architectures.cells import STRIDES
 from tasks.architectures.macro import Macro, decode
 from tasks.architectures.operations import COMBINERS, OPERATIONS
@@ -75,7 +76,7 @@ def _with_end(
 
 
 def draw_best(
-    out: Path, config: Any, candidates: dict[str, list[tuple[float, list[int]]]]
+    out: Path, config: Search, candidates: dict[str, list[tuple[float, list[int]]]]
 ) -> Figure:
     """Draws the network of the highest accuracy among those that strategies chose; `best.png`."""
     pairs = [pair for pairs in candidates.values() for pair in pairs]

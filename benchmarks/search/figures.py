@@ -38,10 +38,8 @@ def mean_of_top(rewards: Rewards, count: int) -> Float[np.ndarray, " child"]:
 def mean_of_finite(rewards: Rewards, width: int) -> Float[np.ndarray, " child"]:
     """The mean of the finite rewards of all runs and of `width` children in a row."""
     finite = np.isfinite(rewards)
-    total, count = (
-        np.convolve(each.mean(axis=0), np.full(width, 1 / width), mode="valid")
-        for each in (np.where(finite, rewards, 0.0), finite)
-    )
+    sums = np.where(finite, rewards, 0.0).sum(axis=0), finite.sum(axis=0)
+    total, count = (np.convolve(x, np.ones(width), mode="valid") for x in sums)
     return total / np.where(count > 0, count, np.nan)
 
 

@@ -15,13 +15,10 @@ from jaxtyping import Float, Int
 import maml
 from benchmarks.harness.display import bar
 from benchmarks.harness.files import COUNT, NUMBER, TEXT, sole_writer
-from benchmarks.harness.folders import (
-    check_free,
-    claim_folder,
-    options_as_json,
-    recover_lines,
-)
+from benchmarks.harness.folders import check_free, claim_folder, options_as_json, recover_lines
+from benchmarks.harness.hardware import timed
 from benchmarks.search import children
+from benchmarks.search.options import Search
 from maml.search import Child, Space, Strategy, search_on_host
 from tasks.architectures import reward
 
@@ -39,7 +36,6 @@ class SearchResult(NamedTuple):
     Attributes:
         rewards: Rewards `[run, child]` by strategy.
         best: Reported accuracies `[run]` of the best child of each run, by strategy.
-        broken: Numbers of rewards that were not finite, by strategy.
         seconds: Seconds by strategy, and `share`, those of training shared weights.
         facts: Further entries of the summary; for searches that train, `chosen` has the accuracy
             and the tokens of the best child of each run, by strategy.
@@ -47,13 +43,12 @@ class SearchResult(NamedTuple):
 
     rewards: dict[str, Float[np.ndarray, "run child"]]
     best: dict[str, Float[np.ndarray, " run"]]
-    broken: dict[str, int]
     seconds: dict[str, float]
     facts: dict[str, Any]
 
 
 def measure(
-    config: Any,
+    config: Search,
     compared: dict[str, Strategy],
     space: Space,
     child: reward.ChildFactory,
@@ -68,7 +63,7 @@ def measure(
     """
     sample, source = learning
     out.mkdir(parents=True, exist_ok=True)
-    rewards, best, tokens = (defaultdict(list) for _ in range(3))
+    rewards, chosen = defaultdict(list), defaultdict(list)
     share = 0.0
     total = config.repeats * len(config.strategies) * config.children
     with ExitStack() as stack:
@@ -80,9 +75,8 @@ def measure(
         for run in range(config.repeats):
             run_key = jax.random.fold_in(jax.random.key(config.seed), run)
             shared_key, *keys = jax.random.split(run_key, 1 + len(compared))
-            since = time.perf_counter()
-            earned = children.reward(space, child, sample, config, shared_key)
-            share += time.perf_counter() - since
+            earned, spent = timed(children.reward, space, child, sample, config, shared_key)
+            share += spent
             for (name, strategy), key in zip(compared.items(), keys, strict=True):
                 if name not in config.strategies:
                     continue
@@ -96,18 +90,15 @@ def measure(
                 )
                 rewards[name].append(np.asarray(history.rewards))
                 winner = history.tokens[best_child(rewards[name][-1])]
-                tokens[name].append(winner.tolist())
                 items = [(winner, key) for key in jax.random.split(last_key, RETRAININGS)]
-                best[name].append(
-                    np.mean([raise_if_error(value) for _, value in execute(again, items)])
-                )
+                accuracies = [raise_if_error(value) for _, value in execute(again, items)]
+                chosen[name].append((np.mean(accuracies), winner.tolist()))
     stacked = {name: np.stack(values) for name, values in rewards.items()}
+    best = {name: np.array([value for value, _ in pairs]) for name, pairs in chosen.items()}
     seconds = {n: sum(x["seconds"] for x in lines if x["strategy"] == n) + 0.0 for n in best}
     seconds |= {"share": share} if config.shared_steps else {}
-    broken = {name: int((~np.isfinite(values)).sum()) for name, values in stacked.items()}
-    reported = {name: np.array(values) for name, values in best.items()}
-    chosen = {n: [*zip(reported[n].tolist(), tokens[n], strict=True)] for n in tokens}
-    return SearchResult(stacked, reported, broken, seconds, {"chosen": chosen, "source": source})
+    pairs = {n: [(value.item(), tokens) for value, tokens in chosen[n]] for n in best}
+    return SearchResult(stacked, best, seconds, {"chosen": pairs, "source": source})
 
 
 def raise_if_error(outcome: Any) -> Any:
@@ -129,7 +120,7 @@ def best_child(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*ru
     return np.where(finite, rewards, -np.inf).argmax(axis=-1)
 
 
-def load_children(config: Any, out: Path) -> list[dict[str, Any]]:
+def load_children(config: Search, out: Path) -> list[dict[str, Any]]:
     """Claims a folder for searches, and reads the children that it holds.
 
     A child whose line was cut off is trained again.

@@ -5,9 +5,8 @@ from math import isfinite
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.published import Summary
 
 DOCS = Path("docs/architecture-search.md")
@@ -56,26 +55,22 @@ def task_title(summary: Summary) -> str:
 
 def show(summary: Summary) -> None:
     """Prints the table of a comparison."""
-    table = Table(title=f"{task_title(summary)}, %", box=box.SIMPLE)
-    for column in ("strategy", *HEAD):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, cells in rows(summary).items():
-        table.add_row(strategy_label(name, summary), *cells)
+    body = [(strategy_label(name, summary), *cells) for name, cells in rows(summary).items()]
     optimum = f"; best of the table: {summary['optimum']:.2f}" if "optimum" in summary else ""
     lost = sum(summary["broken"].values())
     verbs = ("reward was", "counts") if lost == 1 else ("rewards were", "count")
     broken = f"; {lost} {verbs[0]} not finite and {verbs[1]} as the worst" if lost else ""
-    table.caption = (
+    caption = (
         f"{summary['runs']} runs of {summary['children']} children; {NOTE}{optimum};"
         f" {sum(summary['seconds'].values()):.1f} s, {summary['device']}{broken}"
     )
-    Console().print(table)
+    print_table(("strategy", *HEAD), body, f"{task_title(summary)}, %", caption, box=box.SIMPLE)
 
 
 def markdown(summaries: Iterable[Summary]) -> str:
     """The Markdown table of comparisons, with a row for each one and strategy."""
     head = ("table", "children x runs", "policy", "strategy", *HEAD, "seconds", "command")
-    lines = [head, ("---",) * len(head)]
+    lines = []
     for summary in summaries:
         if summary["benchmark"] != "architecture_search":
             continue
@@ -85,4 +80,4 @@ def markdown(summaries: Iterable[Summary]) -> str:
             before = task_title(summary), size, how, strategy_label(name, summary)
             after = f"{summary['seconds'][name]:.1f}", f"`{summary['command']}`"
             lines.append((*before, *cells, *after))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, lines)

@@ -1,15 +1,17 @@
 """Searches whose rewards are read from a table, hundreds of runs in one program."""
 
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.harness.display import track
-from benchmarks.harness.folders import RESULTS
+from benchmarks.harness.folders import RESULTS, claim_folder, result_options
+from benchmarks.harness.hardware import timed
 from benchmarks.search.live import SearchResult, best_child
+from benchmarks.search.options import Search
 from maml.search import Strategy, search
 from maml.types import RandomKey
 from tasks.architectures import graphs, table_files
@@ -18,7 +20,7 @@ from tasks.architectures.tabular import Table, lookup
 TABLE = RESULTS / "maml-bench" / "table.npz"  # the table of MAML-Bench
 
 
-def read_table(config: Any) -> tuple[Table, str]:
+def read_table(config: Search) -> tuple[Table, str]:
     """Reads the table of a search space.
 
     Raises:
@@ -43,8 +45,8 @@ def read_table(config: Any) -> tuple[Table, str]:
     return table_files.nasbench_macro(config.table), "cifar10"
 
 
-def search_program(strategy: Strategy, table: Table, config: Any) -> Callable[[RandomKey], Any]:
-    """One program of many searches, from a key: (rewards, reports `[run, child]`, broken)."""
+def search_program(strategy: Strategy, table: Table, config: Search) -> Callable[[RandomKey], Any]:
+    """One program of many searches, from a key: (rewards, reports), both `[run, child]`."""
 
     def one(key: RandomKey) -> Any:
         init_key, key = jax.random.split(key)
@@ -53,25 +55,27 @@ def search_program(strategy: Strategy, table: Table, config: Any) -> Callable[[R
         def reward(tokens: Any, key: RandomKey) -> Any:
             return lookup(table.rewards, tokens)
 
-        state, history = search(strategy, reward, state, key, config.children)
-        reports = jax.vmap(lookup, (None, 0))(table.reported, history.tokens)
-        return history.rewards, reports, state.num_broken
+        _, history = search(strategy, reward, state, key, config.children)
+        return history.rewards, jax.vmap(lookup, (None, 0))(table.reported, history.tokens)
 
     return jax.jit(lambda key: jax.vmap(one)(jax.random.split(key, config.repeats)))
 
 
-def measure(config: Any, compared: dict[str, Strategy], table: Table) -> SearchResult:
-    """Searches a table with each strategy."""
-    rewards, best, seconds, broken = {}, {}, {}, {}
+def measure(config: Search, compared: dict[str, Strategy], table: Table, out: Path) -> SearchResult:
+    """Claims a folder, and searches a table with each strategy.
+
+    Raises:
+        ValueError: As `claim_folder`.
+    """
+    claim_folder(out, result_options("architecture_search", config))
+    rewards, best, seconds = {}, {}, {}
     for name in track(config.strategies, "searches"):
-        started = time.perf_counter()
         key = jax.random.fold_in(jax.random.key(config.seed), list(compared).index(name))
-        values, reports, lost = jax.device_get(search_program(compared[name], table, config)(key))
-        seconds[name] = time.perf_counter() - started
-        broken[name] = int(lost.sum())
+        outcome, seconds[name] = timed(search_program(compared[name], table, config), key)
+        values, reports = jax.device_get(outcome)
         rewards[name] = values
         best[name] = reports.astype(float)[np.arange(config.repeats), best_child(values)]
-    return SearchResult(rewards, best, broken, seconds, {"optimum": optimum(table)})
+    return SearchResult(rewards, best, seconds, {"optimum": optimum(table)})
 
 
 def optimum(table: Table) -> float:

@@ -1,0 +1,36 @@
+"""Tables of texts, on the terminal and in Markdown."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_table(
+    head: Sequence[str],
+    rows: Iterable[Iterable[str]],
+    title: str,
+    caption: str | None = None,
+    *,
+    left: Collection[str] = (),
+    **style: Any,
+) -> None:
+    """Prints a table, in which the columns with a name in `left` are aligned to the left."""
+    table = Table(title=title, caption=caption, **style)
+    for column in head:
+        table.add_column(column, justify="left" if column in left else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """Formats a table in Markdown.
+
+    >>> print(markdown_table(["task", "ours"], [["sinusoid", "0.5"]]))
+    | task | ours |
+    | --- | --- |
+    | sinusoid | 0.5 |
+    """
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
