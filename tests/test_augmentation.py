@@ -29,7 +29,7 @@ def test_the_map_is_that_of_its_equation():
     centre = np.array([4.0, 5.0])
     offset = centre + 1.5 * draws[4:] - matrix @ centre
     expected = [
-        affine_transform(channel, matrix, [*offset], order=1, mode="nearest")
+        affine_transform(channel, np.column_stack([matrix, offset]), order=1, mode="nearest")
         for channel in np.moveaxis(np.asarray(IMAGE), 2, 0)
     ]
     np.testing.assert_allclose(

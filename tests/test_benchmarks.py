@@ -305,6 +305,23 @@ def test_runs_that_differ_in_their_seed_are_one_row_with_an_interval_over_seeds(
     assert "| 5.000 ± 9.000 |" in made  # the option is another one
 
 
+def test_the_seeds_of_one_command_and_of_several_are_one_row_of_all_seeds(waves, tmp_path):
+    """Seeds 0 to 2 of one command, and seeds 2 and 3 of others: four seeds, each counted once."""
+    few = {"meta_steps": 2, "steps_per_call": 2, "val_tasks": 2}
+    together = sinusoid.main(replace(waves, seeds=3, **few)).summary
+    alone = [
+        sinusoid.main(replace(waves, seed=seed, out=tmp_path / str(seed), **few)).summary
+        for seed in (2, 3)
+    ]
+    (runs,) = tables.group_by_seed([together, *alone])
+    assert sorted(run["seed"] for run in runs) == [0, 1, 2, 3]
+    expected = [*together["each_seed"]["mse"]["1"], alone[1]["mse"]["1"]["mean"]]
+    by_seed = sorted(runs, key=lambda run: run["seed"])
+    np.testing.assert_allclose([run["mse"]["1"]["mean"] for run in by_seed], expected, rtol=1e-5)
+    made = tables.markdown([together, *alone])
+    assert f"| {np.mean(expected):.3f} ± " in made and "| 4 | 2 meta-steps" in made
+
+
 def test_published_numbers_without_a_result_are_a_table_of_their_own():
     made = tables.markdown([], ["omniglot"]).splitlines()
     head, _, *rows = made[made.index("Published, and not run here:") + 2 :]

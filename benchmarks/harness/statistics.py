@@ -1,7 +1,7 @@
 """Means and confidence intervals over tasks and seeds, and counts of values not finite."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, SupportsFloat
 
 import jax.numpy as jnp
@@ -88,6 +88,25 @@ def seed_means(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]
         for metric, s in values.items()
     }
     return {"each_seed": means}
+
+
+def split_seeds(summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the summary of each seed of a run, without intervals; that of one seed as it is."""
+
+    def of_seed(results: dict[str, Any], place: int) -> dict[str, Any]:
+        each = results.get("each_seed", {})
+        return results | {
+            metric: {when: {"mean": means[place], "ci95": None} for when, means in curve.items()}
+            for metric, curve in each.items()
+        }
+
+    if "each_seed" not in summary:
+        yield summary
+        return
+    for place in range(summary["seeds"]):
+        best = {"best": of_seed(summary["best"], place)} if "best" in summary else {}
+        own = {"seed": summary["seed"] + place, "seeds": 1}
+        yield of_seed(summary, place) | best | own
 
 
 def curve(values: np.ndarray) -> Curve:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import FREE, RESULTS
-from benchmarks.harness.statistics import mean_over_seeds
+from benchmarks.harness.statistics import mean_over_seeds, split_seeds
 from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.published import (
     Summary,
@@ -108,10 +109,9 @@ def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
     A run may lack options that did not exist when it was recorded.
     """
     groups: list[tuple[dict[str, Any], dict[int, Summary]]] = []  # options, and runs by seed
-    for summary in summaries:
-        if summary["benchmark"] not in METRICS:
-            continue
-        free = {*FREE, "seed", "steps_per_call", "devices"}
+    known = (summary for summary in summaries if summary["benchmark"] in METRICS)
+    for summary in chain.from_iterable(map(split_seeds, known)):
+        free = {*FREE, "seed", "seeds", "steps_per_call", "devices"}
         config = config_of_today(summary["config"])
         options = {name: value for name, value in config.items() if name not in free}
         options |= {name: summary[name] for name in ("benchmark", "algorithm")}
