@@ -85,7 +85,7 @@ def test_one_task_whose_clipped_gradient_is_zero_has_its_meta_gradient(x64):
     optimizer = optax.chain(maml.clip_by_global_norm(1.0), optax.sgd(0.1))
     algorithm = maml.maml(hinge, optimizer, 2)
     w, episode = jnp.array([3.0, -1.0]), maml.Episode(jnp.array([1.0, -5.0]), jnp.array([4.0, 2.0]))
-    grads, _ = maml.task_gradient(algorithm.grad, w, episode, KEY)
+    grads, _ = quick(partial(maml.task_gradient, algorithm.grad))(w, episode, KEY)
     assert grads.tolist() == [-2.0, -6.0]
 
 
