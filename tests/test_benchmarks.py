@@ -96,7 +96,7 @@ def test_the_batch_norm_mode_is_in_the_summary(glyphs, batch_norm, tmp_path):
     assert supervised.run(omniglot.experiment(config), config).summary["batch_norm"] == batch_norm
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "pretrained", "oracle"])
+@pytest.mark.parametrize("algorithm", ["pretrained", "oracle"])
 def test_sinusoids_run_with_their_baselines(waves, algorithm):
     config = replace(waves, algorithm=algorithm)
     summary = sinusoid.main(config).summary
