@@ -63,5 +63,6 @@ def test_advantages_are_finite_whatever_is_observed(name):
 def test_an_episode_ends_at_the_limit_on_time():
     _, params, adapted, policy = made("Pendulum-v1")
     short = params.replace(max_steps_in_episode=5)
-    trajectories = rollout(adapted, policy, None, short, KEY, horizon=HORIZON, trajectories=2)
+    walk = jax.jit(partial(rollout, adapted, policy, None, horizon=HORIZON, trajectories=2))
+    trajectories = walk(short, KEY)
     assert (trajectories.alive.sum(axis=1) <= 6).all() and not trajectories.alive[:, -1].any()

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
-from problems import central_differences
+from problems import central_differences, quick
 
 import maml
 from maml.inner import gradient_descent
@@ -70,7 +70,7 @@ def test_a_leaf_is_kept_from_the_outer_loop_by_a_mask_of_optax():
     outer = optax.selective_transform(optax.adamw(0.1), freeze_mask=frozen)
     algorithm = BUILD["maml"]()
     state = maml.init(algorithm, outer, params)
-    state, _ = maml.meta_step(algorithm, outer, state, EPISODES, KEY)
+    state, _ = quick(partial(maml.meta_step, algorithm, outer))(state, EPISODES, KEY)
     assert state.params["count"] == 1 and (state.params["w"] != W).all()
 
 
@@ -89,22 +89,29 @@ VALUED: dict[str, Any] = {
 @pytest.mark.parametrize("name", VALUED)
 def test_an_optimiser_that_asks_for_the_loss_is_given_it_inside_and_outside(name):
     """Inside: as optax's own loop on the support set. Outside: on the mean query loss."""
-    optimizer, w = VALUED[name](), W
+    optimizer = VALUED[name]()
     episode = jax.tree.map(lambda leaf: leaf[0], EPISODES)
     support = lambda w: flat_loss(w, episode.support, KEY)[0]  # noqa: E731
-    got, _ = maml.adapt(gradient_descent(flat_loss, optimizer, W), episode.support, KEY, 2)
-    state: Any = optimizer.init(W)
-    for _ in range(2):
-        value, grad = jax.value_and_grad(support)(w)
-        updates, state = optimizer.update(grad, state, w, value=value, grad=grad, value_fn=support)
-        w = w + jnp.asarray(updates)
-    np.testing.assert_allclose(got, w, rtol=1e-5)
+    inner = gradient_descent(flat_loss, optimizer, W)
+    got = quick(lambda support: maml.adapt(inner, support, KEY, 2)[0])(episode.support)
+
+    @quick
+    def expected(w):
+        state: Any = optimizer.init(w)
+        for _ in range(2):
+            value, grad = jax.value_and_grad(support)(w)
+            given = {"value": value, "grad": grad, "value_fn": support}
+            updates, state = optimizer.update(grad, state, w, **given)
+            w = w + jnp.asarray(updates)
+        return w
+
+    np.testing.assert_allclose(got, expected(W), rtol=1e-5)
 
     algorithm = maml.maml(flat_loss, optax.sgd(0.1), 1)
     before = maml.init(algorithm, optimizer, W)
     step = jax.jit(partial(maml.meta_step, algorithm, optimizer))
     after, metrics = step(before, EPISODES, KEY)
-    _, later = maml.meta_gradient(algorithm.grad, after.params, EPISODES, KEY)
+    _, later = quick(partial(maml.meta_gradient, algorithm.grad))(after.params, EPISODES, KEY)
     assert later["loss"] < metrics["loss"]
 
 
@@ -126,9 +133,10 @@ def test_multi_steps_outside_average_the_meta_gradients_of_two_meta_steps():
     algorithm = maml.maml(flat_loss, optax.sgd(0.1), 1)
     outer = optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
     state = maml.init(algorithm, outer, W)
-    first, _ = maml.meta_step(algorithm, outer, state, EPISODES, KEY)
-    second, _ = maml.meta_step(algorithm, outer, first, EPISODES, KEY)
-    grads, _ = maml.meta_gradient(algorithm.grad, W, EPISODES, KEY)
+    step = quick(partial(maml.meta_step, algorithm, outer))
+    first, _ = step(state, EPISODES, KEY)
+    second, _ = step(first, EPISODES, KEY)
+    grads, _ = quick(partial(maml.meta_gradient, algorithm.grad))(W, EPISODES, KEY)
     np.testing.assert_array_equal(first.params, W)
     np.testing.assert_allclose(second.params, W - 0.1 * grads, rtol=1e-6)
 
@@ -139,7 +147,8 @@ def test_the_noise_of_an_inner_optimiser_is_another_in_every_task(key):
     inner = gradient_descent(
         still, optax.noisy_sgd(1.0, eta=1.0, gamma=0.0, key=key), jnp.zeros(())
     )
-    ends = jax.vmap(lambda key: maml.adapt(inner, None, key, 2)[0])(jax.random.split(KEY, 4))
+    adapt = quick(jax.vmap(lambda key: maml.adapt(inner, None, key, 2)[0]))
+    ends = adapt(jax.random.split(KEY, 4))
     assert len(set(ends.tolist())) == 4
 
 
@@ -167,11 +176,11 @@ def test_remat_keeps_about_twice_the_root_of_the_steps_for_every_number(hvp, inn
 def test_recomputing_in_blocks_and_a_rest_changes_no_number(inner_steps, x64):
     episode = jax.tree.map(lambda leaf: leaf[0].astype(float), EPISODES)
     grads = [
-        maml.task_gradient(
-            maml.maml(flat_loss, optax.sgd(0.1), inner_steps, remat=remat).grad,
-            *(W.astype(float), episode, KEY),
+        quick(partial(maml.task_gradient, algorithm.grad))(W.astype(float), episode, KEY)
+        for algorithm in (
+            maml.maml(flat_loss, optax.sgd(0.1), inner_steps, remat=remat)
+            for remat in (False, True)
         )
-        for remat in (False, True)
     ]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), *grads)
 
@@ -179,7 +188,7 @@ def test_recomputing_in_blocks_and_a_rest_changes_no_number(inner_steps, x64):
 @pytest.mark.parametrize("context", [False, True], ids=["without", "within"])
 def test_a_mesh_with_explicit_axes_gives_the_same_mean(context):
     algorithm = maml.maml(flat_loss, optax.sgd(0.1), 1)
-    expected = maml.meta_gradient(algorithm.grad, W, EPISODES, KEY)
+    expected = quick(partial(maml.meta_gradient, algorithm.grad))(W, EPISODES, KEY)
     explicit = jax.make_mesh((2,), ("task",), devices=jax.devices()[:2])
     within = jax.set_mesh(explicit) if context else jax.enable_x64(False)
     with within:
@@ -200,8 +209,9 @@ def test_reptile_goes_on_from_the_state_of_its_inner_optimiser(x64):
     w = W.astype(float)
     state = maml.init(algorithm, outer, w)
     opt_state: Any = inner.init(w)
+    step = quick(partial(maml.meta_step, algorithm, outer))
     for _ in range(3):
-        state, _ = maml.meta_step(algorithm, outer, state, episode, KEY)
+        state, _ = step(state, episode, KEY)
         grad = jax.grad(lambda w: flat_loss(w, support, KEY)[0])(w)
         updates, opt_state = inner.update(grad, opt_state, w)
         w = w + jnp.asarray(updates)
@@ -215,8 +225,9 @@ def test_imaml_takes_a_batch_for_each_step(x64):
     algorithm = maml.imaml(flat_loss, optax.sgd(0.1), 3, regularisation=1.0, cg_steps=3)
     several = maml.BatchPerStep(jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), episode.support))
     w = W.astype(float)
-    one, _ = maml.task_gradient(algorithm.grad, w, episode, KEY)
-    each, _ = maml.task_gradient(algorithm.grad, w, maml.Episode(several, episode.query), KEY)
+    grad = quick(partial(maml.task_gradient, algorithm.grad))
+    one, _ = grad(w, episode, KEY)
+    each, _ = grad(w, maml.Episode(several, episode.query), KEY)
     np.testing.assert_allclose(each, one, rtol=1e-12)
 
 
@@ -234,7 +245,7 @@ def test_complex_parameters_have_the_gradient_of_their_real_and_imaginary_parts(
     w, support, query = jnp.array([0.3 + 0.1j, -0.5j]), 1.5 - 0.5j, 0.5 + 1j
     episode = maml.Episode(jnp.array(support), jnp.array(query))
     batch = jax.tree.map(lambda leaf: leaf[None], episode)
-    got, _ = maml.meta_gradient(algorithm.grad, w, batch, KEY)
+    got, _ = quick(partial(maml.meta_gradient, algorithm.grad))(w, batch, KEY)
 
     def adapted(w):
         return w - 0.1 * jax.grad(lambda w: complex_loss(w, support, KEY)[0])(w)
@@ -243,7 +254,7 @@ def test_complex_parameters_have_the_gradient_of_their_real_and_imaginary_parts(
         w = parts[:2] + 1j * parts[2:]
         return complex_loss(adapted(w) if name == "maml" else w, query, KEY)[0]
 
-    parts = central_differences(real, jnp.concatenate([w.real, w.imag]))
+    parts = quick(partial(central_differences, real))(jnp.concatenate([w.real, w.imag]))
     expected = parts[:2] - 1j * parts[2:]
     if name == "reptile":
         expected = w - adapted(w)
@@ -262,5 +273,5 @@ def test_flat_vectors_of_leaves_of_two_types_keep_their_types():
         cg_steps=2,
     )
     tasks = maml.Episode(jnp.zeros((2, 1)), jnp.zeros((2, 1)))
-    grads, _ = maml.meta_gradient(algorithm.grad, params, tasks, KEY)
+    grads, _ = quick(partial(maml.meta_gradient, algorithm.grad))(params, tasks, KEY)
     assert jax.tree.map(lambda leaf: leaf.dtype, grads) == {"a": jnp.bfloat16, "b": jnp.float32}

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import optax.contrib
 import pytest
+from problems import quick
 
 import maml
 from maml.trust_region import TrustRegion, trust_region_step
@@ -31,7 +32,7 @@ ASKING = {
 
 def stepped(algorithm, optimizer, episodes=TWO_GOOD, **options):
     state = maml.init(algorithm, optimizer, jnp.zeros(2))
-    return maml.meta_step(algorithm, optimizer, state, episodes, KEY, **options)[0]
+    return quick(partial(maml.meta_step, algorithm, optimizer, **options))(state, episodes, KEY)[0]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,8 @@ def test_an_optimiser_that_asks_for_the_loss_is_given_that_of_the_phase(name):
     after = stepped(early, optimizer)
     np.testing.assert_allclose(after.params.params, stepped(first, optimizer).params, rtol=1e-6)
     state = maml.init(late, optimizer, jnp.zeros(2))._replace(step=jnp.int32(2))
-    both = [maml.meta_step(a, optimizer, state, TWO_GOOD, KEY)[0] for a in (early, late)]
+    steps = [quick(partial(maml.meta_step, a, optimizer)) for a in (early, late)]
+    both = [step(state, TWO_GOOD, KEY)[0] for step in steps]
     np.testing.assert_allclose(both[0].params.params, both[1].params.params, rtol=1e-6)
 
 
@@ -116,8 +118,9 @@ def test_implicit_gradients_in_half_precision_are_solved_in_float32():
 
 def test_an_implicit_gradient_that_is_not_finite_is_no_gradient_of_zero():
     algorithm = maml.imaml(square, optax.sgd(0.1), 1, regularisation=1.0, cg_steps=2)
-    grads, metrics = maml.meta_gradient(algorithm.grad, jnp.zeros(2), ONE_BROKEN, KEY)
-    expected, _ = maml.meta_gradient(algorithm.grad, jnp.zeros(2), TWO_GOOD, KEY)
+    mean = quick(partial(maml.meta_gradient, algorithm.grad))
+    grads, metrics = mean(jnp.zeros(2), ONE_BROKEN, KEY)
+    expected, _ = mean(jnp.zeros(2), TWO_GOOD, KEY)
     np.testing.assert_allclose(grads, expected, rtol=1e-6)
     assert metrics["left_out"] == pytest.approx(1 / 3)
 
@@ -141,8 +144,9 @@ def test_a_task_whose_query_set_counts_nothing_is_left_out(algorithm, chunk):
     episodes = maml.Episode(good, (X, 2 * X, NO_ROW))
     three = jax.tree.map(lambda leaf: jnp.delete(leaf, 1, axis=0), maml.Episode(good, good))
     w = jnp.array(0.5)
-    grads, metrics = maml.meta_gradient(algorithm.grad, w, episodes, KEY, chunk=chunk)
-    expected, alone = maml.meta_gradient(algorithm.grad, w, three, KEY)
+    mean = partial(maml.meta_gradient, algorithm.grad)
+    grads, metrics = quick(partial(mean, chunk=chunk))(w, episodes, KEY)
+    expected, alone = quick(mean)(w, three, KEY)
     np.testing.assert_allclose(grads, expected, rtol=1e-6)
     np.testing.assert_allclose(metrics["query"]["mse"], alone["query"]["mse"], rtol=1e-6)
     assert metrics["left_out"] == 0.25
@@ -152,9 +156,10 @@ def test_a_task_whose_query_set_counts_nothing_is_left_out(algorithm, chunk):
 def test_a_metric_that_is_nan_in_a_task_that_counts_is_the_mean_over_the_others(build):
     algorithm = build(REGRESSION, optax.sgd(0.1), 1)
     episodes = maml.Episode((X, 2 * X, NO_ROW), (X, 2 * X, WEIGHTS))
-    grads, metrics = maml.meta_gradient(algorithm.grad, jnp.array(0.5), episodes, KEY)
+    mean = quick(partial(maml.meta_gradient, algorithm.grad))
+    grads, metrics = mean(jnp.array(0.5), episodes, KEY)
     of_task = partial(maml.task_gradient, algorithm.grad)
-    each, seen = jax.vmap(of_task, (None, 0, None))(jnp.array(0.5), episodes, KEY)
+    each, seen = quick(jax.vmap(of_task, (None, 0, None)))(jnp.array(0.5), episodes, KEY)
     assert metrics["left_out"] == 0 and jnp.isnan(seen["support"]["mse"][1])
     np.testing.assert_allclose(grads, each.mean(), rtol=1e-6)
     expected = jnp.nanmean(seen["support"]["mse"], axis=0)
@@ -177,7 +182,8 @@ def test_a_task_whose_divergence_is_nan_does_not_block_the_step_of_the_others(me
 
     region = TrustRegion(objective, outputs, divergence, lambda metrics: metrics["far"])
     episodes = maml.Episode(ONE_BROKEN.query, jnp.zeros((3, 2)))
-    after, metrics = trust_region_step(region, jnp.ones(2), episodes, KEY, mesh=mesh)
+    step = quick(partial(trust_region_step, region, mesh=mesh))
+    after, metrics = step(jnp.ones(2), episodes, KEY)
     assert metrics["left_out"] == pytest.approx(1 / 3) and metrics["region"]["fraction"] > 0
     np.testing.assert_allclose(jnp.square(after - 1).mean(), 0.01, rtol=0.3)
 

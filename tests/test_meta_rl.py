@@ -1,6 +1,6 @@
 """Trajectories collected once give the meta-gradient of those collected in the inner loop."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -140,9 +140,19 @@ def test_the_metric_of_all_trajectories_is_that_of_all():
     assert any(map(np.any, jax.tree.leaves(jax.tree.map(np.not_equal, after[0], after[2]))))
 
 
+@cache
+def collect_and_judge():
+    """Compiled once: the episodes of all goals, and the meta-objective on episodes."""
+    loss = surrogate_loss(POLICY)
+    objective: Any = maml.maml(loss, optax.sgd(0.5), 2).grad.objective
+    return (
+        quick(jax.vmap(collected(ALGORITHMS["maml"], loss, 2), (None, 0, 0))),
+        quick(jax.vmap(lambda *task: objective(*task, 0), (None, 0, None))),
+    )
+
+
 @pytest.mark.parametrize("outer", ["trpo", "few", "promp", "adam"])
 def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
-    loss = surrogate_loss(POLICY)
     improve = {
         # Far from quadratic, so that few conjugate-gradient steps are the best.
         "trpo": lambda a: outer_steps.trpo(a, POLICY, 2, cg_steps=2),
@@ -155,14 +165,9 @@ def test_an_outer_step_gains_on_the_episodes_it_was_made_on(outer):
     step, state = episodes_and(improve)
     after, _ = step(state, GOALS, KEY)
     assert int(after.step) == 1
-    derivative = maml.maml(loss, optax.sgd(0.5), 2).grad
-    objective: Any = derivative.objective
-    episode = collected(ALGORITHMS["maml"], loss, 2)
-    key = jax.random.split(KEY)[0]
-    keys = jax.random.split(key, 4)
-    episodes = quick(jax.vmap(episode, (None, 0, 0)))(state.params, GOALS, keys)
-
-    judge = quick(jax.vmap(lambda *task: objective(*task, 0), (None, 0, None)))
+    collect, judge = collect_and_judge()
+    keys = jax.random.split(jax.random.split(KEY)[0], 4)
+    episodes = collect(state.params, GOALS, keys)
 
     def value(params):
         values, metrics = judge(params, episodes, KEY)

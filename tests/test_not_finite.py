@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from problems import central_differences
+from problems import central_differences, quick
 
 import maml
 from maml.trust_region import TrustRegion, trust_region_step
@@ -36,7 +36,7 @@ PLAIN = maml.MetaGradient(gradient=partial(maml.task_gradient, ALGORITHM.grad))
 def test_a_task_without_a_finite_gradient_is_left_out_and_counted(grad, options):
     step = jax.jit(partial(maml.meta_gradient, grad, **options))
     grads, metrics = step(THETA, EPISODES, KEY)
-    expected, alone = maml.meta_gradient(grad, THETA, GOOD, KEY)
+    expected, alone = quick(partial(maml.meta_gradient, grad))(THETA, GOOD, KEY)
     np.testing.assert_allclose(grads["w"], expected["w"], rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], alone["loss"], rtol=1e-6)
     assert metrics["left_out"] == pytest.approx(len(BAD) / TASKS) and alone["left_out"] == 0
@@ -44,17 +44,16 @@ def test_a_task_without_a_finite_gradient_is_left_out_and_counted(grad, options)
 
 def test_the_mean_is_not_finite_if_no_task_is_finite():
     same = jax.tree.map(lambda leaf: jnp.broadcast_to(THETA["w"], leaf.shape), EPISODES)
-    grads, metrics = maml.meta_gradient(ALGORITHM.grad, THETA, same, KEY)
+    grads, metrics = quick(partial(maml.meta_gradient, ALGORITHM.grad))(THETA, same, KEY)
     assert jnp.isnan(grads["w"]).all() and metrics["left_out"] == 1
 
 
 def test_mapped_over_seeds_a_task_is_left_out_of_its_own_seed_alone():
     thetas = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 1]), THETA)
-    grads, metrics = jax.vmap(
-        lambda theta: maml.meta_gradient(ALGORITHM.grad, theta, EPISODES, KEY)
-    )(thetas)
+    mean = partial(maml.meta_gradient, ALGORITHM.grad)
+    grads, metrics = quick(jax.vmap(mean, (0, None, None)))(thetas, EPISODES, KEY)
     assert metrics["left_out"].tolist() == pytest.approx([len(BAD) / TASKS, 0])
-    one, _ = maml.meta_gradient(ALGORITHM.grad, {"w": THETA["w"] + 1}, EPISODES, KEY)
+    one, _ = quick(mean)({"w": THETA["w"] + 1}, EPISODES, KEY)
     np.testing.assert_allclose(grads["w"][1], one["w"], rtol=1e-6)
 
 
@@ -71,8 +70,9 @@ def test_a_trust_region_step_is_that_of_the_tasks_that_are_finite(chunk):
         return jnp.square(new - old).mean()
 
     region = TrustRegion(objective, outputs, divergence, lambda metrics: metrics["far"])
-    after, metrics = trust_region_step(region, THETA, EPISODES, KEY, chunk=chunk)
-    expected, _ = trust_region_step(region, THETA, GOOD, KEY)
+    step = partial(trust_region_step, region)
+    after, metrics = quick(partial(step, chunk=chunk))(THETA, EPISODES, KEY)
+    expected, _ = quick(step)(THETA, GOOD, KEY)
     assert metrics["region"]["fraction"] > 0
     np.testing.assert_allclose(after["w"], expected["w"], rtol=1e-5)
 
@@ -85,7 +85,7 @@ def test_one_task_whose_clipped_gradient_is_zero_has_its_meta_gradient(x64):
     optimizer = optax.chain(maml.clip_by_global_norm(1.0), optax.sgd(0.1))
     algorithm = maml.maml(hinge, optimizer, 2)
     w, episode = jnp.array([3.0, -1.0]), maml.Episode(jnp.array([1.0, -5.0]), jnp.array([4.0, 2.0]))
-    grads, _ = maml.task_gradient(algorithm.grad, w, episode, KEY)
+    grads, _ = quick(partial(maml.task_gradient, algorithm.grad))(w, episode, KEY)
     assert grads.tolist() == [-2.0, -6.0]
 
 

@@ -45,10 +45,11 @@ PLAIN = maml.MetaGradient(gradient=partial(maml.task_gradient, ALGORITHM.grad))
 @pytest.mark.parametrize("chunk", [None, 1, 2, 3, 6])
 def test_gradient_and_metrics_are_means_over_tasks_with_a_key_each(chunk, grad):
     episodes, theta = sample(KEY), jnp.arange(3.0)
-    grads, metrics = maml.meta_gradient(grad, theta, episodes, KEY, chunk=chunk)
+    grads, metrics = jax.jit(partial(maml.meta_gradient, grad, chunk=chunk))(theta, episodes, KEY)
     assert metrics.pop("left_out") == 0
+    of_task = jax.jit(partial(maml.task_gradient, ALGORITHM.grad))
     each = [
-        maml.task_gradient(ALGORITHM.grad, theta, jax.tree.map(lambda a, i=i: a[i], episodes), key)
+        of_task(theta, jax.tree.map(lambda a, i=i: a[i], episodes), key)
         for i, key in enumerate(jax.random.split(KEY, TASKS))
     ]
     assert len({float(metrics["query"]["noise"]) for _, metrics in each}) == TASKS
@@ -110,14 +111,16 @@ def test_the_keys_of_a_step_are_folded_from_its_number():
     states = [start()]
     for _ in range(5):
         states.append(run(states[-1], KEY)[0])
-    resumed, metrics = maml.train(ALGORITHM, OUTER, sample, states[2], KEY, 3)
+    train = jax.jit(partial(maml.train, ALGORITHM, OUTER, sample, meta_steps=3))
+    resumed, metrics = train(states[2], KEY)
     assert resumed.step == 5
     assert (resumed.params == states[-1].params).all()
     assert len(set(metrics["query"]["noise"].tolist())) == 3
 
     sample_key, grad_key = jax.random.split(jax.random.fold_in(KEY, 2))
     episodes = sample(sample_key)
-    by_hand, _ = maml.meta_step(ALGORITHM, OUTER, states[2], episodes, grad_key)
+    step = jax.jit(partial(maml.meta_step, ALGORITHM, OUTER))
+    by_hand, _ = step(states[2], episodes, grad_key)
     np.testing.assert_allclose(by_hand.params, states[3].params, rtol=1e-13)
 
 

@@ -147,9 +147,8 @@ def test_shared_weights_start_in_whole(samplers, name):
 
 
 def test_a_child_whose_loss_is_not_finite_is_broken(samplers):
-    params = jax.tree.map(
-        lambda leaf: leaf * jnp.nan, initial_params(CHILD(SMALL), samplers[0], KEY)
-    )
+    start = quick(partial(initial_params, CHILD(SMALL)))(samplers[0], KEY)
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, start)
     reward = reward_from_shared(CHILD, params, samplers[1], BUDGET)
     assert jnp.isnan(quick(lambda reward: reward(SMALL, KEY))(reward))
 

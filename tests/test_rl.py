@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from problems import quick
 from scipy import stats
 
 from maml.rl import policies
@@ -160,7 +161,7 @@ def test_the_baseline_is_ridge_regression_on_the_steps_that_count():
         trajectories.observation,
         jnp.concatenate([trajectories.observation, goal], axis=-1),
     ):
-        got = linear_baseline(observation, returns, trajectories.alive)
+        got = quick(linear_baseline)(observation, returns, trajectories.alive)
         np.testing.assert_allclose(got, np.where(alive, expected, 0), rtol=1e-9)
 
 
@@ -187,8 +188,10 @@ def test_constant_observations_do_not_disturb_the_baseline_in_float32():
 def test_advantages_are_discounted_sums_of_temporal_differences(gae_lambda):
     trajectories, discount = random_trajectories(), 0.9
     returns = discounted_sums(trajectories.reward, discount)
-    baseline = np.asarray(linear_baseline(trajectories.observation, returns, trajectories.alive))
-    got = advantages(trajectories, discount=discount, gae_lambda=gae_lambda, normalise=False)
+    baseline = quick(linear_baseline)(trajectories.observation, returns, trajectories.alive)
+    baseline = np.asarray(baseline)
+    options = {"discount": discount, "gae_lambda": gae_lambda, "normalise": False}
+    got = quick(partial(advantages, **options))(trajectories)
     for n, end in enumerate((5, 3, 7)):
         expected = [*baseline[n, :end], 0.0]
         surprise = [
@@ -205,7 +208,7 @@ def test_advantages_are_discounted_sums_of_temporal_differences(gae_lambda):
 @pytest.mark.usefixtures("x64")
 def test_normal_advantages_have_mean_zero_and_deviation_one_over_the_steps_that_count():
     trajectories = random_trajectories()
-    counted = advantages(trajectories)[trajectories.alive]
+    counted = quick(advantages)(trajectories)[trajectories.alive]
     assert float(counted.mean()) == pytest.approx(0, abs=1e-12)
     assert float(counted.std()) == pytest.approx(1, abs=1e-6)
 

@@ -2,7 +2,7 @@
 
 # pyright: reportArgumentType=false
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def test_emaml_refuses_fewer_than_two_trajectories():
     one = quick(collect)(theta, odds, KEY)
     several = maml.BatchPerStep(jax.tree.map(lambda leaf: leaf[None], one))
     with pytest.raises(ValueError, match=r"trajector.*2|2.*trajector|two"):
-        maml.task_gradient(explorer.grad, theta, maml.Episode(several, one), KEY)
+        quick(partial(maml.task_gradient, explorer.grad))(theta, maml.Episode(several, one), KEY)
 
 
 @pytest.mark.parametrize(
@@ -253,10 +253,14 @@ def test_invalid_arguments_are_refused_with_a_message(call):
         call()
 
 
-def experience(**changes):
-    task = jnp.zeros(3)
+@cache
+def pulls():
     collect = collector(tabular.bandit(3), table_policy(3), horizon=2, trajectories=2)
-    return collect(jnp.zeros((1, 3)), task, KEY)._replace(**changes)
+    return quick(collect)(jnp.zeros((1, 3)), jnp.zeros(3), KEY)
+
+
+def experience(**changes):
+    return pulls()._replace(**changes)
 
 
 def drawn(**changes):

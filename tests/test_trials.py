@@ -118,7 +118,8 @@ def test_the_last_action_has_a_gradient_by_every_earlier_observation():
     trial = trial_environment(tabular.bandit(2), 6, 1)
     task = jnp.array([0.1, 0.9])
     params = quick(policy.init)(KEY, trial.reset(KEY, task)[1])
-    trajectories = walk(trial, policy, params, task, horizon=6, trajectories=3)
+    collect = partial(rollout, trial, policy, horizon=6, trajectories=3)
+    trajectories = quick(collect)(params, task, KEY)
     last = jnp.zeros((3, 6)).at[:, -1].set(1.0)
 
     def value(observation):
