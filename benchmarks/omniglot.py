@@ -12,7 +12,8 @@ presets `maml-paper-*` (the paper's 60,000 meta-steps), in percent: 98.7 +- 0.4 
 99.9 +- 0.1 for 5-way 5-shot, 95.8 +- 0.3 for 20-way 1-shot, 98.9 +- 0.2 for 20-way 5-shot. The
 presets `maml++-*` are MAML++ with all its components, at the settings of its authors (who keep the
 derivative order at 2; the query sets of 5-shot are those of MAML), and `prototypes-*` are
-prototypical networks that one core trains in 15 to 33 minutes.
+prototypical networks that one core trains in 15 to 33 minutes. `one-step-*` are MAML with one inner
+step instead of the five of the paper's 20-way settings, and with a head that starts at zero.
 """
 
 from dataclasses import replace

@@ -76,10 +76,10 @@ def _with_end(
 
 
 def draw_best(
-    out: Path, config: Search, candidates: dict[str, list[tuple[float, list[int]]]]
+    out: Path, config: Search, children: dict[str, list[tuple[float, list[int]]]]
 ) -> Figure:
     """Draws the network of the highest accuracy among those that strategies chose; `best.png`."""
-    pairs = [pair for pairs in candidates.values() for pair in pairs]
+    pairs = [pair for pairs in children.values() for pair in pairs]
     _, tokens = pairs[best_child(np.array([value for value, _ in pairs], float))]
     macro = config.space == "macro"
     return draw_graphs(
