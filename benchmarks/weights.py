@@ -28,9 +28,9 @@ from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import COUNT, TEXT, check_schema, parse_json
 from benchmarks.harness.hardware import timed
-from benchmarks.harness.loop import stack
 from benchmarks.harness.run import headline, matmul_precision
 from benchmarks.harness.stored import latest, read_arrays, write_arrays
+from benchmarks.harness.study import stack
 from benchmarks.harness.supervised import Experiment
 from benchmarks.report import tables
 from maml.tree import leaves_by_path

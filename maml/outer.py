@@ -110,7 +110,7 @@ def _gradient_and_mask(
 
         total, included = shard_over_devices(mesh, share, summed=(True, False))(meta_params, tasks)
         mean = total.mean()
-        left_out = 1 - mean.number / num_tasks
+        left_out = (num_tasks - mean.number) / num_tasks
         return cast_like(meta_params, mean.grads), mean.metrics | {"left_out": left_out}, included
 
     tasks = episodes, jax.random.split(key, num_tasks)

@@ -200,7 +200,7 @@ def trust_region_step(
             "divergence": jnp.where(accepted, divergence, 0),
             "gain": jnp.where(accepted, value - reached, 0),
         }
-        left_out = 1 - count / num_tasks
+        left_out = (num_tasks - count) / num_tasks
         return theta(params), metrics | {"left_out": left_out, "region": report}
 
     def across_devices(local: PyTree) -> PyTree:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from orbax.checkpoint import v1 as ocp
@@ -21,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 from benchmarks.harness import stored
 from benchmarks.harness.options import RunOptions
 from benchmarks.harness.stored import CURE, DamagedError, latest, steps
+from benchmarks.harness.study import stack
 from maml.tree import leaves_by_path
 
 State = TypeVar("State")
@@ -174,7 +174,7 @@ def initial_params(config: RunOptions, like: PyTree) -> PyTree:
         return like
     one = jax.tree.map(lambda leaf: leaf[0], like)
     seeds = [meta_params(config.start_from, one, place) for place in range(config.seeds)]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *seeds)
+    return stack(seeds)
 
 
 def meta_params(source: Path, like: PyTree, place: int = 0) -> PyTree:

@@ -22,7 +22,7 @@ from benchmarks.harness.checkpoints import checkpoints, restore
 from benchmarks.harness.files import LINE, as_json
 from benchmarks.harness.options import RunOptions
 from benchmarks.harness.statistics import confidence_intervals
-from benchmarks.harness.study import Study
+from benchmarks.harness.study import Study, stack_values, unstack
 from maml.types import MetaState, RandomKey
 
 
@@ -144,7 +144,7 @@ def observe(
     latest, score = [f"{name} {means[name]:.3g}" for name in study.bar_metrics], study.score(means)
     if study.validates:
         start = time.perf_counter()
-        values = stack([study.evaluate(params, "val") for params in unstack(states.params)])
+        values = stack_values([study.evaluate(params, "val") for params in unstack(states.params)])
         seconds["validate"] += time.perf_counter() - start
         line["val"] = confidence_intervals(values, over_tasks=study.over_tasks)
         curve = values[study.headline[0]]
@@ -165,15 +165,3 @@ def observe(
 def seed_keys(config: RunOptions) -> RandomKey:
     """The random keys of a run, `[seed]`."""
     return jax.vmap(jax.random.key)(config.seed + jnp.arange(config.seeds))
-
-
-def stack(trees: list[Any]) -> Any:
-    """Stacks the leaves of trees along a new first axis: that of the seeds."""
-    pile = np.stack if isinstance(jax.tree.leaves(trees)[0], np.ndarray) else jnp.stack
-    return jax.tree.map(lambda *leaves: pile(leaves), *trees)
-
-
-def unstack(tree: Any) -> list[Any]:
-    """The trees of the seeds, the opposite of `stack`."""
-    seeds = len(jax.tree.leaves(tree)[0])
-    return [jax.tree.map(lambda leaf, n=n: leaf[n], tree) for n in range(seeds)]

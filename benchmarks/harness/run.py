@@ -15,11 +15,11 @@ import jax
 
 from benchmarks.harness import checkpoints, folders, hardware
 from benchmarks.harness.files import LINE, read_lines, read_object, sole_writer
-from benchmarks.harness.loop import seed_keys, stack, train, unstack
+from benchmarks.harness.loop import seed_keys, train
 from benchmarks.harness.options import RunOptions
 from benchmarks.harness.statistics import confidence_intervals, count_not_finite, seed_means
 from benchmarks.harness.stored import DamagedError, steps
-from benchmarks.harness.study import Study
+from benchmarks.harness.study import Study, stack, stack_values, unstack
 from maml.types import MetaParams, MetaState
 
 
@@ -119,7 +119,7 @@ def first_states(study: Study, config: RunOptions) -> MetaState:
 
 def evaluate_study(study: Study, meta_params: MetaParams) -> dict[str, Any]:
     """The results on the test tasks of meta-parameters `[seed, ...]`, and what was not finite."""
-    values = stack([study.evaluate(params, "test") for params in unstack(meta_params)])
+    values = stack_values([study.evaluate(params, "test") for params in unstack(meta_params)])
     results: dict[str, Any] = confidence_intervals(values, over_tasks=study.over_tasks)
     return results | seed_means(values) | count_not_finite(values)
 

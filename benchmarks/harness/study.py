@@ -1,8 +1,10 @@
 """A study: what a benchmark trains and evaluates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -58,6 +60,28 @@ class Study(NamedTuple):
     over_tasks: bool = False
     prefetch: int = 1
     precision: hardware.Precision | None = None
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Stacks the leaves of trees along a new first axis: that of the seeds."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def unstack(tree: Any) -> list[Any]:
+    """The trees of the seeds, the opposite of `stack`."""
+    seeds = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(lambda leaf, n=n: leaf[n], tree) for n in range(seeds)]
+
+
+def stack_values(of_seeds: Sequence[Values]) -> Values:
+    """The values `[seed, task]` of several seeds, with the inner steps in their order.
+
+    `stack` would sort the steps as words: 10 before 2.
+    """
+    return {
+        metric: {when: np.stack([values[metric][when] for values in of_seeds]) for when in curve}
+        for metric, curve in of_seeds[0].items()
+    }
 
 
 def values_by_step(values: Any) -> dict[str, Any]:
