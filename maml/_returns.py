@@ -18,7 +18,7 @@ from maml.types import (
 )
 
 
-def checked_loss(loss: LossFn, name: str = "a loss") -> LossFn:
+def checked_loss(loss: LossFn) -> LossFn:
     """The same loss, which checks while it is traced that it returns `(scalar, metrics)`.
 
     Raises:
@@ -27,7 +27,7 @@ def checked_loss(loss: LossFn, name: str = "a loss") -> LossFn:
     """
 
     def checked_loss(params: Params, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
-        return _checked_pair(loss(params, batch, key), name)
+        return _checked_pair(loss(params, batch, key), "a loss")
 
     return checked_loss
 
@@ -62,14 +62,15 @@ def _checked_pair(out: Any, name: str) -> tuple[Any, Metrics]:
 
 
 def check_metrics(metrics: Any) -> None:
-    """Refuses metrics of a meta-gradient that are not numbers by name.
+    """Refuses metrics of a meta-gradient or an objective that are not numbers by name.
 
     Raises:
         ValueError: the metrics are not a dictionary, or a leaf is not a number.
     """
     if not isinstance(metrics, dict):
         raise ValueError(
-            f"the metrics of a meta-gradient are a dictionary; got {type(metrics).__name__}"
+            f"the metrics of a meta-gradient or an objective are a dictionary; got"
+            f" {type(metrics).__name__}"
         )
     _check_leaves(metrics, is_number, "the metrics of a meta-gradient are numbers")
 

@@ -53,7 +53,7 @@ def few_shot(
         rotate: Whether each class of an episode is rotated by 0, 90, 180 or 270 degrees, as is
             usual for Omniglot; this needs square images.
         augment: Random change of one example, `augment(key, example) -> example`, for support and
-            query; None changes nothing.
+            query; its result is converted to float32. None changes nothing.
         groups: Number of the group of each class, such as its alphabet. All classes of an episode
             are then of one group, drawn uniformly from those with enough classes; None is one
             group of all classes.
@@ -139,7 +139,8 @@ def _draw(
     if examples.dtype == jnp.uint8:
         images = images / 255
     if augment is not None:
-        keys = jax.random.split(jax.random.fold_in(key, 0), images.shape[:2])
+        # Not 0 to 2, which give the keys of the split above.
+        keys = jax.random.split(jax.random.fold_in(key, 3), images.shape[:2])
         images = _checked_like(jax.vmap(jax.vmap(augment))(keys, images), images)
     if rotate:
         images = jax.vmap(_rotate)(images, jax.random.randint(rotation_key, (ways,), 0, 4))

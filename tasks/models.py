@@ -80,8 +80,8 @@ class Conv4(nn.Module):
         features: Number of channels of each block.
         pool: Whether blocks halve the image by max-pooling instead of by stride.
         track: Whether batch normalisation has running averages.
-        zero_head: Whether the head starts at zero instead. Logits are zero before the first inner
-            step then, whose size does not depend on a random draw, and meta-training is faster.
+        zero_head: Whether the head starts at zero instead; logits are zero before the first inner
+            step then.
         dtype: Type in which the layers below the head compute, such as bfloat16. None: the type of
             inputs and parameters.
     """

@@ -73,6 +73,22 @@ def test_an_episode_has_each_example_augmented_once_and_the_same_choice():
     assert len(np.unique(added.round(5))) == 25 and added.min() >= 0 and added.max() < 1
 
 
+def test_augmentation_is_independent_of_the_drawn_group():
+    """An augmentation that draws a number as groups are drawn agrees by chance alone."""
+    images = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((2, 1, 1), np.uint8)
+    groups = np.repeat(np.arange(4), 3)
+    sample = maml.few_shot(
+        *(images, 2, 1, 1),
+        augment=lambda key, x: x + 10 * jax.random.randint(key, (), 0, 4),
+        groups=groups,
+    )
+    drawn = jax.jit(maml.batch_tasks(sample, 400))(KEY).support[0][:, :, 0, 0, 0]
+    classes = np.rint(255 * (np.asarray(drawn) % 10)).astype(int)
+    numbers = (np.asarray(drawn) // 10).astype(int)
+    for place in (0, 1):  # a quarter of 400, within five deviations
+        assert 57 < (numbers[:, place] == groups[classes[:, 0]]).sum() < 143
+
+
 def test_an_augmentation_of_another_shape_is_refused():
     sample = maml.few_shot(np.zeros((5, 4, 6, 6), np.uint8), 2, 1, 1, augment=lambda key, x: x[0])
     with pytest.raises(ValueError, match=r"example like its argument, \[6, 6, 1\]; got \[6, 1\]"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,13 @@ from matplotlib.figure import Figure
 
 import maml
 from benchmarks import demo, omniglot, sinusoid
-from benchmarks.harness import folders, hardware, statistics, supervised
+from benchmarks.harness import checkpoints, folders, hardware, statistics, supervised
 from benchmarks.harness.command_line import configure, launch
-from benchmarks.report import figures, tables
+from benchmarks.report import figures, published, tables
+from tasks import glyphs as tasks_glyphs
+from tasks.characters import alphabet
 
+ROOT = Path(__file__).parents[1]
 TINY = {"meta_steps": 4, "steps_per_call": 2, "val_tasks": 2, "eval_tasks": 3, "eval_steps": 2}
 
 
@@ -240,7 +244,7 @@ def test_heavy_tasks_have_a_core_each_and_light_ones_share_one():
 
 def test_a_chunk_that_the_chosen_devices_cannot_map_is_refused_before_there_is_a_folder(glyphs):
     config = replace(glyphs, out=glyphs.out / "none", chunk=2, eval_tasks=4)
-    with pytest.raises(ValueError, match="a chunk must divide the 1 tasks of each of 2 devices"):
+    with pytest.raises(ValueError, match="tasks of each of 2 devices, which is 1; got 2; with"):
         omniglot.main(config)
     assert not config.out.exists()
 
@@ -304,6 +308,71 @@ def test_runs_that_differ_in_their_seed_are_one_row_with_an_interval_over_seeds(
     assert "| 7.000 ± 9.000 |" in rows[1] and len(rows) == 2
     made = tables.markdown([run(0, 1.0), run(1, 3.0, new=1), run(2, 5.0, new=2)])
     assert "| 5.000 ± 9.000 |" in made  # the option is another one
+
+
+def test_a_line_of_several_seeds_without_their_means_does_not_count_as_one_of_them():
+    def run(seed, mean, **more):
+        curve = {"1": {"mean": mean, "ci95": 1.0}}
+        config = {"inner_steps": 1, "seed": seed}
+        return {"benchmark": "sinusoid", "algorithm": "maml", "mse": curve, "seed": seed} | {
+            "config": config,
+            "seconds": {},
+            **more,
+        }
+
+    whole, later = run(0, 9.0, seeds=5), [run(5, 1.0), run(6, 3.0)]
+    assert tables.group_by_seed([whole]) == [[whole]]
+    assert tables.group_by_seed([whole, *later]) == [later]
+
+
+def test_a_run_with_an_option_that_older_runs_lack_is_no_seed_of_theirs():
+    old = next(run for run in tables.read_results(ROOT / "results") if "split" in run["config"])
+    for option in ("augment", "within_alphabet", "zero_head"):
+        new = old | {"seed": 99, "config": old["config"] | {option: True}}
+        assert [len(runs) for runs in tables.group_by_seed([old, new])] == [1, 1]
+    within = old | {"config": old["config"] | {"within_alphabet": True}}
+    assert "within alphabets" in published.task_title(within)
+    assert published.published_values(old) and not published.published_values(within)
+
+
+def test_training_is_augmented_and_evaluation_is_within_an_alphabet(glyphs):
+    """By the drawn images: training has several alphabets and interpolated pixels."""
+    config = replace(glyphs, rotate=False)
+    more = replace(config, augment=True, within_alphabet=True)
+    changed, plain = (omniglot.experiment(each).samplers for each in (more, config))
+    key = jax.random.key(0)
+    same = changed["train"](key).support[1], plain["train"](key).support[1]
+    np.testing.assert_array_equal(*same)
+    assert (changed["train"](key).support[0] != plain["train"](key).support[0]).any()
+    characters = tasks_glyphs.load()
+    alphabet_of = {
+        drawing.tobytes(): alphabet(name)
+        for drawings, name in zip(characters.images, characters.names, strict=True)
+        for drawing in drawings
+    }
+
+    def alphabets(sample, key):
+        pixels = np.rint(255 * np.asarray(sample(key).support[0][..., 0])).astype(np.uint8)
+        return {alphabet_of[image.tobytes()] for image in pixels}
+
+    for number in range(5):
+        key = jax.random.key(number)
+        assert all(len(alphabets(changed[split], key)) == 1 for split in ("val", "test"))
+    assert any(len(alphabets(plain["test"], jax.random.key(number))) > 1 for number in range(5))
+
+
+def test_curves_of_ten_steps_and_more_keep_their_order_and_score_the_last(waves):
+    result = sinusoid.main(replace(waves, inner_steps=11, eval_steps=12, seeds=2))
+    steps = [str(step) for step in range(13)]
+    assert [*result.summary["mse"]] == steps == [*result.summary["each_seed"]["mse"]]
+    line = json.loads((result.out / "log.jsonl").read_text().splitlines()[-1])
+    assert [*line["val"]["mse"]] == steps[:12]
+    best = checkpoints.best_step(result.out / "checkpoints")
+    losses = {
+        line["step"]: line["val"]["mse"]["11"]["mean"]
+        for line in map(json.loads, (result.out / "log.jsonl").read_text().splitlines())
+    }
+    assert best == min(losses, key=lambda step: losses[step])
 
 
 def test_the_seeds_of_one_command_and_of_several_are_one_row_of_all_seeds(waves, tmp_path):

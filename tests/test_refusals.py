@@ -366,7 +366,7 @@ CALLS |= {
             ((jnp.ones(1), {}), r"an objective returns one number; got an array of \(1,\)"),
             ((1, {}), "an objective returns a real floating-point number; got int32"),
             ((1j, {}), "an objective returns a real floating-point number; got complex"),
-            ((1.0, [1.0]), "metrics of a meta-gradient are a dictionary; got list"),
+            ((1.0, [1.0]), "metrics of a meta-gradient or an objective are a dictionary; got list"),
             ((1.0, {"m": "a"}), "metrics of an objective are numbers; got 'a' at 'm'"),
             ((1.0, {"m": KEY}), "metrics of a meta-gradient are numbers"),
         )
@@ -490,6 +490,13 @@ CALLS |= {
     "region a tuple": (
         lambda: trust_region_step(tuple(REGION), PARAMS, EPISODES, KEY),
         "must be a TrustRegion",
+    ),
+    "region with metrics in a list": (
+        lambda: trust_region_step(
+            REGION._replace(objective=lambda *task: (1.0 * task[0]["b"].sum(), [1.0])),
+            *(PARAMS, EPISODES, KEY),
+        ),
+        "metrics of a meta-gradient or an objective are a dictionary; got list",
     ),
     "region without outputs": (
         lambda: trust_region_step(REGION._replace(outputs=None), PARAMS, EPISODES, KEY),

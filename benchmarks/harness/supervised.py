@@ -67,7 +67,13 @@ def run(experiment: Experiment, config: DataOptions) -> Result:
 def study(experiment: Experiment, config: DataOptions) -> Study:
     """The study of an experiment: `maml.meta_step` with Adam, and an evaluation step by step."""
     optimizer, layout = outer_optimizer(experiment, config), _layout(experiment, config)
-    headline = experiment.headline
+    headline, devices = experiment.headline, layout.mesh.size if layout.mesh else 1
+    if layout.chunk and config.meta_batch // devices % layout.chunk:
+        raise ValueError(
+            f"a chunk must divide the number of tasks of each of {devices} devices, which is"
+            f" {config.meta_batch // devices}; got {layout.chunk}; with --devices 1 it may be any"
+            f" divisor of {config.meta_batch}"
+        )
 
     def start(key: RandomKey) -> MetaState:
         return maml.init(experiment.algorithm, optimizer, experiment.init(key))
@@ -166,14 +172,6 @@ def _by_step(values: dict[str, np.ndarray]) -> Values:
 def _layout(experiment: Experiment, config: DataOptions) -> hardware.Layout:
     """One for the whole run: what is trained on some devices is evaluated on them."""
     together = math.gcd(config.meta_batch, config.val_tasks, config.eval_tasks)
-    layout = hardware.layout(
+    return hardware.layout(
         together, heavy=experiment.heavy, devices=config.devices, chunk=config.chunk
     )
-    devices = layout.mesh.size if layout.mesh else 1
-    if layout.chunk and config.meta_batch // devices % layout.chunk:
-        raise ValueError(
-            f"a chunk must divide the {config.meta_batch // devices} tasks of each of {devices}"
-            f" devices; got {layout.chunk}; with --devices 1 it may be one of all"
-            f" {config.meta_batch}"
-        )
-    return layout

@@ -4,6 +4,7 @@ The latter, `naive_side`, is one `grad` of one `vmap` over tasks of plain functi
 neither `maml` nor `tasks`.
 """
 
+import gc
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -62,7 +63,7 @@ class Side(NamedTuple):
 
 def clock(call: Callable[[], object]) -> Callable[[int], float]:
     """The function from a number of calls to the seconds that they take."""
-    return lambda times: timeit(call, number=times)
+    return lambda times: timeit(call, setup=gc.enable, number=times)  # timeit disables it
 
 
 def leaves_by_name(params: PyTree) -> Arrays:

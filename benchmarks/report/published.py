@@ -78,6 +78,9 @@ RENAMED = {
     "strength": "regularisation",
 }
 
+# Options of few-shot learning that older runs lack, with the values that they had in effect.
+ADDED = {"augment": False, "within_alphabet": False, "zero_head": False}
+
 
 def task_title(summary: Summary) -> str:
     """The task of a run, such as `omniglot 5-way 1-shot`."""
@@ -85,6 +88,7 @@ def task_title(summary: Summary) -> str:
     words = [config.get("dataset") or summary["benchmark"]]
     words += ["corners"] * bool(config.get("corners"))
     words += ["of frequencies"] * bool(config.get("frequencies"))
+    words += ["within alphabets"] * bool(config.get("within_alphabet"))
     words += [f"{config[name]}-{name[:-1]}" for name in ("ways", "shots") if name in config]
     if summary["benchmark"] == "bandits":
         arms = f"of {config['arms']} arms" if config["problem"] == "bandit" else "episodes"
@@ -109,6 +113,7 @@ def published_values(summary: Summary) -> dict[str, str]:
 def config_of_today(config: dict[str, Any]) -> dict[str, Any]:
     """The options of a recorded run, with the names and values that they have today."""
     today = {RENAMED.get(name, name): value for name, value in config.items() if name != "memory"}
+    today = (ADDED if "dataset" in today else {}) | today
     return today | ({"chunk": "auto"} if today.get("chunk", "auto") is None else {})
 
 

@@ -104,7 +104,7 @@ def read_results(folder: Path = RESULTS) -> list[Summary]:
 
 
 def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
-    """Groups runs that differ in their seed alone; of several runs of one seed, the latest counts.
+    """Groups runs that differ in their seeds alone; of several runs of one seed, the latest counts.
 
     A run may lack options that did not exist when it was recorded.
     """
@@ -128,7 +128,9 @@ def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
             groups.append(group := ({}, {}))
         group[0].update(options)
         group[1][summary["seed"]] = summary
-    return [list(runs.values()) for _, runs in groups]
+    every = [[*runs.values()] for _, runs in groups]
+    # A line of several seeds whose own means were not recorded does not count as one of them.
+    return [[run for run in runs if run.get("seeds", 1) == 1] or runs for runs in every]
 
 
 def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) -> str:
