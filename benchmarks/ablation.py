@@ -23,7 +23,7 @@ from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import NUMBER, TRUTH, save_figure
 from benchmarks.harness.statistics import mean_over_seeds
-from benchmarks.harness.supervised import run
+from benchmarks.harness.supervised import run_experiment
 from benchmarks.harness.tables import print_table
 from benchmarks.omniglot import PAPER
 from benchmarks.report.published import Summary
@@ -107,7 +107,7 @@ def run_variant(options: Ablation, variant: str, seed: int) -> Summary:
     finished = (out / "summary.json").exists()
     summary = folders.read_summary(out, FINISHED) if finished else {"interrupted": True}
     if summary["interrupted"]:
-        summary = run(experiment(config), config).summary
+        summary = run_experiment(experiment(config), config).summary
     else:
         folders.claim_folder(out, folders.result_options("omniglot", config))
     if summary["interrupted"]:

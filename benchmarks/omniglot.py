@@ -21,7 +21,7 @@ from dataclasses import replace
 from benchmarks.few_shot import FewShot, experiment
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.run import Result
-from benchmarks.harness.supervised import run
+from benchmarks.harness.supervised import run_experiment
 from benchmarks.report import figures, published, tables
 
 PAPER = FewShot(
@@ -153,7 +153,7 @@ PRESETS = {
 def main(config: FewShot) -> Result:
     """Runs the experiment, prints the table and draws the figures."""
     omniglot = experiment(config)
-    result = run(omniglot, config)
+    result = run_experiment(omniglot, config)
     tables.show(result.summary)
     figures.learning_curve(
         result.out,

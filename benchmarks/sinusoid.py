@@ -24,7 +24,7 @@ from benchmarks.harness.bounds import check_size
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.options import DataOptions
 from benchmarks.harness.run import Result
-from benchmarks.harness.supervised import BLOCK, Experiment, run
+from benchmarks.harness.supervised import BLOCK, Experiment, run_experiment
 from benchmarks.report import figures, published, tables
 from maml.types import Params, RandomKey
 from tasks.models import MLP
@@ -159,7 +159,7 @@ def experiment(config: Sinusoid) -> Experiment:
 def main(config: Sinusoid) -> Result:
     """Runs the experiment, prints the table and draws the figures."""
     sinusoids = experiment(config)
-    result = run(sinusoids, config)
+    result = run_experiment(sinusoids, config)
     tables.show(result.summary)
     figures.learning_curve(
         result.out,

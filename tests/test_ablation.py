@@ -34,7 +34,7 @@ class Runs:
 def runs(monkeypatch):
     made = Runs()
     monkeypatch.setattr(ablation, "experiment", lambda config: config)
-    monkeypatch.setattr(ablation, "run", lambda experiment, config: made.run(config))
+    monkeypatch.setattr(ablation, "run_experiment", lambda experiment, config: made.run(config))
     return made
 
 

@@ -403,7 +403,7 @@ def test_cells_that_were_found_are_meta_trained_as_every_other_model_is(chosen):
     grads, metrics = one_task(learner)(params, episode, KEY)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert metrics["query"]["accuracy"] == 1.0  # the queries are the support, in another order
-    with pytest.raises(ValueError, match="tokens is read only with model cells"):
+    with pytest.raises(ValueError, match="tokens is used only with model cells"):
         experiment(replace(config, model="conv4"))
     for broken in ("", "0,1", "0,1,x"):
         with pytest.raises(ValueError, match=r"tokens|blocks"):

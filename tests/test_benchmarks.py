@@ -88,7 +88,7 @@ def test_every_algorithm_learns_every_layer(glyphs, algorithm, tmp_path):
     change = {"algorithm": algorithm, "out": tmp_path / "run"}
     config = replace(glyphs, inner_steps=2, inner_rate=0.5, val_tasks=0, **change)
     experiment = omniglot.experiment(config)
-    learned = supervised.run(experiment, config).of_seed()
+    learned = supervised.run_experiment(experiment, config).of_seed()
     learned = getattr(learned, "params", learned)["params"]
     for path, leaf in jax.tree.leaves_with_path(experiment.initial()["params"]):
         assert jnp.any(leaf != reduce(lambda tree, key: tree[key.key], path, learned)), path
@@ -97,7 +97,10 @@ def test_every_algorithm_learns_every_layer(glyphs, algorithm, tmp_path):
 @pytest.mark.parametrize("batch_norm", ["support", "running"])
 def test_the_batch_norm_mode_is_in_the_summary(glyphs, batch_norm, tmp_path):
     config = replace(glyphs, batch_norm=batch_norm, out=tmp_path / "run", val_tasks=0)
-    assert supervised.run(omniglot.experiment(config), config).summary["batch_norm"] == batch_norm
+    assert (
+        supervised.run_experiment(omniglot.experiment(config), config).summary["batch_norm"]
+        == batch_norm
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["pretrained", "oracle"])
@@ -109,7 +112,7 @@ def test_sinusoids_run_with_their_baselines(waves, algorithm):
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another(waves, tmp_path):
     runs = [
-        supervised.run(sinusoid.experiment(config), config).summary["mse"]
+        supervised.run_experiment(sinusoid.experiment(config), config).summary["mse"]
         for config in (
             waves,
             replace(waves, out=tmp_path / "again"),
@@ -128,7 +131,7 @@ def test_ctrl_c_ends_with_the_evaluation_of_what_was_learned(waves, monkeypatch,
         return evaluate(*args)
 
     monkeypatch.setattr(supervised, "evaluate", interrupting)
-    summary = supervised.run(sinusoid.experiment(waves), waves).summary
+    summary = supervised.run_experiment(sinusoid.experiment(waves), waves).summary
     assert summary["interrupted"] and summary["meta_steps"] == 2
     assert [line["step"] for line in read(waves.out / "log.jsonl")] == [2]
     assert "Stopped after 2 meta-steps" in capsys.readouterr().out
@@ -137,7 +140,7 @@ def test_ctrl_c_ends_with_the_evaluation_of_what_was_learned(waves, monkeypatch,
 def test_a_gradient_that_stays_broken_ends_the_run_and_says_since_when_and_where(waves):
     config = replace(waves, inner_rate=1e30, patience=3)
     with pytest.raises(FloatingPointError, match=r"not finite since step 0, in .*Dense_0/bias"):
-        supervised.run(sinusoid.experiment(config), config)
+        supervised.run_experiment(sinusoid.experiment(config), config)
     assert [line["skipped"] for line in read(waves.out / "log.jsonl")] == [[2], [4]]
 
 
@@ -151,14 +154,16 @@ def test_a_gradient_that_is_broken_now_and_then_is_left_out_and_counted(waves):
 
     clean = experiment.samplers["train"]
     experiment = experiment._replace(samplers=experiment.samplers | {"train": broken})
-    summary = supervised.run(experiment, replace(waves, meta_steps=20, meta_batch=1)).summary
+    summary = supervised.run_experiment(
+        experiment, replace(waves, meta_steps=20, meta_batch=1)
+    ).summary
     assert 0 < summary["skipped_steps"] < 20
     assert all(value["mean"] is not None for value in summary["mse"].values())
 
 
 def test_a_diverging_task_is_reported_and_its_score_is_null(waves):
     config = replace(waves, inner_rate=1e30, meta_steps=0)
-    summary = supervised.run(sinusoid.experiment(config), config).summary
+    summary = supervised.run_experiment(sinusoid.experiment(config), config).summary
     assert summary["mse"]["2"] == {"mean": None, "ci95": None}
     assert 0 < summary["not_finite"]["mse"]["2"] <= summary["tasks"]
     assert tables.cell([summary], "2") == "diverged"
@@ -166,7 +171,7 @@ def test_a_diverging_task_is_reported_and_its_score_is_null(waves):
 
 def test_validation_and_evaluation_compile_once_each(waves):
     before = supervised._evaluate._cache_size()  # pyright: ignore
-    supervised.run(sinusoid.experiment(waves), waves)
+    supervised.run_experiment(sinusoid.experiment(waves), waves)
     assert supervised._evaluate._cache_size() - before == 2  # pyright: ignore
 
 
@@ -187,7 +192,7 @@ def test_validation_tasks_are_not_the_test_tasks(waves):
         ({"queries": 20}, "1 shots \\+ 20 queries need as many examples of each class; got 20"),
         ({"algorithm": "reptile", "batch_norm": "running"}, "batch_norm must not be running"),
         ({"algorithm": "reptile"}, "reptile needs inner_steps >= 2; got 1"),
-        ({"algorithm": "fomaml", "hvp": "forward"}, "hvp is read only with .*; got 'forward'"),
+        ({"algorithm": "fomaml", "hvp": "forward"}, "hvp is used only with .*; got 'forward'"),
         ({"precision": "tensorfloat32"}, "tensorfloat32"),
         ({"algorithm": "imaml"}, r"inner_rate \* regularisation must be < 2 .*; got 2.0 \* 2.0"),
     ],
@@ -281,7 +286,7 @@ def test_a_preset_is_changed_by_the_other_options():
 def test_a_recorded_run_is_a_row_of_the_table(waves, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "RESULTS", tmp_path)
     config = replace(waves, record=True)
-    summary = supervised.run(sinusoid.experiment(config), config).summary
+    summary = supervised.run_experiment(sinusoid.experiment(config), config).summary
     assert tables.read_results(tmp_path) == [summary]
     assert tables.cell([summary], "1") in tables.markdown([summary])
 
@@ -409,7 +414,7 @@ def test_the_demo_runs(tmp_path, capsys):
 
 def test_a_figure_without_validation_has_one_curve(waves):
     config = replace(waves, val_tasks=0)
-    supervised.run(sinusoid.experiment(config), config)
+    supervised.run_experiment(sinusoid.experiment(config), config)
     figure = figures.learning_curve(config.out, {"mse": "tasks"}, "MSE", title="")
     assert isinstance(figure, Figure) and len(figure.axes[0].lines) == 1
 
@@ -425,6 +430,6 @@ def test_the_share_of_tasks_left_out_is_in_the_log(waves):
 
     broken = maml.unrolled(experiment.algorithm.learner, loss, 1)
     algorithm = experiment.algorithm._replace(grad=broken)
-    supervised.run(experiment._replace(algorithm=algorithm), config)
+    supervised.run_experiment(experiment._replace(algorithm=algorithm), config)
     lines = read(config.out / "log.jsonl")
     assert all(0.1 < line["left_out"][0] < 0.9 and "skipped" not in line for line in lines)

@@ -40,7 +40,7 @@ from benchmarks.harness.files import (
     read_lines,
     write_text,
 )
-from benchmarks.harness.folders import OPTIONS
+from benchmarks.harness.folders import CONFIG_SCHEMA
 from benchmarks.harness.stored import SCORE, read_arrays, tree_from_arrays, write_arrays
 from benchmarks.maml_bench import Bench, load_accuracies
 from benchmarks.peers import __main__ as peers
@@ -127,15 +127,15 @@ JSON = [
     ('{"step": 1, "seconds": NaN}', LINE, "got NaN at 'seconds'; expected a finite number"),
     ('{"step": 1, "seconds": 1' + "0" * 400 + "}", LINE, r"got 10*\.\.\. at 'seconds'; expected a"),
     ('{"score": "0.5"}', SCORE, "got \"0.5\" at 'score'; expected a number or null"),
-    ('{"outer_rate": 1}', OPTIONS, "got null at 'meta_steps'; expected an integer >= 0"),
+    ('{"outer_rate": 1}', CONFIG_SCHEMA, "got null at 'meta_steps'; expected an integer >= 0"),
     (
         '{"meta_steps": 1, "outer_rate": 1, "history": [{"step": null}]}',
-        OPTIONS,
+        CONFIG_SCHEMA,
         "got null at 'history/0/step'; expected an integer",
     ),
     (
         '{"meta_steps": 1, "outer_rate": 1, "history": 3}',
-        OPTIONS,
+        CONFIG_SCHEMA,
         "got 3 at 'history'; expected a list or null",
     ),
     ('{"run": null}', CHILD, "got null at 'run'; expected an integer >= 0"),
@@ -151,7 +151,10 @@ def test_json_that_is_not_what_it_must_be_is_refused_with_its_place(text, schema
 
 def test_json_that_fits_is_itself_and_a_name_that_is_not_there_is_null(tmp_path):
     assert parse_json('{"score": NaN, "x": 1}', SCORE, "here").keys() == {"score", "x"}
-    assert parse_json('{"meta_steps": 1, "outer_rate": 1e-3}', OPTIONS, "here")["meta_steps"] == 1
+    assert (
+        parse_json('{"meta_steps": 1, "outer_rate": 1e-3}', CONFIG_SCHEMA, "here")["meta_steps"]
+        == 1
+    )
     log = tmp_path / "log.jsonl"
     log.write_text('{"step": 1, "seconds": 0}\n{"step": 2, "sec')
     assert [line["step"] for line in read_lines(log, LINE)] == [1]

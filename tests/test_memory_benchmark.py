@@ -77,7 +77,7 @@ def test_a_program_beyond_the_memory_is_compiled_and_not_run(monkeypatch, capsys
         ({"inner_rate": 0.0}, "inner_rate must be positive; got 0.0"),
         ({"sequences": 0}, "sequences must be >= 1; got 0"),
         ({"inner_rate": 1.0}, "inner_rate must be < 1 for implicit; got 1.0"),
-        ({"model": ("conv4",)}, "layers is read only with model transformer; leave it at 4; got 1"),
+        ({"model": ("conv4",)}, "layers is used only with model transformer; leave it at 4; got 1"),
     ],
 )
 def test_bad_options_are_refused(change, message):

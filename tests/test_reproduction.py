@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import omniglot, sinusoid
-from benchmarks.harness.supervised import run
+from benchmarks.harness.supervised import run_experiment
 from benchmarks.report.published import published_values
 
 pytestmark = pytest.mark.slow
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 def test_sinusoids_reach_the_paper_within_the_confidence_interval(tmp_path):
     config = replace(sinusoid.PAPER, out=tmp_path / "run")
-    summary = run(sinusoid.experiment(config), config).summary
+    summary = run_experiment(sinusoid.experiment(config), config).summary
     for step, expected in published_values(summary).items():
         got = summary["mse"][step]
         assert got["mean"] - got["ci95"] <= float(expected), (step, got)
@@ -21,5 +21,5 @@ def test_sinusoids_reach_the_paper_within_the_confidence_interval(tmp_path):
 
 def test_glyphs_are_learned_far_beyond_the_nearest_neighbour_in_pixels(tmp_path):
     config = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], out=tmp_path / "run")
-    accuracy = run(omniglot.experiment(config), config).summary["accuracy"]
+    accuracy = run_experiment(omniglot.experiment(config), config).summary["accuracy"]
     assert accuracy["0"]["mean"] < 0.25 and accuracy["1"]["mean"] > 0.75

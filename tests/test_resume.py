@@ -39,7 +39,7 @@ def config(tmp_path):
 
 
 def run(config):
-    return supervised.run(sinusoid.experiment(config), config)
+    return supervised.run_experiment(sinusoid.experiment(config), config)
 
 
 def log(folder):
@@ -411,7 +411,7 @@ def test_a_renamed_layer_does_not_begin_a_run_anew(ended, tmp_path):
     layers = experiment.initial()["params"]
     renamed = {f"Layer_{place}": layer for place, layer in enumerate(layers.values())}
     with pytest.raises(ValueError, match=r"at 'opt_state/.*Dense_0.*'; expected nothing"):
-        supervised.run(experiment._replace(init=lambda key: {"params": renamed}), config)
+        supervised.run_experiment(experiment._replace(init=lambda key: {"params": renamed}), config)
     assert files(out) == before
 
 

@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     glyphs = omniglot.PRESETS["glyphs-5-way-1-shot"]
     config = replace(glyphs, model="fully-connected", meta_batch=2, **TINY)
     config = replace(config, out=tmp_path_factory.mktemp("glyphs") / "run")
-    return supervised.run(omniglot.experiment(config), config)
+    return supervised.run_experiment(omniglot.experiment(config), config)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_run_starts_from_the_weights_in_a_file(run, file, tmp_path):
     glyphs = omniglot.PRESETS["glyphs-5-way-1-shot"]
     config = replace(glyphs, model=options["model"], meta_batch=2, **(TINY | {"meta_steps": 0}))
     config = replace(config, out=tmp_path / "started", start_from=file)
-    started = supervised.run(omniglot.experiment(config), config)
+    started = supervised.run_experiment(omniglot.experiment(config), config)
     assert started.summary["start_from"] == str(file)
     _, _, loaded = weights.load_trained(file)
     jax.tree.map(np.testing.assert_array_equal, started.of_seed(), loaded)
@@ -121,7 +121,7 @@ def waves(tmp_path_factory):
     for seed in (0, 1):
         out = folder / str(seed)
         config = replace(sinusoid.PAPER, meta_batch=3, seed=seed, out=out, **TINY)
-        result.append(supervised.run(sinusoid.experiment(config), config))
+        result.append(supervised.run_experiment(sinusoid.experiment(config), config))
     return result
 
 

@@ -49,24 +49,26 @@ def _r2d2(
     return maml.r2d2(loss, features, head=head, regularisation=ridge, scale=scale)
 
 
-STEPS = "inner_rate", "inner_steps"
+DESCENT = "inner_rate", "inner_steps"
 # Adaptation by policy gradients, and the terms of the outer loss that concern it.
-POLICY = *STEPS, "inner_reward", "surrogate", "exploration_coef", "kl_coef"
-THROUGH = *POLICY, "hvp", "remat"  # differentiates through the inner steps
+POLICY_GRADIENT = *DESCENT, "inner_reward", "surrogate", "exploration_coef", "kl_coef"
+SECOND_ORDER = *POLICY_GRADIENT, "hvp", "remat"  # differentiates through the inner steps
 PLUS_PLUS = "learn_rates", "multi_step", "per_step_norm"
 ALGORITHMS = {
-    "maml": Entry(maml.maml, (*THROUGH, "first_order")),
-    "maml++": Entry(maml.maml_plus_plus, (*THROUGH, "first_order", *PLUS_PLUS)),
-    "fomaml": Entry(maml.fomaml, POLICY),
-    "anil": Entry(maml.anil, THROUGH),
-    "boil": Entry(_boil, THROUGH),
-    "meta_sgd": Entry(maml.meta_sgd, THROUGH),
-    "reptile": Entry(maml.reptile, STEPS),
-    "imaml": Entry(partial(maml.imaml, cg_steps=5), (*STEPS, "regularisation")),
-    "cavia": Entry(maml.cavia, (*THROUGH, "context")),
+    "maml": Entry(maml.maml, (*SECOND_ORDER, "first_order")),
+    "maml++": Entry(maml.maml_plus_plus, (*SECOND_ORDER, "first_order", *PLUS_PLUS)),
+    "fomaml": Entry(maml.fomaml, POLICY_GRADIENT),
+    "anil": Entry(maml.anil, SECOND_ORDER),
+    "boil": Entry(_boil, SECOND_ORDER),
+    "meta_sgd": Entry(maml.meta_sgd, SECOND_ORDER),
+    "reptile": Entry(maml.reptile, DESCENT),
+    "imaml": Entry(partial(maml.imaml, cg_steps=5), (*DESCENT, "regularisation")),
+    "cavia": Entry(maml.cavia, (*SECOND_ORDER, "context")),
     "protonet": Entry(maml.protonet, ("train_ways",)),
     "r2d2": Entry(_r2d2, ("train_ways",)),
-    **dict.fromkeys(("pretrained", "oracle", "random"), Entry(maml.maml, (*STEPS, "inner_reward"))),
+    **dict.fromkeys(
+        ("pretrained", "oracle", "random"), Entry(maml.maml, (*DESCENT, "inner_reward"))
+    ),
     "rl2": Entry(maml.maml, ("inner_steps",)),
 }
 JOINT = ("pretrained", "oracle", "random", "rl2")  # meta-trained without inner steps

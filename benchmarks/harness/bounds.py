@@ -125,7 +125,7 @@ def check_used(
         value = getattr(options, field.name)
         if field.name in names and default is not MISSING and value != default:
             raise ValueError(
-                f"{field.name} is read only with {by}; leave it at {default!r}; got {value!r}"
+                f"{field.name} is used only with {by}; leave it at {default!r}; got {value!r}"
             )
 
 

@@ -19,7 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from benchmarks.harness import stored
 from benchmarks.harness.options import RunOptions
-from benchmarks.harness.stored import CURE, DamagedError, latest, steps
+from benchmarks.harness.stored import NOTHING_CHANGED, DamagedError, checkpoint_paths, latest
 from benchmarks.harness.study import stack
 from maml.tree import leaves_by_path
 
@@ -79,7 +79,7 @@ def _explain_failure(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        good = [path.name for path in steps(folder)][-1:] or ["none"]
+        good = [path.name for path in checkpoint_paths(folder)][-1:] or ["none"]
         reason = str(error).strip().splitlines()[0]
         raise OSError(
             f"no checkpoint can be written to {folder}; the last good one is {good[0]}: {reason}"
@@ -106,11 +106,11 @@ def restore(folder: Path, state: State, most: int | None = None) -> State:
         OSError: Files cannot be read now, whatever they hold.
         ValueError: A checkpoint has another kind of state or step, or is beyond `most`.
     """
-    paths = steps(folder)
+    paths = checkpoint_paths(folder)
     damaged: dict[Path, str] = {}
     for path in reversed(paths):
         if most is not None and int(path.name) > most:
-            cure = CURE.format("give more --meta-steps, or delete it")
+            cure = NOTHING_CHANGED.format("give more --meta-steps, or delete it")
             raise ValueError(f"{path} is beyond the {most} meta-steps of the run: {cure}")
         try:
             loaded = load(folder, state, step=int(path.name))
@@ -133,7 +133,7 @@ def restore(folder: Path, state: State, most: int | None = None) -> State:
     if damaged:
         reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged.items())
         untrained = " except that before training" * (paths[0] not in damaged)
-        cure = CURE.format("put the files back from a copy")
+        cure = NOTHING_CHANGED.format("put the files back from a copy")
         raise DamagedError(f"no checkpoint in {folder}{untrained} can be read ({reasons}); {cure}")
     print("There is no checkpoint to resume from: starting from the first meta-step.")
     return state
@@ -149,7 +149,7 @@ def load(folder: Path, state: State, *, step: int | None = None) -> State:
     """
     path = latest(folder) if step is None else folder / str(step)
     arrays = stored.leaves(path)
-    cure = CURE.format("use the code and the options that wrote it")
+    cure = NOTHING_CHANGED.format("use the code and the options that wrote it")
     try:
         loaded = stored.tree_from_arrays(arrays, state, f"the checkpoint {path}")
     except ValueError as error:
@@ -158,7 +158,7 @@ def load(folder: Path, state: State, *, step: int | None = None) -> State:
     if stored_steps.tolist() != [int(path.name)]:
         raise ValueError(
             f"{path} holds the state of step {', '.join(map(str, stored_steps))}: it is a"
-            f" checkpoint of another run; {CURE.format('delete it')}"
+            f" checkpoint of another run; {NOTHING_CHANGED.format('delete it')}"
         )
     return loaded
 
@@ -169,7 +169,7 @@ def initial_params(config: RunOptions, like: PyTree) -> PyTree:
     Raises:
         ValueError: As `meta_params`.
     """
-    resumed = config.resume and config.out and steps(config.out / "checkpoints")
+    resumed = config.resume and config.out and checkpoint_paths(config.out / "checkpoints")
     if config.start_from is None or resumed:
         return like
     one = jax.tree.map(lambda leaf: leaf[0], like)
@@ -213,7 +213,9 @@ def meta_params(source: Path, like: PyTree, place: int = 0) -> PyTree:
 
 def best_step(folder: Path) -> int | None:
     """The step of the checkpoint with the highest finite score; None if there is none."""
-    scores = {int(path.name): stored.score(stored.metrics(path)) for path in steps(folder)}
+    scores = {
+        int(path.name): stored.score(stored.metrics(path)) for path in checkpoint_paths(folder)
+    }
     step = max(scores, key=lambda step: (scores[step], step), default=None)
     return None if step is None or scores[step] == -math.inf else step
 

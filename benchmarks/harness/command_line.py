@@ -125,7 +125,7 @@ def parse(
     if {"-h", "--help"} & {*argv}:
         unwrap_docstrings(kind)
     options: dict[str, Any] = {} if default is None else {"default": default}
-    options |= {"prog": f"python -m {script}"} if (script := script_name()) else {}
+    options |= {"prog": f"python -m {script}"} if (script := hardware.script_name()) else {}
     with redirect_stderr(io.StringIO()) as printed:
         try:
             return tyro.cli(kind, description=description, args=argv, **options)
@@ -169,8 +169,20 @@ def preset_lines(presets: Mapping[str, RunOptions]) -> str:
     texts = [f"- {first['preset']}: the default"]
     for other in others:
         changed = (name for name in other if other[name] != first[name] and name != "preset")
-        texts.append(f"- {other['preset']}: {', '.join(f'{n} {other[n]}' for n in changed)}")
+        texts.append(f"- {other['preset']}: {' '.join(as_words(n, other[n]) for n in changed)}")
     return "\n".join(texts)
+
+
+def as_words(name: str, value: Any) -> str:
+    """An option as it is written on the command line.
+
+    >>> as_words("inner_rate", 0.1), as_words("cosine", True), as_words("rotate", False)
+    ('--inner-rate 0.1', '--cosine', '--no-rotate')
+    """
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {value}"
 
 
 def nearest(name: str, names: Iterable[str], before: str = "") -> str:
@@ -183,12 +195,6 @@ def nearest(name: str, names: Iterable[str], before: str = "") -> str:
     """
     similar = get_close_matches(name, names, 1)
     return f" (did you mean {before}{similar[0]}?)" if similar else ""
-
-
-def script_name() -> str | None:
-    """The name of the module that `python -m` runs; None in a notebook and in a test."""
-    spec = sys.modules["__main__"].__spec__
-    return spec.name.removesuffix(".__main__") if spec else None
 
 
 @contextmanager

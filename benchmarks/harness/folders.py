@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import hardware
-from benchmarks.harness.command_line import script_name
 from benchmarks.harness.files import (
     COUNT,
     NUMBER,
@@ -22,15 +21,19 @@ from benchmarks.harness.files import (
     write_text,
 )
 from benchmarks.harness.options import RunOptions
-from benchmarks.harness.stored import steps
+from benchmarks.harness.stored import checkpoint_paths
 
 RESULTS = Path("results")
-MADE = ".json", ".jsonl", ".md", ".npz", ".png"  # suffixes of the files that scripts write
+SUFFIXES = ".json", ".jsonl", ".md", ".npz", ".png"  # suffixes of the files that scripts write
 # Options that do not change results.
-FREE = "resume", "record", "out", "cache", "save_seconds", "tensorboard"
-LATER = "meta_steps", "outer_rate"  # options that may change when a run is resumed
-CHANGES = [{"step": COUNT, "meta_steps": (COUNT, None), "outer_rate": (NUMBER, None)}]
-OPTIONS = {"meta_steps": COUNT, "outer_rate": NUMBER, "history": (CHANGES, None)}  # of a run
+NO_EFFECT = "resume", "record", "out", "cache", "save_seconds", "tensorboard"
+CHANGEABLE = "meta_steps", "outer_rate"  # options that may change when a run is resumed
+HISTORY_SCHEMA = [{"step": COUNT, "meta_steps": (COUNT, None), "outer_rate": (NUMBER, None)}]
+CONFIG_SCHEMA = {
+    "meta_steps": COUNT,
+    "outer_rate": NUMBER,
+    "history": (HISTORY_SCHEMA, None),
+}  # of a run
 
 
 def new_folder(name: str) -> Path:
@@ -61,8 +64,8 @@ def run_folder(name: str, config: RunOptions) -> Path:
     if config.resume:
         if not (config.out and (out / "config.json").exists()):
             raise ValueError(f"there is no run to resume in {out}; name its folder with --out")
-        stored = _check_same_options(out, options, but=LATER)
-        before = check_schema(stored, OPTIONS, out / "config.json")["meta_steps"]
+        stored = _check_same_options(out, options, but=CHANGEABLE)
+        before = check_schema(stored, CONFIG_SCHEMA, out / "config.json")["meta_steps"]
         if config.full_length_schedule and before != config.meta_steps:
             raise ValueError(
                 f"{config.full_length_schedule} spans the {before} meta-steps of {out}, so they"
@@ -71,7 +74,7 @@ def run_folder(name: str, config: RunOptions) -> Path:
             )
         return out
     made = [out / name for name in ("log.jsonl", "summary.json") if (out / name).exists()]
-    if made or steps(out / "checkpoints"):
+    if made or checkpoint_paths(out / "checkpoints"):
         raise ValueError(f"{out} holds a run; continue it with --resume, or name another --out")
     claim_folder(out, options)
     return out
@@ -110,7 +113,7 @@ def check_free(out: Path, but: Collection[str] = ()) -> None:
         )
     if (out / "config.json").exists() or not out.exists():
         return
-    results = sorted(path.name for path in out.iterdir() if path.suffix in MADE)
+    results = sorted(path.name for path in out.iterdir() if path.suffix in SUFFIXES)
     if others := [name for name in results if name not in but]:
         raise ValueError(
             f"{out} holds {others[0]}, but no config.json with the options of its run; name"
@@ -145,17 +148,17 @@ def record_changed_options(out: Path, config: RunOptions, done: int) -> None:
     Its `history` has the options at the start, then each change with the number of meta-steps that
     were done before it.
     """
-    before = read_object(out / "config.json", OPTIONS)
-    first = {"step": 0} | {name: before[name] for name in LATER}
+    before = read_object(out / "config.json", CONFIG_SCHEMA)
+    first = {"step": 0} | {name: before[name] for name in CHANGEABLE}
     # Changes at later meta-steps never took effect, or are undone.
     history = [entry for entry in before.get("history") or [first] if entry["step"] < done]
     current = first | {name: value for entry in history for name, value in entry.items()}
-    changed = {n: getattr(config, n) for n in LATER if getattr(config, n) != current.get(n)}
+    changed = {n: getattr(config, n) for n in CHANGEABLE if getattr(config, n) != current.get(n)}
     if done and changed:
         words = (f"{name} is {value}, not {current[name]}" for name, value in changed.items())
         print(f"From meta-step {done} on, {', '.join(words)}.")
     history += [{"step": done} | changed] if changed else []
-    after = before | {name: getattr(config, name) for name in LATER}
+    after = before | {name: getattr(config, name) for name in CHANGEABLE}
     after.pop("history", None)
     after |= {"history": history} if len(history) > 1 else {}
     if after != before:
@@ -180,7 +183,7 @@ def recover_lines(
 def result_options(name: str, config: Any) -> dict[str, Any]:
     """The name of a script, and those of its options that change results."""
     options = {"benchmark": name} | options_as_json(config)
-    return {option: value for option, value in options.items() if option not in FREE}
+    return {option: value for option, value in options.items() if option not in NO_EFFECT}
 
 
 def options_as_json(config: Any) -> dict[str, Any]:
@@ -231,6 +234,6 @@ def provenance() -> dict[str, Any]:
 
     A notebook and a test have no module to name.
     """
-    script = script_name()
+    script = hardware.script_name()
     command = " ".join(["python -m", script, *sys.argv[1:]]) if script else "from Python"
     return {"device": hardware.device(), "versions": hardware.versions(), "command": command}

@@ -5,6 +5,7 @@ The layouts that suit a model and a device were measured; the table is in docs/p
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -125,3 +126,9 @@ def free_bytes() -> int:
     if stats := jax.devices()[0].memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE")
+
+
+def script_name() -> str | None:
+    """The name of the module that `python -m` runs; None in a notebook and in a test."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name.removesuffix(".__main__") if spec else None

@@ -115,12 +115,12 @@ def compile_call(
     every = config.steps_per_call
     prefetch = max(n for n in range(1, study.prefetch + 1) if every % n == 0)
 
-    def one(task: tuple[MetaState, RandomKey]) -> tuple[MetaState, dict[str, Array]]:
-        state, metrics = maml.iterate(study.step, study.sample, *task, every, prefetch=prefetch)
+    def train_seed(start: tuple[MetaState, RandomKey]) -> tuple[MetaState, dict[str, Array]]:
+        state, metrics = maml.iterate(study.step, study.sample, *start, every, prefetch=prefetch)
         return state, study.select_metrics(metrics) | {"left_out": metrics["left_out"]}
 
     def call(states: MetaState, keys: RandomKey) -> tuple[MetaState, dict[str, Array]]:
-        return jax.lax.map(one, (states, keys), batch_size=batch)
+        return jax.lax.map(train_seed, (states, keys), batch_size=batch)
 
     return jax.jit(call, donate_argnums=0).lower(states, keys).compile()
 

@@ -18,7 +18,7 @@ from benchmarks.harness.files import LINE, read_lines, read_object, sole_writer
 from benchmarks.harness.loop import seed_keys, train
 from benchmarks.harness.options import RunOptions
 from benchmarks.harness.statistics import confidence_intervals, count_not_finite, seed_means
-from benchmarks.harness.stored import DamagedError, steps
+from benchmarks.harness.stored import DamagedError, checkpoint_paths
 from benchmarks.harness.study import Study, stack, stack_values, unstack
 from maml.types import MetaParams, MetaState
 
@@ -82,7 +82,7 @@ def check_complete(out: Path) -> None:
     Raises:
         ValueError: saying which.
     """
-    log, saved = read_lines(out / "log.jsonl", LINE), steps(out / "checkpoints")
+    log, saved = read_lines(out / "log.jsonl", LINE), checkpoint_paths(out / "checkpoints")
     for before, after in pairwise([0, *(line["step"] for line in log)]):
         if after <= before:
             raise ValueError(
@@ -141,7 +141,7 @@ def summarise(
     tasks, interrupted = done * config.meta_batch * config.seeds, done < config.total_steps
     summary = {"preset": config.preset, **results, "seed": config.seed, "meta_steps": done}
     summary |= {"interrupted": interrupted, "seconds": seconds}
-    history = read_object(out / "config.json", folders.OPTIONS).get("history") or []
+    history = read_object(out / "config.json", folders.CONFIG_SCHEMA).get("history") or []
     summary |= {"history": history} if len(history) > 1 else {}
     summary |= {"start_from": str(config.start_from)} if config.start_from else {}
     summary |= {

@@ -26,7 +26,7 @@ from maml.tree import leaves_by_path
 
 SCORE = {"score": (ANY_NUMBER, None), "crc32": (COUNT, None)}  # metrics of a checkpoint
 METRICS = Path("metrics") / "metrics"  # below the folder of a checkpoint
-CURE = "nothing was changed: {}, or start a new run in another --out"
+NOTHING_CHANGED = "nothing was changed: {}, or start a new run in another --out"
 # Codes of TensorStore's errors that say nothing about the files themselves.
 PASSING = "ABORTED|CANCELLED|DEADLINE|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENT|UNAVAILABLE"
 
@@ -35,7 +35,7 @@ class DamagedError(ValueError):
     """Files of a checkpoint are missing, or do not hold what was written."""
 
 
-def steps(folder: Path) -> list[Path]:
+def checkpoint_paths(folder: Path) -> list[Path]:
     """The paths of the checkpoints in a folder, in the order of their steps."""
     paths = folder.iterdir() if folder.exists() else ()
     named = (path for path in paths if path.name.isdecimal() and path.name == str(int(path.name)))
@@ -48,7 +48,7 @@ def latest(folder: Path) -> Path:
     Raises:
         ValueError: There is no checkpoint.
     """
-    if not (paths := steps(folder)):
+    if not (paths := checkpoint_paths(folder)):
         raise ValueError(f"there is no checkpoint in {folder}")
     return paths[-1]
 
@@ -137,7 +137,7 @@ def _read_all(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: BaseException) -> OSError:
-    cure = CURE.format("try again when its files can be read")
+    cure = NOTHING_CHANGED.format("try again when its files can be read")
     return OSError(f"the checkpoint {path} cannot be read now: {_first_line(error)}; {cure}")
 
 

@@ -11,9 +11,8 @@ import optax
 
 import maml
 from benchmarks.harness import display, hardware
-from benchmarks.harness import run as engine
 from benchmarks.harness.options import DataOptions
-from benchmarks.harness.run import Result
+from benchmarks.harness.run import Result, run
 from benchmarks.harness.statistics import count_not_finite, curve
 from benchmarks.harness.study import Study, Values, values_by_step
 from maml.types import LossFn, MetaParams, MetaState, Metrics, Params, RandomKey
@@ -59,9 +58,9 @@ class Experiment(NamedTuple):
         return self.init(jax.random.fold_in(jax.random.key(seed), 0))
 
 
-def run(experiment: Experiment, config: DataOptions) -> Result:
+def run_experiment(experiment: Experiment, config: DataOptions) -> Result:
     """Meta-trains and evaluates an experiment; see `benchmarks.harness.run.run`."""
-    return engine.run(study(experiment, config), config)
+    return run(study(experiment, config), config)
 
 
 def study(experiment: Experiment, config: DataOptions) -> Study:

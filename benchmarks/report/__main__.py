@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import COUNT, MEAN, TEXT, check_schema, save_figure, write_text
-from benchmarks.harness.folders import FREE, read_summary, script_folder
+from benchmarks.harness.folders import NO_EFFECT, read_summary, script_folder
 from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.figures import read_log
 from benchmarks.report.published import Summary, published_values, task_title
@@ -63,7 +63,7 @@ def read_summaries(runs: tuple[Path, ...]) -> list[Summary]:
 
 def labels(summaries: list[Summary]) -> list[str]:
     """The labels of runs: the options that differ, or else their place."""
-    options = [{k: v for k, v in s["config"].items() if k not in FREE} for s in summaries]
+    options = [{k: v for k, v in s["config"].items() if k not in NO_EFFECT} for s in summaries]
     differ = [k for k in options[0] if len({str(o.get(k)) for o in options}) > 1]
     names = [", ".join(f"{k} {o.get(k)}" for k in differ) for o in options]
     return [name or f"run {place}" for place, name in enumerate(names, 1)]

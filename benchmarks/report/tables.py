@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
-from benchmarks.harness.folders import FREE, RESULTS
+from benchmarks.harness.folders import NO_EFFECT, RESULTS
 from benchmarks.harness.statistics import mean_over_seeds, split_seeds
 from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.published import (
@@ -111,7 +111,7 @@ def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
     groups: list[tuple[dict[str, Any], dict[int, Summary]]] = []  # options, and runs by seed
     known = (summary for summary in summaries if summary["benchmark"] in METRICS)
     for summary in chain.from_iterable(map(split_seeds, known)):
-        free = {*FREE, "seed", "seeds", "steps_per_call", "devices"}
+        free = {*NO_EFFECT, "seed", "seeds", "steps_per_call", "devices"}
         config = config_of_today(summary["config"])
         options = {name: value for name, value in config.items() if name not in free}
         options |= {name: summary[name] for name in ("benchmark", "algorithm")}

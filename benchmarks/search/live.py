@@ -26,7 +26,7 @@ KEPT = "children.jsonl"
 # A line of that file.
 COUNTS = {"run": COUNT, "number": COUNT, "tokens": [COUNT]}
 CHILD = COUNTS | {"strategy": TEXT, "reward": (NUMBER, None), "seconds": NUMBER}
-FREE = "out", "record", "cache", "runs", "strategies", "executor"  # change no child network
+NO_EFFECT = "out", "record", "cache", "runs", "strategies", "executor"  # change no child network
 RETRAININGS = 3  # trainings of the best child of a search, whose mean accuracy is reported
 
 
@@ -131,7 +131,9 @@ def load_children(config: Search, out: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: The folder holds searches of other options, or lacks its children or options.
     """
-    options = {name: value for name, value in options_as_json(config).items() if name not in FREE}
+    options = {
+        name: value for name, value in options_as_json(config).items() if name not in NO_EFFECT
+    }
     log, file = out / KEPT, out / "config.json"
     if file.exists() and not log.exists():
         raise ValueError(
