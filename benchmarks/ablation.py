@@ -23,6 +23,7 @@ from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import NUMBER, TRUTH, save_figure
 from benchmarks.harness.statistics import mean_over_seeds
+from benchmarks.harness.summary import read_summary, write_summary
 from benchmarks.harness.supervised import run_experiment
 from benchmarks.harness.tables import print_table
 from benchmarks.omniglot import PAPER
@@ -105,7 +106,7 @@ def run_variant(options: Ablation, variant: str, seed: int) -> Summary:
     shrunk |= {"dataset": options.dataset, "data": options.data, "out": out, "resume": exists}
     config = replace(ALL, **(shrunk | VARIANTS[variant]), seed=seed)
     finished = (out / "summary.json").exists()
-    summary = folders.read_summary(out, FINISHED) if finished else {"interrupted": True}
+    summary = read_summary(out, FINISHED) if finished else {"interrupted": True}
     if summary["interrupted"]:
         summary = run_experiment(experiment(config), config).summary
     else:
@@ -142,7 +143,7 @@ def main(options: Ablation) -> Summary:
     print_table(head, rows, "20-way 1-shot", left=head)
     seconds = {name: sum(run["seconds"]["train"] for run in seeds) for name, seeds in runs.items()}
     results = {"variants": variants, "seconds": seconds}
-    summary = folders.write_summary("ablation", options, options.out, results, record=False)
+    summary = write_summary("ablation", options, options.out, results, record=False)
     draw(options.out, values)
     return summary
 

@@ -26,8 +26,9 @@ from scipy import stats
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.display import track
 from benchmarks.harness.files import save_figure, write_json
-from benchmarks.harness.folders import options_as_json, provenance, script_folder
+from benchmarks.harness.folders import options_as_json, script_folder
 from benchmarks.harness.hardware import timed
+from benchmarks.harness.summary import provenance
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.figures import replace_broken

@@ -25,8 +25,9 @@ import optax
 from scipy import stats
 
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.folders import new_folder, write_summary
+from benchmarks.harness.folders import new_folder
 from benchmarks.harness.statistics import count_not_finite
+from benchmarks.harness.summary import write_summary
 from benchmarks.search import children, drawing, figures, live, tables, tabulated
 from benchmarks.search.figures import mean_of_top, replace_broken
 from benchmarks.search.live import SearchResult

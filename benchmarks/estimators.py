@@ -28,7 +28,8 @@ from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.display import track
 from benchmarks.harness.files import save_figure, write_json
-from benchmarks.harness.folders import provenance, script_folder
+from benchmarks.harness.folders import script_folder
+from benchmarks.harness.summary import provenance
 from benchmarks.meta_rl import SURROGATES
 from maml.rl.environment import rollout
 from maml.rl.policies import table_policy

@@ -237,14 +237,14 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         metric = evaluation_loss(model, config.batch_norm, maml.mixture)
         facts["algorithm"] = f"{config.algorithm}, ensemble of {members}"
     return Experiment(
-        "omniglot",
-        learning,
-        init,
-        {split: sampler(split) for split in splits},
-        flax_apply(model, config.batch_norm, evaluating=True),
-        metric,
-        "accuracy",
-        facts,
+        name="omniglot",
+        algorithm=learning,
+        init=init,
+        samplers={split: sampler(split) for split in splits},
+        predict=flax_apply(model, config.batch_norm, evaluating=True),
+        metric=metric,
+        headline="accuracy",
+        facts=facts,
         precision=precision,
         outer=partial(track_running_averages, momentum=config.momentum) if running else lambda a: a,
     )

@@ -34,6 +34,7 @@ from benchmarks.harness.display import track
 from benchmarks.harness.files import save_figure
 from benchmarks.harness.hardware import timed
 from benchmarks.harness.stored import read_arrays, write_arrays
+from benchmarks.harness.summary import write_summary
 from benchmarks.search import children
 from benchmarks.search.children import Children
 from benchmarks.search.tabulated import TABLE
@@ -173,7 +174,7 @@ def main(config: Bench) -> dict[str, Any]:
     write_arrays(config.out / "table.npz", **arrays)
     draw(config.out, values)
     facts = {"architectures": len(codes), "source": source, "seconds": {"train": seconds}}
-    return folders.write_summary("maml_bench", config, config.out, facts, record=False)
+    return write_summary("maml_bench", config, config.out, facts, record=False)
 
 
 if __name__ == "__main__":

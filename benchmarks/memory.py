@@ -37,8 +37,9 @@ from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.display import bar
 from benchmarks.harness.files import save_figure, write_json
-from benchmarks.harness.folders import options_as_json, provenance, script_folder
+from benchmarks.harness.folders import options_as_json, script_folder
 from benchmarks.harness.hardware import free_bytes, timed
+from benchmarks.harness.summary import provenance
 from benchmarks.harness.tables import print_table
 from benchmarks.report.tables import quantity
 from maml.types import LossFn, Params

@@ -229,11 +229,11 @@ def study(
         }
 
     return Study(
-        name,
-        start,
-        outer_steps.outer_step(episode, improve, **options),
-        sample,
-        select_metrics,
+        name=name,
+        start=start,
+        step=outer_steps.outer_step(episode, improve, **options),
+        sample=sample,
+        select_metrics=select_metrics,
         bar_metrics=("before", "after"),
         score=lambda means: means["after"],
         evaluate=evaluate_split,

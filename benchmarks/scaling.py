@@ -29,7 +29,8 @@ from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.display import track
 from benchmarks.harness.files import save_figure, write_json
-from benchmarks.harness.folders import provenance, script_folder
+from benchmarks.harness.folders import script_folder
+from benchmarks.harness.summary import provenance
 from benchmarks.harness.tables import print_table
 from maml.sampling import few_shot
 from maml.types import Params

@@ -142,14 +142,14 @@ def experiment(config: Sinusoid) -> Experiment:
     )
     facts = {"algorithm": config.algorithm, "query_size": config.shots, "batch_norm": "none"}
     return Experiment(
-        "sinusoid",
-        algorithm,
-        init,
-        samplers,
-        predict,
-        loss,
-        "mse",
-        facts,
+        name="sinusoid",
+        algorithm=algorithm,
+        init=init,
+        samplers=samplers,
+        predict=predict,
+        metric=loss,
+        headline="mse",
+        facts=facts,
         higher_is_better=False,
         heavy=False,
         precision=precision,

@@ -31,6 +31,7 @@ from benchmarks.harness.hardware import timed
 from benchmarks.harness.run import headline, matmul_precision
 from benchmarks.harness.stored import latest, read_arrays, write_arrays
 from benchmarks.harness.study import stack
+from benchmarks.harness.summary import read_summary, write_summary
 from benchmarks.harness.supervised import Experiment
 from benchmarks.report import tables
 from maml.tree import leaves_by_path
@@ -170,7 +171,7 @@ def main(options: Weights) -> None:
     results |= {"seconds": {"evaluate": seconds}, "weights": [path.name for path in files]}
     when = min(config.inner_steps, config.eval_steps)
     results |= headline(results, few_shot.headline, when)
-    tables.show(folders.write_summary(few_shot.name, config, out, results, record=options.record))
+    tables.show(write_summary(few_shot.name, config, out, results, record=options.record))
 
 
 def write_weights(file: Path, run: Path) -> None:
@@ -180,7 +181,7 @@ def write_weights(file: Path, run: Path) -> None:
         ValueError: The run is not one of few-shot learning, is not finished, or has a checkpoint of
             another step than its summary; or the file exists and does not hold weights.
     """
-    summary = folders.read_summary(run, {"meta_steps": COUNT, "config": {}})
+    summary = read_summary(run, {"meta_steps": COUNT, "config": {}})
     config = _config(summary["config"], run)
     step = int(latest(run / "checkpoints").name)
     if step != summary["meta_steps"]:

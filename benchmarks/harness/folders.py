@@ -1,14 +1,12 @@
 """Folders of results, each of which belongs to the options in its `config.json` alone."""
 
 import json
-import sys
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import hardware
 from benchmarks.harness.files import (
     COUNT,
     NUMBER,
@@ -189,51 +187,3 @@ def result_options(name: str, config: Any) -> dict[str, Any]:
 def options_as_json(config: Any) -> dict[str, Any]:
     """The options as values of JSON."""
     return json.loads(json.dumps(asdict(config), default=str))
-
-
-def write_summary(
-    name: str, config: Any, out: Path, results: dict[str, Any], *, record: bool
-) -> dict[str, Any]:
-    """Writes `summary.json`, with options, machine and command; on request also a recorded line.
-
-    Args:
-        name: Name of the benchmark.
-        config: Options of the benchmark, a dataclass.
-        out: Folder of the run.
-        results: Results; `seconds`, those of each part of the run, are among them.
-        record: Whether the summary is also added to results/*.jsonl.
-
-    Returns:
-        The summary.
-    """
-    seconds = {part: round(value, 2) for part, value in results["seconds"].items()}
-    summary = {"benchmark": name, **results, "seconds": seconds, **provenance()}
-    summary |= {"config": options_as_json(config)}
-    write_json(out / "summary.json", summary)
-    if record:
-        RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / f"{name}.jsonl").open("a") as file:
-            file.write(as_json(summary) + "\n")
-    return summary
-
-
-def read_summary(run: Path, schema: dict[str, Any]) -> dict[str, Any]:
-    """Reads the summary of a run.
-
-    Raises:
-        ValueError: The folder has no summary, or one that does not match the schema.
-    """
-    path = run / "summary.json"
-    if not path.exists():
-        raise ValueError(f"{run} has no summary.json, so it is not the folder of a finished run")
-    return read_object(path, schema)
-
-
-def provenance() -> dict[str, Any]:
-    """The devices, the versions and the command of this process.
-
-    A notebook and a test have no module to name.
-    """
-    script = hardware.script_name()
-    command = " ".join(["python -m", script, *sys.argv[1:]]) if script else "from Python"
-    return {"device": hardware.device(), "versions": hardware.versions(), "command": command}

@@ -20,6 +20,7 @@ from benchmarks.harness.options import RunOptions
 from benchmarks.harness.statistics import confidence_intervals, count_not_finite, seed_means
 from benchmarks.harness.stored import DamagedError, checkpoint_paths
 from benchmarks.harness.study import Study, stack, stack_values, unstack
+from benchmarks.harness.summary import write_summary
 from maml.types import MetaParams, MetaState
 
 
@@ -149,4 +150,4 @@ def summarise(
         "tasks_per_second": round(tasks / max(seconds["train"], 1e-9), 1),
     }
     record = config.record and not interrupted
-    return folders.write_summary(name, config, out, summary, record=record)
+    return write_summary(name, config, out, summary, record=record)

@@ -90,11 +90,11 @@ def study(experiment: Experiment, config: DataOptions) -> Study:
         )
 
     return Study(
-        experiment.name,
-        start,
-        partial(maml.meta_step, experiment.algorithm, optimizer, **layout._asdict()),
-        maml.batch_tasks(experiment.samplers["train"], config.meta_batch),
-        select_metrics,
+        name=experiment.name,
+        start=start,
+        step=partial(maml.meta_step, experiment.algorithm, optimizer, **layout._asdict()),
+        sample=maml.batch_tasks(experiment.samplers["train"], config.meta_batch),
+        select_metrics=select_metrics,
         bar_metrics=(headline,),
         score=lambda means: -means["loss"],
         evaluate=lambda params, split: _by_step(evaluate(experiment, config, params, split)),

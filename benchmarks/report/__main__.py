@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import COUNT, MEAN, TEXT, check_schema, save_figure, write_text
-from benchmarks.harness.folders import NO_EFFECT, read_summary, script_folder
+from benchmarks.harness.folders import NO_EFFECT, script_folder
+from benchmarks.harness.summary import read_summary
 from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.figures import read_log
 from benchmarks.report.published import Summary, published_values, task_title
