@@ -34,7 +34,7 @@ class RunOptions:
     """Number of meta-steps of the whole run."""
     steps_per_call: int
     """Number of meta-steps in one jitted call; the log gets a line after each call. With
-    --meta-steps alone, it becomes a divisor of that number."""
+    --meta-steps alone, it becomes a divisor of that number, unless all of these are small."""
     devices: int | None = None
     """Number of devices that share the tasks; None takes the fastest for the model."""
     cache: bool = True
