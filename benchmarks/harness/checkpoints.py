@@ -90,8 +90,8 @@ def restore(folder: Path, state: State, most: int | None = None) -> State:
     """Loads the latest state in a folder, and prints which; without one, the given state.
 
     A damaged checkpoint is renamed, such as to `12.damaged`, if an older checkpoint, other than
-    that of step 0, is readable. Damaged metrics, which are not part of the state, are replaced, with
-    the worst score. Any other error is raised, and then nothing in the folder has changed.
+    that of step 0, is readable. Damaged metrics, which are not part of the state, are replaced,
+    with the worst score. Any other error is raised, and then nothing in the folder has changed.
 
     Args:
         folder: Folder of the checkpoints.
