@@ -12,8 +12,8 @@ all of them count. Rows 0, 1, ... are the mean reward of a pull after that numbe
 batch, as if adaptation were free. Those of decision processes are fractions of the reward of the
 best policy.
 
-To be reached (Mishra et al. 2018, tables 3 and 4, which do not say how MAML spends its budget, so
-both readings are compared): 67.1, 70.1 and 70.3 for 100 pulls of 5, 10 and 50 arms; 0.563 and 0.591
+Published (Mishra et al. 2018, tables 3 and 4, which do not say how MAML spends its budget, so both
+readings are compared): 67.1, 70.1 and 70.3 for 100 pulls of 5, 10 and 50 arms; 0.563 and 0.591
 for 10 and 25 episodes. There are presets for the cells that are too expensive in the paper, too.
 """
 

@@ -7,7 +7,7 @@ error over the number of trajectories.
 
 The meta-gradient  d V(theta + rate grad V(theta)) / d theta  of a table of logits is known exactly.
 An estimate takes the second derivative from a surrogate of N trajectories and all other terms
-exactly, so that its error is that of the surrogate. To be reached: DiCE and TayPO-2 converge to the
+exactly, so that its error is that of the surrogate. Target: DiCE and TayPO-2 converge to the
 exact meta-gradient; the likelihood ratio does not, because it ignores that states depend on the
 policy; and the second derivative of the score function is zero here.
 """

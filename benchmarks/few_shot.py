@@ -142,7 +142,7 @@ def network(config: FewShot, **options: Any) -> nn.Module:
         tokens = tuple(int(token) for token in config.tokens.split(","))
     except ValueError as error:
         raise ValueError(
-            f"cells need tokens such as 0,1,2,0,1,...; got {config.tokens!r}"
+            f"model cells needs tokens, such as 0,1,2,...; got {config.tokens!r}"
         ) from error
     shape = {"blocks": len(tokens) // 10, "copies": config.copies, "features": config.features}
     return Stack(Cells(**shape, reductions=2, stride=2), tokens, **options)

@@ -10,8 +10,8 @@ rematerialisation, which give the same meta-gradient, and first-order and implic
 others. The models are `conv4`, on glyphs, and `transformer`, on a random Markov chain or a text.
 
 Memory is what XLA allocates for the compiled program besides arguments, outputs and code. Times are
-medians of runs in turn. A program that needs more memory than is free is compiled but not run. To
-be reached: with rematerialisation, K inner steps need the memory of about 2 sqrt(K).
+medians of runs in turn. A program that needs more memory than is free is compiled but not run.
+Target: with rematerialisation, K inner steps need the memory of about 2 sqrt(K).
 """
 
 from collections.abc import Callable, Sequence

@@ -170,7 +170,8 @@ def study(
         config: Options of the run.
         layout: Layout of the tasks of a meta-batch on the devices.
         evaluate: Metrics on the test tasks, `evaluate(meta_params, key)`.
-        headline: Metric, and when, that others compare with.
+        headline: Metric, and the number of inner steps or another key of its results, such as
+            `total`, whose mean stands for the run.
         facts: Entries of the summary, beside the algorithm.
 
     Returns:

@@ -8,7 +8,7 @@ before adaptation and after each inner step, a policy-gradient step on the traje
     python -m benchmarks.navigation --algorithm oracle    # a policy that sees the goal
     python -m benchmarks.navigation --preset corners      # sparse rewards, which need exploration
 
-To be reached: returns of -40.41, -11.68, -3.33 and -3.23 after 0, 1, 2 and 3 inner steps on 40 test
+Published: returns of -40.41, -11.68, -3.33 and -3.23 after 0, 1, 2 and 3 inner steps on 40 test
 goals, and -2.29 by the oracle. They are means over the trajectories that finish first, as in the
 paper's sampler (`finished_return`); the mean return of all trajectories is reported too.
 """

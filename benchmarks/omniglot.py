@@ -7,13 +7,22 @@ classes after each inner step.
     python -m benchmarks.omniglot --preset glyphs-5-way-1-shot    # characters of fonts, no data
     python -m benchmarks.omniglot --model cells --tokens 0,1,2,3,0,... --copies 2 --features 16
 
-Without `--data`, the Omniglot of tensorflow-datasets is used, or downloaded. To be reached with the
-presets `maml-paper-*` (the paper's 60,000 meta-steps), in percent: 98.7 +- 0.4 for 5-way 1-shot,
+Without `--data`, the Omniglot of tensorflow-datasets is used, or downloaded. Published, in percent,
+for the settings of the presets `maml-paper-*` (60,000 meta-steps): 98.7 +- 0.4 for 5-way 1-shot,
 99.9 +- 0.1 for 5-way 5-shot, 95.8 +- 0.3 for 20-way 1-shot, 98.9 +- 0.2 for 20-way 5-shot. The
-presets `maml++-*` are MAML++ with all its components, at the settings of its authors (who keep the
-derivative order at 2; the query sets of 5-shot are those of MAML), and `prototypes-*` are
-prototypical networks that one core trains in 15 to 33 minutes. `one-step-*` are MAML with one inner
-step instead of the five of the paper's 20-way settings, and with a head that starts at zero.
+other presets:
+
+- `half-hour-*` and `two-cores-*`: MAML with fewer meta-steps of fewer tasks and a cosine schedule,
+  which one CPU core trains in half an hour, and in one and a half to two hours; the first three
+  quarters of `two-cores-20-way-1-shot` are first-order MAML.
+- `one-step-*`: MAML with one inner step instead of the five of the paper's 20-way settings, and
+  with a head that starts at zero.
+- `no-conv-*`: MAML with the paper's fully-connected network, and the settings of `maml-paper-*`.
+- `maml++-*`: MAML++ with all its components (second order throughout, as in its authors' code;
+  5-shot query sets have 5 images per class as in MAML).
+- `prototypes-*`: prototypical networks. One core trained the 20-way 1-shot preset in 15 to 33
+  minutes; the others have no recorded result.
+- `glyphs-*`: a short training of MAML on characters of fonts.
 """
 
 from dataclasses import replace

@@ -6,7 +6,7 @@ over tasks, inner steps, ways and width, of which one is changed at a time.
     python -m benchmarks.scaling     # ten minutes on two cores
     python -m benchmarks.scaling --tasks 1 4 16 64 256 1024 4096 --devices 1    # one GPU
 
-The latter has the layout that the benchmarks choose, which should be the fastest of the table.
+The latter has the layout that the benchmarks choose on a GPU: all tasks at once.
 Tasks are glyphs and sinusoids, which need no data.
 """
 

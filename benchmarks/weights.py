@@ -9,7 +9,7 @@ the file of a run.
     python -m benchmarks.weights NAME.npz --run RUN                         # writes a file
 
 A file holds half-precision arrays by path and the options of their run, and nothing that is
-executed. Accuracies are those of the rounded arrays. To be reached: the results of the runs, which
+executed. Accuracies are those of the rounded arrays. Target: the results of the runs, which
 docs/results.md lists.
 """
 

@@ -77,7 +77,7 @@ def main(images, meta_steps=1000):
     _, metrics = maml.evaluate(algorithm.learner, loss, state.params, test, key, 2, chunk=1)
     mean, ci95 = maml.mean_ci95(metrics["accuracy"])
     for steps in range(3):
-        print(f"{steps} inner steps: accuracy {100 * mean[steps]:.1f} ± {100 * ci95[steps]:.1f} %")
+        print(f"inner steps: {steps}, accuracy: {100 * mean[steps]:.1f} ± {100 * ci95[steps]:.1f}%")
     return mean
 
 

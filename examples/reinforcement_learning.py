@@ -73,7 +73,7 @@ def main(meta_steps=200):
     _, metrics = maml.evaluate(algorithm.learner, loss, state.params, test, key, 2)
     mean, ci95 = maml.mean_ci95(metrics["return"])
     for steps in range(3):
-        print(f"{steps} inner steps: return {mean[steps]:.1f} ± {ci95[steps]:.1f}")
+        print(f"inner steps: {steps}, return: {mean[steps]:.1f} ± {ci95[steps]:.1f}")
     return mean
 
 

@@ -52,7 +52,7 @@ def main(meta_steps=10_000):
     errors, _ = maml.evaluate(algorithm.learner, loss, state.params, test, jax.random.key(3), 2)
     mean, ci95 = maml.mean_ci95(errors)
     for steps in range(3):
-        print(f"{steps} inner steps: mean squared error {mean[steps]:.2f} ± {ci95[steps]:.2f}")
+        print(f"inner steps: {steps}, mean squared error: {mean[steps]:.2f} ± {ci95[steps]:.2f}")
     return mean
 
 

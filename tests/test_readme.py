@@ -16,7 +16,7 @@ def test_the_snippets_run_and_print_what_the_page_says(capsys, tmp_path, monkeyp
     scope = {}
     for code in SNIPPETS:
         exec(code, scope)
-    (said,) = re.findall(r"```\n(0 inner steps.*?)```", README, re.DOTALL)
+    (said,) = re.findall(r"```\n(inner steps: 0.*?)```", README, re.DOTALL)
     printed, expected = (
         [float(number) for number in re.findall(r"[\d.]+", text)]
         for text in (capsys.readouterr().out, said)

@@ -48,5 +48,5 @@ def test_the_example_of_the_readme_runs_beside_files_of_the_users(site, tmp_path
     run = partial(subprocess.run, cwd=tmp_path, env=environment, check=True)
     ran = run([sys.executable, "main.py"], capture_output=True, text=True)
     lines = ran.stdout.splitlines()
-    assert lines[0].startswith("0 inner steps: mean squared error")
+    assert lines[0].startswith("inner steps: 0, mean squared error")
     assert Path(lines[-1]) == site / "maml" / "__init__.py"

@@ -2,11 +2,21 @@
 
 A run goes through these modules:
 
-1. `command_line.launch` reads the options (`options`, bounds in `bounds`) from a preset and words.
-2. The script makes a `study.Study` from them, with labelled data by `supervised.study`, which takes
-   the algorithm from `algorithms`.
+1. `command_line.launch` reads the options (`options`, bounds in `bounds`) from a preset and words,
+   and prepares the machine (`hardware`).
+2. The script builds the algorithm by `algorithms.build` (in `few_shot.algorithm`,
+   `sinusoid.experiment` and `meta_rl.algorithm`) and makes a `study.Study`: with labelled data from
+   a `supervised.Experiment` by `supervised.study`, in reinforcement learning by `meta_rl.study`.
 3. `run.run` makes the folder (`folders`), and `loop.train` meta-trains: compiled calls, each with
-   a line of the log, a step of the bar (`display`), and perhaps a checkpoint (`checkpoints`).
-4. `run.run` evaluates on the test tasks (`statistics`) and writes `summary.json` (`files`).
-5. The script prints the table and draws the figures with `benchmarks.report`.
+   a line of the log, a step of the bar (`display`), and perhaps a checkpoint (`checkpoints`, whose
+   arrays `stored` reads and compares with their checksum).
+4. `run.run` evaluates on the test tasks, takes means and confidence intervals (`statistics`), and
+   writes `summary.json` (`folders.write_summary`, by `files`).
+5. The script prints a table (drawn by `tables`) and draws the figures with `benchmarks.report`.
+
+`--resume` passes through five of them: `command_line` keeps the preset's number of meta-steps in a
+call; `folders` compares the options with those of the run, and writes what changed to its
+`config.json`; `run` refuses a folder that has lost its log or its checkpoints; `loop` deletes the
+lines of the log after the checkpoint and goes on from its meta-step; `checkpoints` finds and loads
+the latest state that is readable.
 """

@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
     Attributes:
         function: Function that builds it.
-        reads: Options of the command line that it reads, among those that some algorithm does not.
+        reads: Options that it reads, among those that not every algorithm reads.
     """
 
     function: Callable[..., maml.Algorithm]

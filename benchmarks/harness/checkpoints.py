@@ -89,9 +89,9 @@ def _explain_failure(folder: Path) -> Iterator[None]:
 def restore(folder: Path, state: State, most: int | None = None) -> State:
     """Loads the latest state in a folder, and prints which; without one, the given state.
 
-    A damaged checkpoint is renamed, such as to `12.damaged`, if an older one but that of step 0 is
-    good. Damaged metrics, which are not part of the state, are replaced, with the worst score. Any
-    other error is raised, and then nothing in the folder has changed.
+    A damaged checkpoint is renamed, such as to `12.damaged`, if an older checkpoint, other than
+    that of step 0, is readable. Damaged metrics, which are not part of the state, are replaced,
+    with the worst score. Any other error is raised, and then nothing in the folder has changed.
 
     Args:
         folder: Folder of the checkpoints.

@@ -1,6 +1,6 @@
 """The machine of a script: its devices, the layout of tasks on them, and the compilation cache.
 
-The layouts that suit a model and a device were measured; the table is in docs/performance.md.
+The layouts were measured on two CPU cores; the table is in docs/performance.md.
 """
 
 import os
@@ -86,17 +86,18 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 def layout(
     num_tasks: int, *, heavy: bool, devices: int | None = None, chunk: Chunk = "auto"
 ) -> Layout:
-    """The requested layout; where nothing is requested, the fastest that was measured.
+    """The requested layout; where nothing is requested, one that is good for convolutions.
 
-    Light tasks are fastest all at once on one device of a CPU, because distributing them costs more
-    than computing them. A heavy task fills a core, so each core takes one at a time. Other devices
-    take all their tasks at once.
+    On a CPU, each core takes one heavy task at a time, because such a task fills a core. For the
+    convolutional network this was the fastest layout that was measured, for the fully-connected one
+    it was not. Light tasks are computed all at once on one device, because distributing them costs
+    more than computing them. Other devices than CPUs take all their tasks at once.
 
     Args:
         num_tasks: Number of tasks, a multiple of the number of devices.
         heavy: Whether a task is enough work for a core.
-        devices: Number of devices; None is the fastest.
-        chunk: Number of tasks that a device maps at once, or all of them; auto is the fastest.
+        devices: Number of devices; None is that of the rule above.
+        chunk: Number of tasks that a device maps at once, or all of them; auto is that of the rule.
 
     Returns:
         The layout.

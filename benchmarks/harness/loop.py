@@ -2,7 +2,8 @@
 
 A run that was killed continues bit for bit: all random numbers come from the number of the
 meta-step, the whole state is in the checkpoint, and lines of the log after it are written again.
-The state before the first meta-step is a checkpoint too, so a log without one has lost it.
+The state before the first meta-step is a checkpoint too, so a log without a checkpoint means that
+the checkpoints were lost.
 """
 
 import time
@@ -53,7 +54,7 @@ def train(
         The states after, the number of meta-steps taken, and the seconds of compiling and training.
 
     Raises:
-        FloatingPointError: training failed; the log says since when.
+        FloatingPointError: numbers became non-finite; log.jsonl says since which meta-step.
         ValueError: the run that is to be resumed cannot go on; nothing of it has changed.
         SystemExit: the process was asked to end, and did so after a checkpoint.
     """

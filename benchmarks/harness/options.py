@@ -36,7 +36,8 @@ class RunOptions:
     """Number of meta-steps in one jitted call; the log gets a line after each call. With
     --meta-steps alone, it becomes a divisor of that number, unless all of these are small."""
     devices: int | None = None
-    """Number of devices that share the tasks; None takes the fastest for the model."""
+    """Number of devices that share the tasks; None takes what suits the convolutional network best,
+    or one device where a task is little work."""
     cache: bool = True
     """Keep compiled programs in the user's cache directory, and load them from there."""
     out: Path | None = None
@@ -99,7 +100,8 @@ class DataOptions(RunOptions):
     prefetch: int = 1
     """Largest number of meta-steps whose episodes are drawn at once."""
     chunk: hardware.Chunk = "auto"
-    """Number of tasks that a device maps at once, or all of them; auto is the fastest."""
+    """Number of tasks that a device maps at once, or all of them; auto takes what suits the
+    convolutional network best, or all where a task is little work."""
     hvp: maml.Hvp | None = None
     """Mode of the Hessian-vector products in second derivatives; None is the faster one."""
     remat: bool = False

@@ -50,8 +50,9 @@ def run(study: Study, config: RunOptions) -> Result:
         Folder, summary and meta-parameters.
 
     Raises:
-        ValueError: the folder holds a run, or another one than is to be resumed.
-        FloatingPointError: training failed; the log says since when.
+        ValueError: the folder holds a run that is not to be resumed, or a run with other options
+            than the one to resume; or it holds no run to resume.
+        FloatingPointError: numbers became non-finite; log.jsonl says since which meta-step.
     """
     states = first_states(study, config)  # refuses what it must before there is a folder
     out = folders.run_folder(study.name, config)
@@ -126,7 +127,10 @@ def evaluate_study(study: Study, meta_params: MetaParams) -> dict[str, Any]:
 
 
 def headline(results: dict[str, Any], metric: str, when: int | str) -> dict[str, Any]:
-    """The one number that others compare with: a metric after the number `when` of inner steps."""
+    """The number that stands for a run: the mean of a metric after `when` inner steps.
+
+    Published numbers may be those after other inner steps.
+    """
     return {"metric": metric, "steps": when, **results[metric][str(when)]}
 
 

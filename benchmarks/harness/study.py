@@ -28,7 +28,8 @@ class Study(NamedTuple):
         score: Score of a checkpoint, higher is better, from the means of one call.
         evaluate: `evaluate(meta_params, split)`, with the split "val" or "test": the values of each
             metric on each task, after each number of inner steps.
-        headline: Metric, and the number of inner steps, that others compare with.
+        headline: Metric, and the number of inner steps or another key of its results, whose mean
+            stands for the run in the summary; published numbers may be those of other inner steps.
         facts: Entries of every summary, such as the algorithm.
         failure: Reason to end the run, from the state and the numbers of one seed and the number
             of meta-steps before the call; None while it can go on.
@@ -90,13 +91,13 @@ def values_by_step(values: Any) -> dict[str, Any]:
 
 
 def report_not_finite(state: MetaState, numbers: dict[str, np.ndarray], before: int) -> str | None:
-    """Trouble as soon as a number is not finite, for studies whose outer step skips nothing."""
+    """The reason to end the run as soon as a number is not finite; None if all are finite.
+
+    It serves studies whose outer step skips nothing.
+    """
     for name, values in numbers.items():
         broken = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
         if broken.size:
             first = int(broken[0])
-            return (
-                f"{name} is {values[first]} since meta-step {before + first}: look at the rewards"
-                " first"
-            )
+            return f"{name} is {values[first]} since meta-step {before + first}: check the rewards"
     return None

@@ -67,7 +67,8 @@ MDPS = {
     100: ("too expensive", "0.922"),
 }
 
-# Options of recorded runs that have another name today. Of `memory` all had the value that is left.
+# Options of recorded runs that have another name today. `memory` always had its default, so it is
+# dropped.
 RENAMED = {
     "anchor": "kl_coef",
     "credit": "exploration_coef",

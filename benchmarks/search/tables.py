@@ -1,5 +1,6 @@
 """Tables of architecture searches, on the terminal and in the docs."""
 
+import re
 from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
@@ -67,6 +68,15 @@ def show(summary: Summary) -> None:
     print_table(("strategy", *HEAD), body, f"{task_title(summary)}, %", caption, box=box.SIMPLE)
 
 
+def command_to_repeat(command: str) -> str:
+    """A recorded command without the options that name its folder, or add to the results.
+
+    >>> command_to_repeat("python -m benchmarks.demo --quick --out results/demo --record")
+    'python -m benchmarks.demo --quick'
+    """
+    return re.sub(r" --out \S+| --(record|resume)", "", command)
+
+
 def markdown(summaries: Iterable[Summary]) -> str:
     """The Markdown table of comparisons, with a row for each one and strategy."""
     head = ("table", "children x runs", "policy", "strategy", *HEAD, "seconds", "command")
@@ -78,6 +88,6 @@ def markdown(summaries: Iterable[Summary]) -> str:
             how = summary["policy"] if name in ("reinforce", "ppo") else ""
             size = f"{summary['children']} x {summary['runs']}"
             before = task_title(summary), size, how, strategy_label(name, summary)
-            after = f"{summary['seconds'][name]:.1f}", f"`{summary['command']}`"
+            after = f"{summary['seconds'][name]:.1f}", f"`{command_to_repeat(summary['command'])}`"
             lines.append((*before, *cells, *after))
     return markdown_table(head, lines)
