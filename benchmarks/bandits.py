@@ -135,7 +135,7 @@ def problem(config: Bandits) -> RLProblem:
     return RLProblem(row, policy, draw, config.budget * config.horizon, config.trajectories)
 
 
-def study(config: Bandits) -> Study:
+def make_study(config: Bandits) -> Study:
     """The study of the benchmark."""
     rl_problem = problem(config)
     remembers = config.algorithm == "rl2"
@@ -169,14 +169,14 @@ def study(config: Bandits) -> Study:
         return {"reward": values_by_step(means) | {name: total * x for name, x in sums.items()}}
 
     facts = {"batch_norm": "none", "tasks": config.eval_tasks, "query_size": config.trajectories}
-    return meta_rl.study(
+    return meta_rl.make_study(
         "bandits", rl_problem, config, layout, evaluate, headline=("reward", "total"), facts=facts
     )
 
 
 def main(config: Bandits) -> Result:
     """Runs the experiment and prints the table."""
-    result = run(study(config), config)
+    result = run(make_study(config), config)
     tables.show(result.summary)
     return result
 

@@ -152,7 +152,7 @@ def evaluation_learner(
     return algorithm(config, loss, evaluating=True).learner, loss
 
 
-def study(
+def make_study(
     name: str,
     problem: RLProblem,
     config: MetaRL,

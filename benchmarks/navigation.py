@@ -144,7 +144,7 @@ def held_out(config: Navigation) -> Float[Array, "goal 2"]:
     return navigation.held_out_goals(config.goals)
 
 
-def study(config: Navigation) -> Study:
+def make_study(config: Navigation) -> Study:
     """The study of the benchmark."""
     rl_problem = problem(config)
     tasks = gcd(config.meta_batch, config.goals)
@@ -174,7 +174,7 @@ def study(config: Navigation) -> Study:
 
     when = str(min(config.eval_steps, 1))
     facts = {"batch_norm": "none", "tasks": config.goals, "query_size": config.eval_trajectories}
-    return meta_rl.study(
+    return meta_rl.make_study(
         "navigation", rl_problem, config, layout, evaluate, headline=("returns", when), facts=facts
     )
 
@@ -198,7 +198,7 @@ def walks(
 
 def main(config: Navigation) -> Result:
     """Runs the experiment, prints the table and draws the figures."""
-    result = run(study(config), config)
+    result = run(make_study(config), config)
     tables.show(result.summary)
     if result.summary["meta_steps"]:
         figures.learning_curve(

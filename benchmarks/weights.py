@@ -28,7 +28,7 @@ from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import COUNT, TEXT, check_schema, parse_json
 from benchmarks.harness.hardware import timed
-from benchmarks.harness.run import headline, matmul_precision
+from benchmarks.harness.run import headline_entries, matmul_precision
 from benchmarks.harness.stored import latest, read_arrays, write_arrays
 from benchmarks.harness.study import stack
 from benchmarks.harness.summary import read_summary, write_summary
@@ -170,7 +170,7 @@ def main(options: Weights) -> None:
     results |= {"meta_steps": config.meta_steps, "tasks": config.eval_tasks}
     results |= {"seconds": {"evaluate": seconds}, "weights": [path.name for path in files]}
     when = min(config.inner_steps, config.eval_steps)
-    results |= headline(results, few_shot.headline, when)
+    results |= headline_entries(results, few_shot.headline, when)
     tables.show(write_summary(few_shot.name, config, out, results, record=options.record))
 
 

@@ -4,9 +4,9 @@ All have the signature `surrogate(log_ratio, advantage)`, for ONE trajectory:
 
     l_t = log pi_theta(a_t | s_t) - log mu(a_t | s_t),   A_t = advantage of a_t under mu,
 
-with mu the policy that acted. Each estimates V(theta) - V(mu), which is to be maximised. At
-theta = mu all are zero and have the policy gradient as their first derivative. They differ in the
-second derivative, which meta-learning needs, and away from mu:
+with mu the policy that acted. Each approximates V(theta) - V(mu) near mu, which is to be maximised.
+At theta = mu all are zero and have the policy gradient as their first derivative. They differ in
+the second derivative, which meta-learning needs, and away from mu:
 
 | surrogate | formula | second derivative at mu |
 |---|---|---|
@@ -154,7 +154,7 @@ def taypo2(log_ratio: Steps, advantage: Steps) -> Scalar:
 def dice(log_ratio: Steps, advantage: Steps, *, decay: float = 1.0) -> Scalar:
     """The surrogate of Loaded DiCE:  sum_t (r_t - 1) exp(sum_{s<t} decay^(t-s) l_s) A_t.
 
-    With decay 1 it is the importance-sampled value, and every derivative is exact. A smaller decay
+    With decay 1 it is the importance-sampled V(theta) - V(mu), and every derivative is exact. A smaller decay
     has more bias and less variance; with decay 0 it is `likelihood_ratio`.
 
     Args:

@@ -302,6 +302,16 @@ def test_the_number_of_meta_steps_in_a_call_follows_that_of_the_run():
         parse_preset("--meta-steps", "100", "--resume", "--out", "results/runs/nowhere")
 
 
+def test_a_resumed_run_has_the_number_of_meta_steps_in_a_call_with_which_it_began(tmp_path):
+    words = "--meta-steps", "1000", "--out", str(tmp_path)
+    begun = parse_preset(*words)
+    (tmp_path / "config.json").write_text(json.dumps(folders.result_options("sinusoid", begun)))
+    assert begun.steps_per_call == 1000
+    assert parse_preset(*words, "--resume") == replace(begun, resume=True)
+    longer = parse_preset("--meta-steps", "3000", "--out", str(tmp_path), "--resume")
+    assert (longer.meta_steps, longer.steps_per_call) == (3000, 1000)
+
+
 def parse_preset(*argv):
     return configure(options_of("sinusoid"), "words", argv)
 

@@ -468,7 +468,7 @@ def test_a_new_run_starts_from_the_meta_parameters_of_another(ended, config):
     fresh = replace(config, meta_steps=0, start_from=ended)
     started = run(fresh)
     same(started.of_seed(), meta_params(ended, started.of_seed()))
-    state = first_states(supervised.study(sinusoid.experiment(config), config), config)
+    state = first_states(supervised.make_study(sinusoid.experiment(config), config), config)
     same(started.meta_params, load(ended / "checkpoints", state).params)
     assert started.summary["start_from"] == str(ended)
     own = replace(fresh, start_from=ended / "gone.npz", resume=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from itertools import pairwise
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 from zipfile import BadZipFile
@@ -19,6 +20,7 @@ from docstring_parser import parse_from_object
 
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
+from benchmarks.harness.files import read_object
 from benchmarks.harness.options import RunOptions
 
 D = TypeVar("D")
@@ -73,7 +75,8 @@ def configure(
 ) -> R:
     """The preset that `--preset` names (default: the first), changed by the other options.
 
-    With another number of meta-steps, the number in one jitted call follows, unless it is given.
+    With another number of meta-steps, the number in one jitted call follows, unless it is given; a
+    run that is resumed has those with which it began.
     The text of `--help` is the description and a line for each preset.
 
     Raises:
@@ -86,7 +89,7 @@ def configure(
         add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS, prog="options"
     )
     parser.add_argument("--preset", default=next(iter(presets)))
-    for option in ("--meta-steps", "--steps-per-call"):
+    for option in ("--meta-steps", "--steps-per-call", "--out"):
         parser.add_argument(option, nargs="?")
     parser.add_argument("--resume", action="store_true")
     asked = parser.parse_known_args(argv)[0]
@@ -95,7 +98,9 @@ def configure(
         raise ValueError(f"no preset {asked.preset!r}{hint}; there are {', '.join(presets)}")
     default = preset = presets[asked.preset]
     meta_steps = asked.meta_steps or ""
-    if meta_steps.isdecimal() and asked.steps_per_call is None and not asked.resume:
+    if asked.steps_per_call is None and asked.resume:
+        default = with_steps_of_run(preset, Path(asked.out or "") / "config.json")
+    elif asked.steps_per_call is None and meta_steps.isdecimal():
         default = with_meta_steps(preset, int(meta_steps))
     words = (
         f"{description}\n\nPresets, and how they differ from the first:\n\n{preset_lines(presets)}"
@@ -149,10 +154,20 @@ def unwrap_docstrings(kind: type) -> None:
         field.metadata = MappingProxyType({"help": texts.get(field.name)})
 
 
+def with_steps_of_run(preset: R, file: Path) -> R:
+    """The preset with the meta-steps of a run and the number in its calls, from its `config.json`.
+
+    Without such a file it is the preset itself.
+    """
+    stored = read_object(file, {}) if file.exists() else {}
+    names = "meta_steps", "steps_per_call"
+    return replace(preset, **{name: stored[name] for name in names if name in stored})
+
+
 def with_meta_steps(preset: R, meta_steps: int) -> R:
     """The preset with another number of meta-steps, and the most in a call that divide it.
 
-    The preset itself is returned where they would be few, and refused for what does not divide.
+    Where these would be few, it is the preset itself, and `parse` refuses the number of meta-steps.
     """
     if not 0 < meta_steps <= 10**9:
         return preset

@@ -83,10 +83,10 @@ def train(
             seeds = f"{config.seeds} seeds on" if config.seeds > 1 else "Meta-training on"
             print(f"{seeds} {study.devices}; compiled in {seconds['compile']:.1f} s.")
             while done < total and not interrupted():
-                (states, followed), spent = hardware.timed(compiled, states, keys)
+                (states, call_metrics), spent = hardware.timed(compiled, states, keys)
                 seconds["train"] += spent
                 done += every
-                progress = observe(study, config, states, followed, done, seconds)
+                progress = observe(study, config, states, call_metrics, done, seconds)
                 line = {"step": done, **progress.line, "seconds": round(spent, 4)}
                 file.write(as_json(line) + "\n")
                 file.flush()
@@ -130,12 +130,12 @@ def observe(
     study: Study,
     config: RunOptions,
     states: MetaState,
-    followed: dict[str, Array],
+    call_metrics: dict[str, Array],
     done: int,
     seconds: dict[str, float],
 ) -> Progress:
     """The observations after a call, with the validation; its seconds are added."""
-    numbers = {name: np.asarray(values) for name, values in followed.items()}
+    numbers = {name: np.asarray(values) for name, values in call_metrics.items()}
     left_out, one_each = numbers.pop("left_out"), unstack(states)
     line: dict[str, Any] = {
         name: values.reshape(len(one_each), -1).mean(axis=1).tolist()

@@ -121,7 +121,7 @@ class DataOptions(RunOptions):
 
     @property
     def full_length_schedule(self) -> str | None:
-        """Name of a schedule that spans all meta-steps: the cosine, or as in every benchmark."""
+        """Name of a schedule that spans all meta-steps: the cosine; or None."""
         return "the cosine of the outer rate" if self.cosine else super().full_length_schedule
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Runs a study: meta-training from one seed or several, an evaluation, and a folder of results.
 
-The folder holds `log.jsonl`, one line per jitted call, written while the run goes on, and
-`summary.json`. Ctrl-C ends meta-training after the call in progress; what was learned so far is
+The folder holds `config.json`, `checkpoints/`, `log.jsonl`, one line per jitted call, written while
+the run goes on, and `summary.json`. Ctrl-C ends meta-training after the call in progress; what was learned so far is
 then evaluated as usual. All seeds are trained in one program.
 """
 
@@ -73,7 +73,7 @@ def run(study: Study, config: RunOptions) -> Result:
         results |= study.facts | {"seeds": config.seeds}
         if study.count_skipped:
             results["skipped_steps"] = sum(map(study.count_skipped, unstack(states)))
-        results |= headline(results, *study.headline)
+        results |= headline_entries(results, *study.headline)
         summary = summarise(study.name, config, out, done, seconds, results)
     return Result(out, summary, states.params)
 
@@ -126,7 +126,7 @@ def evaluate_study(study: Study, meta_params: MetaParams) -> dict[str, Any]:
     return results | seed_means(values) | count_not_finite(values)
 
 
-def headline(results: dict[str, Any], metric: str, when: int | str) -> dict[str, Any]:
+def headline_entries(results: dict[str, Any], metric: str, when: int | str) -> dict[str, Any]:
     """The number that stands for a run: the mean of a metric after `when` inner steps.
 
     Published numbers may be those after other inner steps.

@@ -60,10 +60,10 @@ class Experiment(NamedTuple):
 
 def run_experiment(experiment: Experiment, config: DataOptions) -> Result:
     """Meta-trains and evaluates an experiment; see `benchmarks.harness.run.run`."""
-    return run(study(experiment, config), config)
+    return run(make_study(experiment, config), config)
 
 
-def study(experiment: Experiment, config: DataOptions) -> Study:
+def make_study(experiment: Experiment, config: DataOptions) -> Study:
     """The study of an experiment: `maml.meta_step` with Adam, and an evaluation step by step."""
     optimizer, layout = outer_optimizer(experiment, config), _layout(experiment, config)
     headline, devices = experiment.headline, layout.mesh.size if layout.mesh else 1

@@ -58,7 +58,8 @@ def add_exploration_term(
 
         - exploration_coef / steps  sum_i (R_query - mean_{j != i} R_j) sum_t l_it
 
-    The sum is over the trajectories i of the first inner step, and R are undiscounted returns.
+    The sum is over the trajectories i of the first inner step, steps is the number of their steps,
+    and R are undiscounted returns.
     Trajectories become more likely if the adapted policy has a higher return than the meta-policy
     has on average. The mean leaves out trajectory i, so that it does not depend on its actions.
 

@@ -1,1 +1,1 @@
-"""Reinforcement learning: environments whose task is an argument, policies, and their losses."""
+"""Reinforcement learning: environments whose task is an argument, and policy networks."""
