@@ -40,8 +40,7 @@ from benchmarks.harness.files import save_figure, write_json
 from benchmarks.harness.folders import options_as_json, script_folder
 from benchmarks.harness.hardware import free_bytes, timed
 from benchmarks.harness.summary import provenance
-from benchmarks.harness.tables import print_table
-from benchmarks.report.tables import quantity
+from benchmarks.harness.tables import print_table, quantity
 from maml.types import LossFn, Params
 from tasks.language import Transformer, markov_chains, next_token, text_passages
 

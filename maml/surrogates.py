@@ -154,8 +154,8 @@ def taypo2(log_ratio: Steps, advantage: Steps) -> Scalar:
 def dice(log_ratio: Steps, advantage: Steps, *, decay: float = 1.0) -> Scalar:
     """The surrogate of Loaded DiCE:  sum_t (r_t - 1) exp(sum_{s<t} decay^(t-s) l_s) A_t.
 
-    With decay 1 it is the importance-sampled V(theta) - V(mu), and every derivative is exact. A smaller decay
-    has more bias and less variance; with decay 0 it is `likelihood_ratio`.
+    With decay 1 it is the importance-sampled V(theta) - V(mu), and every derivative is exact. A
+    smaller decay has more bias and less variance; with decay 0 it is `likelihood_ratio`.
 
     Args:
         log_ratio: Log-ratios l_t, `[time]`.

@@ -1,8 +1,8 @@
 """Runs a study: meta-training from one seed or several, an evaluation, and a folder of results.
 
 The folder holds `config.json`, `checkpoints/`, `log.jsonl`, one line per jitted call, written while
-the run goes on, and `summary.json`. Ctrl-C ends meta-training after the call in progress; what was learned so far is
-then evaluated as usual. All seeds are trained in one program.
+the run goes on, and `summary.json`. Ctrl-C ends meta-training after the call in progress; what was
+learned so far is then evaluated as usual. All seeds are trained in one program.
 """
 
 import time

@@ -34,3 +34,12 @@ def markdown_table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     | sinusoid | 0.5 |
     """
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+
+
+def quantity(number: int, thing: str) -> str:
+    """A number with its noun, in the singular or the plural.
+
+    >>> quantity(1, "seed"), quantity(5, "seed")
+    ('1 seed', '5 seeds')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -35,7 +35,7 @@ from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import write_json
 from benchmarks.harness.folders import script_folder
-from benchmarks.harness.tables import print_table
+from benchmarks.harness.tables import print_table, quantity
 from benchmarks.peers.ours import (
     Arrays,
     Problem,
@@ -46,7 +46,6 @@ from benchmarks.peers.ours import (
     our_side,
     spawn_side,
 )
-from benchmarks.report.tables import quantity
 
 GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # as fast as Omniglot
 WAVES = sinusoid.PRESETS["alpha-of-the-text-5-shot"]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import maml
 from benchmarks.harness.files import COUNT, MEAN, NUMBER, read_lines, save_figure
 from benchmarks.harness.supervised import Experiment
-from benchmarks.report.tables import quantity
+from benchmarks.harness.tables import quantity
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
 

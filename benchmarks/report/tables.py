@@ -18,7 +18,7 @@ from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import NO_EFFECT, RESULTS
 from benchmarks.harness.statistics import mean_over_seeds, split_seeds
-from benchmarks.harness.tables import markdown_table, print_table
+from benchmarks.harness.tables import markdown_table, print_table, quantity
 from benchmarks.report.published import (
     Summary,
     config_of_today,
@@ -86,15 +86,6 @@ def show(summary: Summary) -> None:
     title = f"{task_title(summary)}, {summary['algorithm']}: {unit} (95% CI)"
     head = ["inner steps", "ours", *also, *best, "published"]
     print_table(head, rows, title, ", ".join([*facts, summary["device"]]))
-
-
-def quantity(number: int, thing: str) -> str:
-    """A number with its noun, in the singular or the plural.
-
-    >>> quantity(1, "seed"), quantity(5, "seed")
-    ('1 seed', '5 seeds')
-    """
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def read_results(folder: Path = RESULTS) -> list[Summary]:
@@ -170,6 +161,8 @@ def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
         setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
     if (model := first["config"].get("model", "conv4")) != "conv4":
         setting += f", {model} with {first['parameters']} parameters, the head's among them"
+    words = {"augment": "augmented images", "zero_head": "a head that starts at zero"}
+    setting += "".join(f", {text}" for name, text in words.items() if first["config"].get(name))
     for step in [step for step in expected if step in first[metric]] or [str(last)]:
         inductive, best = "", ""
         if f"{metric}_inductive" in first:
@@ -204,11 +197,15 @@ HALF_HOUR = (
     " --steps-per-call 500 --eval-tasks 10000 --eval-steps 5"
 )
 CORES = "omniglot --preset two-cores-{} --data data/omniglot --devices 1"
+AUGMENTED = (
+    "omniglot --preset prototypes-20-way-1-shot --data data/omniglot --devices 1 --val-tasks 200"
+    " --augment --train-ways 60 --meta-batch 1 --meta-steps 30000 --steps-per-call 500"
+)
 HEADLINES = (
     (HALF_HOUR, "3"),
     (CORES.format("5-way-5-shot"), "3"),
     (CORES.format("20-way-1-shot"), "5"),
-    ("omniglot --preset prototypes-20-way-1-shot --data data/omniglot --val-tasks 200", "1"),
+    (AUGMENTED, "1"),
     ("sinusoid --preset maml-paper-5-shot --val-tasks 0", "1"),
     ("sinusoid --preset meta-sgd-paper-5-shot --val-tasks 0", "1"),
     ("navigation --surrogate likelihood_ratio", "1"),
