@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 
-QUICK = "MAML_QUICK" in os.environ  # what the tests set
+QUICK = "MAML_QUICK" in os.environ  # set by the tests
 META_STEPS = 300 if QUICK else 15_000
 
 # %% [markdown]
@@ -110,7 +110,7 @@ print(f"loss after one inner step: {history[:100].mean():.2f} in the first 100 m
 print(f"{history[-100:].mean():.2f} in the last 100 of {META_STEPS:,}")
 
 # %% [markdown]
-# A wave that was never seen, of which five points are given, shows what has been learned. From
+# A new wave, of which five points are given, shows what has been learned. From
 # random parameters a step changes next to nothing. The meta-learned parameters fit no particular
 # wave, but one step takes them close to many waves.
 
@@ -170,8 +170,8 @@ state, metrics = train(maml.init(algorithm, optimizer, start), jax.random.key(2)
 print(f"loss after one inner step: {metrics['loss'][-100:].mean():.2f} in the last 100 meta-steps")
 
 # %% [markdown]
-# Is it the same? On one meta-batch and at the same parameters both meta-gradients must agree to
-# rounding. From here on everything is in float64, in which rounding is $10^{-16}$.
+# Is it the same? On one meta-batch and at the same parameters the two meta-gradients must agree up
+# to rounding. From here on everything is in float64, where rounding errors are near $10^{-16}$.
 
 # %%
 from functools import partial
@@ -234,9 +234,9 @@ print(f"and how well -alpha H explains it, relative error:   {error:.1e}")
 assert error < 1e-12
 
 # %% [markdown]
-# How much that turns the meta-gradient depends on $\alpha$, on the number of steps, each of which
-# adds a factor $I - \alpha H$, and on the parameters. This is the cosine of the angle between both
-# meta-gradients:
+# How far this turns the meta-gradient depends on $\alpha$, on the number of steps, each of which
+# adds a factor $I - \alpha H$, and on the parameters. This is the cosine of the angle between the
+# two meta-gradients:
 
 
 # %%
@@ -263,8 +263,8 @@ grid[0].legend(loc="lower left")
 plt.show()
 
 # %% [markdown]
-# At random parameters the loss is nearly flat, and both agree. Meta-training leads to parameters at
-# which $\alpha H$ is not small, because one step changes much there, and there the two differ.
+# At random parameters the loss is nearly flat, and the two agree. Meta-training leads to parameters
+# at which one step changes a lot, so that $\alpha H$ is not small, and there they differ.
 
 # %% [markdown]
 # ## Is it *the* gradient?
@@ -275,8 +275,8 @@ plt.show()
 # \approx \langle \nabla F(\theta), d \rangle$$
 #
 # for the meta-loss $F$ and a random direction $d$. A wide interval contains kinks of the ReLUs, in
-# a tiny one rounding errors dominate, and in between MAML's gradient agrees. FOMAML's never does:
-# it is a useful direction, but not the gradient of this objective.
+# a tiny one rounding errors dominate, and in between MAML's gradient agrees with the quotient.
+# FOMAML's never does: it is a useful direction, but not the gradient of this objective.
 
 # %%
 center, unravel = ravel_pytree(theta)
@@ -306,5 +306,5 @@ plt.show()
 assert at_middle["MAML"] < 1e-6 and at_middle["FOMAML"] > 1e-3
 
 # %% [markdown]
-# The tests do this for every algorithm of the library, with momentum, Adam and masks inside:
+# The tests check this for every algorithm of the library, with momentum, Adam and masks inside:
 # `tests/test_meta_gradient.py`. Next: [the paper's sinusoids](02_sinusoid.ipynb), measured.

@@ -35,7 +35,7 @@ import maml
 from tasks.models import MLP
 from tasks.sinusoid import INPUT, Wave, draw_wave, few_points, points
 
-QUICK = "MAML_QUICK" in os.environ  # what the tests set
+QUICK = "MAML_QUICK" in os.environ  # set by the tests
 META_STEPS, EACH, TEST_TASKS = (400, 200, 50) if QUICK else (20_000, 1000, 1000)
 
 # %% [markdown]
@@ -76,9 +76,9 @@ tasks = maml.batch_tasks(sample, num_tasks=25)
 
 # %% [markdown]
 # `maml.init` makes the state before the first meta-step, and `maml.train` takes many meta-steps in
-# one compiled program. It is called for a thousand meta-steps at a time here, so that the progress
-# bar moves, and the error of 500 validation waves before and after an inner step is measured in
-# between.
+# one compiled program. Here it is called for a thousand meta-steps at a time, so that the progress
+# bar moves. In between, the error on 500 validation waves is measured before and after an inner
+# step.
 
 # %%
 validation = maml.batch_tasks(sample, 500)(jax.random.key(1))
@@ -130,15 +130,15 @@ print(
 # ## Against a network that is trained on all waves at once
 #
 # Does meta-training need the inner step? With `inner_steps=0` the same lines train one network on
-# all tasks together, which is then adapted to a new task in the same way.
+# all tasks together, which then adapts to a new task in the same way.
 
 # %%
 joint, _ = meta_train(maml.maml(loss, optax.sgd(0.01), inner_steps=0))
 
 # %% [markdown]
 # To be fair, the joint network adapts with the learning rate that is best for it on the validation
-# waves. MAML keeps the learning rate of its training. `maml.evaluate` gives the error of every test
-# wave after 0, 1, ..., 10 inner steps.
+# waves, after ten steps. MAML keeps the learning rate of its training. `maml.evaluate` gives the
+# error of every test wave after 0, 1, ..., 10 inner steps.
 
 
 # %%
@@ -174,7 +174,7 @@ plt.show()
 # ## The curves
 #
 # `maml.adapt` returns the adapted parameters of one task. Below is a wave that neither network has
-# seen. In the upper row its ten points lie everywhere, in the lower row only on the right.
+# seen. Its ten points lie everywhere in the upper row, and only on the right in the lower row.
 
 # %%
 wave = Wave(jnp.array(3.5), jnp.array(2.5))
@@ -203,7 +203,7 @@ plt.show()
 # Both start near the mean of all waves, $-\frac{2 \cdot 2.55}{\pi} \cos x$. MAML moves the whole
 # curve, even where there are no points, because it has meta-learned the shape of waves. The joint
 # network changes near the points only. Over many waves, with all points on the right, the error on
-# the left falls with MAML and rises with the joint network:
+# the left falls for MAML and rises for the joint network:
 
 
 # %%
@@ -239,6 +239,6 @@ for name, (other, meta_params) in results.items():
     print(f"{name:>16}: {mean[1]:.2f} ± {ci95[1]:.2f} after one inner step")
 
 # %% [markdown]
-# Each number is that of one meta-training; the intervals are over test waves. The page of
-# [results](../docs/results.md#sinusoid) has those of the paper's 70,000 meta-steps, over several
+# Each number comes from one meta-training; the intervals are over test waves. The page of
+# [results](../docs/results.md#sinusoid) has numbers for the paper's 70,000 meta-steps, over several
 # seeds. Next: [characters](03_omniglot.ipynb).

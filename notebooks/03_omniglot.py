@@ -16,9 +16,9 @@
 # %% [markdown]
 # # Characters
 #
-# Here are five characters that you have never seen, one drawing of each. Which of them is the sixth
-# drawing? People find this easy. A network finds it hard, unless it has learned from other
-# characters how to learn a character. Three ways of doing so are compared: MAML, ANIL and
+# You are shown five characters of an unknown alphabet, one drawing of each. Which of them does a
+# sixth drawing show? People find this easy. A network finds it hard, unless it has learned from
+# other characters how to learn a new one. Three ways of doing so are compared here: MAML, ANIL and
 # prototypes.
 
 # %%
@@ -39,7 +39,7 @@ from tasks import glyphs, omniglot
 from tasks.characters import alphabet
 from tasks.models import Conv4
 
-QUICK = "MAML_QUICK" in os.environ  # what the tests set
+QUICK = "MAML_QUICK" in os.environ  # set by the tests
 META_STEPS, EACH, TEST_TASKS = (4, 2, 10) if QUICK else (1000, 50, 200)
 
 # %% [markdown]
@@ -48,7 +48,7 @@ META_STEPS, EACH, TEST_TASKS = (4, 2, 10) if QUICK else (1000, 50, 200)
 # Omniglot has 1,623 characters of 50 alphabets, each drawn by 20 people (Lake, Salakhutdinov,
 # Tenenbaum 2015). Set `OMNIGLOT_DIR` to the folder with its two zips. Without them, characters of
 # matplotlib's fonts are used instead, slanted and warped. The splits divide the characters: those
-# of the test are never seen in meta-training.
+# of the test split are never seen in meta-training.
 
 # %%
 if "OMNIGLOT_DIR" in os.environ:
@@ -87,8 +87,8 @@ plt.show()
 # ## An episode
 #
 # `maml.few_shot` draws a task from the array of drawings: five characters, one drawing of each to
-# learn from (the support set) and five to be judged by (the query set). The number of a class is
-# drawn anew in every task, so it cannot be memorised.
+# learn from (the support set) and five to be judged by (the query set). The classes are numbered
+# anew in every task, so the number of a character cannot be memorised.
 
 # %%
 samplers = {
@@ -113,12 +113,13 @@ plt.show()
 #
 # - **MAML**: a gradient step of all parameters,
 # - **ANIL**, *almost no inner loop*: a gradient step of the head alone (Raghu et al. 2020),
-# - **prototypes**: no gradient; a drawing is taken for the class whose features are nearest (Snell,
-#   Swersky, Zemel 2017). In the library this is a head that is computed in closed form.
+# - **prototypes**: no gradient; a drawing is given the class whose mean features are nearest
+#   (Snell, Swersky, Zemel 2017). In the library this is a head that is computed in closed form.
 #
 # The network has batch normalisation. In the mode `"support"`, the statistics are those of the
-# support set, so that each query drawing is classified by itself. ANIL's learning rate is larger,
-# since its step changes only the head.
+# support set, so that each query drawing is classified by itself. MAML's inner learning rate, 0.4,
+# is the paper's. ANIL's, 2.0, is larger because its step changes only the head. It is a guess, not
+# tuned.
 
 # %%
 network = Conv4(ways=5, features=32)
@@ -196,17 +197,18 @@ for name, values in accuracy.items():
     print(f"{name:>10}: {mean:.1f} ± {ci95:.1f} % after one step")
 for name in ("ANIL", "prototypes"):
     mean, ci95 = maml.mean_ci95(accuracy[name][:, 1] - accuracy["MAML"][:, 1])
-    print(f"{name} minus MAML, on the same tasks: {mean:+.1f} ± {ci95:.1f} %")
+    print(f"{name} minus MAML, on the same tasks: {mean:+.1f} ± {ci95:.1f} points")
 
 # %% [markdown]
-# After such a short training the closed form is ahead, since it needs no meta-learned head. After
-# longer ones the accuracies are closer to each other; see the
+# After such a short training the closed form is ahead; it needs no meta-learned head. ANIL is far
+# behind, but with a learning rate that is not tuned this says little about ANIL. After longer
+# training MAML and prototypes are closer to each other; see the
 # [results](../docs/results.md#omniglot). The intervals are over tasks, for one meta-training each.
 #
 # ## Which drawings are taken for another character?
 #
 # `maml.adapt` adapts to one support set, and `apply` then gives the logits of any drawings. These
-# are the eight mistakes in the test tasks, each of another task, of which MAML is most confident.
+# are the eight mistakes in which MAML is most confident, each from a different test task.
 
 
 # %%

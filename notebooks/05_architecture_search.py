@@ -36,7 +36,7 @@ from maml import search
 from tasks.architectures.table_files import maml_bench
 from tasks.architectures.tabular import lookup
 
-QUICK = "MAML_QUICK" in os.environ  # what the tests set
+QUICK = "MAML_QUICK" in os.environ  # set by the tests
 RUNS, CHILDREN = (10, 40) if QUICK else (500, 200)
 
 # %% [markdown]
@@ -69,7 +69,7 @@ for number in range(3):
 # meta-training. All 648 networks were trained in advance, three times each, so that a reward can be
 # looked up. Hundreds of searches then take seconds, and show which differences are more than luck.
 # The reward is that of the first training. The other two are tested on further characters, and no
-# search sees their results, which tell how good the network is that a search has found.
+# search sees their results: they tell how good the network is that a search has found.
 
 # %%
 table = maml_bench(Path("../results/maml-bench/table.npz"))
@@ -159,21 +159,19 @@ plt.show()
 
 # %%
 def interval(values):
-    return "{:.1f} ± {:.1f} %".format(*maml.mean_ci95(values))
+    return "{:.1f} ± {:.1f}".format(*maml.mean_ci95(values))
 
 
 test_accuracy = {}
 for name, history in statistics.items():
     winners = history.tokens[jnp.arange(RUNS), history.rewards.argmax(1)]
     test_accuracy[name] = jax.vmap(lambda tokens: lookup(tested, tokens))(winners)
-    print(f"{name}: best reward {interval(history.rewards.max(1))},", end=" ")
-    print(f"its test accuracy {interval(test_accuracy[name])}")
+    print(f"{name}: best reward {interval(history.rewards.max(1))} %,", end=" ")
+    print(f"its test accuracy {interval(test_accuracy[name])} %")
 print(f"all networks: mean reward {rewards.mean():.1f} %, mean test accuracy {tested.mean():.1f} %")
 for name in ("evolution", "policy gradient"):
-    print(
-        f"{name} minus random search:",
-        interval(test_accuracy[name] - test_accuracy["random search"]),
-    )
+    difference = test_accuracy[name] - test_accuracy["random search"]
+    print(f"{name} minus random search: {interval(difference)} points of test accuracy")
 
 # %% [markdown]
 # In test accuracy the policy gradient stays ahead of random search, but by much less than in
@@ -225,7 +223,7 @@ for (name, options), token in zip(OPTIONS.items(), best, strict=True):
 print(f"reward {rewards[tuple(best)]:.1f} %, test accuracy {tested[tuple(best)]:.1f} %")
 
 # %% [markdown]
-# A reward that trains a network is a Python function, and `search.search_on_host` runs the same
-# search with it, on devices side by side or on a cluster: see [your own search
-# space](../docs/guides/own-search-space.md). Next: [networks that are trained
+# If the reward has to train a network, it is an ordinary Python function, and
+# `search.search_on_host` runs the same search with it, on devices side by side or on a cluster: see
+# [your own search space](../docs/guides/own-search-space.md). Next: [networks that are trained
 # already](06_trained_weights.ipynb).

@@ -38,7 +38,7 @@ import maml
 from tasks import glyphs, omniglot
 from tasks.models import Conv4
 
-QUICK = "MAML_QUICK" in os.environ  # what the tests set
+QUICK = "MAML_QUICK" in os.environ  # set by the tests
 TEST_TASKS = 10 if QUICK else 200
 
 # %% [markdown]
@@ -92,8 +92,8 @@ def predict(support, drawings, mode="support"):
 
 # %%
 characters = glyphs.load()
-experiment = [characters.names.index(f"Symbols/U+{ord(sign):04X}") for sign in "♉♌♍♏♑"]
-images = characters.images[experiment][..., None] / np.float32(255)  # [class, drawing, 28, 28, 1]
+signs = [characters.names.index(f"Symbols/U+{ord(sign):04X}") for sign in "♉♌♍♏♑"]
+images = characters.images[signs][..., None] / np.float32(255)  # [class, drawing, 28, 28, 1]
 support, drawings = images[:, 0], images[:, 12]
 probabilities = predict(support, drawings)
 
@@ -120,12 +120,15 @@ right = probabilities[jnp.arange(5), jnp.arange(5)]
 print("probability of the right sign:", *(f"{p:.3f}" for p in right))
 
 # %% [markdown]
+# The network is wrong about the third drawing: with a probability of 0.249 for the right sign, it
+# takes the drawing for the fourth sign, whose bar is the highest.
+#
 # ## Inductive or transductive?
 #
 # Batch normalisation needs the statistics of some images. A new drawing can be normalised with
 #
 # - those of the support set, mode `"support"`: each drawing is classified by itself (*inductive*),
-# - those of all drawings that are asked about together, mode `"transductive"`, as in MAML's paper.
+# - those of all drawings that are classified together, mode `"transductive"`, as in MAML's paper.
 #
 # In the second mode the answer for a drawing depends on the drawings in the same query set. How
 # much does that matter? Every drawing of the test tasks is classified three times: together with
