@@ -189,7 +189,7 @@ REFUSED = {
         "--rate -1": "rate must be >= 1e-30; got -1.0",
         "--batch 7": "the batch must divide 100 children; got 7",
         f"--seed {2**70}": "seed must be <= 2,147,483,647",
-        "--strategies random --policy lstm": "read only with strategies reinforce and ppo",
+        "--strategies random --policy lstm": "used only with strategies reinforce and ppo",
         "--strategies random evolution --batch 20": "batch is used only with strategy ppo",
         "--strategies random random": "must be different from each other; got 'random' twice",
         "--strategies": "strategies needs at least one value",

@@ -114,7 +114,7 @@ def published_values(summary: Summary) -> dict[str, str]:
 def config_of_today(config: dict[str, Any]) -> dict[str, Any]:
     """The options of a recorded run, with the names and values that they have today."""
     today = {RENAMED.get(name, name): value for name, value in config.items() if name != "memory"}
-    today = (ADDED if "dataset" in today else {}) | today
+    today = (ADDED if "rotate" in today else {}) | today
     return today | ({"chunk": "auto"} if today.get("chunk", "auto") is None else {})
 
 
