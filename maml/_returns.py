@@ -69,7 +69,7 @@ def check_metrics(metrics: Any) -> None:
     """
     if not isinstance(metrics, dict):
         raise ValueError(
-            f"the metrics of a meta-gradient or an objective are a dictionary; got"
+            "the metrics of a meta-gradient or an objective are a dictionary; got"
             f" {type(metrics).__name__}"
         )
     _check_leaves(metrics, is_number, "the metrics of a meta-gradient are numbers")

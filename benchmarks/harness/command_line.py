@@ -20,7 +20,7 @@ from docstring_parser import parse_from_object
 
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
-from benchmarks.harness.files import read_object
+from benchmarks.harness.files import COUNT, read_object
 from benchmarks.harness.options import RunOptions
 
 D = TypeVar("D")
@@ -98,8 +98,8 @@ def configure(
         raise ValueError(f"no preset {asked.preset!r}{hint}; there are {', '.join(presets)}")
     default = preset = presets[asked.preset]
     meta_steps = asked.meta_steps or ""
-    if asked.steps_per_call is None and asked.resume:
-        default = with_steps_of_run(preset, Path(asked.out or "") / "config.json")
+    if asked.steps_per_call is None and asked.resume and asked.out:
+        default = with_steps_of_run(preset, Path(asked.out) / "config.json")
     elif asked.steps_per_call is None and meta_steps.isdecimal():
         default = with_meta_steps(preset, int(meta_steps))
     words = (
@@ -159,9 +159,9 @@ def with_steps_of_run(preset: R, file: Path) -> R:
 
     Without such a file it is the preset itself.
     """
-    stored = read_object(file, {}) if file.exists() else {}
-    names = "meta_steps", "steps_per_call"
-    return replace(preset, **{name: stored[name] for name in names if name in stored})
+    schema = dict.fromkeys(("meta_steps", "steps_per_call"), (COUNT, None))
+    stored = read_object(file, schema) if file.exists() else {}
+    return replace(preset, **{name: stored[name] for name in schema if stored.get(name)})
 
 
 def with_meta_steps(preset: R, meta_steps: int) -> R:

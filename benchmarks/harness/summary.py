@@ -1,5 +1,6 @@
 """The summary of a run: its results with options, machine and command, and recorded lines."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,12 @@ def provenance() -> dict[str, Any]:
     script = hardware.script_name()
     command = " ".join(["python -m", script, *sys.argv[1:]]) if script else "from Python"
     return {"device": hardware.device(), "versions": hardware.versions(), "command": command}
+
+
+def command_to_repeat(command: str) -> str:
+    """A recorded command without the options that name its folder, or add to the results.
+
+    >>> command_to_repeat("python -m benchmarks.demo --quick --out results/demo --record")
+    'python -m benchmarks.demo --quick'
+    """
+    return re.sub(r" --out \S+| --(record|resume)", "", command)

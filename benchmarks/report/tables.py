@@ -18,6 +18,7 @@ from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import NO_EFFECT, RESULTS
 from benchmarks.harness.statistics import mean_over_seeds, split_seeds
+from benchmarks.harness.summary import command_to_repeat
 from benchmarks.harness.tables import markdown_table, print_table, quantity
 from benchmarks.report.published import (
     Summary,
@@ -101,8 +102,8 @@ def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
     """
     groups: list[tuple[dict[str, Any], dict[int, Summary]]] = []  # options, and runs by seed
     known = (summary for summary in summaries if summary["benchmark"] in METRICS)
+    free = {*NO_EFFECT, "seed", "seeds", "steps_per_call", "devices"}
     for summary in chain.from_iterable(map(split_seeds, known)):
-        free = {*NO_EFFECT, "seed", "seeds", "steps_per_call", "devices"}
         config = config_of_today(summary["config"])
         options = {name: value for name, value in config.items() if name not in free}
         options |= {name: summary[name] for name in ("benchmark", "algorithm")}
@@ -155,7 +156,7 @@ def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
     # A command that trains several seeds records the seconds of them all.
     seconds = [sum(run["seconds"].values()) / (run["config"].get("seeds") or 1) for run in runs]
     minutes = f"{np.mean(seconds) / 60:.1f}"
-    command = re.sub(r" --(seed|out) \S+| --(record|resume)", "", first["command"])
+    command = re.sub(r" --seed \S+", "", command_to_repeat(first["command"]))
     setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"
     if first["batch_norm"] != "none":
         setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
@@ -163,13 +164,13 @@ def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
         setting += f", {model} with {first['parameters']} parameters, the head's among them"
     words = {"augment": "augmented images", "zero_head": "a head that starts at zero"}
     setting += "".join(f", {text}" for name, text in words.items() if first["config"].get(name))
+    others = ", ".join(f"{value} (inner steps: {n})" for n, value in expected.items())
     for step in [step for step in expected if step in first[metric]] or [str(last)]:
         inductive, best = "", ""
         if f"{metric}_inductive" in first:
             inductive = cell(runs, step, f"{metric}_inductive")
             best = cell([run | run.get("best", {}) for run in runs], step)
         values = [task_title(first), first["algorithm"], first["preset"], step, cell(runs, step)]
-        others = ", ".join(f"{value} (inner steps: {n})" for n, value in expected.items())
         values += [inductive, best, expected.get(step, others), seeds, setting, minutes]
         yield dict(zip(COLUMNS, [*values, f"`{command}`"], strict=True))
 

@@ -1,12 +1,12 @@
 """Tables of architecture searches, on the terminal and in the docs."""
 
-import re
 from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
 
 from rich import box
 
+from benchmarks.harness.summary import command_to_repeat
 from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.published import Summary
 
@@ -66,15 +66,6 @@ def show(summary: Summary) -> None:
         f" {sum(summary['seconds'].values()):.1f} s, {summary['device']}{broken}"
     )
     print_table(("strategy", *HEAD), body, f"{task_title(summary)}, %", caption, box=box.SIMPLE)
-
-
-def command_to_repeat(command: str) -> str:
-    """A recorded command without the options that name its folder, or add to the results.
-
-    >>> command_to_repeat("python -m benchmarks.demo --quick --out results/demo --record")
-    'python -m benchmarks.demo --quick'
-    """
-    return re.sub(r" --out \S+| --(record|resume)", "", command)
 
 
 def markdown(summaries: Iterable[Summary]) -> str:
