@@ -115,7 +115,8 @@ def first_states(study: Study, config: RunOptions) -> MetaState:
     Raises:
         ValueError: the meta-parameters to start from are missing, or of another shape.
     """
-    states = stack([study.start(jax.random.fold_in(key, 0)) for key in seed_keys(config)])
+    start = jax.jit(study.start)  # one program, instead of one for each of its operations
+    states = stack([start(jax.random.fold_in(key, 0)) for key in seed_keys(config)])
     return states._replace(params=checkpoints.initial_params(config, states.params))
 
 

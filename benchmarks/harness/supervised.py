@@ -55,7 +55,7 @@ class Experiment(NamedTuple):
 
     def initial(self, seed: int = 0) -> Params:
         """The initial parameters of a seed."""
-        return self.init(jax.random.fold_in(jax.random.key(seed), 0))
+        return jax.jit(self.init)(jax.random.fold_in(jax.random.key(seed), 0))
 
 
 def run_experiment(experiment: Experiment, config: DataOptions) -> Result:
