@@ -303,7 +303,8 @@ def test_runs_that_differ_in_their_seed_are_one_row_with_an_interval_over_seeds(
         curve = {"1": {"mean": mean, "ci95": 9.0}}
         config = {"inner_steps": 1, "inner_rate": rate, "seed": seed, "shots": 5} | younger
         facts = {"preset": "p", "algorithm": "maml", "meta_steps": 1, "tasks": 2}
-        facts |= {"batch_norm": "none", "seconds": {}, "command": f"run --seed {seed} --record"}
+        facts |= {"device": "1 x cpu", "batch_norm": "none", "seconds": {}}
+        facts |= {"command": f"run --seed {seed} --record"}
         return {"benchmark": "sinusoid", "mse": curve, "seed": seed, "config": config} | facts
 
     made = tables.markdown([run(0, 1.0), run(1, 3.0, new=1), run(0, 2.0), run(0, 7.0, rate=0.2)])
@@ -322,6 +323,7 @@ def test_a_line_of_several_seeds_without_their_means_does_not_count_as_one_of_th
         return {"benchmark": "sinusoid", "algorithm": "maml", "mse": curve, "seed": seed} | {
             "config": config,
             "seconds": {},
+            "device": "1 x cpu",
             **more,
         }
 
