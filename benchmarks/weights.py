@@ -39,6 +39,8 @@ from maml.types import MetaParams
 
 OPTIONS = "options"  # name of the options among the arrays
 PATHS = "data", "out", "start_from"  # options that are paths
+# Options of the run that the evaluation changes.
+CHANGES = "data", "ways", "shots", "within_alphabet", "eval_tasks", "eval_steps"
 
 
 def save_weights(path: Path, learned: MetaParams, config: dict[str, Any]) -> None:
@@ -132,6 +134,8 @@ class Weights:
     fewer classes than in meta-training."""
     shots: int | None = None
     """Number of support images for each class; None is as in the run."""
+    within_alphabet: bool | None = None
+    """Draw all classes of an episode from one alphabet; None is as in the run."""
     eval_tasks: int = 10_000
     """Number of test tasks."""
     eval_steps: int | None = None
@@ -145,7 +149,7 @@ class Weights:
         check(self)
         if self.run and len(self.files) > 1:
             raise ValueError(f"files must be one with --run; got {len(self.files)}")
-        names = ("data", "ways", "shots", "eval_tasks", "eval_steps", "out", "record")
+        names = *CHANGES, "out", "record"
         check_used(self, names, self.run is None, "an evaluation, and --run writes a file")
 
 
@@ -156,8 +160,8 @@ def main(options: Weights) -> None:
     if options.run:
         write_weights(file, options.run)
         return
-    names = ("data", "ways", "shots", "eval_tasks", "eval_steps")
-    changes = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    changes = {name: getattr(options, name) for name in CHANGES}
+    changes = {name: value for name, value in changes.items() if value is not None}
     if options.ways and options.ways != (before := read_options(file)).ways:
         changes["train_ways"] = before.train_ways or before.ways
     few_shot, config, learned = load_trained(*files, **changes)

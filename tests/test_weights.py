@@ -48,6 +48,15 @@ def test_the_accuracy_of_a_weights_file_is_printed(run, file, capsys):
     assert f"{accuracy:.2f}" in shown  # three tasks of five queries: rounding changes none
 
 
+def test_weights_are_evaluated_on_episodes_of_one_alphabet(file, tmp_path):
+    options = weights.Weights(
+        files=(file,), within_alphabet=True, eval_tasks=3, out=tmp_path / "within"
+    )
+    weights.main(options)
+    summary = json.loads((tmp_path / "within" / "summary.json").read_text())
+    assert summary["config"]["within_alphabet"] is True
+
+
 def test_files_of_several_seeds_are_evaluated_as_an_ensemble(run, file, tmp_path, capsys):
     """Of twice the same weights it is one of them; of runs of other options it is refused."""
     same = weights.Weights(files=(file, file), eval_tasks=3, out=tmp_path / "both")

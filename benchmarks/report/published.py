@@ -10,8 +10,6 @@ prototypical networks (Snell et al. 2017).
 from collections.abc import Container
 from typing import Any
 
-from benchmarks.harness.tables import markdown_table
-
 Summary = dict[str, Any]
 NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
 CELLS = tuple(f"omniglot {ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
@@ -118,24 +116,18 @@ def config_of_today(config: dict[str, Any]) -> dict[str, Any]:
     return today | ({"chunk": "auto"} if today.get("chunk", "auto") is None else {})
 
 
-def published_table(benchmark: str, without: Container[tuple[str, str]] = ()) -> str:
-    """A Markdown table of published values, with a row for each task.
+def not_run(benchmark: str, present: Container[tuple[str, str]]) -> str:
+    """A sentence with the published results that have no run here; empty if there are none.
 
     Args:
         benchmark: Name of the benchmark.
-        without: Pairs (task, algorithm) that are left out.
-
-    Returns:
-        The table, with a column for each algorithm; empty if all are left out.
+        present: Pairs (task, algorithm) that were run.
     """
     model = "conv4" if benchmark == "omniglot" else ""
-    cells = {
-        key[:2]: next(iter(values.values()))
-        for key, values in PUBLISHED.items()
-        if key[0].startswith(benchmark) and key[2] == model and key[:2] not in without
-    }
-    names = dict.fromkeys(name for _, name in cells)
-    left = {task for task, _ in cells}
-    tasks = [task for task in dict.fromkeys(key[0] for key in PUBLISHED) if task in left]
-    rows = [(task, *(cells.get((task, name), "") for name in names)) for task in tasks]
-    return markdown_table(["task", *names], rows) if rows else ""
+    missing: dict[str, list[str]] = {}
+    for (task, algorithm, of_model), values in PUBLISHED.items():
+        if task.startswith(benchmark) and of_model == model and (task, algorithm) not in present:
+            shown = f"{task.removeprefix(benchmark).strip()} ({next(iter(values.values()))})"
+            missing.setdefault(algorithm, []).append(shown)
+    parts = [f"{algorithm}: {', '.join(tasks)}" for algorithm, tasks in missing.items()]
+    return f"Published, and not run here: {'; '.join(parts)}." if parts else ""

@@ -23,7 +23,7 @@ from benchmarks.harness.tables import markdown_table, print_table, quantity
 from benchmarks.report.published import (
     Summary,
     config_of_today,
-    published_table,
+    not_run,
     published_values,
     task_title,
 )
@@ -128,7 +128,7 @@ def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
 def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) -> str:
     """A Markdown table for each benchmark, with a row for each group and published inner step.
 
-    Below it is a table of the published numbers without a result.
+    Below it is a sentence with the published numbers that have no result.
     """
     groups, parts = group_by_seed(summaries), []
     for benchmark in benchmarks:
@@ -141,8 +141,7 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
         head = [names.get(name, name) for name in columns]
         body = ([row[name] for name in columns] for row in rows)
         parts += [f"### {benchmark.capitalize()}", markdown_table(head, body)]
-        if missing := published_table(benchmark, present):
-            parts += ["Published, and not run here:", missing]
+        parts += [sentence] if (sentence := not_run(benchmark, present)) else []
     return "\n\n".join(parts)
 
 
