@@ -16,7 +16,7 @@ from benchmarks.harness import algorithms, hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import DataOptions
 from benchmarks.harness.supervised import BLOCK, Experiment
-from maml.sampling import few_shot
+from maml.episodes import few_shot
 from maml.types import Batch, LossFn, Params, RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures.cells import Cells

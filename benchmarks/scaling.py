@@ -32,7 +32,7 @@ from benchmarks.harness.files import save_figure, write_json
 from benchmarks.harness.folders import script_folder
 from benchmarks.harness.summary import provenance
 from benchmarks.harness.tables import print_table
-from maml.sampling import few_shot
+from maml.episodes import few_shot
 from maml.types import Params
 from tasks import glyphs
 from tasks.batch_norm import flax_loss

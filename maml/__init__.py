@@ -5,6 +5,7 @@ from maml.algorithms import anil, boil, cavia, imaml, maml
 from maml.batch_norm import batch_normalise, few_shot_apply
 from maml.closed_form import R2D2Params, protonet, r2d2
 from maml.ensembles import ensemble, mixture
+from maml.episodes import few_shot
 from maml.estimators import displacement, implicit, unrolled
 from maml.evaluation import evaluate, mean_ci95
 from maml.finite import SkipReport, clip_by_global_norm, skip_nonfinite, skip_report
@@ -18,7 +19,7 @@ from maml.mapping import task_mesh
 from maml.meta_sgd import MetaSGDParams, meta_sgd
 from maml.outer import meta_gradient, meta_step
 from maml.plus_plus import PlusPlusParams, maml_plus_plus
-from maml.sampling import Query, batch_tasks, few_shot
+from maml.sampling import Query, batch_tasks
 from maml.training import init, iterate, train
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (

@@ -16,7 +16,7 @@ from problems import quick
 
 import maml
 from benchmarks.search import drawing, figures, tables
-from maml.sampling import few_shot
+from maml.episodes import few_shot
 from maml.search import Space
 from tasks import language, omniglot, sinusoid
 from tasks.architectures import cells, graphs, table_files, tabular

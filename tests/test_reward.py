@@ -12,7 +12,7 @@ from problems import quick
 
 import maml
 from benchmarks.architecture_pilot import intraclass_correlation
-from maml.sampling import few_shot
+from maml.episodes import few_shot
 from maml.search import Space, random_architecture
 from tasks.architectures import cells as cell_space
 from tasks.architectures import macro as macro_space

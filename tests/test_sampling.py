@@ -5,13 +5,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 from scipy.stats import chisquare
 
 import maml
-from maml.sampling import few_shot
+from maml.episodes import few_shot
+from tasks.batch_norm import flax_apply
 from tasks.language import markov_chains, text_passages
+from tasks.models import Conv4
 from tasks.sinusoid import draw_wave, few_points
 
 CLASSES, DRAWINGS, SIDE = 7, 6, 4
@@ -265,3 +268,100 @@ def test_the_classes_of_an_episode_are_of_one_group_that_has_enough():
 def test_groups_that_cannot_serve_are_refused(groups, message, unchecked):
     with pytest.raises(ValueError, match=message):
         few_shot(np.zeros((9, 3, 2, 2), np.uint8), 3, 1, 2, groups=groups)
+
+
+def test_examples_beyond_the_count_of_a_class_are_never_drawn():
+    """The value of a pixel is 10 times the class plus the example."""
+    values = 10 * np.arange(4)[:, None] + np.arange(6)
+    images = (values[..., None, None] * np.ones((2, 2))).astype(np.uint8)
+    counts = np.array([3, 6, 4, 5])
+    sample = maml.batch_tasks(few_shot(images, 3, 1, 2, counts=counts), 300)
+    episodes = jax.jit(lambda sample, key: sample(key))(sample, KEY)
+    drawn = np.concatenate([episodes.support[0], episodes.query[0].inputs], axis=1)[:, :, 0, 0, 0]
+    seen = sorted({*np.rint(255 * drawn).astype(int).ravel().tolist()})
+    assert seen == [10 * label + n for label in range(4) for n in range(counts[label])]
+    assert all(len({*row}) == 9 for row in drawn.tolist())
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (np.full(8, 6), r"integers, one for each of 7 classes; got int64 \[8\]"),
+        (np.full(7, 6.0), r"integers, one for each of 7 classes; got float64 \[7\]"),
+        (np.array([6, 6, 2, 6, 6, 6, 6]), "need 3 examples or more .* counts of 2 for class 2"),
+        (np.full(7, 7), "the array has 6; got counts of 7 for class 0"),
+    ],
+)
+def test_counts_that_cannot_serve_are_refused(counts, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        few_shot(IMAGES, 5, 1, 2, counts=counts)
+
+
+def test_a_range_of_shots_gives_weights_of_as_many_rows_of_each_class():
+    sample = maml.batch_tasks(few_shot(IMAGES, 3, (1, 4), 2), 200)
+    episodes = jax.jit(lambda sample, key: sample(key))(sample, KEY)
+    inputs, labels, weights = episodes.support
+    assert inputs.shape[:2] == (200, 12) and labels[0].tolist() == 4 * [0] + 4 * [1] + 4 * [2]
+    by_class = np.asarray(weights).reshape(200, 3, 4)
+    shots = by_class.sum(axis=2)
+    assert (shots == shots[:, :1]).all() and (np.diff(by_class) <= 0).all()
+    assert {*shots.ravel()} == {1, 2, 3, 4} and 27 < (shots[:, 0] == 1).sum() < 75
+    np.testing.assert_array_equal(episodes.query[0].support_weights, weights)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["maml", "protonet", "r2d2"])
+def test_padded_shots_give_the_meta_gradient_of_the_episode_without_padding(name):
+    """Batch norm by the support set, whose statistics must leave out the padding too."""
+    model = Conv4(3, features=4)
+    few = few_shot(np.random.default_rng(0).integers(0, 256, (7, 6, 8, 8), np.uint8), 3, (2, 4), 2)
+    keys = (jax.random.key(n) for n in range(99))
+    drawn = next(e for e in map(few, keys) if e.support[2].sum() == 6)
+    padded = jax.tree.map(lambda a: a.astype(float) if a.dtype == jnp.float32 else a, drawn)
+    rows = np.flatnonzero(padded.support[2])
+    support, labels = padded.support[0][rows], padded.support[1][rows]
+    query, query_labels = padded.query
+    short = maml.Episode((support, labels), (maml.Query(query.inputs, support), query_labels))
+    params = model.init(jax.random.key(1), support)
+    apply = flax_apply(model, "support")
+    loss = maml.classification(apply)
+    if name == "maml":
+        algorithm = maml.maml(loss, optax.sgd(0.1), inner_steps=2)
+    else:
+        features = flax_apply(model, "support", features=True)
+        head = maml.mask_by_path(params, "/head/")
+        algorithm = getattr(maml, name)(loss, features, head=head)
+    state = jax.tree.map(lambda leaf: leaf.astype(float), algorithm.init(params))
+    gradients = [
+        maml.meta_gradient(algorithm.grad, state, jax.tree.map(lambda a: a[None], e), KEY)[0]
+        for e in (padded, short)
+    ]
+    for got, expected in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("shots", [(3, 2), (0, 2), (1, 2, 3)])
+def test_a_range_of_shots_is_two_growing_counts(shots, unchecked):
+    with pytest.raises(ValueError, match="shots must"):
+        few_shot(IMAGES, 3, shots, 2)
+
+
+def test_examples_are_normalised_by_channel():
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 2, 3, 3), np.uint8)
+    mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
+    plain, scaled = (few_shot(images, 2, 1, 1, normalise=n)(KEY) for n in (None, (mean, std)))
+    np.testing.assert_allclose(scaled.support[0], (plain.support[0] - mean) / std, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("normalise", "message"),
+    [
+        (0.5, "a mean and a standard deviation; got 0.5"),
+        ((0.5, 0.0), "must be > 0"),
+        ((np.nan, 1.0), "both finite"),
+        ((np.zeros(5), 1.0), r"against an example, \[4, 4, 1\]; got \[5\] and \[\]"),
+    ],
+)
+def test_a_normalisation_that_does_not_fit_is_refused(normalise, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        few_shot(IMAGES, 3, 1, 1, normalise=normalise)

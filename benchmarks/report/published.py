@@ -117,11 +117,14 @@ def config_of_today(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def not_run(benchmark: str, present: Container[tuple[str, str]]) -> str:
-    """A sentence with the published results that have no run here; empty if there are none.
+    """The published results that have no run here.
 
     Args:
         benchmark: Name of the benchmark.
         present: Pairs (task, algorithm) that were run.
+
+    Returns:
+        One sentence, which is empty if every result has a run.
     """
     model = "conv4" if benchmark == "omniglot" else ""
     missing: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 import maml
 from benchmarks.harness.bounds import check, check_size, check_used
-from maml.sampling import few_shot
+from maml.episodes import few_shot
 from maml.search import Executor, Reward, Space, device_executor, ray_cluster, ray_executor
 from maml.types import RandomKey
 from tasks import glyphs, omniglot

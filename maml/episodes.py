@@ -1,0 +1,236 @@
+"""Sampling of few-shot episodes inside jit, from arrays in the memory of the device."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Integer, Real
+
+from maml._checks import check_callable, check_counts, check_flags, check_key
+from maml._leaves import is_real
+from maml.sampling import Query
+from maml.types import Episode, RandomKey, Sampler
+
+
+def few_shot(
+    examples: Real[np.ndarray | Array, "class each *example"],
+    ways: int,
+    shots: int | tuple[int, int],
+    queries: int,
+    *,
+    counts: Integer[np.ndarray | Array, " class"] | None = None,
+    rotate: bool = False,
+    augment: Callable[[RandomKey, Array], Array] | None = None,
+    normalise: tuple[ArrayLike, ArrayLike] | None = None,
+    groups: Integer[np.ndarray | Array, " class"] | None = None,
+) -> Sampler:
+    """A sampler of N-way K-shot episodes from an array of classes.
+
+    An episode has distinct classes with distinct examples; support and query set are disjoint.
+    Labels are 0 .. N - 1 in the order in which the classes are drawn.
+
+    Args:
+        examples: Examples of the classes of one split, `[class, example, ...]`. Arrays of uint8 are
+            images: their pixels are divided by 255, and images without a channel axis,
+            `[class, example, side, side]`, get one. Arrays of other types are converted to float32.
+        ways: Number of classes of an episode, N.
+        shots: Number of support examples of each class, K; or the fewest and the most, between
+            which each episode draws K uniformly. Its support set then has rows for the most, and
+            weights that are 0 for those beyond K.
+        queries: Number of query examples of each class.
+        counts: Number of examples of each class, where classes differ in size; later examples of
+            the array are not drawn. None is all of them.
+        rotate: Whether each class of an episode is rotated by 0, 90, 180 or 270 degrees, as is
+            usual for Omniglot; this needs square images.
+        augment: Random change of one example, `augment(key, example) -> example`, for support and
+            query; its result is converted to float32. None changes nothing.
+        normalise: Mean and standard deviation that are subtracted and divided by at the end, each a
+            number or an array that broadcasts against an example, such as one number a channel.
+        groups: Number of the group of each class, such as its alphabet. All classes of an episode
+            are then of one group, drawn uniformly from those with enough classes; None is one
+            group of all classes.
+
+    Returns:
+        The sampler `sample(key) -> Episode(support=(inputs, labels), query=(Query, labels))`, with
+        rows ordered by class; where shots have a range, `support=(inputs, labels, weights)`, and
+        the query has the same weights as `support_weights`. A model without batch normalisation
+        reads `Query.inputs`; `maml.few_shot_apply` adapts one with batch normalisation. The array
+        is an argument of jit, not a constant.
+
+    Raises:
+        ValueError: there are more ways than classes or than classes in every group, or more shots
+            and queries than examples of a class; a count is not an integer >= 1; the array has no
+            examples or fewer than three axes; images to rotate are not square; `counts` or
+            `groups` is not an integer for each class; a standard deviation is not > 0; or (when
+            sampling) the key is not one key, or `augment` changes the shape.
+
+    >>> sample = few_shot(np.zeros((9, 20, 28, 28), np.uint8), ways=5, shots=1, queries=3)
+    >>> episode = sample(jax.random.key(0))
+    >>> episode.query[0].inputs.shape, episode.query[1].tolist()[:4]
+    ((15, 28, 28, 1), [0, 0, 0, 1])
+    """
+    shape, dtype = np.shape(examples), getattr(examples, "dtype", type(examples).__name__)
+    real = isinstance(dtype, np.dtype) and np.issubdtype(dtype, np.number) and dtype.kind != "c"
+    if not real or len(shape) < 3 or 0 in shape:
+        raise ValueError(
+            f"examples must be real numbers [class, example, ...]; got {dtype} {list(shape)}"
+        )
+    fewest, most = shots if isinstance(shots, tuple) and len(shots) == 2 else (shots, shots)
+    check_counts(ways=ways, shots=fewest, queries=queries)
+    check_counts(shots=most)
+    if fewest > most:
+        raise ValueError(f"shots must be the fewest and the most; got {shots}")
+    check_flags(rotate=rotate)
+    if augment is not None:
+        check_callable(augment, "augment", "key, example")
+    if rotate and (len(shape) < 4 or shape[2] != shape[3]):
+        raise ValueError(
+            f"only square images, [class, example, side, side, ...], can be rotated; got"
+            f" {list(shape)}: rotate=False would work"
+        )
+    if ways > shape[0]:
+        raise ValueError(f"{ways} ways need as many classes; got a split of {shape[0]} classes")
+    if most + queries > shape[1]:
+        raise ValueError(
+            f"{most} shots + {queries} queries need as many examples of each class; got {shape[1]}"
+        )
+    sizes = None if counts is None else _sizes(np.asarray(counts), shape, most, queries)
+    members = None if groups is None else _members(np.asarray(groups), shape[0], ways)
+    if dtype == np.uint8 and len(shape) == 4:
+        examples, shape = examples[..., None], (*shape, 1)
+    scaling = None if normalise is None else _scaling(normalise, shape[2:])
+    options = {"rotate": rotate, "augment": augment}
+    draw = partial(_draw, ways=ways, shots=(fewest, most), queries=queries, **options)
+    return jax.tree_util.Partial(draw, jnp.asarray(examples), sizes, members, scaling)
+
+
+def _sizes(
+    counts: np.ndarray, shape: tuple[int, ...], shots: int, queries: int
+) -> Integer[Array, " class"]:
+    """The numbers of examples, after a check that they are enough and there."""
+    if counts.shape != shape[:1] or not np.issubdtype(counts.dtype, np.integer):
+        raise ValueError(
+            f"counts must be integers, one for each of {shape[0]} classes; got {counts.dtype}"
+            f" {list(counts.shape)}"
+        )
+    needed = shots + queries
+    if (wrong := np.flatnonzero((counts < needed) | (counts > shape[1]))).size:
+        raise ValueError(
+            f"{shots} shots + {queries} queries need {needed} examples or more of each class, and"
+            f" the array has {shape[1]}; got counts of {counts[wrong[0]]} for class {wrong[0]}"
+        )
+    return jnp.asarray(counts)
+
+
+def _members(groups: np.ndarray, classes: int, ways: int) -> Bool[Array, "group class"]:
+    """The classes of each group that has enough of them."""
+    if groups.shape != (classes,) or not np.issubdtype(groups.dtype, np.integer):
+        raise ValueError(
+            f"groups must be integers, one for each of {classes} classes; got {groups.dtype}"
+            f" {list(groups.shape)}"
+        )
+    numbers, counts = np.unique(groups, return_counts=True)
+    if counts.max() < ways:
+        raise ValueError(f"{ways} ways need a group of as many classes; got {counts.max()} at most")
+    return jnp.asarray(groups == numbers[counts >= ways, None])
+
+
+def _scaling(normalise: Any, example: tuple[int, ...]) -> tuple[Array, Array]:
+    """Mean and standard deviation as arrays, after a check that examples allow them."""
+    pair = isinstance(normalise, tuple | list) and len(normalise) == 2
+    if not pair or not all(map(is_real, normalise)):
+        raise ValueError(
+            f"normalise must be a mean and a standard deviation; got {normalise!r:.99}"
+        )
+    mean, std = (jnp.asarray(value, jnp.float32) for value in normalise)
+    try:
+        fits = np.broadcast_shapes(mean.shape, std.shape, example) == example
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"normalise must broadcast against an example, {list(example)}; got"
+            f" {list(mean.shape)} and {list(std.shape)}"
+        )
+    if not bool(jnp.isfinite(mean).all() & (std > 0).all() & jnp.isfinite(std).all()):
+        raise ValueError(f"a standard deviation must be > 0, and both finite; got {mean}, {std}")
+    return mean, std
+
+
+def _draw(
+    examples: Real[Array, "class each *example"],
+    sizes: Integer[Array, " class"] | None,
+    members: Bool[Array, "group class"] | None,
+    scaling: tuple[Array, Array] | None,
+    key: RandomKey,
+    *,
+    ways: int,
+    shots: tuple[int, int],
+    queries: int,
+    rotate: bool,
+    augment: Callable[[RandomKey, Array], Array] | None,
+) -> Episode:
+    check_key(key)
+    (fewest, most), each = shots, examples.shape[1]
+    class_key, example_key, rotation_key = jax.random.split(key, 3)
+    of_group = None
+    if members is not None:
+        group_key, class_key = jax.random.split(class_key)
+        of_group = jax.random.choice(group_key, members)
+    classes = _distinct(class_key, of_group, examples.shape[0], ways)
+    keys = jax.random.split(example_key, ways)
+    there = None if sizes is None else jnp.arange(each) < sizes[classes, None]
+    choose = partial(_distinct, population=each, count=most + queries)
+    chosen = jax.vmap(choose)(keys, there)
+    images = examples[classes[:, None], chosen].astype(jnp.float32)
+    if examples.dtype == jnp.uint8:
+        images = images / 255
+    if augment is not None:
+        # Not 0 to 2, which give the keys of the split above.
+        keys = jax.random.split(jax.random.fold_in(key, 3), images.shape[:2])
+        images = _checked_like(jax.vmap(jax.vmap(augment))(keys, images), images)
+    if rotate:
+        images = jax.vmap(_rotate)(images, jax.random.randint(rotation_key, (ways,), 0, 4))
+    if scaling is not None:
+        images = (images - scaling[0]) / scaling[1]
+
+    def flat(part: Array) -> tuple[Array, Integer[Array, " n"]]:
+        return part.reshape(-1, *part.shape[2:]), jnp.repeat(jnp.arange(ways), part.shape[1])
+
+    support, support_labels = flat(images[:, :most])
+    query, query_labels = flat(images[:, most:])
+    if fewest == most:
+        return Episode((support, support_labels), (Query(query, support), query_labels))
+    drawn = jax.random.randint(jax.random.fold_in(key, 4), (), fewest, most + 1)
+    weights = jnp.tile(jnp.arange(most) < drawn, ways).astype(jnp.float32)
+    return Episode(
+        (support, support_labels, weights), (Query(query, support, weights), query_labels)
+    )
+
+
+def _checked_like(augmented: Any, images: Array) -> Array:
+    if getattr(augmented, "shape", None) != images.shape:
+        raise ValueError(
+            f"augment must return an example like its argument, {list(images.shape[2:])}; got"
+            f" {jax.tree.map(lambda leaf: list(jnp.shape(leaf)[2:]), augmented)}"
+        )
+    return augmented.astype(images.dtype)
+
+
+def _distinct(
+    key: RandomKey, allowed: Bool[Array, " population"] | None, population: int, count: int
+) -> Integer[Array, " count"]:
+    """Distinct numbers below `population`, of those that are allowed; None allows all."""
+    odds = None if allowed is None else allowed / 1.0
+    return jax.random.choice(key, population, (count,), replace=False, p=odds)
+
+
+def _rotate(
+    images: Float[Array, "n side side *channels"], quarters: Integer[Array, ""]
+) -> Float[Array, "n side side *channels"]:
+    rotated = [jnp.rot90(images, k, axes=(1, 2)) for k in range(4)]
+    return jax.lax.select_n(quarters, *rotated)
