@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Integer
 
@@ -20,6 +21,16 @@ def as_path(value: Any, name: str) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise ValueError(f"{name} must be a path; got {value!r}")
     return Path(value).expanduser()
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses a seed that is not an integer.
+
+    Raises:
+        ValueError: the seed is not an integer.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ValueError(f"the seed must be an integer; got {seed!r}")
 
 
 def check_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:

@@ -17,6 +17,7 @@ from tasks._checks import as_path
 SPLITS = ("train", "val", "test")
 LARGEST_SPLIT = 2**24  # largest size of a split file in bytes; Omniglot's names have 50,000 bytes
 Images = UInt8[np.ndarray, "class drawing height width"]
+ByClass = UInt8[np.ndarray, "class image height width *channel"]
 
 
 class Characters(NamedTuple):
@@ -37,8 +38,8 @@ Split = dict[str, Int[np.ndarray, "class"]]  # "train", "val" or "test" -> indic
 
 
 def load_or_build(
-    file: Path, build: Callable[[], tuple[Images, tuple[str, ...]]]
-) -> tuple[Images, tuple[str, ...]]:
+    file: Path, build: Callable[[], tuple[ByClass, tuple[str, ...]]], *, compress: bool = True
+) -> tuple[ByClass, tuple[str, ...]]:
     """Images and names from a cache file, or else built and written to it; pickles are not read.
 
     A corrupt cache is rebuilt, and a cache that cannot be written is skipped, each with a warning.
@@ -47,9 +48,12 @@ def load_or_build(
     Args:
         file: Path of the cache file.
         build: Function that returns images and names.
+        compress: Whether the file is compressed; photographs hardly shrink, and are read more
+            slowly.
 
     Returns:
-        The images, `[class, drawing, height, width]`, and the names of the classes.
+        The images, `[class, drawing, height, width]` or `[class, image, height, width, channel]`,
+        and the names of the classes.
     """
     try:
         return _read(file)
@@ -62,17 +66,18 @@ def load_or_build(
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
             partial = Path(folder, file.name)
-            np.savez_compressed(partial, images=images, names=np.array(names))
+            save = np.savez_compressed if compress else np.savez
+            save(partial, images=images, names=np.array(names))
             partial.replace(file)
     except OSError as error:
         warnings.warn(f"{file} is not cached: it cannot be written ({error})", stacklevel=3)
     return images, names
 
 
-def _read(file: Path) -> tuple[Images, tuple[str, ...]]:
+def _read(file: Path) -> tuple[ByClass, tuple[str, ...]]:
     with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
         images, names = arrays["images"], tuple(arrays["names"].tolist())
-    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(names):
+    if images.dtype != np.uint8 or images.ndim not in (4, 5) or len(images) != len(names):
         raise ValueError(f"it has {images.dtype} {images.shape} for {len(names)} names")
     return images, names
 

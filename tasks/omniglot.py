@@ -26,7 +26,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from tasks._checks import as_path, check_is
+from tasks._checks import as_path, check_is, check_seed
 from tasks.characters import (
     Characters,
     Images,
@@ -39,6 +39,7 @@ from tasks.characters import (
 )
 from tasks.drawings import Files
 from tasks.omniglot_files import Source, find
+from tasks.pictures import on_white
 
 RECIPE = 2  # version of the images; raise it with every change of them, so that caches are rebuilt
 CHARACTERS, DRAWINGS, SIDE, SIZE = 1623, 20, 105, 28
@@ -104,8 +105,7 @@ def splits(characters: Characters, name_or_path: str | Path, *, seed: int = 0) -
         ValueError: the name is unknown, the file does not fit the characters, or the seed is not an
             integer.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise ValueError(f"the seed must be an integer; got {seed!r}")
+    check_seed(seed)
     check_is(characters, "characters", Characters)
     names = characters.names
     if name_or_path == "paper":
@@ -153,7 +153,7 @@ def _character(
 def _image(where: str, png: bytes) -> Image.Image:
     try:
         image = _open(png)
-        black = _to_grey(image).convert("1", dither=Image.Dither.NONE)
+        black = on_white(image).convert("L").convert("1", dither=Image.Dither.NONE)
     except Exception as error:  # damage raises OSError, SyntaxError, ValueError and more
         raise ValueError(f"cannot read the drawing {where}: {error}") from error
     ink = 1 - np.asarray(black).mean()
@@ -176,18 +176,6 @@ def _open(png: bytes) -> Image.Image:
         raise ValueError("it must be one picture; got an animation")
     image.verify()  # decoding would not check the checksums; then the file must be reopened
     return Image.open(io.BytesIO(png), formats=["PNG"])
-
-
-def _to_grey(image: Image.Image) -> Image.Image:
-    """The image in 8-bit grey, with transparent pixels on white paper."""
-    if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
-        pixels = np.asarray(image)
-        paper = pixels == image.info.get("transparency", -1)
-        return Image.fromarray(np.where(paper, 255, pixels >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image.convert("RGBA"))
-    return image.convert("L")
 
 
 def _resize(image: Image.Image, resize: Resize) -> Image.Image:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks._checks import as_path
+from tasks.bounded_files import sha256
 from tasks.drawings import Files, folder_drawings, zip_drawings
 
 _PARTS = ("images_background", "images_evaluation")
@@ -176,12 +177,7 @@ def _probe(urls: Iterable[str]) -> None:
 
 
 def _checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    return {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
 
 
 def _fingerprint(checksums: Mapping[str, str]) -> str:
