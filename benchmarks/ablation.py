@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.few_shot import experiment
+from benchmarks.few_shot_experiment import experiment
 from benchmarks.harness import folders
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch

@@ -1,52 +1,48 @@
-"""Few-shot classification: options, algorithms, and the experiment that they make."""
+"""Few-shot classification of images: the options, and the network that they choose."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
+from tasks.pictures import Fit
 
-import maml
-from benchmarks.harness import algorithms, hardware
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import DataOptions
-from benchmarks.harness.supervised import BLOCK, Experiment
-from maml.episodes import few_shot
-from maml.types import Batch, LossFn, Params, RandomKey
-from tasks import glyphs, omniglot
+from benchmarks.harness.supervised import BLOCK
+from tasks import omniglot
 from tasks.architectures.cells import Cells
 from tasks.architectures.stack import Stack
-from tasks.augmentation import random_affine
-from tasks.batch_norm import Mode, flax_apply, flax_loss, track_running_averages
-from tasks.characters import alphabet
+from tasks.batch_norm import Mode
 from tasks.models import MODELS
-
-Apply = Callable[[Params, Any], jax.Array]
-SIDE = 28  # height and width of the images, in pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShot(DataOptions):
     """Options of the few-shot benchmark."""
 
-    dataset: Literal["omniglot", "glyphs"] = "omniglot"
-    """Data set; glyphs are the characters of matplotlib's fonts, which need no download."""
+    dataset: Literal["omniglot", "glyphs", "cifar-fs", "fc100", "images"] = "omniglot"
+    """Data set; glyphs are the characters of matplotlib's fonts, which need no download, and images
+    are pictures of your own."""
     data: Path | None = None
-    """Folder with the two zips or folders of Omniglot, or a data_dir of tensorflow-datasets; None
-    lets tensorflow-datasets find or download it."""
+    """Folder of the data: the two zips or folders of Omniglot, or a data_dir of tensorflow-datasets
+    (None lets tensorflow-datasets find or download Omniglot); cifar100.zip with a sheet for each
+    class; or a folder or zip of pictures with a folder for each class."""
     resize: omniglot.Resize = "nearest"
     """Method that resizes Omniglot to 28x28 pixels: nearest, as in effect in MAML's code, or
     antialiased."""
+    size: int = 32
+    """Height and width to which pictures of your own are resized, in pixels."""
+    fit: Fit = "crop"
+    """Treatment of pictures of your own that are no squares: cut to the centre, padded with white,
+    or stretched."""
     split: str = "paper"
-    """Split of Omniglot into training, validation and test classes: "paper", "alphabets", or a JSON
-    file. Glyphs are split by script."""
+    """Split into training, validation and test classes. Of Omniglot: "paper", "alphabets", or a
+    JSON file. Of pictures of your own: "folders" (train, val and test), "random" (64, 16 and 20 %
+    of the classes), or a JSON file. Glyphs are split by script."""
     within_alphabet: bool = False
-    """Draw all classes of a validation or test episode from one alphabet."""
+    """Draw all classes of a validation or test episode from one alphabet, or from one superclass,
+    which is the folder above the class."""
     ways: int
     """Number of classes in an episode."""
     shots: int
@@ -58,10 +54,14 @@ class FewShot(DataOptions):
     closed-form heads of protonet and r2d2 can have another number."""
     train_queries: int | None = None
     """Number of query images for each class in meta-training; None is as in the evaluation."""
+    shots_range: tuple[int, int] | None = None
+    """Fewest and most support images for each class in meta-training, between which each episode
+    draws a number; None is as in the evaluation."""
     rotate: bool = True
     """Rotate each class of an episode by 0, 90, 180 or 270 degrees."""
     augment: bool = False
-    """Shift, scale, shear and rotate each image of meta-training a little, at random."""
+    """Change each image of meta-training a little, at random: shift, scale, shear and rotate
+    drawings; crop, flip and recolour photographs."""
     algorithm: Literal[
         "maml",
         "maml++",
@@ -87,6 +87,8 @@ class FewShot(DataOptions):
     model: Literal["conv4", "conv4-pool", "fully-connected", "cells"] = "conv4"
     """Network: four convolutions with stride 2 or with max-pooling, four dense layers, or the cells
     of `tokens`."""
+    channels: int = 64
+    """Number of channels of each of the four convolutions."""
     zero_head: bool = False
     """Start the linear head of the four convolutions at zero instead of at random."""
     tokens: str = ""
@@ -100,6 +102,8 @@ class FewShot(DataOptions):
     running averages."""
     momentum: float = 0.99
     """Momentum of the running averages."""
+    temperature: float = 1.0
+    """Number by which the squared distances of protonet are divided."""
     regularisation: float = 2.0
     """Strength lambda of imaml's penalty on the distance to the meta-parameters."""
 
@@ -110,10 +114,14 @@ class FewShot(DataOptions):
             raise ValueError("batch_norm must not be running for reptile, which reads no query set")
         if name == "reptile" and self.inner_steps < 2:
             raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
-        on_omniglot, of_cells = self.dataset == "omniglot", self.model == "cells"
-        check_used(self, ("data", "resize", "split"), on_omniglot, "dataset omniglot")
+        on_omniglot, own = self.dataset == "omniglot", self.dataset == "images"
+        of_cells, conv4 = self.model == "cells", "model conv4 or conv4-pool"
+        check_used(self, ("data",), self.dataset != "glyphs", "another dataset")
+        check_used(self, ("resize",), on_omniglot, "dataset omniglot")
+        check_used(self, ("split",), on_omniglot or own, "dataset omniglot or images")
+        check_used(self, ("size", "fit"), own, "dataset images")
         check_used(self, ("tokens", "copies", "features"), of_cells, "model cells")
-        check_used(self, ("zero_head",), "conv4" in self.model, "model conv4 or conv4-pool")
+        check_used(self, ("zero_head", "channels"), "conv4" in self.model, conv4)
         if of_cells:
             network(self, ways=self.ways)  # refuses tokens that are not those of two cells
         check_used(self, ("momentum",), self.batch_norm == "running", "batch_norm running")
@@ -122,11 +130,13 @@ class FewShot(DataOptions):
                 "inner_rate * regularisation must be < 2 for imaml, or its inner steps diverge; got"
                 f" {self.inner_rate} * {self.regularisation}"
             )
-        shots, queries = self.shots, max(self.queries, self.train_queries or 0)
+        shots = max((self.shots, *(self.shots_range or ())))
+        queries = max(self.queries, self.train_queries or 0)
         images = max(self.ways, self.train_ways or 0) * (shots + queries)
         tasks = max(self.tasks_at_once, min(BLOCK, self.eval_tasks))
         fewer = "meta_batch, prefetch, ways, shots or queries"
-        check_size(tasks * images * SIDE**2, f"episodes of {images} images", fewer)
+        pixels = 28**2 if self.dataset in ("omniglot", "glyphs") else 3 * self.size**2
+        check_size(tasks * images * pixels, f"episodes of {images} images", fewer)
 
 
 def network(config: FewShot, **options: Any) -> nn.Module:
@@ -136,8 +146,9 @@ def network(config: FewShot, **options: Any) -> nn.Module:
         ValueError: The tokens of cells are missing, not numbers, or not those of two cells.
     """
     if config.model != "cells":
-        head = {"zero_head": True} if config.zero_head else {}
-        return MODELS[config.model](**head, **options)
+        if "conv4" in config.model:
+            options |= {"features": config.channels, "zero_head": config.zero_head}
+        return MODELS[config.model](**options)
     try:
         tokens = tuple(int(token) for token in config.tokens.split(","))
     except ValueError as error:
@@ -146,105 +157,3 @@ def network(config: FewShot, **options: Any) -> nn.Module:
         ) from error
     shape = {"blocks": len(tokens) // 10, "copies": config.copies, "features": config.features}
     return Stack(Cells(**shape, reductions=2, stride=2), tokens, **options)
-
-
-def algorithm(config: FewShot, loss: LossFn, features: Apply, params: Params) -> maml.Algorithm:
-    """The configured algorithm, with SGD as the inner optimiser."""
-    norm = maml.mask_by_path(params, "/norm")
-    names = "remat", "learn_rates", "multi_step", "first_order", "regularisation"
-    return algorithms.build(
-        config.algorithm,
-        loss,
-        config.inner_rate,
-        config.inner_steps,
-        mask=maml.complement(norm),
-        head=maml.mask_by_path(params, "/head/"),
-        per_step=norm if config.per_step_norm else None,
-        features=features,
-        scale=10.0,
-        hvp=config.hvp or "forward",
-        **{name: getattr(config, name) for name in names},
-    )
-
-
-def evaluation_loss(
-    model: nn.Module, mode: Mode, combine: Callable[[Apply], Apply] = lambda apply: apply
-) -> LossFn:
-    """The loss of an evaluation, with the accuracies by other batch-norm statistics as metrics."""
-
-    def loss_of(mode: Mode) -> LossFn:
-        return maml.classification(combine(flax_apply(model, mode, evaluating=True)))
-
-    modes: dict[str, Mode] = {"inductive": "support", "transductive": "transductive"}
-    others = {f"accuracy_{name}": loss_of(m) for name, m in modes.items() if m != mode != "running"}
-    loss = loss_of(mode)
-
-    def evaluate(params: Params, query: Batch, key: RandomKey) -> tuple[jax.Array, dict]:
-        value, metrics = loss(params, query, key)
-        also = {name: other(params, query, key)[1]["accuracy"] for name, other in others.items()}
-        return value, metrics | also
-
-    return evaluate
-
-
-def experiment(config: FewShot, *, members: int = 1) -> Experiment:
-    """Loads the data and makes the experiment.
-
-    Raises:
-        ValueError: The data or the algorithm does not allow the options.
-    """
-    train_ways = config.train_ways or config.ways
-    if config.dataset == "glyphs":
-        characters = glyphs.load()
-        splits = glyphs.splits(characters)
-    else:
-        characters = omniglot.load(config.data, resize=config.resize)
-        splits = omniglot.splits(characters, config.split)
-    alphabets = np.unique([alphabet(name) for name in characters.names], return_inverse=True)[1]
-    counts = dict.fromkeys(splits, (config.ways, config.shots, config.queries))
-    counts["train"] = train_ways, config.shots, config.train_queries or config.queries
-
-    def sampler(split: str) -> maml.Sampler:
-        augment = random_affine() if config.augment and split == "train" else None
-        groups = alphabets[splits[split]] if config.within_alphabet and split != "train" else None
-        options = {"rotate": config.rotate, "augment": augment, "groups": groups}
-        return few_shot(characters.images[splits[split]], *counts[split], **options)
-
-    running = config.batch_norm == "running"
-    precision = hardware.precision(config.precision)
-    dtype = jnp.bfloat16 if precision == "bfloat16" else None
-    ways = max(train_ways, config.ways)
-    model = network(config, ways=ways, track=running, dtype=dtype)
-    shape = (1, *characters.images.shape[2:], 1)
-
-    def init(key: RandomKey) -> Params:
-        return model.init(key, jnp.zeros(shape))
-
-    params = jax.eval_shape(init, jax.random.key(0))
-    loss = flax_loss(model, config.batch_norm)
-    features = flax_apply(model, config.batch_norm, features=True)
-    facts = {
-        "algorithm": config.algorithm,
-        "batch_norm": config.batch_norm,
-        "query_size": config.ways * config.queries,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
-        "source": characters.source,
-    }
-    learning = algorithm(config, loss, features, params)
-    metric = evaluation_loss(model, config.batch_norm)
-    if members > 1:
-        learning = learning._replace(learner=maml.ensemble(learning.learner))
-        metric = evaluation_loss(model, config.batch_norm, maml.mixture)
-        facts["algorithm"] = f"{config.algorithm}, ensemble of {members}"
-    return Experiment(
-        name="omniglot",
-        algorithm=learning,
-        init=init,
-        samplers={split: sampler(split) for split in splits},
-        predict=flax_apply(model, config.batch_norm, evaluating=True),
-        metric=metric,
-        headline="accuracy",
-        facts=facts,
-        precision=precision,
-        outer=partial(track_running_averages, momentum=config.momentum) if running else lambda a: a,
-    )

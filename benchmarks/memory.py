@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 
 import maml
-from benchmarks import omniglot
+from benchmarks import few_shot_experiment, omniglot
 from benchmarks.harness import algorithms
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
@@ -113,7 +113,7 @@ class Setting(NamedTuple):
 def problem(model: Model, options: Options) -> Setting:
     """Conv4 on 5-way 1-shot glyphs, with constant batch-norm biases, or the transformer."""
     if model == "conv4":
-        experiment = omniglot.experiment(omniglot.PRESETS["glyphs-5-way-1-shot"])
+        experiment = few_shot_experiment.experiment(omniglot.PRESETS["glyphs-5-way-1-shot"])
         params = experiment.initial()
         mask = maml.complement(maml.mask_by_path(params, "/norm"))
         return Setting(experiment.metric, params, experiment.samplers["train"], mask)

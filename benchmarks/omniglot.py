@@ -27,11 +27,9 @@ other presets:
 
 from dataclasses import replace
 
-from benchmarks.few_shot import FewShot, experiment
+from benchmarks.few_shot import FewShot
+from benchmarks.few_shot_experiment import main
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.run import Result
-from benchmarks.harness.supervised import run_experiment
-from benchmarks.report import figures, published, tables
 
 PAPER = FewShot(
     preset="maml-paper-5-way-1-shot",
@@ -157,23 +155,6 @@ PRESETS = {
         ),
     )
 }
-
-
-def main(config: FewShot) -> Result:
-    """Runs the experiment, prints the table and draws the figures."""
-    omniglot = experiment(config)
-    result = run_experiment(omniglot, config)
-    tables.show(result.summary)
-    figures.learning_curve(
-        result.out,
-        {"accuracy": "meta-training tasks, adapted"},
-        "accuracy, %",
-        title=f"{published.task_title(result.summary)}, {config.algorithm}",
-        validated="accuracy",
-        scale=100,
-    )
-    figures.episodes(result.out, omniglot, result.of_seed(), max(1, config.inner_steps))
-    return result
 
 
 if __name__ == "__main__":

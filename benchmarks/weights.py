@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from benchmarks.few_shot import FewShot, experiment
+from benchmarks.few_shot import FewShot
+from benchmarks.few_shot_experiment import experiment
 from benchmarks.harness import folders, supervised
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.checkpoints import meta_params

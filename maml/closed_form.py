@@ -9,6 +9,7 @@ a bias `[outputs]`, whose initial values are not meta-learned.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -34,8 +35,9 @@ def prototypes(
     labels: Num[Array, " n"],
     ways: int,
     weights: Weights = None,
+    temperature: float = 1.0,
 ) -> tuple[Float[Array, "features ways"], Float[Array, " ways"]]:
-    """The head with logits  -||f - c_k||^2 + ||f - m||^2,  c_k and m the means of class k and all.
+    """The head with logits  (||f - m||^2 - ||f - c_k||^2) / temperature,  m the mean of all rows.
 
     The term ||f - m||^2 is the same for all classes and changes no probability; it reduces the
     rounding errors of large features. Means are weighted, and taken in float32 at least. A class
@@ -48,7 +50,7 @@ def prototypes(
     mean = members.sum(axis=0) @ features / rows.nonzero_divisor(counts.sum())
     centers = members @ (features - mean) / rows.nonzero_divisor(counts)[:, None]
     bias = -jnp.sum(jnp.square(centers), axis=1) - 2 * centers @ mean
-    return 2 * centers.T, _if_any(counts, bias)
+    return 2 * centers.T / temperature, _if_any(counts, bias / temperature)
 
 
 def _one_hot(labels: Array, ways: int, weights: Weights) -> Float[Array, "n ways"]:
@@ -126,8 +128,10 @@ def _check_head(params: Params, head: PyTree[bool]) -> Params:
     return params
 
 
-def protonet(loss: LossFn, features: Features, *, head: PyTree[bool]) -> Algorithm:
-    """Prototypical networks: the head classifies by the nearest of the classes' mean features.
+def protonet(
+    loss: LossFn, features: Features, *, head: PyTree[bool], temperature: float = 1.0
+) -> Algorithm:
+    """Prototypical networks: the logits are -||f - c_k||^2 / temperature, c_k the mean of class k.
 
     Args:
         loss: Loss of the whole model on `(inputs, labels)` or `(inputs, labels, weights)`, such as
@@ -136,14 +140,16 @@ def protonet(loss: LossFn, features: Features, *, head: PyTree[bool]) -> Algorit
             the model's head. It gets rows of weight 0 as copies of a row of positive weight, unless
             it has a parameter `weights`.
         head: Tree of bools, True at the matrix and the bias of the head.
+        temperature: Number by which squared distances are divided, finite and > 0.
 
     Returns:
         The algorithm, whose meta-parameters are the parameters of the model.
 
     Raises:
-        ValueError: `loss` or `features` is not a function of its arguments; (from `init` and the
-            learner) the head is not a matrix and a bias, or the mask has another structure; (when
-            traced) the features do not fit the head, or there is not one label for each row.
+        ValueError: `loss` or `features` is not a function of its arguments; the temperature is not
+            finite and > 0; (from `init` and the learner) the head is not a matrix and a bias, or
+            the mask has another structure; (when traced) the features do not fit the head, or there
+            is not one label for each row.
 
     Snell, Swersky, Zemel: Prototypical networks for few-shot learning (NeurIPS 2017),
     https://arxiv.org/abs/1703.05175
@@ -160,9 +166,10 @@ def protonet(loss: LossFn, features: Features, *, head: PyTree[bool]) -> Algorit
     """
     check_loss(loss)
     check_callable(features, "features", "params, inputs")
+    check_number(temperature, "temperature", above=0)
 
     def learner(theta: Params) -> Inner:
-        return _fit_head(theta, features, head, prototypes)
+        return _fit_head(theta, features, head, partial(prototypes, temperature=temperature))
 
     return Algorithm(lambda params: _check_head(params, head), learner, unrolled(learner, loss, 1))
 

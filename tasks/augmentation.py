@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
-from maml._checks import check_number
+from maml._checks import check_count, check_number
 from maml.types import RandomKey
 
 
@@ -53,5 +53,57 @@ def random_affine(
             return map_coordinates(channel, list(sources), 1, mode="nearest").reshape(sides)
 
         return jax.vmap(sample, in_axes=2, out_axes=2)(image)
+
+    return augment
+
+
+def random_photograph(
+    *, padding: int = 4, jitter: float = 0.4
+) -> Callable[[RandomKey, Float[Array, "h w c"]], Float[Array, "h w c"]]:
+    """A random crop, mirror image and change of colours of a photograph, as for MetaOptNet.
+
+    The image is padded by copies of its edge and cut at a random place to its size before, mirrored
+    with probability 1/2, and then changed in brightness, contrast and saturation, each by its own
+    factor f, uniform in [1 - jitter, 1 + jitter]:
+
+        f x,   f x + (1 - f) mean(grey(x)),   f x + (1 - f) grey(x).
+
+    Grey is 0.299 red + 0.587 green + 0.114 blue; with other channels than three, it is their mean.
+    After each change, values are clipped to [0, 1].
+
+    Args:
+        padding: Number of pixels of padding on each side, >= 0.
+        jitter: Largest change of a factor, >= 0 and < 1.
+
+    Returns:
+        The function `augment(key, image) -> image`, with images `[height, width, channel]` between
+        0 and 1, for `maml.few_shot`.
+
+    Raises:
+        ValueError: the padding is no integer >= 0, or the jitter is outside [0, 1).
+
+    Lee et al.: Meta-learning with differentiable convex optimization (2019),
+    https://arxiv.org/abs/1904.03758
+    """
+    check_count(padding, least=0, of="pixels of padding")
+    check_number(jitter, "jitter", least=0.0, below=1.0)
+
+    def augment(key: RandomKey, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        crop_key, mirror_key, colour_key = jax.random.split(key, 3)
+        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="edge")
+        row, column = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
+        image = jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
+        image = jnp.where(jax.random.bernoulli(mirror_key), image[:, ::-1], image)
+        factors = jax.random.uniform(colour_key, (3,), minval=1 - jitter, maxval=1 + jitter)
+        channels = image.shape[2]
+        parts = (0.299, 0.587, 0.114) if channels == 3 else channels * (1 / channels,)
+
+        def grey(image: Float[Array, "h w c"]) -> Float[Array, "h w 1"]:
+            return (image * jnp.array(parts)).sum(axis=2, keepdims=True)
+
+        centres = jnp.zeros_like, lambda image: grey(image).mean(), grey
+        for factor, centre in zip(factors, centres, strict=True):
+            image = jnp.clip(factor * image + (1 - factor) * centre(image), 0.0, 1.0)
+        return image
 
     return augment

@@ -11,7 +11,8 @@ from jax import lax
 from problems import one_task, quick
 
 import maml
-from benchmarks.few_shot import algorithm, experiment, network
+from benchmarks.few_shot import network
+from benchmarks.few_shot_experiment import algorithm, experiment
 from benchmarks.omniglot import PRESETS
 from maml.sampling import Query
 from tasks.architectures import cells as cell_space

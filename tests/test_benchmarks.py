@@ -16,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import maml
-from benchmarks import demo, omniglot, sinusoid
+from benchmarks import demo, few_shot_experiment, omniglot, sinusoid
 from benchmarks.harness import checkpoints, folders, hardware, statistics, supervised
 from benchmarks.harness.command_line import configure, launch
 from benchmarks.report import figures, published, tables
@@ -68,7 +68,7 @@ def test_a_summary_holds_what_a_comparison_needs(glyphs, glyph_run):
 
 
 def test_the_evaluation_is_of_the_learned_parameters_on_the_test_part(glyphs, glyph_run):
-    experiment = omniglot.experiment(glyphs)
+    experiment = few_shot_experiment.experiment(glyphs)
     values = supervised.evaluate(experiment, glyphs, glyph_run.of_seed(), "test")
     assert statistics.curve(values["accuracy"]) == glyph_run.summary["accuracy"]
     others = supervised.evaluate(experiment, glyphs, experiment.initial(), "test")
@@ -87,7 +87,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("fomaml", "boil"
 def test_every_algorithm_learns_every_layer(glyphs, algorithm, tmp_path):
     change = {"algorithm": algorithm, "out": tmp_path / "run"}
     config = replace(glyphs, inner_steps=2, inner_rate=0.5, val_tasks=0, **change)
-    experiment = omniglot.experiment(config)
+    experiment = few_shot_experiment.experiment(config)
     learned = supervised.run_experiment(experiment, config).of_seed()
     learned = getattr(learned, "params", learned)["params"]
     for path, leaf in jax.tree.leaves_with_path(experiment.initial()["params"]):
@@ -97,10 +97,8 @@ def test_every_algorithm_learns_every_layer(glyphs, algorithm, tmp_path):
 @pytest.mark.parametrize("batch_norm", ["support", "running"])
 def test_the_batch_norm_mode_is_in_the_summary(glyphs, batch_norm, tmp_path):
     config = replace(glyphs, batch_norm=batch_norm, out=tmp_path / "run", val_tasks=0)
-    assert (
-        supervised.run_experiment(omniglot.experiment(config), config).summary["batch_norm"]
-        == batch_norm
-    )
+    experiment = few_shot_experiment.experiment(config)
+    assert supervised.run_experiment(experiment, config).summary["batch_norm"] == batch_norm
 
 
 @pytest.mark.parametrize("algorithm", ["pretrained", "oracle"])
@@ -199,7 +197,7 @@ def test_validation_tasks_are_not_the_test_tasks(waves):
 )
 def test_tasks_that_the_data_cannot_supply_are_refused_before_any_work(glyphs, change, message):
     with pytest.raises(ValueError, match=message):
-        omniglot.experiment(replace(glyphs, **change))
+        few_shot_experiment.experiment(replace(glyphs, **change))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +344,7 @@ def test_training_is_augmented_and_evaluation_is_within_an_alphabet(glyphs):
     """By the drawn images: training has several alphabets and interpolated pixels."""
     config = replace(glyphs, rotate=False)
     more = replace(config, augment=True, within_alphabet=True)
-    changed, plain = (omniglot.experiment(each).samplers for each in (more, config))
+    changed, plain = (few_shot_experiment.experiment(each).samplers for each in (more, config))
     key = jax.random.key(0)
     same = changed["train"](key).support[1], plain["train"](key).support[1]
     np.testing.assert_array_equal(*same)

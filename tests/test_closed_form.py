@@ -76,15 +76,16 @@ def test_ridge_is_the_minimiser_by_either_normal_equation(count):
     assert jnp.abs(jax.grad(objective)(result + 0.1)).max() > 0.1
 
 
-def test_prototypes_are_nearest_class_means():
+@pytest.mark.parametrize("temperature", [1.0, 7.0])
+def test_prototypes_are_nearest_class_means(temperature):
     rng = np.random.default_rng(0)
     seen, labels = jnp.asarray(rng.normal(size=(6, 4))), jnp.array([2, 0, 1, 1, 0, 2])
-    matrix, bias = prototypes(seen, labels, 3)
+    matrix, bias = prototypes(seen, labels, 3, temperature=temperature)
     x = jnp.asarray(rng.normal(size=(5, 4)))
     centers = jnp.stack([seen[labels == k].mean(axis=0) for k in range(3)])
     distances = jnp.sum((x[:, None] - centers) ** 2, axis=-1)
     logits = x @ matrix + bias
-    assert jnp.allclose(jax.nn.softmax(logits), jax.nn.softmax(-distances))
+    assert jnp.allclose(jax.nn.softmax(logits), jax.nn.softmax(-distances / temperature))
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -193,6 +194,13 @@ def test_a_head_that_is_no_matrix_and_bias_is_refused(model):
     loss = maml.classification(apply)
     with pytest.raises(ValueError, match=r"one matrix and one bias; got the shapes \[\(2, 6\)\]"):
         maml.protonet(loss, features, head=maml.mask_by_path(params, "body")).init(params)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, "warm"])
+def test_a_temperature_that_is_not_positive_is_refused(model, value, unchecked):
+    loss, head = maml.classification(apply), head_of(model[0])
+    with pytest.raises(ValueError, match="temperature must be a finite number > 0"):
+        maml.protonet(loss, features, head=head, temperature=value)
 
 
 @pytest.mark.parametrize("option", ["regularisation", "scale"])

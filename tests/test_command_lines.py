@@ -36,7 +36,7 @@ OPTIONS = {
     "peers": "Options",
     "report": "Report",
     "weights": "Weights",
-} | dict.fromkeys(("omniglot", "sinusoid", "navigation", "bandits"), "PRESETS")
+} | dict.fromkeys(("omniglot", "images", "sinusoid", "navigation", "bandits"), "PRESETS")
 
 # script -> the command line, and a part of what is said
 REFUSED = {
@@ -107,8 +107,10 @@ REFUSED = {
         "--dataset glyphs --regularisation 3": "regularisation is used only with algorithm imaml",
         "--algorithm imaml": "inner_rate * regularisation must be < 2 for imaml",
         "--dataset glyphs --resize antialias": "resize is used only with dataset omniglot",
-        "--dataset glyphs --split alphabets": "split is used only with dataset omniglot",
-        "--dataset glyphs --data FILE": "data is used only with dataset omniglot",
+        "--dataset glyphs --split alphabets": "split is used only with dataset omniglot or images",
+        "--dataset glyphs --data FILE": "data is used only with another dataset",
+        "--dataset glyphs --size 28": "size is used only with dataset images; leave it at 32",
+        "--dataset glyphs --model fully-connected --channels 8": "channels is used only with model",
         "--data ''": "--data is given an empty value",
         "--ways 1": "ways must be >= 2; got 1",
         f"--ways {10**9}": "ways must be <= 10,000; got 1000000000",

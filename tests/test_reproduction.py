@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import omniglot, sinusoid
+from benchmarks import few_shot_experiment, omniglot, sinusoid
 from benchmarks.harness.supervised import run_experiment
 from benchmarks.report.published import published_values
 
@@ -21,5 +21,5 @@ def test_sinusoids_reach_the_paper_within_the_confidence_interval(tmp_path):
 
 def test_glyphs_are_learned_far_beyond_the_nearest_neighbour_in_pixels(tmp_path):
     config = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], out=tmp_path / "run")
-    accuracy = run_experiment(omniglot.experiment(config), config).summary["accuracy"]
+    accuracy = run_experiment(few_shot_experiment.experiment(config), config).summary["accuracy"]
     assert accuracy["0"]["mean"] < 0.25 and accuracy["1"]["mean"] > 0.75

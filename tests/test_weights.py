@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import omniglot, sinusoid, weights
+from benchmarks import few_shot_experiment, omniglot, sinusoid, weights
 from benchmarks.harness import supervised
 from benchmarks.harness.display import scalar_writer
 from benchmarks.report import __main__ as report
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     glyphs = omniglot.PRESETS["glyphs-5-way-1-shot"]
     config = replace(glyphs, model="fully-connected", meta_batch=2, **TINY)
     config = replace(config, out=tmp_path_factory.mktemp("glyphs") / "run")
-    return supervised.run_experiment(omniglot.experiment(config), config)
+    return supervised.run_experiment(few_shot_experiment.experiment(config), config)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_a_run_starts_from_the_weights_in_a_file(run, file, tmp_path):
     glyphs = omniglot.PRESETS["glyphs-5-way-1-shot"]
     config = replace(glyphs, model=options["model"], meta_batch=2, **(TINY | {"meta_steps": 0}))
     config = replace(config, out=tmp_path / "started", start_from=file)
-    started = supervised.run_experiment(omniglot.experiment(config), config)
+    started = supervised.run_experiment(few_shot_experiment.experiment(config), config)
     assert started.summary["start_from"] == str(file)
     _, _, loaded = weights.load_trained(file)
     jax.tree.map(np.testing.assert_array_equal, started.of_seed(), loaded)

@@ -64,7 +64,7 @@ ALGORITHMS = {
     "reptile": Entry(maml.reptile, DESCENT),
     "imaml": Entry(partial(maml.imaml, cg_steps=5), (*DESCENT, "regularisation")),
     "cavia": Entry(maml.cavia, (*SECOND_ORDER, "context")),
-    "protonet": Entry(maml.protonet, ("train_ways",)),
+    "protonet": Entry(maml.protonet, ("train_ways", "temperature")),
     "r2d2": Entry(_r2d2, ("train_ways",)),
     **dict.fromkeys(
         ("pretrained", "oracle", "random"), Entry(maml.maml, (*DESCENT, "inner_reward"))

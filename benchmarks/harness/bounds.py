@@ -22,7 +22,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "seeds": (1, 1000),
     # Optimisation; a learning rate that diverges ends the run soon, with a message.
     "inner_rate outer_rate": (0.0, LARGEST),
-    "rate regularisation": (1e-30, LARGEST),
+    "rate regularisation temperature": (1e-30, LARGEST),
     "momentum": (0.0, 0.999999),
     "inner_steps eval_steps": (0, 10_000),
     "meta_steps multi_step first_order shared_steps": (0, COUNTER),
@@ -35,11 +35,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval_tasks": (2, 1_000_000),
     "goals": (2, 100_000),
     "ways train_ways": (2, 10_000),
-    "shots train_shots queries train_queries": (1, 10_000),
+    "shots train_shots shots_range queries train_queries": (1, 10_000),
     # Models.
     "context": (1, 10_000),
     "copies": (1, 20),
-    "features width heads sequences": (1, 4096),
+    "features width channels heads sequences": (1, 4096),
+    "size": (1, 512),
     "std": (1e-6, 1e6),
     "layers": (1, 32),
     # Reinforcement learning.

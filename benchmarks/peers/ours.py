@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import PyTree
 
 import maml
-from benchmarks import omniglot, sinusoid
+from benchmarks import few_shot_experiment, omniglot, sinusoid
 from benchmarks.harness import hardware
 from maml.tree import leaves_by_path
 from maml.types import Episode, RandomKey
@@ -88,7 +88,8 @@ def roll_tasks(episodes: Episode, key: RandomKey) -> Episode:
 def our_side(workload: Workload) -> tuple[Side, Problem]:
     """The side of this library, several meta-steps in a scan, and the problem of the peers."""
     few_shot = isinstance(workload, omniglot.FewShot)
-    experiment = omniglot.experiment(workload) if few_shot else sinusoid.experiment(workload)
+    module = few_shot_experiment if few_shot else sinusoid
+    experiment = module.experiment(workload)
     algorithm, adam, key = experiment.algorithm, optax.adam(1e-3), jax.random.key(0)
     episodes = jax.jit(maml.batch_tasks(experiment.samplers["train"], workload.meta_batch))(key)
     state, meta_steps = maml.init(algorithm, adam, experiment.initial()), 5 if few_shot else 200

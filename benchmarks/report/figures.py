@@ -169,6 +169,10 @@ def _predictions(
 
 
 def _draw(axes: Axes, image: jax.Array, title: str, color: str) -> None:
-    axes.imshow(1 - np.asarray(image)[..., 0], cmap="gray", vmin=0, vmax=1)
+    pixels = np.asarray(image)
+    if pixels.shape[-1] == 1:  # ink is 1
+        axes.imshow(1 - pixels[..., 0], cmap="gray", vmin=0, vmax=1)
+    else:  # normalised; the range of the image is that of the picture
+        axes.imshow((pixels - pixels.min()) / max(np.ptp(pixels), 1e-6))
     axes.set_title(title, color=color, fontsize="small")
     axes.set(xticks=[], yticks=[])

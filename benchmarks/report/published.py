@@ -4,7 +4,8 @@ They are from Finn et al. (2017) unless another paper is named; for 10-shot sinu
 only a curve (figure 3), from which the values are read. The others are from the papers of MAML++
 (Antoniou et al. 2019, an ensemble of five checkpoints), Reptile (Nichol et al. 2018, also for
 FOMAML), iMAML (Rajeswaran et al. 2019, with gradient descent), Meta-SGD (Li et al. 2017) and
-prototypical networks (Snell et al. 2017).
+prototypical networks (Snell et al. 2017). Those on CIFAR-FS are from Bertinetto et al. (2019), and
+those on FC100 from Oreshkin et al. (2018).
 """
 
 from collections.abc import Container
@@ -38,6 +39,12 @@ PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
         for values in ((a, b, c, d),)
         for n, cell in enumerate(CELLS)
     },
+    ("cifar-fs 5-way 1-shot", "maml", "conv4"): {"10": "58.9 ± 1.9"},
+    ("cifar-fs 5-way 5-shot", "maml", "conv4"): {"10": "71.5 ± 1.0"},
+    ("cifar-fs 5-way 1-shot", "protonet", "conv4"): {"1": "55.5 ± 0.7"},
+    ("cifar-fs 5-way 5-shot", "protonet", "conv4"): {"1": "72.0 ± 0.6"},
+    ("fc100 5-way 1-shot", "protonet", "conv4"): {"1": "35.3 ± 0.6"},
+    ("fc100 5-way 5-shot", "protonet", "conv4"): {"1": "48.6 ± 0.6"},
     (CELLS[0], "maml", "fully-connected"): {"3": "89.7 ± 1.1"},
     (CELLS[1], "maml", "fully-connected"): {"3": "97.5 ± 0.6"},
     ("navigation", "maml", ""): dict(zip("01234", NAVIGATION, strict=True)),
@@ -78,7 +85,16 @@ RENAMED = {
 }
 
 # Options of few-shot learning that older runs lack, with the values that they had in effect.
-ADDED = {"augment": False, "within_alphabet": False, "zero_head": False}
+ADDED = {
+    "augment": False,
+    "channels": 64,
+    "fit": "crop",
+    "shots_range": None,
+    "size": 32,
+    "temperature": 1.0,
+    "within_alphabet": False,
+    "zero_head": False,
+}
 
 
 def task_title(summary: Summary) -> str:
@@ -126,10 +142,11 @@ def not_run(benchmark: str, present: Container[tuple[str, str]]) -> str:
     Returns:
         One sentence, which is empty if every result has a run.
     """
-    model = "conv4" if benchmark == "omniglot" else ""
+    model = "conv4" if benchmark in ("omniglot", "images") else ""
+    sets = ("cifar-fs", "fc100") if benchmark == "images" else (benchmark,)
     missing: dict[str, list[str]] = {}
     for (task, algorithm, of_model), values in PUBLISHED.items():
-        if task.startswith(benchmark) and of_model == model and (task, algorithm) not in present:
+        if task.startswith(sets) and of_model == model and (task, algorithm) not in present:
             shown = f"{task.removeprefix(benchmark).strip()} ({next(iter(values.values()))})"
             missing.setdefault(algorithm, []).append(shown)
     parts = [f"{algorithm}: {', '.join(tasks)}" for algorithm, tasks in missing.items()]

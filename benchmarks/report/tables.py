@@ -34,6 +34,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 # benchmark -> metric, scale, unit, decimals
 METRICS = {
     "omniglot": ("accuracy", 100, "accuracy, %", 2),
+    "images": ("accuracy", 100, "accuracy, %", 2),
     "sinusoid": ("mse", 1, "mean squared error", 3),
     "navigation": ("returns", 1, "return", 2),
     "bandits": ("reward", 1, "reward", 3),
@@ -81,7 +82,7 @@ def show(summary: Summary) -> None:
     facts = [quantity(summary["meta_steps"], "meta-step"), quantity(summary["tasks"], "test task")]
     facts += [quantity(seeds, "seed")] if (seeds := summary.get("seeds")) else []
     facts += [f"{norm} batch norm"] if (norm := summary["batch_norm"]) != "none" else []
-    if summary["benchmark"] in ("omniglot", "sinusoid"):
+    if summary["benchmark"] in ("omniglot", "images", "sinusoid"):
         facts.append(f"{quantity(summary['query_size'], 'query point')} per task")
     facts += [f"{name} {value:g} s" for name, value in summary["seconds"].items()]
     title = f"{task_title(summary)}, {summary['algorithm']}: {unit} (95% CI)"
@@ -232,7 +233,9 @@ def headlines(summaries: Iterable[Summary]) -> str:
 # The function that makes the tables of each page from all recorded results.
 PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
     Path("README.md"): headlines,
-    Path("docs/results.md"): partial(markdown, benchmarks=("omniglot", "sinusoid", "navigation")),
+    Path("docs/results.md"): partial(
+        markdown, benchmarks=("omniglot", "images", "sinusoid", "navigation")
+    ),
     Path("docs/reinforcement-learning.md"): partial(markdown, benchmarks=("bandits",)),
     searches.DOCS: searches.markdown,
 }

@@ -1,0 +1,147 @@
+"""Few-shot classification of images: the algorithm, the evaluation, and the experiment."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+import maml
+from benchmarks import image_sets
+from benchmarks.few_shot import FewShot, network
+from benchmarks.harness import algorithms, hardware
+from benchmarks.harness.run import Result
+from benchmarks.harness.supervised import Experiment, run_experiment
+from benchmarks.report import figures, published, tables
+from maml.episodes import few_shot
+from maml.types import Batch, LossFn, Params, RandomKey
+from tasks.batch_norm import Mode, flax_apply, flax_loss, track_running_averages
+from tasks.characters import alphabet
+
+Apply = Callable[[Params, Any], jax.Array]
+
+
+def algorithm(config: FewShot, loss: LossFn, features: Apply, params: Params) -> maml.Algorithm:
+    """The configured algorithm, with SGD as the inner optimiser."""
+    norm = maml.mask_by_path(params, "/norm")
+    names = "remat", "learn_rates", "multi_step", "first_order", "regularisation", "temperature"
+    return algorithms.build(
+        config.algorithm,
+        loss,
+        config.inner_rate,
+        config.inner_steps,
+        mask=maml.complement(norm),
+        head=maml.mask_by_path(params, "/head/"),
+        per_step=norm if config.per_step_norm else None,
+        features=features,
+        scale=10.0,
+        hvp=config.hvp or "forward",
+        **{name: getattr(config, name) for name in names},
+    )
+
+
+def evaluation_loss(
+    model: nn.Module, mode: Mode, combine: Callable[[Apply], Apply] = lambda apply: apply
+) -> LossFn:
+    """The loss of an evaluation, with the accuracies by other batch-norm statistics as metrics."""
+
+    def loss_of(mode: Mode) -> LossFn:
+        return maml.classification(combine(flax_apply(model, mode, evaluating=True)))
+
+    modes: dict[str, Mode] = {"inductive": "support", "transductive": "transductive"}
+    others = {f"accuracy_{name}": loss_of(m) for name, m in modes.items() if m != mode != "running"}
+    loss = loss_of(mode)
+
+    def evaluate(params: Params, query: Batch, key: RandomKey) -> tuple[jax.Array, dict]:
+        value, metrics = loss(params, query, key)
+        also = {name: other(params, query, key)[1]["accuracy"] for name, other in others.items()}
+        return value, metrics | also
+
+    return evaluate
+
+
+def experiment(config: FewShot, *, members: int = 1) -> Experiment:
+    """Loads the data and makes the experiment.
+
+    Raises:
+        ValueError: The data or the algorithm does not allow the options.
+    """
+    train_ways = config.train_ways or config.ways
+    data = image_sets.load(config)
+    groups = np.unique([alphabet(name) for name in data.names], return_inverse=True)[1]
+    held_out = config.ways, config.shots, config.queries
+    shots, queries = config.shots_range or config.shots, config.train_queries or config.queries
+
+    def sampler(split: str) -> maml.Sampler:
+        classes, training = data.splits[split], split == "train"
+        options = {
+            "counts": None if data.counts is None else data.counts[classes],
+            "rotate": config.rotate,
+            "augment": data.augment if config.augment and training else None,
+            "normalise": data.normalise,
+            "groups": groups[classes] if config.within_alphabet and not training else None,
+        }
+        counts = (train_ways, shots, queries) if training else held_out
+        try:
+            return few_shot(data.images[classes], *counts, **options)
+        except ValueError as error:
+            raise ValueError(f"the {split} split of {data.source}: {error}") from error
+
+    running = config.batch_norm == "running"
+    precision = hardware.precision(config.precision)
+    dtype = jnp.bfloat16 if precision == "bfloat16" else None
+    ways = max(train_ways, config.ways)
+    model = network(config, ways=ways, track=running, dtype=dtype)
+    shape = (1, *data.images.shape[2:])
+
+    def init(key: RandomKey) -> Params:
+        return model.init(key, jnp.zeros(shape))
+
+    params = jax.eval_shape(init, jax.random.key(0))
+    loss = flax_loss(model, config.batch_norm)
+    features = flax_apply(model, config.batch_norm, features=True)
+    facts = {
+        "algorithm": config.algorithm,
+        "batch_norm": config.batch_norm,
+        "query_size": config.ways * config.queries,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
+        "source": data.source,
+    }
+    learning = algorithm(config, loss, features, params)
+    metric = evaluation_loss(model, config.batch_norm)
+    if members > 1:
+        learning = learning._replace(learner=maml.ensemble(learning.learner))
+        metric = evaluation_loss(model, config.batch_norm, maml.mixture)
+        facts["algorithm"] = f"{config.algorithm}, ensemble of {members}"
+    return Experiment(
+        name="omniglot" if config.dataset in ("omniglot", "glyphs") else "images",
+        algorithm=learning,
+        init=init,
+        samplers={split: sampler(split) for split in data.splits},
+        predict=flax_apply(model, config.batch_norm, evaluating=True),
+        metric=metric,
+        headline="accuracy",
+        facts=facts,
+        precision=precision,
+        outer=partial(track_running_averages, momentum=config.momentum) if running else lambda a: a,
+    )
+
+
+def main(config: FewShot) -> Result:
+    """Runs the experiment, prints the table and draws the figures."""
+    few_shot = experiment(config)
+    result = run_experiment(few_shot, config)
+    tables.show(result.summary)
+    figures.learning_curve(
+        result.out,
+        {"accuracy": "meta-training tasks, adapted"},
+        "accuracy, %",
+        title=f"{published.task_title(result.summary)}, {config.algorithm}",
+        validated="accuracy",
+        scale=100,
+    )
+    figures.episodes(result.out, few_shot, result.of_seed(), max(1, config.inner_steps))
+    return result

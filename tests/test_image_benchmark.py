@@ -1,0 +1,142 @@
+"""The benchmark on photographs: a folder of pictures, CIFAR-100, and the numbers of a training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import few_shot_experiment, image_sets, images
+from tasks import cifar100
+from tasks.augmentation import random_photograph
+
+CIFAR = Path(__file__).parents[2] / "shared" / "data" / "cifar100"
+TINY = {"meta_steps": 2, "steps_per_call": 1, "val_tasks": 2, "eval_tasks": 3, "meta_batch": 2}
+KEY = jax.random.key(0)
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Thirteen classes of 5 or 6 pictures, each class with a colour of its own, and noise."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for label in range(13):
+        folder = tmp_path / "data" / f"{'warm' if label < 5 else 'cold'}" / f"class{label}"
+        folder.mkdir(parents=True)
+        colour = rng.integers(0, 200, 3)
+        for number in range(5 + label % 2):
+            pixels = colour + rng.integers(0, 56, (20, 16, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config(pictures, tmp_path):
+    options = TINY | {"ways": 2, "queries": 2, "channels": 4, "size": 16, "split": "random"}
+    return replace(images.PICTURES, data=pictures, out=tmp_path / "run", **options)
+
+
+@pytest.mark.parametrize("preset", ["protonet-pictures", "maml-pictures"])
+def test_a_folder_of_pictures_is_trained_on_and_evaluated(config, preset, tmp_path):
+    kept = ("data", "ways", "queries", "channels", "size", "split")
+    options = TINY | {name: getattr(config, name) for name in kept}
+    made = replace(images.PRESETS[preset], out=tmp_path / preset, **options)
+    result = few_shot_experiment.main(made)
+    assert result.summary["benchmark"] == "images" and "13 classes" in result.summary["source"]
+    assert 0 <= result.summary["mean"] <= 1
+    assert {file.name for file in result.out.glob("*.png")} == {
+        "episodes.png",
+        "learning_curve.png",
+    }
+
+
+def test_pixels_have_mean_0_and_deviation_1_over_the_training_split(config):
+    data = image_sets.load(config)
+    assert data.normalise is not None and data.counts is not None
+    mean, deviation = data.normalise
+    counts = data.counts[data.splits["train"]]
+    rows = np.concatenate(
+        [data.images[i, :n] for i, n in zip(data.splits["train"], counts, strict=True)]
+    )
+    scaled = (rows / 255 - mean) / deviation
+    np.testing.assert_allclose(scaled.mean((0, 1, 2)), 0, atol=1e-6)
+    np.testing.assert_allclose(scaled.std((0, 1, 2)), 1, rtol=1e-6)
+
+
+def test_classes_that_are_too_small_are_refused_with_the_split(config):
+    with pytest.raises(ValueError, match=r"the train split of .*6 examples or more of each class"):
+        few_shot_experiment.experiment(replace(config, queries=5))
+
+
+def test_a_split_by_folders_needs_such_folders(config):
+    with pytest.raises(ValueError, match=r"folders train, val and test; got .* --split random"):
+        image_sets.load(replace(config, split="folders"))
+
+
+def test_own_pictures_need_their_folder(config):
+    with pytest.raises(ValueError, match="--dataset images needs the folder of its data"):
+        image_sets.load(replace(config, data=None))
+
+
+def test_photographs_are_cropped_mirrored_and_recoloured_within_bounds():
+    """Without colour changes, a ramp of columns shows the crop and the mirror image."""
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[None, :, None] / 10, (8, 8, 3))
+    keys = jax.random.split(KEY, 300)
+    moved = jax.vmap(random_photograph(padding=2, jitter=0.0), (0, None))(keys, ramp)
+    rows = np.rint(10 * np.asarray(moved)[:, 3, :, 0]).astype(int)
+    expected = {
+        tuple(np.clip(np.arange(8) + shift, 0, 7)[::step])
+        for shift in range(-2, 3)
+        for step in (1, -1)
+    }
+    assert {*map(tuple, rows.tolist())} == expected
+    coloured = np.asarray(jax.vmap(random_photograph(padding=0), (0, None))(keys, ramp))
+    assert coloured.min() >= 0 and coloured.max() <= 1
+    brightness = coloured.mean((1, 2, 3)) / float(ramp.mean())
+    assert 0.55 < brightness.min() < 0.75 and 1.2 < brightness.max() < 1.45
+
+
+def test_grey_photographs_have_no_saturation_to_change():
+    grey = jnp.full((4, 4, 1), 0.5)
+    changed = jax.vmap(random_photograph(jitter=0.2), (0, None))(jax.random.split(KEY, 50), grey)
+    values = np.asarray(changed)
+    np.testing.assert_allclose(values, values[:, :1, :1, :1] * np.ones((4, 4, 1)), rtol=1e-6)
+    assert values.min() >= 0.4 and values.max() <= 0.6
+
+
+@pytest.mark.parametrize(("which", "sizes"), [("cifar-fs", (64, 16, 20)), ("fc100", (60, 20, 20))])
+def test_the_splits_of_cifar_divide_its_classes(which, sizes):
+    split = cifar100.splits(cifar100.NAMES, which)
+    assert tuple(map(len, split.values())) == sizes
+    assert sorted(np.concatenate([*split.values()]).tolist()) == list(range(100))
+    groups = [{cifar100.NAMES[i].split("/")[0] for i in split[part]} for part in split]
+    apart = not (groups[0] & groups[2])
+    assert apart == (which == "fc100")
+
+
+@pytest.mark.parametrize("name", ["cifar-100", None])
+def test_another_split_of_cifar_is_refused(name, unchecked):
+    with pytest.raises(ValueError, match="a split must be cifar-fs or fc100; got"):
+        cifar100.splits(cifar100.NAMES, name)
+
+
+def test_a_folder_without_cifar_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a file cifar100\.zip, or a folder with it; got"):
+        cifar100.load(tmp_path)
+    (tmp_path / "cifar100.zip").write_bytes(b"no zip")
+    with pytest.raises(ValueError, match="corrupt zip"):
+        cifar100.load(tmp_path, cache=tmp_path)
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason=f"CIFAR-100 is not in {CIFAR}")
+def test_the_images_of_cifar_are_those_whose_moments_are_published(tmp_path):
+    """`load` refuses other pixels by their SHA-256; the means are those of MetaOptNet's code."""
+    data = cifar100.load(CIFAR, cache=tmp_path)
+    assert data.images.shape == (100, 600, 32, 32, 3)
+    means = data.images.reshape(-1, 3).mean(0, dtype=float) / 255
+    np.testing.assert_allclose(means, [0.50736203, 0.48668956, 0.44108857], rtol=1e-7)
+    again = cifar100.load(CIFAR, cache=tmp_path)
+    np.testing.assert_array_equal(again.images[7], data.images[7])
