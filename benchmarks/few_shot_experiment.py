@@ -17,11 +17,16 @@ from benchmarks.harness.run import Result
 from benchmarks.harness.supervised import Experiment, run_experiment
 from benchmarks.report import figures, published, tables
 from maml.episodes import few_shot
+from maml.rows import Weights
+from maml.sampling import Query
 from maml.types import Batch, LossFn, Params, RandomKey
 from tasks.batch_norm import Mode, flax_apply, flax_loss, track_running_averages
 from tasks.characters import alphabet
 
 Apply = Callable[[Params, Any], jax.Array]
+# Algorithms without inner steps: where running averages normalise the query set of an evaluation,
+# they must normalise the support set too, or its features would be of another scale.
+CLOSED_FORM = "protonet", "r2d2"
 
 
 def algorithm(config: FewShot, loss: LossFn, features: Apply, params: Params) -> maml.Algorithm:
@@ -111,6 +116,14 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         "source": data.source,
     }
     learning = algorithm(config, loss, features, params)
+    if running and config.algorithm in CLOSED_FORM:
+        averaged = flax_apply(model, config.batch_norm, evaluating=True, features=True)
+
+        def of_support(variables: Params, images: Any, weights: Weights = None) -> jax.Array:
+            return averaged(variables, Query(images, images), weights)
+
+        evaluated = algorithm(config, loss, of_support, params)
+        learning = learning._replace(learner=evaluated.learner)  # meta-training has another
     metric = evaluation_loss(model, config.batch_norm)
     if members > 1:
         learning = learning._replace(learner=maml.ensemble(learning.learner))

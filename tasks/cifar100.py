@@ -102,7 +102,8 @@ def splits(names: tuple[str, ...], which: SplitName) -> Split:
 
     Args:
         names: Names of all classes, `superclass/label`.
-        which: "cifar-fs", with 64, 16 and 20 classes, or "fc100", with 60, 20 and 20.
+        which: Name of the split: "cifar-fs", with 64, 16 and 20 classes, or "fc100", with 60, 20
+            and 20.
 
     Returns:
         The indices into `names`, by "train", "val" and "test".

@@ -54,8 +54,8 @@ def open_pictures(path: Path) -> Iterator[Pictures]:
     Args:
         path: Path of the folder or zip.
 
-    Yields:
-        The pictures.
+    Returns:
+        The context, whose value is the pictures.
 
     Raises:
         ValueError: the path is neither a folder nor a zip, `bounded_files` refuses it, or its files
@@ -95,7 +95,8 @@ def _is_picture(where: str) -> bool:
 
 def _is_hidden(where: str) -> bool:
     """Whether an operating system keeps a file or folder beside those of its user."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in where.split("/"))
+    slashed = f"/{where}/"
+    return "/." in slashed or "/__MACOSX/" in slashed
 
 
 def _by_class(

@@ -69,7 +69,8 @@ def load(
         path: Folder or zip with one folder for each class, or with such folders in train, val and
             test.
         size: Side of square images, or height and width, in pixels.
-        channels: 3 for colours, 1 for grey. Pictures of the other kind are converted.
+        channels: Number of channels, 3 for colours or 1 for grey. Pictures of the other kind are
+            converted.
         fit: Treatment of a picture of another aspect ratio. "crop" keeps the largest rectangle in
             its centre; "pad" keeps all of it, with white at two sides; "stretch" distorts it.
         cache: Folder for the decoded array. It is rebuilt when the content of the zip, or a name,

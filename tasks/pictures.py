@@ -33,7 +33,7 @@ class Preprocessing(NamedTuple):
 
     Attributes:
         height, width: Size of the array in pixels.
-        channels: 3 for colours, 1 for grey.
+        channels: Number of channels, 3 for colours or 1 for grey.
         fit: Treatment of a picture of another aspect ratio. "crop" keeps the largest rectangle in
             its centre; "pad" keeps all of it, with white at two sides; "stretch" distorts it.
     """
@@ -49,8 +49,8 @@ def preprocessing(size: Any, channels: Any, fit: Any) -> Preprocessing:
 
     Args:
         size: Side of a square, or height and width, in pixels.
-        channels: 3 for colours, 1 for grey.
-        fit: "crop", "pad" or "stretch".
+        channels: Number of channels, 3 for colours or 1 for grey.
+        fit: Treatment of a picture of another aspect ratio, "crop", "pad" or "stretch".
 
     Returns:
         The preprocessing.
@@ -65,7 +65,7 @@ def preprocessing(size: Any, channels: Any, fit: Any) -> Preprocessing:
             f"size must be an integer from 1 to {LARGEST_SIDE}, or two, the height and the width;"
             f" got {size!r}"
         )
-    if isinstance(channels, bool) or channels not in get_args(Channels):
+    if not isinstance(channels, int) or channels is True or channels not in (1, 3):
         raise ValueError(f"channels must be 1, for grey, or 3, for colours; got {channels!r}")
     if fit not in get_args(Fit):
         raise ValueError(f"fit must be one of {', '.join(get_args(Fit))}; got {fit!r}")
@@ -84,7 +84,7 @@ def read_image(
     Args:
         file: Path of a PNG, JPEG, WebP, BMP, GIF or TIFF, or the content of one.
         size: Side of a square, or height and width, in pixels.
-        channels: 3 for colours, 1 for grey.
+        channels: Number of channels, 3 for colours or 1 for grey.
         fit: Treatment of a picture of another aspect ratio. "crop" keeps the largest rectangle in
             its centre; "pad" keeps all of it, with white at two sides; "stretch" distorts it.
 

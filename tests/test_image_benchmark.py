@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import maml
 from benchmarks import few_shot_experiment, image_sets, images
+from benchmarks.few_shot import network
 from tasks import cifar100
 from tasks.augmentation import random_photograph
 
@@ -64,6 +66,22 @@ def test_pixels_have_mean_0_and_deviation_1_over_the_training_split(config):
     scaled = (rows / 255 - mean) / deviation
     np.testing.assert_allclose(scaled.mean((0, 1, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(scaled.std((0, 1, 2)), 1, rtol=1e-6)
+
+
+def test_running_averages_normalise_the_support_set_of_an_evaluation_too(config):
+    """With one shot, the logits are minus the squared distances of features by the averages."""
+    experiment = few_shot_experiment.experiment(config)
+    params = dict(experiment.initial())
+    mean = jax.random.uniform(KEY, (4,))
+    params["batch_stats"]["norm0"]["averages"] = mean, 0.1 + mean
+    (images, labels), _ = experiment.samplers["test"](KEY)
+    inner = experiment.algorithm.learner(params)
+    fitted = inner.params(inner.step(inner.state, (images, labels), KEY)[0])
+    logits = experiment.predict(fitted, maml.Query(images, images))
+    model = network(config, ways=config.ways, track=True)
+    features = jnp.asarray(model.apply(params, images, running=True, features=True))
+    distances = jnp.square(features[:, None] - features).sum(axis=2)
+    np.testing.assert_allclose(jax.nn.softmax(logits), jax.nn.softmax(-distances), rtol=1e-4)
 
 
 def test_classes_that_are_too_small_are_refused_with_the_split(config):

@@ -120,7 +120,7 @@ def test_arguments_of_other_values_are_refused(read, tmp_path):
             read(folder, size=size)
         with pytest.raises(ValueError, match="size must be an integer from 1 to 4096"):
             read_image(plain(), size=size)  # pyright: ignore[reportArgumentType]
-    for channels in (0, 2, 4, True, None, "RGB"):
+    for channels in (0, 2, 4, 3.0, True, None, "RGB"):
         with pytest.raises(ValueError, match="channels must be 1, for grey, or 3, for colours"):
             read(folder, channels=channels)
     for fit in ("cut", None, ""):
