@@ -117,7 +117,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     }
     learning = algorithm(config, loss, features, params)
     if running and config.algorithm in CLOSED_FORM:
-        averaged = flax_apply(model, config.batch_norm, evaluating=True, features=True)
+        averaged: Any = flax_apply(model, config.batch_norm, evaluating=True, features=True)
 
         def of_support(variables: Params, images: Any, weights: Weights = None) -> jax.Array:
             return averaged(variables, Query(images, images), weights)

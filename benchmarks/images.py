@@ -38,6 +38,7 @@ PICTURES = FewShot(
     model="conv4-pool",
     batch_norm="running",
     momentum=0.95,
+    temperature=32.0,  # the features are 256 numbers
     inner_rate=1.0,
     inner_steps=1,
     outer_rate=3e-3,
@@ -52,6 +53,7 @@ MAML_PICTURES = replace(
     PICTURES,
     preset="maml-pictures",
     algorithm="maml",
+    temperature=1.0,
     channels=32,
     zero_head=True,
     batch_norm="support",
@@ -75,11 +77,12 @@ PROTONET = replace(
     eval_tasks=10_000,
     val_tasks=200,
 )
-R2D2 = replace(PROTONET, preset="r2d2-cifar-fs", algorithm="r2d2")
+R2D2 = replace(PROTONET, preset="r2d2-cifar-fs", algorithm="r2d2", temperature=1.0)
 MAML = replace(
     PROTONET,
     preset="maml-cifar-fs",
     algorithm="maml",
+    temperature=1.0,
     channels=32,
     train_ways=None,
     train_queries=None,
