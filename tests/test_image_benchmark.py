@@ -80,7 +80,7 @@ def test_running_averages_normalise_the_support_set_of_an_evaluation_too(config)
     logits = experiment.predict(fitted, maml.Query(images, images))
     model = network(config, ways=config.ways, track=True)
     features = jnp.asarray(model.apply(params, images, running=True, features=True))
-    distances = jnp.square(features[:, None] - features).sum(axis=2)
+    distances = jnp.square(features[:, None] - features).sum(axis=2) / config.temperature
     np.testing.assert_allclose(jax.nn.softmax(logits), jax.nn.softmax(-distances), rtol=1e-4)
 
 

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
 from benchmarks import omniglot, sinusoid
+from benchmarks.few_shot import FewShot
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
@@ -177,7 +178,7 @@ def summarise(
             summary["rounds"][key] = len(spent)
             if side != "maml":
                 summary["ratios"][key] = float(np.median(np.divide(spent, ours[: len(spent)])))
-        if isinstance(config, omniglot.FewShot):
+        if isinstance(config, FewShot):
             work = operations(config.ways, config.shots, config.queries, config.inner_steps)
             reached = float(config.meta_batch * work / np.median(ours) / matmul)
             summary["fraction_of_matmul"][workload] = reached

@@ -21,12 +21,13 @@ from jax import lax
 from jaxtyping import PyTree
 
 import maml
-from benchmarks import few_shot_experiment, omniglot, sinusoid
+from benchmarks import few_shot_experiment, sinusoid
+from benchmarks.few_shot import FewShot
 from benchmarks.harness import hardware
 from maml.tree import leaves_by_path
 from maml.types import Episode, RandomKey
 
-Workload = omniglot.FewShot | sinusoid.Sinusoid
+Workload = FewShot | sinusoid.Sinusoid
 Arrays = dict[str, Any]  # arrays by path, such as `head/kernel`
 Batch = tuple[Any, Any]  # inputs, targets
 
@@ -87,9 +88,10 @@ def roll_tasks(episodes: Episode, key: RandomKey) -> Episode:
 
 def our_side(workload: Workload) -> tuple[Side, Problem]:
     """The side of this library, several meta-steps in a scan, and the problem of the peers."""
-    few_shot = isinstance(workload, omniglot.FewShot)
-    module = few_shot_experiment if few_shot else sinusoid
-    experiment = module.experiment(workload)
+    if few_shot := isinstance(workload, FewShot):
+        experiment = few_shot_experiment.experiment(workload)
+    else:
+        experiment = sinusoid.experiment(workload)
     algorithm, adam, key = experiment.algorithm, optax.adam(1e-3), jax.random.key(0)
     episodes = jax.jit(maml.batch_tasks(experiment.samplers["train"], workload.meta_batch))(key)
     state, meta_steps = maml.init(algorithm, adam, experiment.initial()), 5 if few_shot else 200
