@@ -141,7 +141,7 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
         columns = [name for name in COLUMNS if any(row[name] for row in rows)]
         head = [names.get(name, name) for name in columns]
         body = ([row[name] for name in columns] for row in rows)
-        parts += [f"### {benchmark.capitalize()}", markdown_table(head, body)]
+        parts += [f"### {benchmark.capitalize()}", *([markdown_table(head, body)] if rows else [])]
         parts += [sentence] if (sentence := not_run(benchmark, present)) else []
     return "\n\n".join(parts)
 
