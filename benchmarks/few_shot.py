@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flax import linen as nn
-from tasks.pictures import Fit
 
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import DataOptions
@@ -15,6 +14,9 @@ from tasks.architectures.cells import Cells
 from tasks.architectures.stack import Stack
 from tasks.batch_norm import Mode
 from tasks.models import MODELS
+from tasks.pictures import Fit
+
+CONVOLUTIONAL = "conv4", "conv4-pool", "r2d2", "resnet12"  # models with channels and zero_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +86,14 @@ class FewShot(DataOptions):
     """Number of first-order meta-steps before those of second order (maml and maml++)."""
     per_step_norm: bool = False
     """Use separate batch-norm biases and running averages for each inner step (maml++)."""
-    model: Literal["conv4", "conv4-pool", "fully-connected", "cells"] = "conv4"
-    """Network: four convolutions with stride 2 or with max-pooling, four dense layers, or the cells
-    of `tokens`."""
+    model: Literal["conv4", "conv4-pool", "r2d2", "resnet12", "fully-connected", "cells"] = "conv4"
+    """Network: four convolutions with stride 2 or with max-pooling, the wider four of R2D2, four
+    residual blocks, four dense layers, or the cells of `tokens`."""
     channels: int = 64
-    """Number of channels of each of the four convolutions."""
+    """Number of channels of each of the four convolutions, or of the first block of r2d2 (96 in
+    the paper) and resnet12, to which those of the further blocks are proportional."""
     zero_head: bool = False
-    """Start the linear head of the four convolutions at zero instead of at random."""
+    """Start the linear head of a convolutional network at zero instead of at random."""
     tokens: str = ""
     """Tokens of a normal and a reduction cell, separated by commas; see tasks/architectures."""
     copies: int = 1
@@ -115,13 +118,16 @@ class FewShot(DataOptions):
         if name == "reptile" and self.inner_steps < 2:
             raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
         on_omniglot, own = self.dataset == "omniglot", self.dataset == "images"
-        of_cells, conv4 = self.model == "cells", "model conv4 or conv4-pool"
+        of_cells = self.model == "cells"
         check_used(self, ("data",), self.dataset != "glyphs", "another dataset")
         check_used(self, ("resize",), on_omniglot, "dataset omniglot")
         check_used(self, ("split",), on_omniglot or own, "dataset omniglot or images")
         check_used(self, ("size", "fit"), own, "dataset images")
         check_used(self, ("tokens", "copies", "features"), of_cells, "model cells")
-        check_used(self, ("zero_head", "channels"), "conv4" in self.model, conv4)
+        convolutional = self.model in CONVOLUTIONAL
+        check_used(
+            self, ("zero_head", "channels"), convolutional, f"model {' or '.join(CONVOLUTIONAL)}"
+        )
         if of_cells:
             network(self, ways=self.ways)  # refuses tokens that are not those of two cells
         check_used(self, ("momentum",), self.batch_norm == "running", "batch_norm running")
@@ -146,7 +152,7 @@ def network(config: FewShot, **options: Any) -> nn.Module:
         ValueError: The tokens of cells are missing, not numbers, or not those of two cells.
     """
     if config.model != "cells":
-        if "conv4" in config.model:
+        if config.model in CONVOLUTIONAL:
             options |= {"features": config.channels, "zero_head": config.zero_head}
         return MODELS[config.model](**options)
     try:

@@ -1,8 +1,8 @@
 """Checks of optax transformations.
 
 An optimiser is checked by its first updates of a small matrix, which are computed once, when an
-algorithm is built. An optimiser for a particular tree, such as one that reads the names of leaves,
-is checked when the parameters are known.
+algorithm is built. An optimiser for a particular tree, such as one that reads the names of leaves
+or updates some leaves by other rules, is checked when the parameters are known.
 """
 
 from collections.abc import Callable
@@ -136,7 +136,10 @@ def check_on_small_arrays(
     params: PyTree,
     check: Callable[..., None] = check_optimizer,
 ) -> None:
-    """Checks an optimiser that cannot update a matrix, on small arrays like the parameters.
+    """Checks an optimiser for a particular tree, on small arrays like the parameters.
+
+    Such an optimiser cannot update a matrix, or chooses leaves, as `optax.partition` and
+    `optax.masked` do: a matrix alone does not show what it does to the other leaves.
 
     Args:
         optimizer: Optimiser that has been checked without parameters.
@@ -148,23 +151,30 @@ def check_on_small_arrays(
     """
     try:
         jax.eval_shape(partial(_steps, optimizer, 1), MATRIX, MATRIX)
+        particular = _has(optax.MaskedState, optimizer, params)
     except Exception:
+        particular = True
+    if particular:
         small_params = jax.tree.map(
             lambda leaf: np.ones([min(size, 2) for size in jnp.shape(leaf)], np.float32), params
         )
         jax.eval_shape(partial(_steps, optimizer, 1), params, params)  # refuses what cannot fit
-        for run_check in (check_optimizer, check):
+        for run_check in dict.fromkeys((check_optimizer, check)):
             run_check(optimizer, small_params)
 
 
 def _has_lookahead(optimizer: optax.GradientTransformation, params: PyTree) -> bool:
-    pair = optax.LookaheadParams(params, params)
     try:
-        state = jax.eval_shape(optimizer.init, pair)
+        return _has(optax.LookaheadState, optimizer, optax.LookaheadParams(params, params))
     except Exception:  # the optimiser needs parameters of another structure
         return False
-    leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, optax.LookaheadState))
-    return any(isinstance(leaf, optax.LookaheadState) for leaf in leaves)
+
+
+def _has(kind: type, optimizer: optax.GradientTransformation, params: PyTree) -> bool:
+    """Whether a part of the optimiser's state has this type."""
+    state = jax.eval_shape(optimizer.init, params)
+    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kind))
+    return any(isinstance(part, kind) for part in parts)
 
 
 def _first_not_finite(values: Any) -> Any:
@@ -200,7 +210,9 @@ def _probe(
             if "while[" in str(jax.make_jaxpr(steps(1))(ones, ones)):
                 jax.eval_shape(partial(look, steps(1)), ones)
                 return None
-            result = look(steps(3), ones)
+            # One program for a tree; operations on a matrix are compiled once for all optimisers.
+            look_at = partial(look, steps(3))
+            result = (look_at if ones is MATRIX else jax.jit(look_at))(ones)
         except _NoDerivativeError:
             raise
         except Exception:  # the optimiser needs parameters of another structure

@@ -27,14 +27,18 @@ Apply = Callable[[Params, PyTree], Array]
 """`apply(params, inputs) -> outputs`, or `apply(params, inputs, weights=None)` for a model whose
 layers take statistics over the rows, such as batch normalisation."""
 Weights = Float[Array, " n"] | None
+MISTAKEN = (
+    "Where a batch of tasks, [task, point, ...], is expected, the points of an episode of ONE task"
+    " are mistaken for tasks; an episode with a task axis, or drawn by maml.batch_tasks, would work"
+)
 
 
 def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
     """Inputs, targets and weights of a batch; weights of None are 1 for every row.
 
     Raises:
-        ValueError: the batch has another structure, no rows, or weights that `check_weights`
-            refuses.
+        ValueError: the batch has another structure, no rows, inputs of which no array has the rows
+            of the targets, or weights that `check_weights` refuses.
     """
     if not (isinstance(batch, tuple | list) and len(batch) in (2, 3)):
         got = f"{len(batch)} members" if isinstance(batch, tuple | list) else type(batch).__name__
@@ -46,13 +50,15 @@ def unpack(batch: Batch) -> tuple[PyTree, Array, Weights]:
         raise ValueError(f"targets must be an array of numbers; got {targets!r:.99}")
     targets = jnp.asarray(targets)
     if targets.ndim == 0:
-        raise ValueError(
-            "targets must have a row for each point; got one number. Where a batch of tasks,"
-            " [task, point, ...], is expected, the points of an episode of ONE task are mistaken"
-            " for tasks; an episode with a task axis, or drawn by maml.batch_tasks, would work"
-        )
+        raise ValueError(f"targets must have a row for each point; got one number. {MISTAKEN}")
     if targets.shape[0] == 0:
         raise ValueError(f"a batch needs at least one row; got targets of {list(targets.shape)}")
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+    if shapes and all(shape[:1] != targets.shape[:1] for shape in shapes):
+        raise ValueError(
+            "inputs must have as many rows as targets; got the shapes"
+            f" {', '.join(map(str, shapes))} for targets {list(targets.shape)}. {MISTAKEN}"
+        )
     return inputs, targets, check_weights(weights, len(targets))
 
 

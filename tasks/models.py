@@ -12,7 +12,9 @@ from jaxtyping import Array, Float
 from maml._checks import check_count, check_counts, check_flags, check_number
 from maml.batch_norm import Reference, parse_reference
 from maml.layers import max_pool, patches
+from maml.rows import MISTAKEN
 from tasks._checks import check_dtype
+from tasks.backbones import R2D2Net, ResNet12
 from tasks.layers import BatchNorm
 
 
@@ -56,7 +58,8 @@ class MLP(nn.Module):
         """
         shape = np.shape(x)
         if len(shape) != 2 or 0 in shape:
-            raise ValueError(f"inputs must be [n, inputs]; got {list(shape)}")
+            hint = f". {MISTAKEN}" if len(shape) == 1 else ""
+            raise ValueError(f"inputs must be [n, inputs]; got {list(shape)}{hint}")
         draw = nn.initializers.truncated_normal(self.deviation)
         if self.context:
             context = self.param("context", nn.initializers.zeros_init(), (self.context,))
@@ -202,4 +205,6 @@ MODELS = {
     "conv4": Conv4,
     "conv4-pool": partial(Conv4, pool=True),
     "fully-connected": FullyConnected,
+    "r2d2": R2D2Net,
+    "resnet12": ResNet12,
 }

@@ -171,6 +171,7 @@ def test_invalid_batches_are_refused(build, unchecked):
         (X, "got ndarray"),
         ((X, y[0] if y.ndim == 1 else y[0, 0]), "are mistaken for tasks"),
         ((X[:0], y[:0]), "at least one row"),
+        ((X[:5], y), r"as many rows as targets; got the shapes \(5, .*are mistaken for tasks"),
         ((X, [0, 1]), "targets must be an array; got list"),
         ((X, y, WEIGHTS[:4]), r"weights must be \[6\], one a row; got \[4\]"),
         ((X, y, WEIGHTS[:, None]), r"got \[6, 1\]"),

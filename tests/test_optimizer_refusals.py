@@ -53,6 +53,28 @@ def test_an_inner_optimiser_of_a_named_tree_is_checked_with_the_parameters(name)
     BUILD[name](loss, masked(optax.adam(0.1, eps_root=1e-8)), 1).init(PARAMS)
 
 
+BY_NAME = optax.partition(
+    {"sgd": SGD, "adam": optax.adam(0.1)},
+    lambda params: jax.tree.map_with_path(
+        lambda path, _: "adam" if path and path[-1].key == "b" else "sgd", params
+    ),
+)
+BY_SHAPE = optax.chain(
+    optax.masked(optax.adam(0.1), lambda params: jax.tree.map(lambda leaf: leaf.ndim == 1, params)),
+    SGD,
+)
+
+
+@pytest.mark.parametrize("optimizer", [BY_NAME, BY_SHAPE], ids=["partition", "masked"])
+def test_a_rule_for_some_leaves_is_checked_with_the_parameters(optimizer):
+    """A matrix gets the other rule, which has a derivative."""
+    maml.fomaml(loss, optimizer, 1).init(PARAMS)
+    algorithm = maml.maml(loss, optimizer, 1)
+    algorithm.init({"w": jnp.ones((2, 3))})
+    with pytest.raises(ValueError, match=r"is nan where a gradient is zero.*eps_root"):
+        algorithm.init(PARAMS)
+
+
 def test_an_outer_optimiser_of_a_named_tree_is_checked_with_the_parameters():
     with pytest.raises(ValueError, match="check its learning rate"):
         maml.init(maml.maml(loss, SGD, 1), masked(optax.sgd(float("inf"))), PARAMS)

@@ -94,7 +94,10 @@ CALLS = {
         for n, c in COUNTS.items()
     },
     "tasks True": (lambda: maml.batch_tasks(sample_task, True), "tasks must be an integer >= 1"),
-    "sampler of one task": (lambda: train(sample=sample_task), "needs a sampler of meta-batches"),
+    "sampler of one task": (
+        lambda: train(sample=sample_task),
+        r"maml.batch_tasks\(sample, num_tasks\)",
+    ),
     "batched twice": (lambda: maml.batch_tasks(SAMPLE, 4), "returns meta-batches already"),
     "sampler an episode": (
         lambda: maml.batch_tasks(TASK, 4),

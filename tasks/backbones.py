@@ -1,0 +1,169 @@
+"""The wider networks of few-shot classification, which end in flat features and a linear head."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from maml._checks import check_counts, check_flags
+from maml.batch_norm import Reference, parse_reference
+from maml.layers import max_pool, patches
+from tasks._checks import check_dtype
+from tasks.layers import BatchNorm
+
+SIDE = 16  # height and width of the smallest images, of which four poolings leave one pixel
+SLOPE = 0.1  # of the leaky ReLU
+
+
+class R2D2Net(nn.Module):
+    """The network of R2D2: four blocks, of which the outputs of the last two are the features.
+
+    A block is a 3 x 3 convolution, batch normalisation, 2 x 2 max-pooling and a leaky ReLU. The
+    blocks have 96, 192, 384 and 512 channels if the first has 96. The outputs of the third and of
+    the fourth block are flattened and concatenated. The published network also has dropout in
+    these two blocks, which is left out here.
+
+    Attributes:
+        ways: Number of classes.
+        features: Number of channels of the first block; the others have 2, 4 and 16/3 times it,
+            rounded down.
+        track: Whether batch normalisation has running averages.
+        zero_head: Whether the head starts at zero instead of Xavier-uniform.
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: the type of
+            inputs and parameters.
+
+    Bertinetto, Henriques, Torr, Vedaldi: Meta-learning with differentiable closed-form solvers
+    (ICLR 2019), https://arxiv.org/abs/1805.08136
+    """
+
+    ways: int
+    features: int = 96
+    track: bool = False
+    zero_head: bool = False
+    dtype: DTypeLike | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_options(self)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "n h w c"],
+        *,
+        reference: Reference = None,
+        running: bool = False,
+        features: bool = False,
+    ) -> Float[Array, "n outputs"]:
+        """Logits, or with `features` the inputs of the head.
+
+        The options `reference` and `running` are those of `BatchNorm`.
+
+        Raises:
+            ValueError: the images are not `[n, height, width, channels]` or too small to halve four
+                times, or there are fewer rows than `reference`.
+        """
+        _check_images(x, reference)
+        draw = nn.initializers.glorot_uniform()
+        outputs = []
+        for block, times in enumerate((3, 6, 12, 16)):
+            width = self.features * times // 3
+            kernel = self.param(f"conv{block}", draw, (3, 3, x.shape[-1], width))
+            norm = BatchNorm(self.track, dtype=self.dtype, name=f"norm{block}")
+            x = norm(
+                patches(x, 3, 1), kernel.reshape(-1, width), reference=reference, running=running
+            )
+            x = nn.leaky_relu(max_pool(x), SLOPE)
+            outputs.append(x.reshape(x.shape[0], -1))
+        x = jnp.concatenate(outputs[2:], axis=1)
+        return x if features else _head(self)(x)
+
+
+class ResNet12(nn.Module):
+    """Four residual blocks of three 3 x 3 convolutions, and the mean over the positions.
+
+    Each convolution is followed by batch normalisation and a leaky ReLU; the last one of a block by
+    the sum with a 1 x 1 convolution of the block's input, normalised as well, before the ReLU.
+    Each block ends in 2 x 2 max-pooling. The blocks have 64, 128, 256 and 512 channels if the
+    first has 64. The published networks also have dropout or DropBlock, which is left out here.
+
+    Attributes:
+        ways: Number of classes.
+        features: Number of channels of the first block; each further one has twice as many.
+        track: Whether batch normalisation has running averages.
+        zero_head: Whether the head starts at zero instead of Xavier-uniform.
+        dtype: Type in which the layers below the head compute, such as bfloat16. None: the type of
+            inputs and parameters.
+
+    Oreshkin, Rodríguez López, Lacoste: TADAM (NeurIPS 2018), https://arxiv.org/abs/1805.10123
+    """
+
+    ways: int
+    features: int = 64
+    track: bool = False
+    zero_head: bool = False
+    dtype: DTypeLike | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_options(self)
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "n h w c"],
+        *,
+        reference: Reference = None,
+        running: bool = False,
+        features: bool = False,
+    ) -> Float[Array, "n outputs"]:
+        """Logits, or with `features` the inputs of the head.
+
+        The options `reference` and `running` are those of `BatchNorm`.
+
+        Raises:
+            ValueError: the images are not `[n, height, width, channels]` or too small to halve four
+                times, or there are fewer rows than `reference`.
+        """
+        _check_images(x, reference)
+
+        def normed(x: Array, name: str, width: int, size: int = 3) -> Array:
+            draw, shape = nn.initializers.he_normal(), (size, size, x.shape[-1], width)
+            kernel = self.param(f"conv{name}", draw, shape).reshape(-1, width)
+            norm = BatchNorm(self.track, dtype=self.dtype, name=f"norm{name}")
+            return norm(patches(x, size, 1), kernel, reference=reference, running=running)
+
+        for block in range(4):
+            width = self.features * 2**block
+            shortcut = normed(x, f"{block}_shortcut", width, size=1)
+            for layer in range(2):
+                x = nn.leaky_relu(normed(x, f"{block}_{layer}", width), SLOPE)
+            x = nn.leaky_relu(normed(x, f"{block}_2", width) + shortcut, SLOPE)
+            x = max_pool(x)
+        x = x.mean((1, 2))
+        return x if features else _head(self)(x)
+
+
+def _check_options(model: R2D2Net | ResNet12) -> None:
+    check_counts(ways=model.ways, features=model.features)
+    check_flags(track=model.track, zero_head=model.zero_head)
+    check_dtype(model.dtype)
+
+
+def _check_images(x: Array, reference: Reference) -> None:
+    shape = np.shape(x)
+    if len(shape) != 4 or min(shape[1:3]) < SIDE or shape[3] < 1:
+        raise ValueError(
+            f"images must be [n, height, width, channels], of {SIDE}x{SIDE} pixels or more; got"
+            f" {list(shape)}"
+        )
+    parse_reference(reference, shape[0])  # refuses more reference rows than there are rows
+
+
+def _head(model: R2D2Net | ResNet12) -> Callable[[Array], Array]:
+    init = nn.initializers
+    draw = init.zeros_init() if model.zero_head else init.glorot_uniform()
+    return nn.Dense(model.ways, kernel_init=draw, name="head")
