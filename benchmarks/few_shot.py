@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flax import linen as nn
-from tasks.pictures import Fit
 
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import DataOptions
@@ -15,6 +14,7 @@ from tasks.architectures.cells import Cells
 from tasks.architectures.stack import Stack
 from tasks.batch_norm import Mode
 from tasks.models import MODELS
+from tasks.pictures import Fit
 
 
 @dataclass(frozen=True, kw_only=True)

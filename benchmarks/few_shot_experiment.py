@@ -43,6 +43,31 @@ def algorithm(config: FewShot, loss: LossFn, features: Apply, params: Params) ->
     )
 
 
+def build(
+    config: FewShot, ways: int, image: tuple[int, ...]
+) -> tuple[nn.Module, Callable[[RandomKey], Params], maml.Algorithm]:
+    """The network, its initial parameters from a key, and the algorithm; no data are read.
+
+    Args:
+        config: Options.
+        ways: Number of outputs of the network.
+        image: Shape of an image, `[height, width, channel]`.
+
+    Returns:
+        The network, `init(key) -> params`, and the algorithm.
+    """
+    dtype = jnp.bfloat16 if hardware.precision(config.precision) == "bfloat16" else None
+    model = network(config, ways=ways, track=config.batch_norm == "running", dtype=dtype)
+
+    def init(key: RandomKey) -> Params:
+        return model.init(key, jnp.zeros((1, *image)))
+
+    params = jax.eval_shape(init, jax.random.key(0))
+    loss = flax_loss(model, config.batch_norm)
+    features = flax_apply(model, config.batch_norm, features=True)
+    return model, init, algorithm(config, loss, features, params)
+
+
 def evaluation_loss(
     model: nn.Module, mode: Mode, combine: Callable[[Apply], Apply] = lambda apply: apply
 ) -> LossFn:
@@ -92,17 +117,8 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
 
     running = config.batch_norm == "running"
     precision = hardware.precision(config.precision)
-    dtype = jnp.bfloat16 if precision == "bfloat16" else None
-    ways = max(train_ways, config.ways)
-    model = network(config, ways=ways, track=running, dtype=dtype)
-    shape = (1, *data.images.shape[2:])
-
-    def init(key: RandomKey) -> Params:
-        return model.init(key, jnp.zeros(shape))
-
+    model, init, learning = build(config, max(train_ways, config.ways), data.images.shape[2:])
     params = jax.eval_shape(init, jax.random.key(0))
-    loss = flax_loss(model, config.batch_norm)
-    features = flax_apply(model, config.batch_norm, features=True)
     facts = {
         "algorithm": config.algorithm,
         "batch_norm": config.batch_norm,
@@ -110,7 +126,8 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
         "source": data.source,
     }
-    learning = algorithm(config, loss, features, params)
+    if data.normalise:
+        facts["normalise"] = np.array(data.normalise).tolist()
     metric = evaluation_loss(model, config.batch_norm)
     if members > 1:
         learning = learning._replace(learner=maml.ensemble(learning.learner))
