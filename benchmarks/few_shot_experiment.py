@@ -48,6 +48,40 @@ def algorithm(config: FewShot, loss: LossFn, features: Apply, params: Params) ->
     )
 
 
+def build(
+    config: FewShot, ways: int, image: tuple[int, ...]
+) -> tuple[nn.Module, Callable[[RandomKey], Params], maml.Algorithm]:
+    """The network, its initial parameters from a key, and the algorithm; no data are read.
+
+    Args:
+        config: Options.
+        ways: Number of outputs of the network.
+        image: Shape of an image, `[height, width, channel]`.
+
+    Returns:
+        The network, `init(key) -> params`, and the algorithm.
+    """
+    dtype = jnp.bfloat16 if hardware.precision(config.precision) == "bfloat16" else None
+    model = network(config, ways=ways, track=config.batch_norm == "running", dtype=dtype)
+
+    def init(key: RandomKey) -> Params:
+        return model.init(key, jnp.zeros((1, *image)))
+
+    params = jax.eval_shape(init, jax.random.key(0))
+    loss = flax_loss(model, config.batch_norm)
+    features = flax_apply(model, config.batch_norm, features=True)
+    learning = algorithm(config, loss, features, params)
+    if config.batch_norm == "running" and config.algorithm in CLOSED_FORM:
+        averaged: Any = flax_apply(model, config.batch_norm, evaluating=True, features=True)
+
+        def of_support(variables: Params, images: Any, weights: Weights = None) -> jax.Array:
+            return averaged(variables, Query(images, images), weights)
+
+        evaluated = algorithm(config, loss, of_support, params)
+        learning = learning._replace(learner=evaluated.learner)  # meta-training has another
+    return model, init, learning
+
+
 def evaluation_loss(
     model: nn.Module, mode: Mode, combine: Callable[[Apply], Apply] = lambda apply: apply
 ) -> LossFn:
@@ -97,17 +131,8 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
 
     running = config.batch_norm == "running"
     precision = hardware.precision(config.precision)
-    dtype = jnp.bfloat16 if precision == "bfloat16" else None
-    ways = max(train_ways, config.ways)
-    model = network(config, ways=ways, track=running, dtype=dtype)
-    shape = (1, *data.images.shape[2:])
-
-    def init(key: RandomKey) -> Params:
-        return model.init(key, jnp.zeros(shape))
-
+    model, init, learning = build(config, max(train_ways, config.ways), data.images.shape[2:])
     params = jax.eval_shape(init, jax.random.key(0))
-    loss = flax_loss(model, config.batch_norm)
-    features = flax_apply(model, config.batch_norm, features=True)
     facts = {
         "algorithm": config.algorithm,
         "batch_norm": config.batch_norm,
@@ -115,15 +140,8 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
         "source": data.source,
     }
-    learning = algorithm(config, loss, features, params)
-    if running and config.algorithm in CLOSED_FORM:
-        averaged: Any = flax_apply(model, config.batch_norm, evaluating=True, features=True)
-
-        def of_support(variables: Params, images: Any, weights: Weights = None) -> jax.Array:
-            return averaged(variables, Query(images, images), weights)
-
-        evaluated = algorithm(config, loss, of_support, params)
-        learning = learning._replace(learner=evaluated.learner)  # meta-training has another
+    if data.normalise:
+        facts["normalise"] = np.array(data.normalise).tolist()
     metric = evaluation_loss(model, config.batch_norm)
     if members > 1:
         learning = learning._replace(learner=maml.ensemble(learning.learner))

@@ -8,9 +8,9 @@ the file of a run.
     python -m benchmarks.weights FILE FILE FILE --data FOLDER               # an ensemble
     python -m benchmarks.weights NAME.npz --run RUN                         # writes a file
 
-A file holds half-precision arrays by path and the options of their run, and nothing that is
-executed. Accuracies are those of the rounded arrays. Target: the results of the runs, which
-docs/results.md lists.
+A file holds half-precision arrays by path and the options of their run, with the preprocessing of
+its images, and nothing that is executed. Accuracies are those of the rounded arrays. Target: the
+results of the runs, which docs/results.md lists.
 """
 
 import json
@@ -27,7 +27,7 @@ from benchmarks.harness import folders, supervised
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
-from benchmarks.harness.files import COUNT, TEXT, check_schema, parse_json
+from benchmarks.harness.files import COUNT, NUMBER, TEXT, check_schema, parse_json
 from benchmarks.harness.hardware import timed
 from benchmarks.harness.run import headline_entries, matmul_precision
 from benchmarks.harness.stored import latest, read_arrays, write_arrays
@@ -39,6 +39,7 @@ from maml.tree import leaves_by_path
 from maml.types import MetaParams
 
 OPTIONS = "options"  # name of the options among the arrays
+NORMALISE = "normalise"  # name of the mean and deviation of each channel among the options
 PATHS = "data", "out", "start_from"  # options that are paths
 # Options of the run that the evaluation changes.
 CHANGES = "data", "ways", "shots", "within_alphabet", "eval_tasks", "eval_steps"
@@ -74,6 +75,22 @@ def read_options(path: Path) -> FewShot:
     """
     text = read_arrays(path, OPTIONS)[OPTIONS]
     return _config(parse_json(str(text), {}, f"{OPTIONS} of {path}"), path)
+
+
+def read_normalise(path: Path) -> tuple[list[float], list[float]] | None:
+    """Reads the mean and standard deviation of each channel that a file's images had.
+
+    They are None for drawings, and in files that were written before they were stored.
+
+    Raises:
+        ValueError: The file does not hold weights.
+    """
+    text = read_arrays(path, OPTIONS)[OPTIONS]
+    schema = {NORMALISE: ([[NUMBER]], None)}
+    pair = parse_json(str(text), schema, f"{OPTIONS} of {path}").get(NORMALISE)
+    if pair is not None and len(pair) != 2:
+        raise ValueError(f"{path}: {NORMALISE} must be a mean and a deviation; got {pair!r:.99}")
+    return pair and (pair[0], pair[1])
 
 
 def load_trained(*files: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
@@ -201,6 +218,7 @@ def write_weights(file: Path, run: Path) -> None:
     few_shot = experiment(config)
     params = meta_params(run, initial_params(few_shot, config))
     reset = dict.fromkeys(PATHS) | {"resume": False, "record": False}
+    reset |= {NORMALISE: few_shot.facts.get(NORMALISE)}
     save_weights(file, params, folders.options_as_json(config) | reset)
     print(f"{file}: {file.stat().st_size / 1024:.0f} KB")
 

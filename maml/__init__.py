@@ -3,6 +3,7 @@
 from maml import rl, search, surrogates, trust_region
 from maml.algorithms import anil, boil, cavia, imaml, maml
 from maml.batch_norm import batch_normalise, few_shot_apply
+from maml.classifier import Classifier, fit_classifier
 from maml.closed_form import R2D2Params, protonet, r2d2
 from maml.ensembles import ensemble, mixture
 from maml.episodes import few_shot
@@ -39,6 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Algorithm",
     "BatchPerStep",
+    "Classifier",
     "Episode",
     "Hvp",
     "Inner",
@@ -69,6 +71,7 @@ __all__ = [
     "evaluate",
     "few_shot",
     "few_shot_apply",
+    "fit_classifier",
     "fomaml",
     "gradient_descent",
     "imaml",

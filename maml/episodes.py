@@ -102,7 +102,7 @@ def few_shot(
     members = None if groups is None else _members(np.asarray(groups), shape[0], ways)
     if dtype == np.uint8 and len(shape) == 4:
         examples, shape = examples[..., None], (*shape, 1)
-    scaling = None if normalise is None else _scaling(normalise, shape[2:])
+    scaling = None if normalise is None else parse_scaling(normalise, shape[2:])
     options = {"rotate": rotate, "augment": augment}
     draw = partial(_draw, ways=ways, shots=(fewest, most), queries=queries, **options)
     return jax.tree_util.Partial(draw, jnp.asarray(examples), sizes, members, scaling)
@@ -139,14 +139,14 @@ def _members(groups: np.ndarray, classes: int, ways: int) -> Bool[Array, "group 
     return jnp.asarray(groups == numbers[counts >= ways, None])
 
 
-def _scaling(normalise: Any, example: tuple[int, ...]) -> tuple[Array, Array]:
+def parse_scaling(normalise: Any, example: tuple[int, ...]) -> tuple[Array, Array]:
     """Mean and standard deviation as arrays, after a check that examples allow them."""
     pair = isinstance(normalise, tuple | list) and len(normalise) == 2
     if not pair or not all(map(is_real, normalise)):
         raise ValueError(
             f"normalise must be a mean and a standard deviation; got {normalise!r:.99}"
         )
-    mean, std = (jnp.asarray(value, jnp.float32) for value in normalise)
+    mean, std = (np.asarray(value, np.float32) for value in normalise)
     try:
         fits = np.broadcast_shapes(mean.shape, std.shape, example) == example
     except ValueError:
@@ -156,9 +156,9 @@ def _scaling(normalise: Any, example: tuple[int, ...]) -> tuple[Array, Array]:
             f"normalise must broadcast against an example, {list(example)}; got"
             f" {list(mean.shape)} and {list(std.shape)}"
         )
-    if not bool(jnp.isfinite(mean).all() & (std > 0).all() & jnp.isfinite(std).all()):
+    if not (np.isfinite(mean).all() and (std > 0).all() and np.isfinite(std).all()):
         raise ValueError(f"a standard deviation must be > 0, and both finite; got {mean}, {std}")
-    return mean, std
+    return jnp.asarray(mean), jnp.asarray(std)
 
 
 def _draw(

@@ -15,6 +15,7 @@ same array: on white paper, every pixel darker than half is ink.
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, get_args
@@ -39,11 +40,12 @@ from tasks.characters import (
 )
 from tasks.drawings import Files
 from tasks.omniglot_files import Source, find
-from tasks.pictures import on_white
+from tasks.pictures import on_white, read_image
 
 RECIPE = 2  # version of the images; raise it with every change of them, so that caches are rebuilt
 CHARACTERS, DRAWINGS, SIDE, SIZE = 1623, 20, 105, 28
 MAX_INK = 0.5  # largest fraction of ink in a drawing; the maximum in Omniglot is 0.22
+MIN_CONTRAST = 32  # smallest difference between the greys of ink and paper in a drawing
 SPLIT_RULES = ("paper", "alphabets")
 _EVALUATION = """
     Angelic Atemayar_Qelisayer Atlantean Aurek-Besh Avesta Ge_ez Glagolitic Gurmukhi Kannada Keble
@@ -85,6 +87,36 @@ def load(
     file = cache / f"omniglot-{RECIPE}-{resize}-{source.fingerprint[:32]}.npz"
     images, names = load_or_build(file, lambda: _decode(source, resize))
     return Characters(images, names, f"Omniglot: {source.words}, {resize} to {SIZE}x{SIZE}")
+
+
+def read_drawing(file: str | os.PathLike[str] | bytes) -> UInt8[np.ndarray, "height width 1"]:
+    """One drawing of any size, prepared like those of the data set: ink 255 on paper 0.
+
+    Colours become grey and transparent pixels paper. The drawing is padded to a square and resized
+    to 105x105; a pixel is ink if it is nearer to the darkest grey than to the lightest. It is then
+    resized to 28x28 with "antialias", since "nearest" leaves gaps in thin strokes.
+
+    Args:
+        file: Path of a picture with dark ink on light paper, or its content.
+
+    Returns:
+        The drawing, `[28, 28, 1]`.
+
+    Raises:
+        ValueError: the picture cannot be read, as `tasks.pictures.read_image` says; or it is blank
+            or inverted.
+    """
+    grey = read_image(file, size=SIDE, channels=1, fit="pad")[..., 0]
+    darkest, lightest = int(grey.min()), int(grey.max())
+    paper = 2 * grey.astype(int) >= darkest + lightest
+    ink = 1 - paper.mean()
+    if lightest - darkest < MIN_CONTRAST or ink > MAX_INK:
+        name = "drawing" if isinstance(file, bytes) else f"drawing {file}"
+        raise ValueError(
+            f"the {name} must be dark ink on light paper, at most {MAX_INK:.0%} of it; got"
+            f" {ink:.0%} and greys from {darkest} to {lightest}: is it inverted or blank?"
+        )
+    return 255 - np.asarray(_resize(Image.fromarray(paper), "antialias"))[..., None]
 
 
 def splits(characters: Characters, name_or_path: str | Path, *, seed: int = 0) -> Split:

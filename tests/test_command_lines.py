@@ -36,6 +36,7 @@ OPTIONS = {
     "peers": "Options",
     "report": "Report",
     "weights": "Weights",
+    "classify": "Classify",
 } | dict.fromkeys(("omniglot", "images", "sinusoid", "navigation", "bandits"), "PRESETS")
 
 # script -> the command line, and a part of what is said
@@ -275,6 +276,12 @@ REFUSED = {
         "a.npz --ways 0": "ways must be >= 2; got 0",
         "a.npz --run FILE --ways 5": "only with an evaluation, and --run writes a file",
         "a.npz --run FILE --record": "record is used only with an evaluation",
+    },
+    "classify": {
+        "": "weights",
+        "a.npz --support FILE --query b.png": "support must be a folder of classes; got FILE",
+        "a.npz --support tests --query": "query",
+        "a.npz --support tests --query b.png --out FILE": "out must be a folder, and FILE is",
     },
 }
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import maml
-from benchmarks import few_shot_experiment, image_sets, images
+from benchmarks import few_shot_experiment, image_sets, images, weights
 from benchmarks.few_shot import network
 from tasks import cifar100
 from tasks.augmentation import random_photograph
@@ -53,6 +53,10 @@ def test_a_folder_of_pictures_is_trained_on_and_evaluated(config, preset, tmp_pa
         "episodes.png",
         "learning_curve.png",
     }
+    file = tmp_path / "weights.npz"
+    weights.main(weights.Weights(files=(file,), run=result.out))
+    scaling = weights.read_normalise(file)
+    assert scaling is not None and list(scaling) == result.summary["normalise"]
 
 
 def test_pixels_have_mean_0_and_deviation_1_over_the_training_split(config):

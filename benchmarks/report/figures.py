@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from benchmarks.harness.supervised import Experiment
 from benchmarks.harness.tables import quantity
 from maml.types import MetaParams, Params
 from tasks.sinusoid import INPUT, Wave, points
+
+MOST_COLUMNS = 10  # most images in a row of a figure of classified images
 
 
 def learning_curve(
@@ -154,6 +157,43 @@ def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: 
             _draw(grid[1, column], query.inputs[place], f"predicted {predicted[place]}", color)
         part.suptitle(f"support above, query below: {np.mean(predicted == labels):.0%} correct")
     return save_figure(figure, out / "episodes.png")
+
+
+def classified(
+    out: Path,
+    support: dict[str, Iterable[np.ndarray]],
+    queries: list[np.ndarray],
+    probabilities: Float[np.ndarray, "query class"],
+) -> Figure:
+    """Draws images by class above, and queries with their classes below; saved as `classified.png`.
+
+    Args:
+        out: Folder of the figure.
+        support: Images of the support set by class, `[height, width, channel]` from 0 to 1.
+        queries: Images of the query set.
+        probabilities: Probabilities of the classes for each query.
+
+    Returns:
+        The figure.
+    """
+    names = list(support)
+    shown = [(name, image, "black") for name, images in support.items() for image in images]
+    answers = [(f"{names[p.argmax()]} {p.max():.0%}", "tab:green") for p in probabilities]
+    parts = shown, [(text, q, color) for q, (text, color) in zip(queries, answers, strict=True)]
+    columns = min(MOST_COLUMNS, max(map(len, parts)))
+    heights = [-(-len(part) // columns) for part in parts]
+    figure = Figure(figsize=(1.3 * columns + 0.5, 1.6 * sum(heights) + 1), layout="constrained")
+    titles = "support", "query, with the most likely class"
+    pairs = zip(np.ravel(figure.subfigures(2, 1, height_ratios=heights)), parts, strict=True)
+    for (area, part), rows, title in zip(pairs, heights, titles, strict=True):
+        area.suptitle(title)
+        for axes, one in zip_longest(area.subplots(rows, columns, squeeze=False).flat, part):
+            if one is None:
+                axes.axis("off")
+            else:
+                text, image, color = one
+                _draw(axes, image, text, color)
+    return save_figure(figure, out / "classified.png")
 
 
 def _predictions(

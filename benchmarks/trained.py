@@ -1,0 +1,102 @@
+"""Trained weights that are ready for pictures of any classes; no data set is read."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+import maml
+from benchmarks.few_shot import FewShot
+from benchmarks.few_shot_experiment import build
+from benchmarks.harness.checkpoints import meta_params
+from benchmarks.weights import read_normalise, read_options
+from maml.types import MetaParams
+from tasks.batch_norm import flax_apply
+from tasks.omniglot import read_drawing
+from tasks.pictures import read_image
+
+Pixels = UInt8[np.ndarray, "height width channel"]
+
+
+class Trained(NamedTuple):
+    """Trained weights, and what belongs to them.
+
+    Attributes:
+        config: Options of their run, with batch normalisation that does not use the queries.
+        read: Reader of a picture, from its path or content, with the preprocessing of the run.
+        preprocessing: Description of the preprocessing.
+        fit: Function `fit(images, labels) -> maml.Classifier` that adapts to a support set.
+    """
+
+    config: FewShot
+    read: Callable[[Path | bytes], Pixels]
+    preprocessing: str
+    fit: Callable[..., maml.Classifier]
+
+
+def load(file: Path, ways: int) -> Trained:
+    """Loads weights for a number of classes; no data set is read.
+
+    Raises:
+        ValueError: The file does not hold weights, has weights of fewer classes, or has no mean and
+            deviation of its photographs.
+    """
+    config = read_options(file)
+    if config.batch_norm == "transductive":
+        config = replace(config, batch_norm="support")
+    read, preprocessing, image = _reader(config)
+    normalise = read_normalise(file)
+    if image[-1] > 1 and normalise is None:
+        raise ValueError(
+            f"{file} holds no mean and deviation of its photographs; write it again from its run:"
+            " python -m benchmarks.weights FILE --run RUN"
+        )
+    trained_ways = max(config.ways, config.train_ways or 0)
+    closed_form = config.algorithm in ("protonet", "r2d2")
+    if ways > trained_ways and not closed_form:
+        raise ValueError(
+            f"{file} has a trained head of {trained_ways} classes, which is the most that"
+            f" {config.algorithm} can tell apart; got {ways}. Weights of protonet or r2d2 have no"
+            " such limit"
+        )
+    _, init, algorithm = build(config, trained_ways, image)
+    like = jax.eval_shape(lambda key: algorithm.init(init(key)), jax.random.key(0))
+    learned = meta_params(file, like)
+    if closed_form:
+        learned = _zero_head(learned, ways)
+    model, _, algorithm = build(config, ways if closed_form else trained_ways, image)
+    fit = partial(
+        maml.fit_classifier,
+        algorithm.learner,
+        flax_apply(model, config.batch_norm, evaluating=True),
+        learned,
+        inner_steps=config.inner_steps,
+        normalise=normalise and (np.array(normalise[0]), np.array(normalise[1])),
+    )
+    return Trained(config, read, preprocessing, fit)
+
+
+def _reader(config: FewShot) -> tuple[Callable[[Path | bytes], Pixels], str, tuple[int, int, int]]:
+    """The reader of a picture, its description, and the shape of an image."""
+    if config.dataset in ("omniglot", "glyphs"):
+        words = "28x28 pixels of ink, dark on light paper; colours are dropped"
+        return read_drawing, words, (28, 28, 1)
+    size, fit = (config.size, config.fit) if config.dataset == "images" else (32, "crop")
+    words = f"{size}x{size} pixels in colours, by {fit}"
+    return lambda file: read_image(file, size=size, fit=fit), words, (size, size, 3)
+
+
+def _zero_head(learned: MetaParams, ways: int) -> MetaParams:
+    """The meta-parameters with a head of zeros for a number of classes."""
+    head = maml.mask_by_path(learned, "/head/")
+    return jax.tree.map(
+        lambda leaf, is_head: jnp.zeros((*leaf.shape[:-1], ways)) if is_head else leaf,
+        learned,
+        head,
+    )

@@ -1,0 +1,184 @@
+"""From trained meta-parameters to the classes of new images: adapt once, then answer.
+
+    phi_K = adapt(theta, support set),   p(y | x) = softmax(apply(phi_K, x))
+
+Queries are passed as a `maml.Query` with the support set, so that a model whose batch normalisation
+uses the support set or running averages gives a query the same answer alone and among others.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.tree_util import Partial
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Integer, Num
+
+from maml._checks import check_callable
+from maml._contracts import check_learner
+from maml.episodes import parse_scaling
+from maml.inner import adapt
+from maml.rows import Apply, check_labels, outputs, upcast
+from maml.sampling import Query
+from maml.types import Learner, MetaParams, Params, RandomKey
+
+TOLERANCE = 0.01  # largest difference between equal log-odds, as bfloat16 rounds them
+
+
+class Classifier(NamedTuple):
+    """A model that is adapted to one support set, as a tree that jit takes and returns.
+
+    Attributes:
+        apply: Model, `apply(params, Query) -> logits [n, ways]`, a `Partial`.
+        params: Adapted parameters.
+        support: Prepared images of the support set, `[m, h, w, c]`.
+        has_images: Whether a class has an image in the support set, `[ways]`.
+        scaling: Mean and standard deviation of `normalise`, or None.
+    """
+
+    apply: Partial
+    params: Params
+    support: Float[Array, "m h w c"]
+    has_images: Bool[Array, " ways"]
+    scaling: tuple[Array, Array] | None
+
+    def predict_proba(self, inputs: Num[np.ndarray | Array, "..."]) -> Float[Array, "*n ways"]:
+        """The probabilities of the classes for one image or several.
+
+        Args:
+            inputs: One image `[h, w, c]`, or several `[n, h, w, c]`, as in `fit_classifier`.
+
+        Returns:
+            The probabilities, `[ways]` for one image and else `[n, ways]`. They are 0 for classes
+            without an image in the support set.
+
+        Raises:
+            ValueError: the images have another shape than those of the support set, or other
+                numbers than `fit_classifier` takes.
+        """
+        one, shape = self.support.shape[1:], np.shape(inputs)
+        if shape != one and (shape[1:] != one or shape[0] == 0):
+            raise ValueError(
+                f"the query must be one image {list(one)}, as in the support set, or several"
+                f" {['n', *one]}; got {list(shape)}"
+            )
+        images = _prepare(inputs, self.scaling, "query").reshape(-1, *one)
+        logits = outputs(self.apply, self.params, Query(images, self.support), None)
+        logits = jnp.where(self.has_images, upcast(logits), -jnp.inf)
+        return jax.nn.softmax(logits).reshape(*shape[:-3], -1)
+
+    def predict(self, inputs: Num[np.ndarray | Array, "..."]) -> Integer[Array, "*n"]:
+        """The most likely class of one image or several; arguments are as in `predict_proba`."""
+        return jnp.argmax(self.predict_proba(inputs), axis=-1)
+
+
+def fit_classifier(
+    learner: Learner,
+    apply: Apply,
+    meta_params: MetaParams,
+    inputs: Num[np.ndarray | Array, "..."],
+    labels: Num[np.ndarray | Array, "..."],
+    *,
+    inner_steps: int,
+    key: RandomKey | None = None,
+    normalise: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Classifier:
+    """Adapts a model to a support set, and returns the classifier of its classes.
+
+    It warns where the model's answer to a query depends on the other queries, as that of batch
+    normalisation by the query set does.
+
+    Args:
+        learner: Learner of an algorithm, `algorithm.learner`.
+        apply: Model, `apply(params, images or Query) -> logits [n, ways]`, such as
+            `maml.few_shot_apply(model, "support")`.
+        meta_params: Meta-parameters of the algorithm.
+        inputs: Images of the support set, `[m, h, w, c]`: uint8, which are divided by 255, or
+            floating-point numbers from 0 to 1. Classes may differ in their number of images.
+        labels: Class of each image, `[m]`, integers from 0 to ways - 1, of two classes at least.
+        inner_steps: Number of inner steps K >= 0.
+        key: Random key of the inner steps, for losses that draw noise. None: that of seed 0.
+        normalise: Mean and standard deviation of the meta-training, as in `maml.few_shot`.
+
+    Returns:
+        The classifier. Its methods are `predict_proba(inputs)` and `predict(inputs)`.
+
+    Raises:
+        ValueError: the images have another shape or other numbers; a label is not an integer or out
+            of range; all images are of one class; `normalise` does not fit the images; or as
+            `maml.adapt`.
+
+    >>> from maml import anil, classification
+    >>> import optax
+    >>> apply = lambda w, x: getattr(x, "inputs", x).mean((1, 2)) @ w
+    >>> algorithm = anil(classification(apply), optax.sgd(9.0), 1, head=True)
+    >>> dark_and_light = jnp.stack([jnp.zeros((8, 8, 1)), jnp.ones((8, 8, 1))])
+    >>> support = dark_and_light.at[0, :4].set(0.5), jnp.array([0, 1])
+    >>> theta = jnp.array([[0.0, 0.1]])
+    >>> fitted = fit_classifier(algorithm.learner, apply, theta, *support, inner_steps=1)
+    >>> fitted.predict_proba(dark_and_light).shape, int(fitted.predict(dark_and_light[1]))
+    ((2, 2), 1)
+    """
+    check_learner(learner)
+    check_callable(apply, "apply", "params, inputs")
+    shape = np.shape(inputs)
+    if len(shape) != 4 or 0 in shape:
+        raise ValueError(
+            f"the support set must be images [n, height, width, channels]; got {list(shape)}"
+        )
+    scaling = None if normalise is None else parse_scaling(normalise, shape[1:])
+    support, labels = _prepare(inputs, scaling, "support set"), jnp.asarray(labels)
+    if labels.shape != shape[:1]:
+        raise ValueError(f"labels must be {[shape[0]]}, one an image; got {list(labels.shape)}")
+    inner = learner(meta_params)
+    start = inner.params(inner.state)
+    logits = jax.eval_shape(lambda: outputs(apply, start, support, None))
+    labels, _ = check_labels(labels, logits.shape, None)
+    has_images = jnp.zeros(logits.shape[-1], bool).at[labels].set(True)
+    if not isinstance(has_images, Tracer) and has_images.sum() < 2:
+        raise ValueError(
+            "the support set must have images of at least 2 classes; got images of class"
+            f" {labels[0]} alone"
+        )
+    key = jax.random.key(0) if key is None else key
+    params, _ = adapt(inner, (support, labels), key, inner_steps)
+    _warn_of_company(apply, params, support)
+    return Classifier(Partial(apply), params, support, has_images, scaling)
+
+
+def _prepare(
+    inputs: Num[np.ndarray | Array, "*n h w c"], scaling: tuple[Array, Array] | None, name: str
+) -> Float[Array, "*n h w c"]:
+    """The images as the model takes them, after a check of their numbers."""
+    images = jnp.asarray(inputs)
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 255
+    elif not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images of the {name} must be uint8, or floating-point from 0 to 1; got {images.dtype}"
+        )
+    elif not isinstance(images, Tracer) and not ((images >= 0) & (images <= 1)).all():
+        raise ValueError(
+            f"images of the {name} must be uint8, or floating-point from 0 to 1; got numbers from"
+            f" {images.min():.4g} to {images.max():.4g}"
+        )
+    return images if scaling is None else (images - scaling[0]) / scaling[1]
+
+
+def _warn_of_company(apply: Apply, params: Params, support: Float[Array, "m h w c"]) -> None:
+    """Warns where the logits of the first image change when the others are queries as well."""
+    alone, among = (
+        jax.nn.log_softmax(upcast(outputs(apply, params, Query(queries, support), None))[0])
+        for queries in (support[:1], support)
+    )
+    if isinstance(alone, Tracer) or np.allclose(alone, among, TOLERANCE, TOLERANCE, equal_nan=True):
+        return
+    warnings.warn(
+        "the answer to a query depends on the other queries, and one alone may be answered wrongly:"
+        ' use batch normalisation by the support set, maml.few_shot_apply(model, "support"), or by'
+        " running averages",
+        stacklevel=3,
+    )
