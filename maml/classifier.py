@@ -110,17 +110,6 @@ def fit_classifier(
         ValueError: the images have another shape or other numbers; a label is not an integer or out
             of range; all images are of one class; `normalise` does not fit the images; or as
             `maml.adapt`.
-
-    >>> from maml import anil, classification
-    >>> import optax
-    >>> apply = lambda w, x: getattr(x, "inputs", x).mean((1, 2)) @ w
-    >>> algorithm = anil(classification(apply), optax.sgd(9.0), 1, head=True)
-    >>> dark_and_light = jnp.stack([jnp.zeros((8, 8, 1)), jnp.ones((8, 8, 1))])
-    >>> support = dark_and_light.at[0, :4].set(0.5), jnp.array([0, 1])
-    >>> theta = jnp.array([[0.0, 0.1]])
-    >>> fitted = fit_classifier(algorithm.learner, apply, theta, *support, inner_steps=1)
-    >>> fitted.predict_proba(dark_and_light).shape, int(fitted.predict(dark_and_light[1]))
-    ((2, 2), 1)
     """
     check_learner(learner)
     check_callable(apply, "apply", "params, inputs")
@@ -130,7 +119,8 @@ def fit_classifier(
             f"the support set must be images [n, height, width, channels]; got {list(shape)}"
         )
     scaling = None if normalise is None else parse_scaling(normalise, shape[1:])
-    support, labels = _prepare(inputs, scaling, "support set"), jnp.asarray(labels)
+    support, classes = _prepare(inputs, scaling, "support set"), labels
+    labels = jnp.asarray(labels)
     if labels.shape != shape[:1]:
         raise ValueError(f"labels must be {[shape[0]]}, one an image; got {list(labels.shape)}")
     inner = learner(meta_params)
@@ -138,10 +128,10 @@ def fit_classifier(
     logits = jax.eval_shape(lambda: outputs(apply, start, support, None))
     labels, _ = check_labels(labels, logits.shape, None)
     has_images = jnp.zeros(logits.shape[-1], bool).at[labels].set(True)
-    if not isinstance(has_images, Tracer) and has_images.sum() < 2:
+    if not isinstance(classes, Tracer) and len(np.unique(classes)) < 2:
         raise ValueError(
             "the support set must have images of at least 2 classes; got images of class"
-            f" {labels[0]} alone"
+            f" {classes[0]} alone"
         )
     key = jax.random.key(0) if key is None else key
     params, _ = adapt(inner, (support, labels), key, inner_steps)
@@ -153,18 +143,19 @@ def _prepare(
     inputs: Num[np.ndarray | Array, "*n h w c"], scaling: tuple[Array, Array] | None, name: str
 ) -> Float[Array, "*n h w c"]:
     """The images as the model takes them, after a check of their numbers."""
+    known = not isinstance(inputs, Tracer)
+    if inputs.dtype == jnp.uint8:
+        inputs = inputs.astype(np.float32) / 255
+    elif known:
+        inputs = np.asarray(inputs)  # within jit, a comparison of a jax.Array would be traced
+    in_range = not known or bool(np.all((inputs >= 0) & (inputs <= 1)))
+    if not jnp.issubdtype(inputs.dtype, jnp.floating) or not in_range:
+        values = f" from {inputs.min():.4g} to {inputs.max():.4g}" if known else ""
+        raise ValueError(
+            f"images of the {name} must be uint8, or floating-point from 0 to 1; got"
+            f" {inputs.dtype}{values}"
+        )
     images = jnp.asarray(inputs)
-    if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 255
-    elif not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images of the {name} must be uint8, or floating-point from 0 to 1; got {images.dtype}"
-        )
-    elif not isinstance(images, Tracer) and not ((images >= 0) & (images <= 1)).all():
-        raise ValueError(
-            f"images of the {name} must be uint8, or floating-point from 0 to 1; got numbers from"
-            f" {images.min():.4g} to {images.max():.4g}"
-        )
     return images if scaling is None else (images - scaling[0]) / scaling[1]
 
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import maml
+from maml.batch_norm import Mode
 
 LABELS = np.array([0, 0, 0, 1, 2, 2])
 KEY = jax.random.key(0)
@@ -40,7 +41,7 @@ def images():
     return noise
 
 
-def fit(theta, images, labels=LABELS, *, mode="support", inner_steps=2, **options):
+def fit(theta, images, labels=LABELS, *, mode: Mode = "support", inner_steps=2, **options):
     apply = maml.few_shot_apply(network, mode)
     learner = maml.maml(maml.classification(apply), optax.sgd(3.0), 2).learner
     options["inner_steps"] = inner_steps
@@ -130,8 +131,8 @@ def test_the_key_reaches_the_loss(theta, images):
             {"images": np.zeros((6, 4, 4))},
             r"height, width, channels\]; got \[6, 4, 4\]",
         ),
-        ({"images": np.full((6, 4, 4, 3), 200.0)}, "from 0 to 1; got numbers from 200 to 200"),
-        ({"images": np.full((6, 4, 4, 3), np.nan)}, "from 0 to 1; got numbers from nan to nan"),
+        ({"images": np.full((6, 4, 4, 3), 200.0)}, "from 0 to 1; got float64 from 200 to 200"),
+        ({"images": np.full((6, 4, 4, 3), np.nan)}, "from 0 to 1; got float64 from nan to nan"),
         ({"images": np.zeros((6, 4, 4, 3), int)}, "uint8, or floating-point from 0 to 1; got int"),
         ({"normalise": (0.5, 0.0)}, "a standard deviation must be > 0"),
     ],
@@ -139,6 +140,15 @@ def test_the_key_reaches_the_loss(theta, images):
 def test_support_sets_are_refused(theta, images, change, says):
     with pytest.raises(ValueError, match=says):
         fit(theta, **({"images": images} | change))
+
+
+def test_what_is_known_within_jit_is_checked_there(theta, images):
+    fitted = jax.jit(lambda: fit(theta, jnp.asarray(images), inner_steps=0))()
+    assert fitted.has_images.all()
+    with pytest.raises(ValueError, match="of class 0 alone"):
+        jax.jit(lambda x: fit(theta, x, np.zeros(6, int), inner_steps=0))(images)
+    with pytest.raises(ValueError, match="got float32 from"):
+        jax.jit(lambda: fit(theta, np.float32(images), inner_steps=0))()
 
 
 def test_queries_are_refused(classifier, images):

@@ -280,8 +280,7 @@ REFUSED = {
     "classify": {
         "": "weights",
         "a.npz --support FILE --query b.png": "support must be a folder of classes; got FILE",
-        "a.npz --support tests --query": "query",
-        "a.npz --support tests --query b.png --out FILE": "out must be a folder, and FILE is",
+        "a.npz --support . --query b.png --out FILE": "out must be a folder, and FILE is a file",
     },
 }
 

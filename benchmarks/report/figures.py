@@ -1,8 +1,7 @@
 """Figures of a run, which are written beside its summary."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +160,7 @@ def episodes(out: Path, experiment: Experiment, meta_params: MetaParams, steps: 
 
 def classified(
     out: Path,
-    support: dict[str, Iterable[np.ndarray]],
+    support: Mapping[str, Iterable[np.ndarray]],
     queries: list[np.ndarray],
     probabilities: Float[np.ndarray, "query class"],
 ) -> Figure:
@@ -178,21 +177,20 @@ def classified(
     """
     names = list(support)
     shown = [(name, image, "black") for name, images in support.items() for image in images]
-    answers = [(f"{names[p.argmax()]} {p.max():.0%}", "tab:green") for p in probabilities]
+    answers = [(f"{names[p.argmax()]} {p.max():.0%}", "tab:blue") for p in probabilities]
     parts = shown, [(text, q, color) for q, (text, color) in zip(queries, answers, strict=True)]
     columns = min(MOST_COLUMNS, max(map(len, parts)))
     heights = [-(-len(part) // columns) for part in parts]
     figure = Figure(figsize=(1.3 * columns + 0.5, 1.6 * sum(heights) + 1), layout="constrained")
+    areas = np.array(figure.subfigures(2, 1, height_ratios=heights)).flat
     titles = "support", "query, with the most likely class"
-    pairs = zip(np.ravel(figure.subfigures(2, 1, height_ratios=heights)), parts, strict=True)
-    for (area, part), rows, title in zip(pairs, heights, titles, strict=True):
+    for area, part, rows, title in zip(areas, parts, heights, titles, strict=True):
         area.suptitle(title)
-        for axes, one in zip_longest(area.subplots(rows, columns, squeeze=False).flat, part):
-            if one is None:
-                axes.axis("off")
-            else:
-                text, image, color = one
-                _draw(axes, image, text, color)
+        grid = list(area.subplots(rows, columns, squeeze=False).flat)
+        for axes, (text, image, color) in zip(grid, part, strict=False):
+            _draw(axes, image, text, color)
+        for axes in grid[len(part) :]:
+            axes.axis("off")
     return save_figure(figure, out / "classified.png")
 
 
@@ -208,7 +206,7 @@ def _predictions(
     return maml.adapt(inner, support, jax.random.key(0), steps, probe=predict)[1]
 
 
-def _draw(axes: Axes, image: jax.Array, title: str, color: str) -> None:
+def _draw(axes: Axes, image: np.ndarray | jax.Array, title: str, color: str) -> None:
     pixels = np.asarray(image)
     if pixels.shape[-1] == 1:  # ink is 1
         axes.imshow(1 - pixels[..., 0], cmap="gray", vmin=0, vmax=1)
