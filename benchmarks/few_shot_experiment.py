@@ -12,35 +12,26 @@ from flax import linen as nn
 import maml
 from benchmarks import image_sets
 from benchmarks.few_shot import FewShot, network
-from benchmarks.harness import algorithms, hardware
+from benchmarks.harness import hardware
 from benchmarks.harness.run import Result
 from benchmarks.harness.supervised import Experiment, run_experiment
 from benchmarks.report import figures, published, tables
 from maml.episodes import few_shot
 from maml.types import Batch, LossFn, Params, RandomKey
-from tasks.batch_norm import Mode, flax_apply, flax_loss, track_running_averages
+from tasks.batch_norm import Mode, flax_apply, track_running_averages
 from tasks.characters import alphabet
+from tasks.recipes import image_classifier
 
 Apply = Callable[[Params, Any], jax.Array]
 
 
-def algorithm(config: FewShot, loss: LossFn, features: Apply, params: Params) -> maml.Algorithm:
+def algorithm(config: FewShot, model: nn.Module, params: Params) -> maml.Algorithm:
     """The configured algorithm, with SGD as the inner optimiser."""
-    norm = maml.mask_by_path(params, "/norm")
-    names = "remat", "learn_rates", "multi_step", "first_order", "regularisation", "temperature"
-    return algorithms.build(
-        config.algorithm,
-        loss,
-        config.inner_rate,
-        config.inner_steps,
-        mask=maml.complement(norm),
-        head=maml.mask_by_path(params, "/head/"),
-        per_step=norm if config.per_step_norm else None,
-        features=features,
-        scale=10.0,
-        hvp=config.hvp or "forward",
-        **{name: getattr(config, name) for name in names},
-    )
+    names = "inner_rate", "inner_steps", "batch_norm", "per_step_norm", "remat", "regularisation"
+    further = "learn_rates", "multi_step", "first_order", "temperature"
+    options = {name: getattr(config, name) for name in (*names, *further)}
+    hvp = config.hvp or "forward"
+    return image_classifier(config.algorithm, model, params, hvp=hvp, **options)
 
 
 def evaluation_loss(
@@ -101,8 +92,6 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         return model.init(key, jnp.zeros(shape))
 
     params = jax.eval_shape(init, jax.random.key(0))
-    loss = flax_loss(model, config.batch_norm)
-    features = flax_apply(model, config.batch_norm, features=True)
     facts = {
         "algorithm": config.algorithm,
         "batch_norm": config.batch_norm,
@@ -110,7 +99,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params["params"])),
         "source": data.source,
     }
-    learning = algorithm(config, loss, features, params)
+    learning = algorithm(config, model, params)
     metric = evaluation_loss(model, config.batch_norm)
     if members > 1:
         learning = learning._replace(learner=maml.ensemble(learning.learner))
