@@ -6,9 +6,9 @@ A run goes through these modules:
    command line,
    and prepares the machine (`hardware`).
 2. The script builds the algorithm by `algorithms.build` (in `sinusoid.experiment` and
-   `meta_rl.algorithm`; `few_shot_experiment.algorithm` by `tasks.recipes`) and makes a `study.Study`: with labelled data from
-   a `supervised.Experiment` by `supervised.make_study`, in reinforcement learning by
-   `meta_rl.make_study`.
+   `meta_rl.algorithm`) or by `tasks.recipes` (in `few_shot_experiment.algorithm`), and makes a
+   `study.Study`: with labelled data from a `supervised.Experiment` by `supervised.make_study`, in
+   reinforcement learning by `meta_rl.make_study`.
 3. `run.run` makes the folder (`folders`), and `loop.train` meta-trains in compiled calls. After
    each, `loop.observe` evaluates the validation tasks and scores the state; the log gets a line,
    the bar moves (`display`), and there may be a checkpoint (`checkpoints`, whose arrays `stored`
