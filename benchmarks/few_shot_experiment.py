@@ -12,40 +12,26 @@ from flax import linen as nn
 import maml
 from benchmarks import image_sets
 from benchmarks.few_shot import FewShot, network
-from benchmarks.harness import algorithms, hardware
+from benchmarks.harness import hardware
 from benchmarks.harness.run import Result
 from benchmarks.harness.supervised import Experiment, run_experiment
 from benchmarks.report import figures, published, tables
 from maml.episodes import few_shot
-from maml.rows import Weights
-from maml.sampling import Query
 from maml.types import Batch, LossFn, Params, RandomKey
-from tasks.batch_norm import Mode, flax_apply, flax_loss, track_running_averages
+from tasks.batch_norm import Mode, flax_apply, track_running_averages
 from tasks.characters import alphabet
+from tasks.recipes import image_classifier
 
 Apply = Callable[[Params, Any], jax.Array]
-# Algorithms without inner steps: where running averages normalise the query set of an evaluation,
-# they must normalise the support set too, or its features would be of another scale.
-CLOSED_FORM = "protonet", "r2d2"
 
 
-def algorithm(config: FewShot, loss: LossFn, features: Apply, params: Params) -> maml.Algorithm:
+def algorithm(config: FewShot, model: nn.Module, params: Params) -> maml.Algorithm:
     """The configured algorithm, with SGD as the inner optimiser."""
-    norm = maml.mask_by_path(params, "/norm")
-    names = "remat", "learn_rates", "multi_step", "first_order", "regularisation", "temperature"
-    return algorithms.build(
-        config.algorithm,
-        loss,
-        config.inner_rate,
-        config.inner_steps,
-        mask=maml.complement(norm),
-        head=maml.mask_by_path(params, "/head/"),
-        per_step=norm if config.per_step_norm else None,
-        features=features,
-        scale=10.0,
-        hvp=config.hvp or "forward",
-        **{name: getattr(config, name) for name in names},
-    )
+    names = "inner_rate", "inner_steps", "batch_norm", "per_step_norm", "remat", "regularisation"
+    further = "learn_rates", "multi_step", "first_order", "temperature"
+    options = {name: getattr(config, name) for name in (*names, *further)}
+    hvp = config.hvp or "forward"
+    return image_classifier(config.algorithm, model, params, hvp=hvp, **options)
 
 
 def build(
@@ -68,18 +54,7 @@ def build(
         return model.init(key, jnp.zeros((1, *image)))
 
     params = jax.eval_shape(init, jax.random.key(0))
-    loss = flax_loss(model, config.batch_norm)
-    features = flax_apply(model, config.batch_norm, features=True)
-    learning = algorithm(config, loss, features, params)
-    if config.batch_norm == "running" and config.algorithm in CLOSED_FORM:
-        averaged: Any = flax_apply(model, config.batch_norm, evaluating=True, features=True)
-
-        def of_support(variables: Params, images: Any, weights: Weights = None) -> jax.Array:
-            return averaged(variables, Query(images, images), weights)
-
-        evaluated = algorithm(config, loss, of_support, params)
-        learning = learning._replace(learner=evaluated.learner)  # meta-training has another
-    return model, init, learning
+    return model, init, algorithm(config, model, params)
 
 
 def evaluation_loss(

@@ -20,6 +20,7 @@ from maml.types import MetaParams
 from tasks.batch_norm import flax_apply
 from tasks.omniglot import read_drawing
 from tasks.pictures import read_image
+from tasks.recipes import CLOSED_FORM
 
 Pixels = UInt8[np.ndarray, "height width channel"]
 
@@ -58,7 +59,7 @@ def load(file: Path, ways: int) -> Trained:
             " python -m benchmarks.weights FILE --run RUN"
         )
     trained_ways = max(config.ways, config.train_ways or 0)
-    closed_form = config.algorithm in ("protonet", "r2d2")
+    closed_form = config.algorithm in CLOSED_FORM
     if ways > trained_ways and not closed_form:
         raise ValueError(
             f"{file} has a trained head of {trained_ways} classes, which is the most that"

@@ -21,7 +21,6 @@ from tasks.architectures.cells import CellNet, Cells
 from tasks.architectures.macro import Macro, MacroNet
 from tasks.architectures.operations import OPERATIONS
 from tasks.architectures.stack import Stack
-from tasks.batch_norm import flax_apply, flax_loss
 
 KEY = jax.random.key(0)
 MACRO = Macro(layers=3, side=9, filters=(1, 2, 3))
@@ -388,8 +387,8 @@ def test_a_stack_of_tokens_of_another_space_is_refused():
 def test_cells_that_were_found_are_meta_trained_as_every_other_model_is(chosen):
     """In the benchmark, on larger images, each copy with weights of its own."""
     tokens = "0,1,2,5,1,1,0,4,1,0"
-    options = {"model": "cells", "tokens": tokens, "features": 2, "algorithm": chosen}
-    config = replace(PRESETS["maml-paper-5-way-1-shot"], **options)
+    options = {"model": "cells", "tokens": tokens, "features": 2, "batch_norm": "support"}
+    config = replace(PRESETS["maml-paper-5-way-1-shot"], algorithm=chosen, **options)
     images, labels = jax.random.uniform(KEY, (5, 28, 28, 1)), jnp.arange(5)
     twice = network(replace(config, copies=2), ways=5)
     copies = {
@@ -398,8 +397,7 @@ def test_cells_that_were_found_are_meta_trained_as_every_other_model_is(chosen):
     assert copies == {"normal0_0", "normal0_1", "normal1_0", "normal1_1"}
     model = network(config, ways=5)
     params = quick(model.init)(KEY, images)
-    loss, seen = flax_loss(model, "support"), flax_apply(model, "support", features=True)
-    learner = algorithm(config, loss, seen, params)
+    learner = algorithm(config, model, params)
     episode = maml.Episode((images, labels), (Query(images[::-1], images), labels[::-1]))
     grads, metrics = one_task(learner)(params, episode, KEY)
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))

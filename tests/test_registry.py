@@ -26,8 +26,8 @@ def test_benchmarks_offer_the_algorithms_of_the_registry():
 
 
 def test_every_option_that_an_algorithm_reads_is_an_option():
-    reads = {option for entry in ALGORITHMS.values() for option in entry.reads}
-    assert reads <= {field.name for field in FIELDS}
+    options = {option for reads in ALGORITHMS.values() for option in reads}
+    assert options <= {field.name for field in FIELDS}
 
 
 def test_an_algorithm_gets_the_arguments_that_it_has_and_the_others_are_left_out():

@@ -5,10 +5,10 @@ A run goes through these modules:
 1. `command_line.launch` reads the options (`options`, bounds in `bounds`) from a preset and the
    command line,
    and prepares the machine (`hardware`).
-2. The script builds the algorithm by `algorithms.build` (in `few_shot.algorithm`,
-   `sinusoid.experiment` and `meta_rl.algorithm`) and makes a `study.Study`: with labelled data from
-   a `supervised.Experiment` by `supervised.make_study`, in reinforcement learning by
-   `meta_rl.make_study`.
+2. The script builds the algorithm by `algorithms.build` (in `sinusoid.experiment` and
+   `meta_rl.algorithm`) or by `tasks.recipes` (in `few_shot_experiment.algorithm`), and makes a
+   `study.Study`: with labelled data from a `supervised.Experiment` by `supervised.make_study`, in
+   reinforcement learning by `meta_rl.make_study`.
 3. `run.run` makes the folder (`folders`), and `loop.train` meta-trains in compiled calls. After
    each, `loop.observe` evaluates the validation tasks and scores the state; the log gets a line,
    the bar moves (`display`), and there may be a checkpoint (`checkpoints`, whose arrays `stored`
