@@ -41,7 +41,8 @@ class FewShot(DataOptions):
     split: str = "paper"
     """Split into training, validation and test classes. Of Omniglot: "paper", "alphabets", or a
     JSON file. Of pictures of your own: "folders" (train, val and test), "random" (64, 16 and 20 %
-    of the classes), or a JSON file. Glyphs are split by script."""
+    of the classes), "auto" (folders if there are such, or else random), or a JSON file. Glyphs are
+    split by script."""
     within_alphabet: bool = False
     """Draw all classes of a validation or test episode from one alphabet, or from one superclass,
     which is the folder above the class."""

@@ -59,9 +59,9 @@ def load(config: FewShot) -> ImageSet:
 
 
 def _split(classes: images.ImageClasses, rule: str) -> Split:
-    if rule == "random":
+    if rule == "random" or (rule == "auto" and classes.splits is None):
         return images.fraction_splits(classes.names, seed=0)
-    if rule != "folders":
+    if rule not in ("folders", "auto"):
         return read_split(Path(rule), classes.names)
     if classes.splits is None:
         raise ValueError(

@@ -28,7 +28,7 @@ from benchmarks.harness.command_line import launch
 PICTURES = FewShot(
     preset="protonet-pictures",
     dataset="images",
-    split="random",
+    split="auto",
     algorithm="protonet",
     ways=5,
     shots=1,

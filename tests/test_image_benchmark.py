@@ -1,5 +1,6 @@
 """The benchmark on photographs: a folder of pictures, CIFAR-100, and the numbers of a training."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,13 +38,13 @@ def pictures(tmp_path, monkeypatch):
 
 @pytest.fixture
 def config(pictures, tmp_path):
-    options = TINY | {"ways": 2, "queries": 2, "channels": 4, "size": 16, "split": "random"}
+    options = TINY | {"ways": 2, "queries": 2, "channels": 4, "size": 16}
     return replace(images.PICTURES, data=pictures, out=tmp_path / "run", **options)
 
 
 @pytest.mark.parametrize("preset", ["protonet-pictures", "maml-pictures"])
 def test_a_folder_of_pictures_is_trained_on_and_evaluated(config, preset, tmp_path):
-    kept = ("data", "ways", "queries", "channels", "size", "split")
+    kept = ("data", "ways", "queries", "channels", "size")
     options = TINY | {name: getattr(config, name) for name in kept}
     made = replace(images.PRESETS[preset], out=tmp_path / preset, **options)
     result = few_shot_experiment.main(made)
@@ -96,6 +97,22 @@ def test_classes_that_are_too_small_are_refused_with_the_split(config):
 def test_a_split_by_folders_needs_such_folders(config):
     with pytest.raises(ValueError, match=r"folders train, val and test; got .* --split random"):
         image_sets.load(replace(config, split="folders"))
+
+
+def test_the_folders_of_the_pictures_are_the_splits_where_there_are_such(config, tmp_path):
+    assert {part: len(rows) for part, rows in image_sets.load(config).splits.items()} == {
+        "train": 8,
+        "val": 2,
+        "test": 3,
+    }
+    for part, group in {"train": "warm", "val": "cold", "test": "cold"}.items():
+        shutil.copytree(config.data / group, tmp_path / "parts" / part / f"of_{part}")
+    data = image_sets.load(replace(config, data=tmp_path / "parts"))
+    assert {part: len(rows) for part, rows in data.splits.items()} == {
+        "train": 5,
+        "val": 8,
+        "test": 8,
+    }
 
 
 def test_own_pictures_need_their_folder(config):
