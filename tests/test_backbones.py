@@ -75,7 +75,7 @@ def test_the_head_reads_the_features_and_may_start_at_zero(model):
 
 
 @pytest.mark.usefixtures("x64")
-@small
+@pytest.mark.parametrize("model", [SMALL[0], pytest.param(SMALL[1], marks=pytest.mark.slow)])
 def test_the_meta_gradient_is_the_central_difference(model):
     """Along a random direction, on which every leaf has a part."""
     x = jax.random.uniform(KEY, (4, 16, 16, 1), jnp.float64)

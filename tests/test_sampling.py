@@ -326,7 +326,7 @@ def test_padded_shots_give_the_meta_gradient_of_the_episode_without_padding(name
     apply = flax_apply(model, "support")
     loss = maml.classification(apply)
     if name == "maml":
-        algorithm = maml.maml(loss, optax.sgd(0.1), inner_steps=2)
+        algorithm = maml.maml(loss, optax.sgd(0.1), inner_steps=1)
     else:
         features = flax_apply(model, "support", features=True)
         head = maml.mask_by_path(params, "/head/")
