@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Integer
 
 from maml._leaves import is_number
+from maml.batch_norm import Reference, parse_reference
 
 
 def as_path(value: Any, name: str) -> Path:
@@ -53,6 +54,21 @@ def check_is(value: Any, name: str, kind: type) -> None:
     """
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be a {kind.__name__}; got {value!r}")
+
+
+def check_images(x: Array, side: int, reference: Reference) -> None:
+    """Refuses inputs of a network that are no images of at least `side` x `side` pixels.
+
+    Raises:
+        ValueError: the inputs have another shape, or there are fewer rows than `reference`.
+    """
+    shape = jnp.shape(x)
+    if len(shape) != 4 or min(shape[1:3]) < side or shape[3] < 1:
+        raise ValueError(
+            f"images must be [n, height, width, channels], of {side}x{side} pixels or more;"
+            f" got {list(shape)}"
+        )
+    parse_reference(reference, shape[0])  # refuses more reference rows than there are rows
 
 
 def check_dtype(dtype: Any) -> None:

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from maml._checks import check_counts, check_flags
-from maml.batch_norm import Reference, parse_reference
+from maml.batch_norm import Reference
 from maml.layers import max_pool, patches
-from tasks._checks import check_dtype
+from tasks._checks import check_dtype, check_images
 from tasks.layers import BatchNorm
 
 SIDE = 16  # height and width of the smallest images, of which four poolings leave one pixel
@@ -66,7 +65,7 @@ class R2D2Net(nn.Module):
             ValueError: the images are not `[n, height, width, channels]` or too small to halve four
                 times, or there are fewer rows than `reference`.
         """
-        _check_images(x, reference)
+        check_images(x, SIDE, reference)
         draw = nn.initializers.glorot_uniform()
         outputs = []
         for block, times in enumerate((3, 6, 12, 16)):
@@ -128,7 +127,7 @@ class ResNet12(nn.Module):
             ValueError: the images are not `[n, height, width, channels]` or too small to halve four
                 times, or there are fewer rows than `reference`.
         """
-        _check_images(x, reference)
+        check_images(x, SIDE, reference)
 
         def normed(x: Array, name: str, width: int, size: int = 3) -> Array:
             draw, shape = nn.initializers.he_normal(), (size, size, x.shape[-1], width)
@@ -151,16 +150,6 @@ def _check_options(model: R2D2Net | ResNet12) -> None:
     check_counts(ways=model.ways, features=model.features)
     check_flags(track=model.track, zero_head=model.zero_head)
     check_dtype(model.dtype)
-
-
-def _check_images(x: Array, reference: Reference) -> None:
-    shape = np.shape(x)
-    if len(shape) != 4 or min(shape[1:3]) < SIDE or shape[3] < 1:
-        raise ValueError(
-            f"images must be [n, height, width, channels], of {SIDE}x{SIDE} pixels or more; got"
-            f" {list(shape)}"
-        )
-    parse_reference(reference, shape[0])  # refuses more reference rows than there are rows
 
 
 def _head(model: R2D2Net | ResNet12) -> Callable[[Array], Array]:

@@ -13,7 +13,7 @@ from maml._checks import check_count, check_counts, check_flags, check_number
 from maml.batch_norm import Reference, parse_reference
 from maml.layers import max_pool, patches
 from maml.rows import MISTAKEN
-from tasks._checks import check_dtype
+from tasks._checks import check_dtype, check_images
 from tasks.backbones import R2D2Net, ResNet12
 from tasks.layers import BatchNorm
 
@@ -119,14 +119,7 @@ class Conv4(nn.Module):
             ValueError: the images are not `[n, height, width, channels]` or too small to halve four
                 times, or there are fewer rows than `reference`.
         """
-        side = 16 if self.pool else 1
-        shape = np.shape(x)
-        if len(shape) != 4 or min(shape[1:3]) < side or shape[3] < 1:
-            raise ValueError(
-                f"images must be [n, height, width, channels], of {side}x{side} pixels or more;"
-                f" got {list(shape)}"
-            )
-        parse_reference(reference, x.shape[0])  # refuses more reference rows than there are rows
+        check_images(x, 16 if self.pool else 1, reference)
         draw = nn.initializers.glorot_uniform()
         for block in range(4):
             shape = (3, 3, x.shape[-1], self.features)
