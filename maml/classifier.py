@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Integer, Num
 
 from maml._checks import check_callable
 from maml._contracts import check_learner
-from maml.episodes import parse_scaling
+from maml.episodes import parse_scaling, scale
 from maml.inner import adapt
 from maml.rows import Apply, check_labels, outputs, upcast
 from maml.sampling import Query
@@ -144,10 +144,10 @@ def _prepare(
 ) -> Float[Array, "*n h w c"]:
     """The images as the model takes them, after a check of their numbers."""
     known = not isinstance(inputs, Tracer)
+    if known:
+        inputs = np.asarray(inputs)  # within jit, a comparison of a jax.Array would be traced
     if inputs.dtype == jnp.uint8:
         inputs = inputs.astype(np.float32) / 255
-    elif known:
-        inputs = np.asarray(inputs)  # within jit, a comparison of a jax.Array would be traced
     in_range = not known or bool(np.all((inputs >= 0) & (inputs <= 1)))
     if not jnp.issubdtype(inputs.dtype, jnp.floating) or not in_range:
         values = f" from {inputs.min():.4g} to {inputs.max():.4g}" if known else ""
@@ -155,8 +155,7 @@ def _prepare(
             f"images of the {name} must be uint8, or floating-point from 0 to 1; got"
             f" {inputs.dtype}{values}"
         )
-    images = jnp.asarray(inputs)
-    return images if scaling is None else (images - scaling[0]) / scaling[1]
+    return scale(jnp.asarray(inputs), scaling)
 
 
 def _warn_of_company(apply: Apply, params: Params, support: Float[Array, "m h w c"]) -> None:

@@ -161,6 +161,11 @@ def parse_scaling(normalise: Any, example: tuple[int, ...]) -> tuple[Array, Arra
     return jnp.asarray(mean), jnp.asarray(std)
 
 
+def scale(images: Array, scaling: tuple[Array, Array] | None) -> Array:
+    """The images minus the mean, divided by the deviation; None leaves them as they are."""
+    return images if scaling is None else (images - scaling[0]) / scaling[1]
+
+
 def _draw(
     examples: Real[Array, "class each *example"],
     sizes: Integer[Array, " class"] | None,
@@ -195,8 +200,7 @@ def _draw(
         images = _checked_like(jax.vmap(jax.vmap(augment))(keys, images), images)
     if rotate:
         images = jax.vmap(_rotate)(images, jax.random.randint(rotation_key, (ways,), 0, 4))
-    if scaling is not None:
-        images = (images - scaling[0]) / scaling[1]
+    images = scale(images, scaling)
 
     def flat(part: Array) -> tuple[Array, Integer[Array, " n"]]:
         return part.reshape(-1, *part.shape[2:]), jnp.repeat(jnp.arange(ways), part.shape[1])
