@@ -1,6 +1,6 @@
 """The sets of images of the few-shot benchmarks, by the options that choose them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,11 +78,19 @@ def _of_characters(characters: Characters, splits: Split) -> ImageSet:
 
 def _of_photographs(classes: images.ImageClasses, splits: Split) -> ImageSet:
     pixels, counts, names, source, _ = classes
-    rows = np.arange(pixels.shape[1]) < counts[:, None]
-    moments = [pixels[i][rows[i]].mean((0, 1, 2)) for i in splits["train"]]
-    squares = [np.square(pixels[i][rows[i]] / 255).mean((0, 1, 2)) for i in splits["train"]]
-    sizes = counts[splits["train"]]
-    mean = np.average(moments, axis=0, weights=sizes) / 255
-    deviation = np.sqrt(np.average(squares, axis=0, weights=sizes) - mean**2)
+    normalise = _moments(pixels[i, : counts[i]] for i in splits["train"])
     counts = None if (counts == pixels.shape[1]).all() else counts
-    return ImageSet(pixels, counts, names, source, splits, random_photograph(), (mean, deviation))
+    return ImageSet(pixels, counts, names, source, splits, random_photograph(), normalise)
+
+
+def _moments(
+    classes: Iterable[UInt8[np.ndarray, "image height width channel"]],
+) -> tuple[Float[np.ndarray, " channel"], Float[np.ndarray, " channel"]]:
+    """Mean and standard deviation of each channel, from the counts of the 256 values."""
+    counts = sum(
+        np.stack([np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(x, -1, 0)])
+        for x in classes
+    )
+    values, weights = np.arange(256) / 255, counts / np.sum(counts, axis=1, keepdims=True)
+    mean = weights @ values
+    return mean, np.sqrt(weights @ values**2 - mean**2)
