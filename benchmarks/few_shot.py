@@ -1,6 +1,7 @@
 """Few-shot classification of images: the options, and the network that they choose."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from tasks.batch_norm import Mode
 from tasks.models import MODELS
 from tasks.pictures import Fit
 
+CHARACTERS = "omniglot", "glyphs"  # data sets of drawings; the others are photographs
 CONVOLUTIONAL = "conv4", "conv4-pool", "r2d2", "resnet12"  # models with channels and zero_head
 
 
@@ -120,7 +122,8 @@ class FewShot(DataOptions):
             raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
         on_omniglot, own = self.dataset == "omniglot", self.dataset == "images"
         of_cells = self.model == "cells"
-        check_used(self, ("data",), self.dataset != "glyphs", "another dataset")
+        others = "dataset omniglot or cifar-fs or fc100 or images"
+        check_used(self, ("data",), self.dataset != "glyphs", others)
         check_used(self, ("resize",), on_omniglot, "dataset omniglot")
         check_used(self, ("split",), on_omniglot or own, "dataset omniglot or images")
         check_used(self, ("size", "fit"), own, "dataset images")
@@ -139,11 +142,20 @@ class FewShot(DataOptions):
             )
         shots = max((self.shots, *(self.shots_range or ())))
         queries = max(self.queries, self.train_queries or 0)
-        images = max(self.ways, self.train_ways or 0) * (shots + queries)
+        images = self.network_ways * (shots + queries)
         tasks = max(self.tasks_at_once, min(BLOCK, self.eval_tasks))
         fewer = "meta_batch, prefetch, ways, shots or queries"
-        pixels = 28**2 if self.dataset in ("omniglot", "glyphs") else 3 * self.size**2
-        check_size(tasks * images * pixels, f"episodes of {images} images", fewer)
+        check_size(tasks * images * prod(self.image), f"episodes of {images} images", fewer)
+
+    @property
+    def network_ways(self) -> int:
+        """Number of outputs of the network, which is enough for meta-training and evaluation."""
+        return max(self.ways, self.train_ways or 0)
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Shape of an image, `[height, width, channel]`."""
+        return (28, 28, 1) if self.dataset in CHARACTERS else (self.size, self.size, 3)
 
 
 def network(config: FewShot, **options: Any) -> nn.Module:

@@ -11,13 +11,13 @@ from flax import linen as nn
 
 import maml
 from benchmarks import image_sets
-from benchmarks.few_shot import FewShot, network
+from benchmarks.few_shot import CHARACTERS, FewShot, network
 from benchmarks.harness import hardware
 from benchmarks.harness.run import Result
 from benchmarks.harness.supervised import Experiment, run_experiment
 from benchmarks.report import figures, published, tables
 from maml.episodes import few_shot
-from maml.types import Batch, LossFn, Params, RandomKey
+from maml.types import Batch, LossFn, MetaParams, Params, RandomKey
 from tasks.batch_norm import Mode, flax_apply, track_running_averages
 from tasks.characters import alphabet
 from tasks.recipes import image_classifier
@@ -35,26 +35,31 @@ def algorithm(config: FewShot, model: nn.Module, params: Params) -> maml.Algorit
 
 
 def build(
-    config: FewShot, ways: int, image: tuple[int, ...]
-) -> tuple[nn.Module, Callable[[RandomKey], Params], maml.Algorithm]:
+    config: FewShot, ways: int
+) -> tuple[nn.Module, Callable[[RandomKey], Params], Params, maml.Algorithm]:
     """The network, its initial parameters from a key, and the algorithm; no data are read.
 
     Args:
         config: Options.
         ways: Number of outputs of the network.
-        image: Shape of an image, `[height, width, channel]`.
 
     Returns:
-        The network, `init(key) -> params`, and the algorithm.
+        The network, `init(key) -> params`, the shapes of the parameters, and the algorithm.
     """
     dtype = jnp.bfloat16 if hardware.precision(config.precision) == "bfloat16" else None
     model = network(config, ways=ways, track=config.batch_norm == "running", dtype=dtype)
 
     def init(key: RandomKey) -> Params:
-        return model.init(key, jnp.zeros((1, *image)))
+        return model.init(key, jnp.zeros((1, *config.image)))
 
     params = jax.eval_shape(init, jax.random.key(0))
-    return model, init, algorithm(config, model, params)
+    return model, init, params, algorithm(config, model, params)
+
+
+def shapes(config: FewShot) -> MetaParams:
+    """The meta-parameters of the options as shapes and types, in which trained ones are read."""
+    *_, params, learning = build(config, config.network_ways)
+    return jax.eval_shape(learning.init, params)
 
 
 def evaluation_loss(
@@ -106,8 +111,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
 
     running = config.batch_norm == "running"
     precision = hardware.precision(config.precision)
-    model, init, learning = build(config, max(train_ways, config.ways), data.images.shape[2:])
-    params = jax.eval_shape(init, jax.random.key(0))
+    model, init, params, learning = build(config, config.network_ways)
     facts = {
         "algorithm": config.algorithm,
         "batch_norm": config.batch_norm,
@@ -123,7 +127,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         metric = evaluation_loss(model, config.batch_norm, maml.mixture)
         facts["algorithm"] = f"{config.algorithm}, ensemble of {members}"
     return Experiment(
-        name="omniglot" if config.dataset in ("omniglot", "glyphs") else "images",
+        name="omniglot" if config.dataset in CHARACTERS else "images",
         algorithm=learning,
         init=init,
         samplers={split: sampler(split) for split in data.splits},

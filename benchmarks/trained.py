@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 import maml
-from benchmarks.few_shot import FewShot
-from benchmarks.few_shot_experiment import build
+from benchmarks.few_shot import CHARACTERS, FewShot
+from benchmarks.few_shot_experiment import build, shapes
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.weights import read_normalise, read_options
 from maml.types import MetaParams
@@ -51,27 +51,24 @@ def load(file: Path, ways: int) -> Trained:
     config = read_options(file)
     if config.batch_norm == "transductive":
         config = replace(config, batch_norm="support")
-    read, preprocessing, image = _reader(config)
+    read, preprocessing = _reader(config)
     normalise = read_normalise(file)
-    if image[-1] > 1 and normalise is None:
+    if config.dataset not in CHARACTERS and normalise is None:
         raise ValueError(
             f"{file} holds no mean and deviation of its photographs; write it again from its run:"
             " python -m benchmarks.weights FILE --run RUN"
         )
-    trained_ways = max(config.ways, config.train_ways or 0)
     closed_form = config.algorithm in CLOSED_FORM
-    if ways > trained_ways and not closed_form:
+    if ways > config.network_ways and not closed_form:
         raise ValueError(
-            f"{file} has a trained head of {trained_ways} classes, which is the most that"
+            f"{file} has a trained head of {config.network_ways} classes, which is the most that"
             f" {config.algorithm} can tell apart; got {ways}. Weights of protonet or r2d2 have no"
             " such limit"
         )
-    _, init, algorithm = build(config, trained_ways, image)
-    like = jax.eval_shape(lambda key: algorithm.init(init(key)), jax.random.key(0))
-    learned = meta_params(file, like)
+    learned = meta_params(file, shapes(config))
     if closed_form:
         learned = _zero_head(learned, ways)
-    model, _, algorithm = build(config, ways if closed_form else trained_ways, image)
+    model, *_, algorithm = build(config, ways if closed_form else config.network_ways)
     fit = partial(
         maml.fit_classifier,
         algorithm.learner,
@@ -83,14 +80,12 @@ def load(file: Path, ways: int) -> Trained:
     return Trained(config, read, preprocessing, fit)
 
 
-def _reader(config: FewShot) -> tuple[Callable[[Path | bytes], Pixels], str, tuple[int, int, int]]:
-    """The reader of a picture, its description, and the shape of an image."""
-    if config.dataset in ("omniglot", "glyphs"):
-        words = "28x28 pixels of ink, dark on light paper; colours are dropped"
-        return read_drawing, words, (28, 28, 1)
-    size, fit = (config.size, config.fit) if config.dataset == "images" else (32, "crop")
-    words = f"{size}x{size} pixels in colours, by {fit}"
-    return lambda file: read_image(file, size=size, fit=fit), words, (size, size, 3)
+def _reader(config: FewShot) -> tuple[Callable[[Path | bytes], Pixels], str]:
+    """The reader of a picture, and its description."""
+    if config.dataset in CHARACTERS:
+        return read_drawing, "28x28 pixels of ink, dark on light paper; colours are dropped"
+    size, fit = config.size, config.fit
+    return partial(read_image, size=size, fit=fit), f"{size}x{size} pixels in colours, by {fit}"
 
 
 def _zero_head(learned: MetaParams, ways: int) -> MetaParams:

@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from benchmarks.few_shot import FewShot
-from benchmarks.few_shot_experiment import experiment
+from benchmarks.few_shot_experiment import experiment, shapes
 from benchmarks.harness import folders, supervised
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.checkpoints import meta_params
@@ -109,14 +109,9 @@ def load_trained(*files: Path, **changes: Any) -> tuple[Experiment, FewShot, Met
             )
     config = replace(first, **changes)
     few_shot = experiment(config, members=len(files))
-    like = initial_params(few_shot, config)
+    like = shapes(config)
     members = [meta_params(file, like) for file in files]
     return few_shot, config, stack(members) if others else members[0]
-
-
-def initial_params(few_shot: Experiment, config: FewShot) -> MetaParams:
-    """The meta-parameters before meta-training, with the paths and shapes of the trained ones."""
-    return few_shot.algorithm.init(few_shot.initial(config.seed))
 
 
 def _config(stored: dict[str, Any], source: Path) -> FewShot:
@@ -215,10 +210,9 @@ def write_weights(file: Path, run: Path) -> None:
         raise ValueError(
             f"a file holds the weights of one seed; got {run} with {config.seeds} seeds"
         )
-    few_shot = experiment(config)
-    params = meta_params(run, initial_params(few_shot, config))
+    params = meta_params(run, shapes(config))
     reset = dict.fromkeys(PATHS) | {"resume": False, "record": False}
-    reset |= {NORMALISE: few_shot.facts.get(NORMALISE)}
+    reset |= {NORMALISE: summary.get(NORMALISE)}
     save_weights(file, params, folders.options_as_json(config) | reset)
     print(f"{file}: {file.stat().st_size / 1024:.0f} KB")
 

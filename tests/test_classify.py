@@ -111,7 +111,7 @@ def photographs(tmp_path):
 def saved(folder, preset, normalise):
     """A file of weights that are not trained."""
     config = replace(images.PRESETS[preset], ways=3, channels=2, size=16)
-    _, init, algorithm = build(config, config.train_ways or 3, (16, 16, 3))
+    _, init, _, algorithm = build(config, config.network_ways)
     learned = jax.jit(lambda key: algorithm.init(init(key)))(jax.random.key(0))
     stored = weights.folders.options_as_json(config) | {"normalise": normalise}
     weights.save_weights(folder / f"{preset}.npz", learned, stored)

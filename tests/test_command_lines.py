@@ -109,7 +109,7 @@ REFUSED = {
         "--algorithm imaml": "inner_rate * regularisation must be < 2 for imaml",
         "--dataset glyphs --resize antialias": "resize is used only with dataset omniglot",
         "--dataset glyphs --split alphabets": "split is used only with dataset omniglot or images",
-        "--dataset glyphs --data FILE": "data is used only with another dataset",
+        "--dataset glyphs --data FILE": "data is used only with dataset omniglot or cifar-fs or",
         "--dataset glyphs --size 28": "size is used only with dataset images; leave it at 32",
         "--dataset glyphs --model fully-connected --channels 8": "channels is used only with model",
         "--data ''": "--data is given an empty value",
