@@ -94,7 +94,8 @@ def our_side(workload: Workload) -> tuple[Side, Problem]:
         experiment = sinusoid.experiment(workload)
     algorithm, adam, key = experiment.algorithm, optax.adam(1e-3), jax.random.key(0)
     episodes = jax.jit(maml.batch_tasks(experiment.samplers["train"], workload.meta_batch))(key)
-    state, meta_steps = maml.init(algorithm, adam, experiment.initial()), 5 if few_shot else 200
+    initial, meta_steps = experiment.initial(), 5 if few_shot else 200
+    state = maml.init(algorithm, adam, initial)
     options = hardware.layout(
         workload.meta_batch, heavy=experiment.heavy, devices=workload.devices, chunk=workload.chunk
     )._asdict()
@@ -118,7 +119,7 @@ def our_side(workload: Workload) -> tuple[Side, Problem]:
     side = Side(check, seconds, meta_steps)
     support, (query, targets) = jax.tree.map(np.asarray, episodes)
     tasks = support, (query.inputs if few_shot else query, targets)
-    params = leaves_by_name(experiment.initial())
+    params = leaves_by_name(initial)
     return side, Problem(params, tasks, workload.inner_rate, workload.inner_steps)
 
 
