@@ -62,7 +62,7 @@ def check_images(x: Array, side: int, reference: Reference) -> None:
     Raises:
         ValueError: the inputs have another shape, or there are fewer rows than `reference`.
     """
-    shape = jnp.shape(x)
+    shape = np.shape(x)
     if len(shape) != 4 or min(shape[1:3]) < side or shape[3] < 1:
         raise ValueError(
             f"images must be [n, height, width, channels], of {side}x{side} pixels or more;"
