@@ -14,6 +14,15 @@ TINY = {
     "glyphs": replace(
         peers.WORKLOADS["omniglot-5w1s"], meta_batch=2, inner_rate=0.1, inner_steps=2
     ),
+    "cifar": replace(
+        peers.WORKLOADS["cifar-5w1s"],
+        dataset="images",
+        size=16,
+        channels=3,
+        queries=2,
+        meta_batch=2,
+        inner_steps=2,
+    ),
     "sinusoid": replace(peers.WORKLOADS["sinusoid-5-steps"], meta_batch=2),
 }
 
@@ -50,10 +59,13 @@ def test_a_first_order_meta_gradient_is_told_from_ours(workload, monkeypatch):
 
 
 def test_operations_are_those_counted_by_hand():
-    of_a_task = peers.operations(ways=5, shots=1, queries=1, steps=1)
+    of_a_task = peers.operations(peers.GLYPHS)
     assert 32 * of_a_task == pytest.approx(9.984e9, rel=1e-4)
-    more = peers.operations(ways=20, shots=1, queries=1, steps=5)
+    more = peers.operations(peers.WORKLOADS["omniglot-20w1s"])
     assert more == 20 * (5 * 46_688_256 + 15_713_280)
+    first, others = 2 * 9 * 32**2 * 3 * 32, 2 * 9 * (16**2 + 8**2 + 4**2) * 32 * 32
+    support, query = 4 * first + 9 * others, 2 * first + 3 * others
+    assert peers.operations(peers.WORKLOADS["cifar-5w1s"]) == 5 * (5 * support + 15 * query)
 
 
 @pytest.mark.parametrize(

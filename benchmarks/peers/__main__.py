@@ -3,9 +3,10 @@
     make peers      # installs PyTorch and its packages in a separate environment
 
 A meta-step is the meta-gradient of a meta-batch and an update by Adam, with the same tasks and
-parameters for all. A side is timed, in float32, only if its first loss and meta-gradient agree with
-ours in float64. A round times every side in turn; medians are reported, and of ratios the medians
-over rounds. This library takes several meta-steps in one jitted scan. The peers:
+parameters for all. Images are noise of the size of a data set's pictures. A side is timed, in
+float32, only if its first loss and meta-gradient agree with ours in float64. A round times every
+side in turn; medians are reported, and of ratios the medians over rounds. This library takes
+several meta-steps in one jitted scan. The peers:
 
 * `loop`: PyTorch, a loop over tasks with `torch.autograd.grad`, as in learn2learn;
 * `higher` and `torchopt`: the packages, as in their Omniglot examples;
@@ -29,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from benchmarks import omniglot, sinusoid
+from benchmarks import images, omniglot, sinusoid
 from benchmarks.few_shot import FewShot
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check
@@ -54,6 +55,7 @@ WORKLOADS: dict[str, Workload] = {
     "omniglot-5w1s": GLYPHS,
     "omniglot-5w5s": replace(GLYPHS, shots=5, queries=5),
     "omniglot-20w1s": replace(GLYPHS, ways=20, inner_steps=5, meta_batch=16),
+    "cifar-5w1s": images.PRESETS["maml-cifar-fs"],
     "sinusoid": WAVES,
     "sinusoid-5-steps": replace(WAVES, inner_steps=5),
 }
@@ -88,7 +90,7 @@ class Options:
         check(self)
 
 
-def operations(ways: int, shots: int, queries: int, steps: int) -> float:
+def operations(workload: FewShot) -> float:
     """Number of floating-point operations of the convolutions in the meta-gradient of one task.
 
     A block's forward pass on an image takes  m = 2 * height * width * 9 * c_in * c_out.  A support
@@ -96,10 +98,16 @@ def operations(ways: int, shots: int, queries: int, steps: int) -> float:
     three. A query image costs 3 m. The first block needs no gradient for the image, which leaves
     4 m and 2 m. The head and element-wise operations are not counted.
     """
-    sizes = ((14, 1), (7, 64), (4, 64), (2, 64))
-    first, *others = (2 * side**2 * 9 * channels * 64 for side, channels in sizes)
+    side, _, inputs = workload.image
+    pool, costs = workload.model == "conv4-pool", []
+    for _ in range(4):
+        halved = side // 2 if pool else (side + 1) // 2
+        costs.append(2 * (side if pool else halved) ** 2 * 9 * inputs * workload.channels)
+        side, inputs = halved, workload.channels
+    first, *others = costs
     support, query = 4 * first + 9 * sum(others), 2 * first + 3 * sum(others)
-    return float(ways * (shots * steps * support + queries * query))
+    images = workload.shots * workload.inner_steps * support + workload.queries * query
+    return float(workload.ways * images)
 
 
 def build(peer: str, problem: Problem) -> Side:
@@ -179,8 +187,8 @@ def summarise(
             if side != "maml":
                 summary["ratios"][key] = float(np.median(np.divide(spent, ours[: len(spent)])))
         if isinstance(config, FewShot):
-            work = operations(config.ways, config.shots, config.queries, config.inner_steps)
-            reached = float(config.meta_batch * work / np.median(ours) / matmul)
+            work = config.meta_batch * operations(config)
+            reached = float(work / np.median(ours) / matmul)
             summary["fraction_of_matmul"][workload] = reached
     return summary | {
         "matmul_gflops": float(matmul / 1e9),

@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from jax import lax
 from jaxtyping import PyTree
 
 import maml
-from benchmarks import few_shot_experiment, sinusoid
+from benchmarks import sinusoid
 from benchmarks.few_shot import FewShot
+from benchmarks.few_shot_experiment import build
 from benchmarks.harness import hardware
 from maml.tree import leaves_by_path
 from maml.types import Episode, RandomKey
@@ -40,12 +42,14 @@ class Problem(NamedTuple):
         tasks: Support and query batches, `[task, ...]`.
         rate: Learning rate of an inner step.
         steps: Number of inner steps.
+        model: Name of the network: mlp, conv4 or conv4-pool.
     """
 
     params: Arrays
     tasks: tuple[Batch, Batch]
     rate: float
     steps: int
+    model: str
 
 
 class Side(NamedTuple):
@@ -89,15 +93,21 @@ def roll_tasks(episodes: Episode, key: RandomKey) -> Episode:
 def our_side(workload: Workload) -> tuple[Side, Problem]:
     """The side of this library, several meta-steps in a scan, and the problem of the peers."""
     if few_shot := isinstance(workload, FewShot):
-        experiment = few_shot_experiment.experiment(workload)
+        _, init, _, algorithm = build(workload, workload.ways)
+        sample = noise_sampler(workload)
     else:
         experiment = sinusoid.experiment(workload)
-    algorithm, adam, key = experiment.algorithm, optax.adam(1e-3), jax.random.key(0)
-    episodes = jax.jit(maml.batch_tasks(experiment.samplers["train"], workload.meta_batch))(key)
-    initial, meta_steps = experiment.initial(), 5 if few_shot else 200
+        init, algorithm, sample = (
+            experiment.init,
+            experiment.algorithm,
+            experiment.samplers["train"],
+        )
+    adam, key, meta_steps = optax.adam(1e-3), jax.random.key(0), 5 if few_shot else 200
+    episodes = jax.jit(maml.batch_tasks(sample, workload.meta_batch))(key)
+    initial = jax.jit(init)(key)
     state = maml.init(algorithm, adam, initial)
     options = hardware.layout(
-        workload.meta_batch, heavy=experiment.heavy, devices=workload.devices, chunk=workload.chunk
+        workload.meta_batch, heavy=few_shot, devices=workload.devices, chunk=workload.chunk
     )._asdict()
 
     def gradient(params: PyTree, episodes: Episode, key: RandomKey) -> Any:
@@ -119,19 +129,31 @@ def our_side(workload: Workload) -> tuple[Side, Problem]:
     side = Side(check, seconds, meta_steps)
     support, (query, targets) = jax.tree.map(np.asarray, episodes)
     tasks = support, (query.inputs if few_shot else query, targets)
-    params = leaves_by_name(initial)
-    return side, Problem(params, tasks, workload.inner_rate, workload.inner_steps)
+    params, model = leaves_by_name(initial), workload.model if few_shot else "mlp"
+    return side, Problem(params, tasks, workload.inner_rate, workload.inner_steps, model)
 
 
-def conv4_loss(weights: Arrays, x: jax.Array, labels: jax.Array) -> jax.Array:
+def noise_sampler(workload: FewShot) -> maml.Sampler:
+    """A sampler of episodes of uniform noise, which cost what pictures of their size cost."""
+    each = workload.shots + workload.queries
+    shape = 4 * workload.ways, each, *workload.image
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return maml.few_shot(images, workload.ways, workload.shots, workload.queries)
+
+
+def conv4_loss(
+    weights: Arrays, x: jax.Array, labels: jax.Array, *, pool: bool = False
+) -> jax.Array:
     """The cross-entropy of `tasks.models.Conv4`."""
-    layout = ("NHWC", "HWIO", "NHWC")
+    layout, stride = ("NHWC", "HWIO", "NHWC"), 1 if pool else 2
     for block in range(4):
         kernel = weights[f"conv{block}"]
-        x = lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=layout)
+        x = lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
         x = (x - x.mean((0, 1, 2))) * lax.rsqrt(x.var((0, 1, 2)) + 1e-3)
         x = jax.nn.relu(x + weights[f"norm{block}/bias"])
-    logits = x.mean((1, 2)) @ weights["head/kernel"] + weights["head/bias"]
+        x = nn.max_pool(x, (2, 2), strides=(2, 2)) if pool else x
+    x = x.reshape(x.shape[0], -1) if pool else x.mean((1, 2))
+    logits = x @ weights["head/kernel"] + weights["head/bias"]
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
@@ -143,10 +165,12 @@ def mlp_loss(weights: Arrays, x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.square(x - y).mean()
 
 
+LOSSES = {"mlp": mlp_loss, "conv4": conv4_loss, "conv4-pool": partial(conv4_loss, pool=True)}
+
+
 def naive_side(problem: Problem) -> Side:
     """The side of MAML as it is usually written in JAX: every meta-step is one jitted call."""
-    loss = conv4_loss if "conv0" in problem.params else mlp_loss
-    adam = optax.adam(1e-3)
+    loss, adam = LOSSES[problem.model], optax.adam(1e-3)
 
     def query_loss(weights: Arrays, support: Batch, query: Batch) -> jax.Array:
         for _ in range(problem.steps):

@@ -34,28 +34,33 @@ def adapted_names(problem: Problem) -> list[str]:
     return [name for name in problem.weights if not name.startswith("norm")]
 
 
-strided = partial(functional.conv2d, stride=2)
-
-
-def unfold_conv(x: Tensor, kernel: Tensor) -> Tensor:
-    """A convolution with stride 2 as a matrix product with patches."""
-    side = (x.shape[-1] - 1) // 2
-    columns = functional.unfold(x, 3, stride=2)
+def unfold_conv(x: Tensor, kernel: Tensor, *, stride: int) -> Tensor:
+    """A convolution of 3 x 3 as a matrix product with patches."""
+    side = (x.shape[-1] - 3) // stride + 1
+    columns = functional.unfold(x, 3, stride=stride)
     return (kernel.flatten(1) @ columns).unflatten(-1, (side, side))
 
 
 def conv4_loss(
-    weights: Weights, x: Tensor, labels: Tensor, convolve: Callable[..., Tensor] = strided
+    weights: Weights,
+    x: Tensor,
+    labels: Tensor,
+    *,
+    convolve: Callable[..., Tensor] = functional.conv2d,
+    pool: bool = False,
 ) -> Tensor:
     """The cross-entropy of `tasks.models.Conv4` on images NCHW."""
+    stride = 1 if pool else 2
     for block in range(4):
-        pad = (0, 1, 0, 1) if x.shape[-1] % 2 == 0 else (1, 1, 1, 1)  # SAME with stride 2
-        x = convolve(functional.pad(x, pad), weights[f"conv{block}"])
+        # SAME: with stride 2, an even side is padded at its end alone.
+        pad = (0, 1, 0, 1) if x.shape[-1] % 2 == 0 and not pool else (1, 1, 1, 1)
+        x = convolve(functional.pad(x, pad), weights[f"conv{block}"], stride=stride)
         bias = weights[f"norm{block}/bias"]
         x = functional.batch_norm(x, None, None, bias=bias, training=True, eps=1e-3)
         x = functional.relu(x)
-    logits = x.mean((2, 3)) @ weights["head/kernel"] + weights["head/bias"]
-    return functional.cross_entropy(logits, labels)
+        x = functional.max_pool2d(x, 2) if pool else x
+    x = x.permute(0, 2, 3, 1).flatten(1) if pool else x.mean((2, 3))
+    return functional.cross_entropy(x @ weights["head/kernel"] + weights["head/bias"], labels)
 
 
 def mlp_loss(weights: Weights, x: Tensor, y: Tensor) -> Tensor:
@@ -64,6 +69,9 @@ def mlp_loss(weights: Weights, x: Tensor, y: Tensor) -> Tensor:
         x = functional.relu(x @ weights[f"Dense_{layer}/kernel"] + weights[f"Dense_{layer}/bias"])
     x = x @ weights["head/kernel"] + weights["head/bias"]
     return functional.mse_loss(x, y)
+
+
+LOSSES = {"mlp": mlp_loss, "conv4": conv4_loss, "conv4-pool": partial(conv4_loss, pool=True)}
 
 
 class Loss(torch.nn.Module):
@@ -158,7 +166,7 @@ def torch_func(problem: Problem) -> GradientFunction:
     """
     if problem.loss is mlp_loss:
         return vmap_over_tasks(problem)
-    losses = [partial(conv4_loss, convolve=convolve) for convolve in (strided, unfold_conv)]
+    losses = problem.loss, partial(problem.loss, convolve=unfold_conv)
     gradients = [vmap_over_tasks(problem._replace(loss=loss)) for loss in losses]
     return min(gradients, key=partial(timeit, number=2))
 
@@ -192,7 +200,7 @@ PEERS = {"loop": loop, "higher": higher, "torchopt": torchopt, "torch.func": tor
 
 
 def build(
-    peer: str, params: Arrays, tasks: tuple[tuple, tuple], rate: float, steps: int
+    peer: str, params: Arrays, tasks: tuple[tuple, tuple], rate: float, steps: int, model: str
 ) -> tuple[Callable[[], tuple[float, Arrays]], Callable[[], object]]:
     """Builds a peer, by its name in `PEERS`, for the fields of `benchmarks.peers.ours.Problem`.
 
@@ -204,8 +212,7 @@ def build(
     """
     weights = {name: torch.nn.Parameter(_tensor(leaf)) for name, leaf in params.items()}
     support, query = (tuple(_tensor(part) for part in batch) for batch in tasks)
-    loss = conv4_loss if "conv0" in params else mlp_loss
-    meta_gradient = PEERS[peer](Problem(weights, (support, query), loss, rate, steps))
+    meta_gradient = PEERS[peer](Problem(weights, (support, query), LOSSES[model], rate, steps))
     optimizer = torch.optim.Adam(weights.values(), lr=1e-3)
 
     def check() -> tuple[float, Arrays]:
