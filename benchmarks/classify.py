@@ -5,8 +5,10 @@ picture, and draws a figure. No data set is needed.
 
     python -m benchmarks.classify WEIGHTS --support FOLDER --query FILE FILE ...
 
-The folder holds one folder for each class, with one picture or more. Weights of drawings read dark
-ink on light paper. Batch normalisation never uses the queries, so each is answered as if alone.
+WEIGHTS are files of `benchmarks.weights` or folders of finished runs; of several, the mean of their
+probabilities is the answer. The support set is a folder or zip with one folder of pictures for each
+class. Weights of drawings read dark ink on light paper. Batch normalisation never uses the queries,
+so each is answered as if alone.
 """
 
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from benchmarks.harness.command_line import launch
 from benchmarks.harness.run import matmul_precision
 from benchmarks.harness.tables import print_table
 from benchmarks.report import figures
-from benchmarks.trained import load
+from benchmarks.trained import Pixels, Trained, load
 from tasks.image_files import open_pictures
 
 
@@ -33,10 +35,11 @@ from tasks.image_files import open_pictures
 class Classify:
     """Options of the command."""
 
-    weights: tyro.conf.Positional[Path]
-    """File of weights, which `benchmarks.weights` wrote."""
+    weights: tyro.conf.Positional[tuple[Path, ...]]
+    """Files of weights, which `benchmarks.weights` wrote, or folders of finished runs; the
+    probabilities of several are averaged."""
     support: Path
-    """Folder with one folder of pictures for each class, at least two."""
+    """Folder or zip with one folder of pictures for each class, at least two."""
     query: tuple[Path, ...]
     """Files of the pictures to classify."""
     out: Path | None = None
@@ -44,8 +47,6 @@ class Classify:
 
     def __post_init__(self) -> None:
         check(self)
-        if not self.support.is_dir():
-            raise ValueError(f"support must be a folder of classes; got {self.support}")
 
 
 class Classified(NamedTuple):
@@ -63,31 +64,48 @@ def main(options: Classify) -> Classified:
         ValueError: A picture, the folder or the weights are refused.
     """
     with open_pictures(options.support) as pictures:
-        files = {n: [options.support / p for p in paths] for n, paths in pictures.classes.items()}
-    names = list(files)
-    if len(names) < 2:
-        raise ValueError(f"{options.support} must hold 2 classes or more; got {names[0]!r} alone")
-    trained = load(options.weights, len(names))
-    support = {name: [trained.read(file) for file in files[name]] for name in names}
-    queries = [trained.read(file) for file in options.query]
+        names = list(pictures.classes)
+        if len(names) < 2:
+            raise ValueError(
+                f"{options.support} must hold 2 classes or more; got {names[0]!r} alone"
+            )
+        models = [load(source, len(names)) for source in options.weights]
+        supports = [
+            [
+                [model.read(pictures.read(w), name=str(options.support / w)) for w in files]
+                for files in pictures.classes.values()
+            ]
+            for model in models
+        ]
+    queries = [[model.read(file) for file in options.query] for model in models]
     out = folders.script_folder("classify", options)
-    images = np.stack([image for images in support.values() for image in images])
-    labels = np.repeat(np.arange(len(names)), [len(images) for images in support.values()])
-    with matmul_precision(hardware.precision(trained.config.precision)):
-        classifier = jax.jit(trained.fit)(images, labels)
-        answers = jax.jit(maml.Classifier.predict_proba)(classifier, np.stack(queries))
-    probabilities = np.asarray(answers)[:, : len(names)]
-    print(f"Pictures become {trained.preprocessing}.")
+    answers = [*map(answer, models, supports, queries)]
+    probabilities = np.mean(answers, axis=0)
+    for preprocessing in dict.fromkeys(model.preprocessing for model in models):
+        print(f"Pictures become {preprocessing}.")
     rows = [
         [str(file), names[p.argmax()], *(f"{100 * value:.1f}" for value in p)]
         for file, p in zip(options.query, probabilities, strict=True)
     ]
     head = ["file", "class", *(f"{name}, %" for name in names)]
-    words = f"{options.weights.name}, {trained.config.algorithm}"
-    print_table(head, rows, words, left=head[:2])
-    floats = {name: [image / 255 for image in images] for name, images in support.items()}
-    figures.classified(out, floats, [image / 255 for image in queries], probabilities)
+    sources = zip(options.weights, models, strict=True)
+    title = "; ".join(f"{source.name}, {model.config.algorithm}" for source, model in sources)
+    print_table(head, rows, title, left=head[:2])
+    shown = {n: [x / 255 for x in images] for n, images in zip(names, supports[0], strict=True)}
+    figures.classified(out, shown, [x / 255 for x in queries[0]], probabilities)
     return Classified(out, names, probabilities)
+
+
+def answer(
+    model: Trained, support: list[list[Pixels]], queries: list[Pixels]
+) -> Float[np.ndarray, "query class"]:
+    """The probabilities of the classes for each query, from the pictures of each class."""
+    images = np.stack([image for images in support for image in images])
+    labels = np.repeat(np.arange(len(support)), [len(images) for images in support])
+    with matmul_precision(hardware.precision(model.config.precision)):
+        classifier = jax.jit(model.fit)(images, labels)
+        answers = jax.jit(maml.Classifier.predict_proba)(classifier, np.stack(queries))
+    return np.asarray(answers)[:, : len(support)]
 
 
 if __name__ == "__main__":

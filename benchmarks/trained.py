@@ -30,42 +30,52 @@ class Trained(NamedTuple):
 
     Attributes:
         config: Options of their run, with batch normalisation that does not use the queries.
-        read: Reader of a picture, from its path or content, with the preprocessing of the run.
+        read: Reader of a picture, from its path or from its content and `name=`, which its messages
+            use, with the preprocessing of the run.
         preprocessing: Description of the preprocessing.
         fit: Function `fit(images, labels) -> maml.Classifier` that adapts to a support set.
     """
 
     config: FewShot
-    read: Callable[[Path | bytes], Pixels]
+    read: Callable[..., Pixels]
     preprocessing: str
     fit: Callable[..., maml.Classifier]
 
 
-def load(file: Path, ways: int) -> Trained:
+def load(source: Path, ways: int) -> Trained:
     """Loads weights for a number of classes; no data set is read.
 
+    Args:
+        source: File of weights, or folder of a finished run of one seed.
+        ways: Number of classes.
+
+    Returns:
+        The weights, and what belongs to them.
+
     Raises:
-        ValueError: The file does not hold weights, has weights of fewer classes, or has no mean and
-            deviation of its photographs.
+        ValueError: There are no weights, or weights of several seeds or of fewer classes, or there
+            is no mean and deviation of their photographs.
     """
-    config = read_options(file)
+    config = read_options(source)
+    if config.seeds > 1:
+        raise ValueError(f"weights must be those of one seed; {source} has {config.seeds} seeds")
     if config.batch_norm == "transductive":
         config = replace(config, batch_norm="support")
     read, preprocessing = _reader(config)
-    normalise = read_normalise(file)
+    normalise = read_normalise(source)
     if config.dataset not in CHARACTERS and normalise is None:
         raise ValueError(
-            f"{file} holds no mean and deviation of its photographs; write it again from its run:"
+            f"{source} holds no mean and deviation of its photographs; write it again from its run:"
             " python -m benchmarks.weights FILE --run RUN"
         )
     closed_form = config.algorithm in CLOSED_FORM
     if ways > config.network_ways and not closed_form:
         raise ValueError(
-            f"{file} has a trained head of {config.network_ways} classes, which is the most that"
+            f"{source} has a trained head of {config.network_ways} classes, which is the most that"
             f" {config.algorithm} can tell apart; got {ways}. Weights of protonet or r2d2 have no"
             " such limit"
         )
-    learned = meta_params(file, shapes(config))
+    learned = meta_params(source, shapes(config))
     if closed_form:
         learned = _zero_head(learned, ways)
     model, *_, algorithm = build(config, ways if closed_form else config.network_ways)
@@ -80,7 +90,7 @@ def load(file: Path, ways: int) -> Trained:
     return Trained(config, read, preprocessing, fit)
 
 
-def _reader(config: FewShot) -> tuple[Callable[[Path | bytes], Pixels], str]:
+def _reader(config: FewShot) -> tuple[Callable[..., Pixels], str]:
     """The reader of a picture, and its description."""
     if config.dataset in CHARACTERS:
         return read_drawing, "28x28 pixels of ink, dark on light paper; colours are dropped"

@@ -67,30 +67,45 @@ def _rounded(leaf: np.ndarray) -> np.ndarray:
     return half if (np.isfinite(half) == np.isfinite(leaf)).all() else leaf
 
 
-def read_options(path: Path) -> FewShot:
-    """Reads the options of the run that a file comes from.
+def read_options(source: Path) -> FewShot:
+    """Reads the options of a finished run, from its folder or from a file of its weights.
 
     Raises:
-        ValueError: The file does not hold weights.
+        ValueError: The file does not hold weights, or the run is not one of few-shot learning, is
+            not finished, or has a checkpoint of another step than its summary.
     """
-    text = read_arrays(path, OPTIONS)[OPTIONS]
-    return _config(parse_json(str(text), {}, f"{OPTIONS} of {path}"), path)
+    return _config(_stored_options(source), source)
 
 
-def read_normalise(path: Path) -> tuple[list[float], list[float]] | None:
-    """Reads the mean and standard deviation of each channel that a file's images had.
+def read_normalise(source: Path) -> tuple[list[float], list[float]] | None:
+    """Reads the mean and standard deviation of each channel that the images of a run had.
 
     They are None for drawings, and in files that were written before they were stored.
 
     Raises:
-        ValueError: The file does not hold weights.
+        ValueError: As `read_options`, or they are not two lists of numbers.
     """
-    text = read_arrays(path, OPTIONS)[OPTIONS]
-    schema = {NORMALISE: ([[NUMBER]], None)}
-    pair = parse_json(str(text), schema, f"{OPTIONS} of {path}").get(NORMALISE)
+    options = _stored_options(source)
+    check_schema(options, {NORMALISE: ([[NUMBER]], None)}, f"{OPTIONS} of {source}")
+    pair = options.get(NORMALISE)
     if pair is not None and len(pair) != 2:
-        raise ValueError(f"{path}: {NORMALISE} must be a mean and a deviation; got {pair!r:.99}")
+        raise ValueError(f"{source}: {NORMALISE} must be a mean and a deviation; got {pair!r:.99}")
     return pair and (pair[0], pair[1])
+
+
+def _stored_options(source: Path) -> dict[str, Any]:
+    """The options of a run with the normalisation of its images, as JSON values."""
+    if not source.is_dir():
+        text = read_arrays(source, OPTIONS)[OPTIONS]
+        return parse_json(str(text), {}, f"{OPTIONS} of {source}")
+    summary = read_summary(source, {"meta_steps": COUNT, "config": {}})
+    step = int(latest(source / "checkpoints").name)
+    if step != summary["meta_steps"]:
+        raise ValueError(
+            f"the summary of {source} is that of {summary['meta_steps']} meta-steps, but its last"
+            f" checkpoint that of {step}; finish the run with --resume"
+        )
+    return summary["config"] | {NORMALISE: summary.get(NORMALISE)}
 
 
 def load_trained(*files: Path, **changes: Any) -> tuple[Experiment, FewShot, MetaParams]:
@@ -198,21 +213,14 @@ def write_weights(file: Path, run: Path) -> None:
         ValueError: The run is not one of few-shot learning, is not finished, or has a checkpoint of
             another step than its summary; or the file exists and does not hold weights.
     """
-    summary = read_summary(run, {"meta_steps": COUNT, "config": {}})
-    config = _config(summary["config"], run)
-    step = int(latest(run / "checkpoints").name)
-    if step != summary["meta_steps"]:
-        raise ValueError(
-            f"the summary of {run} is that of {summary['meta_steps']} meta-steps, but its last"
-            f" checkpoint that of {step}; finish the run with --resume"
-        )
+    config = read_options(run)
     if config.seeds > 1:
         raise ValueError(
             f"a file holds the weights of one seed; got {run} with {config.seeds} seeds"
         )
     params = meta_params(run, shapes(config))
     reset = dict.fromkeys(PATHS) | {"resume": False, "record": False}
-    reset |= {NORMALISE: summary.get(NORMALISE)}
+    reset |= {NORMALISE: read_normalise(run)}
     save_weights(file, params, folders.options_as_json(config) | reset)
     print(f"{file}: {file.stat().st_size / 1024:.0f} KB")
 

@@ -89,7 +89,9 @@ def load(
     return Characters(images, names, f"Omniglot: {source.words}, {resize} to {SIZE}x{SIZE}")
 
 
-def read_drawing(file: str | os.PathLike[str] | bytes) -> UInt8[np.ndarray, "height width 1"]:
+def read_drawing(
+    file: str | os.PathLike[str] | bytes, *, name: str | None = None
+) -> UInt8[np.ndarray, "height width 1"]:
     """One drawing of any size, prepared like those of the data set: ink 255 on paper 0.
 
     Colours become grey and transparent pixels paper. The drawing is padded to a square and resized
@@ -98,6 +100,7 @@ def read_drawing(file: str | os.PathLike[str] | bytes) -> UInt8[np.ndarray, "hei
 
     Args:
         file: Path of a picture with dark ink on light paper, or its content.
+        name: Name of the drawing in messages. None: its path.
 
     Returns:
         The drawing, `[28, 28, 1]`.
@@ -106,14 +109,14 @@ def read_drawing(file: str | os.PathLike[str] | bytes) -> UInt8[np.ndarray, "hei
         ValueError: the picture cannot be read, as `tasks.pictures.read_image` says; or it is blank
             or inverted.
     """
-    grey = read_image(file, size=SIDE, channels=1, fit="pad")[..., 0]
+    grey = read_image(file, size=SIDE, channels=1, fit="pad", name=name)[..., 0]
     darkest, lightest = int(grey.min()), int(grey.max())
     paper = 2 * grey.astype(int) >= darkest + lightest
     ink = 1 - paper.mean()
     if lightest - darkest < MIN_CONTRAST or ink > MAX_INK:
-        name = "drawing" if isinstance(file, bytes) else f"drawing {file}"
+        name = name or ("of these bytes" if isinstance(file, bytes) else str(file))
         raise ValueError(
-            f"the {name} must be dark ink on light paper, at most {MAX_INK:.0%} of it; got"
+            f"the drawing {name} must be dark ink on light paper, at most {MAX_INK:.0%} of it; got"
             f" {ink:.0%} and greys from {darkest} to {lightest}: is it inverted or blank?"
         )
     return 255 - np.asarray(_resize(Image.fromarray(paper), "antialias"))[..., None]

@@ -78,6 +78,7 @@ def read_image(
     size: int | tuple[int, int],
     channels: Channels = 3,
     fit: Fit = "crop",
+    name: str | None = None,
 ) -> Pixels:
     """One picture, with the same preprocessing as the data set of `tasks.images.load`.
 
@@ -87,6 +88,7 @@ def read_image(
         channels: Number of channels, 3 for colours or 1 for grey.
         fit: Treatment of a picture of another aspect ratio. "crop" keeps the largest rectangle in
             its centre; "pad" keeps all of it, with white at two sides; "stretch" distorts it.
+        name: Name of the picture in messages. None: its path.
 
     Returns:
         The picture, `[height, width, channel]`, uint8.
@@ -97,9 +99,9 @@ def read_image(
     """
     wanted = preprocessing(size, channels, fit)
     if isinstance(file, bytes):
-        return decode("of these bytes", lambda: file, wanted)
+        return decode(name or "of these bytes", lambda: file, wanted)
     path = as_path(file, "the picture")
-    return decode(str(path), lambda: _read(path), wanted)
+    return decode(name or str(path), lambda: _read(path), wanted)
 
 
 def decode(where: str, read: Callable[[], bytes], wanted: Preprocessing) -> Pixels:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
-from tiny_pictures import BLUE, GREEN, RED, plain, write
+from tiny_pictures import BLUE, GREEN, RED, plain, write, write_zip
 
 import maml
 from benchmarks import classify, images, trained, weights
@@ -52,9 +52,9 @@ def drawings(tmp_path):
     return tmp_path
 
 
-def options_of(folder, file, **changes):
+def options_of(folder, *files, **changes):
     query = tuple(sorted((folder / "query").rglob("*.png")))
-    options = {"weights": file, "support": folder / "support", "query": query}
+    options = {"weights": files, "support": folder / "support", "query": query}
     return classify.Classify(**(options | {"out": folder / "out"} | changes))
 
 
@@ -135,6 +135,24 @@ def test_photographs_are_prepared_as_the_weights_say(photographs, preset, capsys
     np.testing.assert_allclose(classifier.support[0, 0, 0], pixel, rtol=1e-5)
 
 
+def test_several_weights_answer_with_the_mean_and_a_zip_is_as_good_as_a_folder(photographs):
+    presets = "protonet-pictures", "maml-pictures"
+    files = [saved(photographs, preset, [MEAN, DEVIATION]) for preset in presets]
+    each = [
+        classify.main(options_of(photographs, file, out=photographs / file.stem)).probabilities
+        for file in files
+    ]
+    assert np.abs(each[0] - each[1]).max() > 0.001
+    pictures = sorted((photographs / "support").rglob("*.png"))
+    contents = {f"{path.parent.name}/{path.name}": path.read_bytes() for path in pictures}
+    support = write_zip(photographs, contents)
+    both = classify.main(options_of(photographs, *files, support=support))
+    np.testing.assert_allclose(both.probabilities, np.mean(each, axis=0), rtol=1e-5)
+    support = write_zip(photographs, contents | {"red/2.png": b"no picture"})
+    with pytest.raises(ValueError, match=r"cannot read the picture .*set\.zip/red/2\.png"):
+        classify.main(options_of(photographs, *files, support=support))
+
+
 def test_what_weights_do_not_allow_is_refused(photographs, drawings):
     with pytest.raises(ValueError, match=r"head of 5 classes, which is the most .*; got 6"):
         trained.load(MAML, 6)
@@ -145,8 +163,8 @@ def test_what_weights_do_not_allow_is_refused(photographs, drawings):
     file = saved(photographs, "maml-pictures", [MEAN])
     with pytest.raises(ValueError, match="normalise must be a mean and a deviation"):
         trained.load(file, 2)
-    with pytest.raises(ValueError, match="support must be a folder of classes"):
-        options_of(drawings, MAML, support=drawings / "nowhere")
+    with pytest.raises(ValueError, match=r"must be in a folder or a zip; .*nowhere is neither"):
+        classify.main(options_of(drawings, MAML, support=drawings / "nowhere"))
     only = drawings / "only"
     only.mkdir()
     (drawings / "support" / "ring").rename(only / "ring")

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 import maml
-from benchmarks import few_shot_experiment, image_sets, images, weights
+from benchmarks import few_shot_experiment, image_sets, images, trained, weights
 from benchmarks.few_shot import network
 from tasks import cifar100
 from tasks.augmentation import random_photograph
@@ -57,8 +58,11 @@ def test_a_folder_of_pictures_is_trained_on_and_evaluated(config, preset, tmp_pa
     }
     file = tmp_path / "weights.npz"
     weights.main(weights.Weights(files=(file,), run=result.out))
-    scaling = weights.read_normalise(file)
-    assert scaling is not None and list(scaling) == result.summary["normalise"]
+    for source in (file, result.out):
+        scaling = weights.read_normalise(source)
+        assert scaling is not None and list(scaling) == result.summary["normalise"]
+    stored, learned = (trained.load(s, 2).fit.args[2] for s in (file, result.out))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), stored, learned)
 
 
 def test_pixels_have_mean_0_and_deviation_1_over_the_training_split(config):
