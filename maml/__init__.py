@@ -5,6 +5,7 @@ from maml.algorithms import anil, boil, cavia, imaml, maml
 from maml.batch_norm import batch_normalise, few_shot_apply
 from maml.classifier import Classifier, fit_classifier
 from maml.closed_form import R2D2Params, protonet, r2d2
+from maml.descent import gradient_descent
 from maml.ensembles import ensemble, mixture
 from maml.episodes import few_shot
 from maml.estimators import displacement, implicit, unrolled
@@ -13,7 +14,7 @@ from maml.finite import SkipReport, clip_by_global_norm, skip_nonfinite, skip_re
 from maml.first_order import ReptileParams, fomaml, keep_inner_state, reptile
 from maml.gradients import task_gradient
 from maml.hvp import Hvp
-from maml.inner import adapt, gradient_descent
+from maml.inner import adapt
 from maml.layers import convolution, max_pool
 from maml.losses import classification, proximal, regression
 from maml.mapping import task_mesh

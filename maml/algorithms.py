@@ -16,9 +16,9 @@ from maml import tree
 from maml._checks import check_number
 from maml._contracts import check_floating, check_mask, check_params
 from maml._optimizers import check_differentiable, check_on_small_arrays, check_optimizer
+from maml.descent import gradient_descent
 from maml.estimators import implicit, unrolled
 from maml.hvp import Hvp, check_hvp
-from maml.inner import gradient_descent
 from maml.losses import proximal
 from maml.types import Algorithm, Inner, Learner, LossFn, Params
 

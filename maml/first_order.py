@@ -19,8 +19,8 @@ from maml._contracts import check_type
 from maml._optimizers import check_differentiable, check_optimizer
 from maml._updates import init_state
 from maml.algorithms import checked_params, descent_learner
+from maml.descent import gradient_descent
 from maml.estimators import displacement, unrolled
-from maml.inner import gradient_descent
 from maml.types import Algorithm, Inner, LossFn, Params
 
 

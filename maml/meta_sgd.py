@@ -12,9 +12,9 @@ from maml._checks import check_number
 from maml._contracts import check_mask, check_type
 from maml._optimizers import check_differentiable, check_optimizer
 from maml.algorithms import checked_params
+from maml.descent import gradient_descent
 from maml.estimators import unrolled
 from maml.hvp import Hvp, check_hvp
-from maml.inner import gradient_descent
 from maml.types import Algorithm, Inner, LossFn, Params
 
 

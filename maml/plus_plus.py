@@ -24,9 +24,9 @@ from maml._checks import check_count, check_flags, check_number
 from maml._contracts import check_mask, check_type
 from maml._optimizers import check_differentiable, check_optimizer
 from maml.algorithms import checked_params
+from maml.descent import check_per_step, gradient_descent
 from maml.estimators import unrolled
 from maml.hvp import Hvp, check_hvp
-from maml.inner import check_per_step, gradient_descent
 from maml.types import Algorithm, Inner, Learner, LossFn, MetaGradient, Params, Step
 
 

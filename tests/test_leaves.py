@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from problems import central_differences, quick
 
 import maml
-from maml.inner import gradient_descent
+from maml.descent import gradient_descent
 
 KEY = jax.random.key(0)
 
