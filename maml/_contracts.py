@@ -56,6 +56,8 @@ def check_inner(inner: Any) -> None:
     check_callable(inner.step, "the step of an Inner", "state, batch, key")
     check_callable(inner.params, "params of an Inner", "state")
     check_flags(remat=inner.remat)
+    if inner.begin is not None:
+        check_callable(inner.begin, "begin of an Inner", "state, batch, key")
 
 
 def check_episode(episodes: Any) -> None:

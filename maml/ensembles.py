@@ -19,6 +19,9 @@ from maml.types import Batch, Inner, Learner, MetaParams, Metrics, Params, Rando
 def ensemble(learner: Learner) -> Learner:
     """The learner of an ensemble, from stacked meta-parameters to stacked adapted parameters.
 
+    Members share the random keys of the inner steps. If they have a `begin`, see `Inner`, each has
+    a key of its own for it, so that members that start at random start differently.
+
     Args:
         learner: Learner of each member.
 
@@ -41,7 +44,8 @@ def ensemble(learner: Learner) -> Learner:
 
     def ensemble_learner(members: MetaParams) -> Inner:
         _check_members(members)
-        jax.vmap(lambda member: check_inner(learner(member)))(members)
+        first = learner(jax.tree.map(lambda leaf: leaf[0], members))
+        check_inner(first)
 
         def step(states: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
             def member_step(member: MetaParams, state: PyTree) -> tuple[PyTree, Metrics]:
@@ -52,7 +56,16 @@ def ensemble(learner: Learner) -> Learner:
         def params(states: PyTree) -> Params:
             return jax.vmap(lambda member, state: learner(member).params(state))(members, states)
 
-        return Inner(jax.vmap(lambda member: learner(member).state)(members), step, params)
+        def begin(states: PyTree, batch: Batch, key: RandomKey) -> PyTree:
+            def member_begin(member: MetaParams, state: PyTree, key: RandomKey) -> PyTree:
+                begin = learner(member).begin
+                return state if begin is None else begin(state, batch, key)
+
+            keys = jax.random.split(key, len(jax.tree.leaves(members)[0]))
+            return jax.vmap(member_begin)(members, states, keys)
+
+        states = jax.vmap(lambda member: learner(member).state)(members)
+        return Inner(states, step, params, begin=None if first.begin is None else begin)
 
     return ensemble_learner
 

@@ -1,9 +1,9 @@
 """The inner loop, the only one in the library.
 
-    s_{k+1} = step(s_k, support set),   phi_k = params(s_k),   k = 0 .. K-1
+    s_0 = begin(s, support set),   s_{k+1} = step(s_k, support set),   phi_k = params(s_k)
 
-If the steps have a derivative, so has phi_K: JAX computes the derivative by the meta-parameters,
-through every step and every optimiser state.
+for k = 0 .. K-1. If the steps have a derivative, so has phi_K: JAX computes the derivative by the
+meta-parameters, through every step and every optimiser state.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from maml._checks import check_callable, check_count, check_key
-from maml._contracts import check_inner
+from maml._contracts import check_inner, check_shapes
 from maml._returns import check_arrays, check_pair
 from maml.types import Batch, BatchPerStep, Inner, Params, RandomKey, RandomKeys
 
@@ -34,7 +34,8 @@ def adapt(
     Args:
         inner: Inner problem.
         batch: Support set, or a `BatchPerStep` with one batch for each inner step.
-        key: Random key, split into one for each inner step.
+        key: Random key, split into one for each inner step; before that, one for `inner.begin`, if
+            there is one, so that the state before the first step does not depend on K.
         inner_steps: Number of inner steps K >= 0.
         probe: Function of the parameters that is evaluated after 0, 1, ..., K inner steps.
 
@@ -44,7 +45,7 @@ def adapt(
 
     Raises:
         ValueError: `inner_steps` is negative or differs from the number of batches, `inner` is not
-            an `Inner`, or `key` is not a key.
+            an `Inner`, `key` is not a key, or `inner.begin` changes the shapes of the state.
 
     >>> import optax
     >>> from maml import gradient_descent
@@ -88,6 +89,11 @@ def adapt(
             traces.append(trace)
         return state, jax.tree.map(lambda *leaves: jnp.stack(leaves), *traces)
 
+    start = inner.state
+    if inner.begin is not None:
+        begin_key, key = jax.random.split(key)
+        start = inner.begin(inner.state, batch, begin_key)
+        check_shapes(start, inner.state, "state that begin returns", "state of the Inner has")
     steps = jax.random.split(key, inner_steps), batches
     if inner.remat and inner_steps:
         # Blocks of about sqrt(K) steps, and a block of the remaining ones: the first state of each
@@ -97,14 +103,14 @@ def adapt(
         blocks = jax.tree.map(
             lambda leaf: leaf[: count * size].reshape(count, size, *leaf.shape[1:]), steps
         )
-        state, trace = jax.lax.scan(block, inner.state, blocks)
+        state, trace = jax.lax.scan(block, start, blocks)
         trace = jax.tree.map(lambda leaf: leaf.reshape(count * size, *leaf.shape[2:]), trace)
         if count * size < inner_steps:
             state, last_trace = block(state, jax.tree.map(lambda leaf: leaf[count * size :], steps))
             trace = jax.tree.map(lambda *parts: jnp.concatenate(parts), trace, last_trace)
     else:
-        state, trace = run(inner.state, steps)
+        state, trace = run(start, steps)
     if probe is not None:
-        start = probe(inner.params(inner.state))
-        trace = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), start, trace)
+        first = probe(inner.params(start))
+        trace = jax.tree.map(lambda a, b: jnp.concatenate([jnp.asarray(a)[None], b]), first, trace)
     return inner.params(state), trace

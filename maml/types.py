@@ -42,17 +42,21 @@ class Inner(NamedTuple):
     """The inner problem of one task.
 
     Attributes:
-        state: State before the first inner step.
+        state: State before the first inner step, unless `begin` makes another one.
         step: One inner step, `step(state, batch, key) -> (state, metrics)`.
         params: Parameters of the model in a state, `params(state) -> params`.
         remat: Whether only about 2 sqrt(K) of the K states are stored for the meta-gradient and
             the steps between them are recomputed.
+        begin: Function `begin(state, batch, key) -> state` that makes the state before the first
+            inner step from `state`, the support set (a `BatchPerStep` as it is) and a random key;
+            the shapes remain the same. None: `state` is the state before the first inner step.
     """
 
     state: PyTree
     step: Callable[[PyTree, Batch, RandomKey], tuple[PyTree, Metrics]]
     params: Callable[[PyTree], Params]
     remat: bool = False
+    begin: Callable[[PyTree, Batch, RandomKey], PyTree] | None = None
 
 
 Learner = Callable[[MetaParams], Inner]

@@ -26,7 +26,7 @@ from maml.outer import meta_step
 from maml.rl.environment import fill_after_end
 from maml.rl.losses import Collect, Experience, count_steps, map_over_steps
 from maml.rl.policies import Policy, check_policy
-from maml.rl.terms import require_objective
+from maml.rl.terms import check_start_is_fixed, require_objective
 from maml.trust_region import TrustRegion, check_region, trust_region_step
 from maml.types import (
     Algorithm,
@@ -91,7 +91,9 @@ def collect_episode(
 
     def episode(meta_params: MetaParams, task: PyTree, key: RandomKey) -> Episode:
         support_key, query_key = jax.random.split(key)
-        params, experience = adapt(learner(meta_params), task, support_key, inner_steps)
+        inner = learner(meta_params)
+        check_start_is_fixed(inner)
+        params, experience = adapt(inner, task, support_key, inner_steps)
         if inner_steps and not isinstance(experience, Experience):
             raise ValueError(
                 "the learner must have a loss made by record_trajectories, whose metrics are an"

@@ -1,6 +1,7 @@
 """Terms added to the objective of a meta-gradient: ProMP's KL penalty, E-MAML's exploration."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from maml.types import (
     Algorithm,
     BatchPerStep,
     Episode,
+    Inner,
     MetaGradient,
     MetaParams,
     Metrics,
@@ -116,11 +118,26 @@ def _add_term(
             raise ValueError(f"the term {name} needs an inner step or more; got 0")
         value, metrics = objective_without_term(meta_params, episode, key, step)
         inner = algorithm.learner(meta_params)
+        check_start_is_fixed(inner)
         first = jax.tree.map(lambda leaf: leaf[0], episode.support.batches)
         addend = term(inner.params(inner.state), first, episode, key)
         return value + coefficient * addend, metrics | {name: addend}
 
     return algorithm._replace(grad=MetaGradient(objective))
+
+
+def check_start_is_fixed(inner: Any) -> None:
+    """Refuses an inner problem with `begin`, whose policy would not be the one that acted.
+
+    Raises:
+        ValueError: The inner problem has a `begin`.
+    """
+    if isinstance(inner, Inner) and inner.begin is not None:
+        raise ValueError(
+            "an Inner with begin starts from another policy each time it adapts, and recorded"
+            " trajectories need the one that acted; without begin, or with maml.rl.policy_gradient"
+            " and maml.train, it would work"
+        )
 
 
 def require_objective(algorithm: Algorithm) -> Objective:
