@@ -7,7 +7,7 @@ uses the support set or running averages gives a query the same answer alone and
 """
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from maml._checks import check_callable
 from maml._contracts import check_learner
 from maml.episodes import parse_scaling, scale
 from maml.inner import adapt
-from maml.rows import Apply, check_labels, outputs, upcast
+from maml.rows import Apply, Weights, check_labels, check_weights, outputs, upcast
 from maml.sampling import Query
 from maml.types import Learner, MetaParams, Params, RandomKey
 
@@ -35,6 +35,7 @@ class Classifier(NamedTuple):
         apply: Model, `apply(params, Query) -> logits [n, ways]`, a `Partial`.
         params: Adapted parameters.
         support: Prepared images of the support set, `[m, h, w, c]`.
+        weights: Weights of these images, `[m]`; None is 1 for every image.
         has_images: Whether a class has an image in the support set, `[ways]`.
         scaling: Mean and standard deviation of `normalise`, or None.
     """
@@ -42,6 +43,7 @@ class Classifier(NamedTuple):
     apply: Partial
     params: Params
     support: Float[Array, "m h w c"]
+    weights: Weights
     has_images: Bool[Array, " ways"]
     scaling: tuple[Array, Array] | None
 
@@ -66,7 +68,8 @@ class Classifier(NamedTuple):
                 f" {['n', *one]}; got {list(shape)}"
             )
         images = _prepare(inputs, self.scaling, "query").reshape(-1, *one)
-        logits = outputs(self.apply, self.params, Query(images, self.support), None)
+        query = Query(images, self.support, self.weights)
+        logits = outputs(self.apply, self.params, query, None)
         logits = jnp.where(self.has_images, upcast(logits), -jnp.inf)
         return jax.nn.softmax(logits).reshape(*shape[:-3], -1)
 
@@ -83,6 +86,7 @@ def fit_classifier(
     labels: Num[np.ndarray | Array, "..."],
     *,
     inner_steps: int,
+    weights: Num[np.ndarray | Array, "..."] | Bool[np.ndarray | Array, "..."] | None = None,
     key: RandomKey | None = None,
     normalise: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Classifier:
@@ -100,6 +104,8 @@ def fit_classifier(
             floating-point numbers from 0 to 1. Classes may differ in their number of images.
         labels: Class of each image, `[m]`, integers from 0 to ways - 1, of two classes at least.
         inner_steps: Number of inner steps K >= 0.
+        weights: Weight of each image, `[m]`; None is 1. Images of weight 0 fill a support set up to
+            a size for which a program is compiled already, and have no effect.
         key: Random key of the inner steps, for losses that draw noise. None: that of seed 0.
         normalise: Mean and standard deviation of the meta-training, as in `maml.few_shot`.
 
@@ -119,24 +125,33 @@ def fit_classifier(
             f"the support set must be images [n, height, width, channels]; got {list(shape)}"
         )
     scaling = None if normalise is None else parse_scaling(normalise, shape[1:])
-    support, classes = _prepare(inputs, scaling, "support set"), labels
+    support = _prepare(inputs, scaling, "support set")
+    given = labels, 1 if weights is None else weights
     labels = jnp.asarray(labels)
     if labels.shape != shape[:1]:
         raise ValueError(f"labels must be {[shape[0]]}, one an image; got {list(labels.shape)}")
     inner = learner(meta_params)
     start = inner.params(inner.state)
     logits = jax.eval_shape(lambda: outputs(apply, start, support, None))
-    labels, _ = check_labels(labels, logits.shape, None)
-    has_images = jnp.zeros(logits.shape[-1], bool).at[labels].set(True)
-    if not isinstance(classes, Tracer) and len(np.unique(classes)) < 2:
-        raise ValueError(
-            "the support set must have images of at least 2 classes; got images of class"
-            f" {classes[0]} alone"
-        )
+    weights = check_weights(weights, shape[0])
+    labels, _ = check_labels(labels, logits.shape, weights)
+    numbers = jnp.zeros(logits.shape[-1]).at[labels].add(1.0 if weights is None else weights)
+    _check_classes(*given)
     key = jax.random.key(0) if key is None else key
-    params, _ = adapt(inner, (support, labels), key, inner_steps)
-    _warn_of_company(apply, params, support)
-    return Classifier(Partial(apply), params, support, has_images, scaling)
+    batch = (support, labels) if weights is None else (support, labels, weights)
+    params, _ = adapt(inner, batch, key, inner_steps)
+    _warn_of_company(apply, params, support, weights)
+    return Classifier(Partial(apply), params, support, weights, numbers > 0, scaling)
+
+
+def _check_classes(labels: Num[np.ndarray | Array, " m"], weights: Any) -> None:
+    """Refuses a support set of fewer than two classes, where labels and weights are known."""
+    if isinstance(labels, Tracer) or isinstance(weights, Tracer):
+        return
+    classes = np.unique(np.asarray(labels)[np.broadcast_to(weights, labels.shape) > 0])
+    if len(classes) < 2:
+        got = f"images of class {classes[0]} alone" if len(classes) else "no image of weight > 0"
+        raise ValueError(f"the support set must have images of at least 2 classes; got {got}")
 
 
 def _prepare(
@@ -158,11 +173,13 @@ def _prepare(
     return scale(jnp.asarray(inputs), scaling)
 
 
-def _warn_of_company(apply: Apply, params: Params, support: Float[Array, "m h w c"]) -> None:
+def _warn_of_company(
+    apply: Apply, params: Params, support: Float[Array, "m h w c"], weights: Weights
+) -> None:
     """Warns where the logits of the first image change when the others are queries as well."""
     alone, among = (
-        jax.nn.log_softmax(upcast(outputs(apply, params, Query(queries, support), None))[0])
-        for queries in (support[:1], support)
+        jax.nn.log_softmax(upcast(outputs(apply, params, Query(q, support, weights), None))[0])
+        for q in (support[:1], support)
     )
     if isinstance(alone, Tracer) or np.allclose(alone, among, TOLERANCE, TOLERANCE, equal_nan=True):
         return

@@ -98,6 +98,27 @@ def test_a_class_without_images_has_probability_0_for_a_trained_head(theta, imag
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("head", ["trained", "prototypes"])
+def test_images_of_weight_0_have_no_effect(theta, images, head):
+    """Neither on the inner steps, nor on batch normalisation, nor on the classes that there are."""
+    apply = maml.few_shot_apply(network, "support")
+    learner = maml.maml(maml.classification(apply), optax.sgd(3.0), 1).learner
+    if head == "prototypes":
+        body, mask = maml.few_shot_apply(features, "support"), maml.mask_by_path(theta, "head/")
+        learner = maml.protonet(maml.classification(apply), body, head=mask).learner
+
+    @jax.jit
+    def answer(support, labels, **weights):
+        fit = maml.fit_classifier(learner, apply, theta, support, labels, inner_steps=1, **weights)
+        return fit.predict_proba(images)
+
+    keep = LABELS < 2
+    filled = np.where(keep[:, None, None, None], images, 255 - images)
+    padded = answer(filled, LABELS, weights=np.float32(keep))
+    np.testing.assert_allclose(padded, answer(images[keep], LABELS[keep]), atol=1e-5)
+    assert padded[:, 2].tolist() == [0] * 6
+
+
 def test_a_model_that_compares_the_queries_is_warned_of(theta, images):
     with pytest.warns(UserWarning, match="depends on the other queries") as warned:
         fit(theta, images, mode="transductive", inner_steps=1)
@@ -127,6 +148,9 @@ def test_the_key_reaches_the_loss(theta, images):
         ({"labels": LABELS - 1}, r"labels must be in 0 .. 2; got -1"),
         ({"labels": LABELS / 1}, r"labels must be integers \[6\], in 0 .. 2; got float"),
         ({"labels": LABELS[:5]}, r"labels must be \[6\], one an image; got \[5\]"),
+        ({"weights": np.ones(5)}, r"weights must be \[6\], one a row; got \[5\]"),
+        ({"weights": np.float32(LABELS == 2)}, "at least 2 classes; got images of class 2 alone"),
+        ({"weights": np.zeros(6)}, "at least 2 classes; got no image of weight > 0"),
         (
             {"images": np.zeros((6, 4, 4))},
             r"height, width, channels\]; got \[6, 4, 4\]",
