@@ -11,7 +11,8 @@ from benchmarks.few_shot import FewShot
 from maml.types import RandomKey
 from tasks import cifar100, glyphs, images, omniglot
 from tasks.augmentation import random_affine, random_photograph
-from tasks.characters import Characters, Split, read_split
+from tasks.characters import Characters, Split
+from tasks.split_files import read_split
 
 
 class ImageSet(NamedTuple):

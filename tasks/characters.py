@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from tasks._checks import as_path
-
 SPLITS = ("train", "val", "test")
-LARGEST_SPLIT = 2**24  # largest size of a split file in bytes; Omniglot's names have 50,000 bytes
 Images = UInt8[np.ndarray, "class drawing height width"]
 ByClass = UInt8[np.ndarray, "class image height width *channel"]
 
@@ -117,7 +113,7 @@ def split(names: Sequence[str], splits: Mapping[str, Sequence[str]]) -> Split:
         ValueError: a split is missing, empty or not a list of names; a class is unknown or listed
             twice; or two classes of the data set have the same name.
     """
-    _check_splits(splits)
+    check_splits(splits)
     index = {name: i for i, name in enumerate(names)}
     if len(index) < len(names):
         repeated = next(name for i, name in enumerate(names) if index[name] != i)
@@ -137,46 +133,12 @@ def split(names: Sequence[str], splits: Mapping[str, Sequence[str]]) -> Split:
     }
 
 
-def read_split(path: Path, names: Sequence[str]) -> Split:
-    """The split in a JSON file `{"train": [names], "val": [names], "test": [names]}`.
-
-    Args:
-        path: Path of the file.
-        names: Names of all classes of the data set.
-
-    Returns:
-        The indices into `names`, by "train", "val" and "test".
+def check_splits(splits: object) -> None:
+    """Refuses splits that are not lists of names by "train", "val" and "test".
 
     Raises:
-        ValueError: the path is not a readable file of at most 16 MiB, its content is not such JSON
-            in UTF-8, or `split` refuses the names.
+        ValueError: a split is missing or not a list of names, or there is another one.
     """
-    path = as_path(path, "the split file")
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_SPLIT:
-            raise ValueError(f"it has {size} bytes, more than {LARGEST_SPLIT}")
-        if not path.is_file():
-            raise ValueError("it is not a regular file")
-        splits = json.loads(path.read_text("utf-8"), object_pairs_hook=_refuse_repeats)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read the split file {path}: {error}") from error
-    try:
-        _check_splits(splits)
-        return split(names, splits)
-    except ValueError as error:
-        raise ValueError(f"the split file {path} is refused: {error}") from error
-
-
-def _refuse_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The dictionary of a JSON object, which is refused if a key occurs twice."""
-    splits = dict(pairs)
-    if len(splits) < len(pairs):
-        raise ValueError(f"one of the keys {', '.join(splits):.99} occurs twice")
-    return splits
-
-
-def _check_splits(splits: object) -> None:
     if not isinstance(splits, Mapping) or set(splits) != set(SPLITS):
         got = ", ".join(map(str, splits)) if isinstance(splits, Mapping) else type(splits).__name__
         raise ValueError(f"the splits must be {', '.join(SPLITS)}; got {got:.99}")

@@ -34,13 +34,13 @@ from tasks.characters import (
     Split,
     alphabet,
     load_or_build,
-    read_split,
     shuffle_names,
     split,
 )
 from tasks.drawings import Files
 from tasks.omniglot_files import Source, find
 from tasks.pictures import on_white, read_image
+from tasks.split_files import read_split
 
 RECIPE = 2  # version of the images; raise it with every change of them, so that caches are rebuilt
 CHARACTERS, DRAWINGS, SIDE, SIZE = 1623, 20, 105, 28
@@ -123,14 +123,14 @@ def read_drawing(
 
 
 def splits(characters: Characters, name_or_path: str | Path, *, seed: int = 0) -> Split:
-    """Indices of the classes of train, val and test, by a named rule or by a JSON file.
+    """Indices of the classes of train, val and test, by a named rule or by a file.
 
     Args:
         characters: Characters that `load` returned.
-        name_or_path: Name of a rule, or path of a JSON file. "paper" takes 1100/100/423 characters
-            at random, like Finn et al. (their list depended on the order of a file system and is
-            lost); "alphabets" tests on the 20 evaluation alphabets and validates on 5 of the 30
-            background alphabets.
+        name_or_path: Name of a rule, or path of a file that `split_files.read_split` reads. "paper"
+            takes 1100/100/423 characters at random, like Finn et al. (their list depended on the
+            order of a file system and is lost); "alphabets" tests on the 20 evaluation alphabets
+            and validates on 5 of the 30 background alphabets.
         seed: Seed of the random choice.
 
     Returns:

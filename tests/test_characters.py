@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import characters
-from tasks.characters import SPLITS, load_or_build, read_split, shuffle_names, split
+from tasks import split_files
+from tasks.characters import SPLITS, load_or_build, shuffle_names, split
+from tasks.split_files import read_split
 
 NAMES = ("Greek/alpha", "Greek/beta", "Latin/a", "Latin/b", "Latin/c")
 GOOD: dict[str, Sequence[str]] = {
@@ -77,6 +78,57 @@ def test_an_invalid_json_file_is_refused_with_its_name(text, tmp_path):
     assert len(str(refusal.value)) < 500
 
 
+GOOD_CSV = "class,split\nLatin/c,train\nLatin/a,val\nGreek/alpha,train\nGreek/beta,test\n"
+WRONG_CSV = {
+    "empty": ("", "first line must have the columns class and split once.* got ''"),
+    "no header": ("Latin/a,train\n", "first line .* got 'Latin/a,train'"),
+    "filename and label": ("filename,label\n1.png,Latin/a\n", "got 'filename,label'"),
+    "semicolons": (GOOD_CSV.replace(",", ";"), "separated by a comma; got 'class;split'"),
+    "column twice": (f"class,{GOOD_CSV}", "once, .* got 'class,class,split'"),
+    "header alone": ("class,split\n", "the split 'train' is empty"),
+    "no val": (GOOD_CSV.replace("val", "test"), "the split 'val' is empty"),
+    "unknown class": (f"{GOOD_CSV}\nLatin/d,val\n", "line 7 names 'Latin/d', which is not a class"),
+    "unknown split": (f"{GOOD_CSV}Latin/b,dev\n", "line 6: a split must be .* got 'dev'"),
+    "in two splits": (
+        f"{GOOD_CSV}Latin/a,test\n",
+        r"line 6: 'Latin/a' is in 'val' \(line 3\) and again in 'test'",
+    ),
+    "row twice": (f"{GOOD_CSV}Latin/a,val\n", r"'Latin/a' is in 'val' \(line 3\) and again in"),
+    "too short": (f"{GOOD_CSV}Latin/b\n", "line 6 must have 2 values, as the first line has"),
+    "too long": (f"{GOOD_CSV}Latin/b,c,val\n", "line 6 must have 2 values"),
+    "open quotes": (f'{GOOD_CSV}"Latin/b,val\n', "line 6: unexpected end of data"),
+    "a field without end": (f"{GOOD_CSV}{'b' * 200_000},val\n", "line 6: field larger than"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_CSV)
+def test_a_wrong_csv_file_is_refused_with_its_line(kind, tmp_path):
+    text, message = WRONG_CSV[kind]
+    (tmp_path / "split.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"split.csv is refused: .*{message}") as refusal:
+        read_split(tmp_path / "split.csv", NAMES)
+    assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD_CSV,
+        f"\ufeff{GOOD_CSV}",
+        GOOD_CSV.replace("\n", "\r\n"),
+        GOOD_CSV.replace(",", ', "').replace("\n", '"\n'),
+        "split,images,class\ntrain,3,Latin/c\nval,,Latin/a\n\ntrain,9,Greek/alpha\ntest,1,Greek/beta",
+    ],
+)
+def test_a_csv_file_is_the_split_of_its_rows(text, tmp_path):
+    (tmp_path / "split.CSV").write_text(text, "utf-8")
+    got = {
+        part: indices.tolist()
+        for part, indices in read_split(tmp_path / "split.CSV", NAMES).items()
+    }
+    assert got == {"train": [4, 0], "val": [2], "test": [1]}
+
+
 def test_a_file_too_large_or_not_regular_is_not_read(tmp_path, monkeypatch):
     file, pipe = tmp_path / "split.json", tmp_path / "pipe"
     file.write_text(json.dumps(GOOD) + " " * 999)
@@ -84,7 +136,7 @@ def test_a_file_too_large_or_not_regular_is_not_read(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"cannot read .*pipe: it is not a regular file"):
         read_split(pipe, NAMES)
     assert read_split(file, NAMES)["val"].tolist() == [2]
-    monkeypatch.setattr(characters, "LARGEST_SPLIT", 999)
+    monkeypatch.setattr(split_files, "LARGEST_SPLIT", 999)
     with pytest.raises(ValueError, match=r"cannot read .*split.json: it has 1\d+ bytes, more than"):
         read_split(file, NAMES)
 
