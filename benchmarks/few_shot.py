@@ -48,6 +48,9 @@ class FewShot(DataOptions):
     within_alphabet: bool = False
     """Draw all classes of a validation or test episode from one alphabet, or from one superclass,
     which is the folder above the class."""
+    leave_out_small: bool = False
+    """Leave out classes of pictures of your own that have fewer images than shots + queries, and
+    print which; otherwise such classes are refused."""
     ways: int
     """Number of classes in an episode."""
     shots: int
@@ -126,7 +129,7 @@ class FewShot(DataOptions):
         check_used(self, ("data",), self.dataset != "glyphs", others)
         check_used(self, ("resize",), on_omniglot, "dataset omniglot")
         check_used(self, ("split",), on_omniglot or own, "dataset omniglot or images")
-        check_used(self, ("size", "fit"), own, "dataset images")
+        check_used(self, ("size", "fit", "leave_out_small"), own, "dataset images")
         check_used(self, ("tokens", "copies", "features"), of_cells, "model cells")
         convolutional = self.model in CONVOLUTIONAL
         check_used(

@@ -54,9 +54,11 @@ def load(config: FewShot) -> ImageSet:
         raise ValueError(f"--dataset {config.dataset} needs the folder of its data: --data FOLDER")
     if config.dataset == "images":
         classes = images.load(config.data, size=config.size, fit=config.fit)
-        return _of_photographs(classes, _split(classes, config.split))
-    classes = cifar100.load(config.data)
-    return _of_photographs(classes, cifar100.splits(classes.names, config.dataset))
+        splits = _split(classes, config.split)
+    else:
+        classes = cifar100.load(config.data)
+        splits = cifar100.splits(classes.names, config.dataset)
+    return _of_photographs(classes, splits, config)
 
 
 def _split(classes: images.ImageClasses, rule: str) -> Split:
@@ -77,11 +79,38 @@ def _of_characters(characters: Characters, splits: Split) -> ImageSet:
     return ImageSet(drawings[..., None], None, names, source, splits, random_affine())
 
 
-def _of_photographs(classes: images.ImageClasses, splits: Split) -> ImageSet:
+def _of_photographs(classes: images.ImageClasses, splits: Split, config: FewShot) -> ImageSet:
+    classes = _large_enough(classes._replace(splits=splits), config)
     pixels, counts, names, source, _ = classes
+    splits = classes.splits or {}
     normalise = _moments(pixels[i, : counts[i]] for i in splits["train"])
     counts = None if (counts == pixels.shape[1]).all() else counts
     return ImageSet(pixels, counts, names, source, splits, random_photograph(), normalise)
+
+
+def _large_enough(classes: images.ImageClasses, config: FewShot) -> images.ImageClasses:
+    """The classes with enough images for an episode; others are refused, or left out with a line.
+
+    Raises:
+        ValueError: A class has too few images and may not be left out, or no class is left.
+    """
+    held_out = config.shots + config.queries
+    shots, queries = config.shots_range or (config.shots,), config.train_queries or config.queries
+    least = {"train": max(shots) + queries, "val": held_out, "test": held_out}
+    needed = np.ones(len(classes.names), int)
+    for part, rows in (classes.splits or {}).items():
+        needed[rows] = least[part]
+    kept, small = images.leave_out_small(classes, needed)
+    listing = ", ".join(f"{name} ({count})" for name, count in small.items())
+    if small and not config.leave_out_small:
+        raise ValueError(
+            f"shots + queries need {least['train']} images of each training class, and {held_out}"
+            f" of each other one; too few have {listing:.999}, of {classes.source}."
+            " --leave-out-small would leave such classes out"
+        )
+    if small:
+        print(f"Classes with too few images are left out: {listing}.")
+    return kept
 
 
 def _moments(

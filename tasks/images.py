@@ -23,7 +23,14 @@ from tasks.characters import SPLITS, Split, load_or_build, shuffle_names, split
 from tasks.image_files import Pictures, open_pictures
 from tasks.pictures import Channels, Fit, Preprocessing, decode, preprocessing, read_image
 
-__all__ = ["ImageClasses", "fraction_splits", "from_arrays", "load", "read_image"]
+__all__ = [
+    "ImageClasses",
+    "fraction_splits",
+    "from_arrays",
+    "leave_out_small",
+    "load",
+    "read_image",
+]
 
 RECIPE = 1  # version of the images; raise it with every change of them, so that caches are rebuilt
 LARGEST = 2**34  # largest size of the array of all images in bytes
@@ -185,6 +192,56 @@ def _to_bytes(name: str, array: np.ndarray) -> UInt8[np.ndarray, "image height w
             f" got {array.dtype}{values}"
         )
     return np.rint(255 * array).astype(np.uint8)
+
+
+def leave_out_small(
+    classes: ImageClasses, least: int | Int[np.ndarray, "class"]
+) -> tuple[ImageClasses, dict[str, int]]:
+    """The classes with enough images for an episode, and the sizes of the others.
+
+    Args:
+        classes: Images by class.
+        least: Smallest number of images of a class that stays, which is shots + queries; or such a
+            number for each class, `[class]`, where splits have different shots or queries.
+
+    Returns:
+        The classes that stay, with their splits and with the number of the others in `source`; and
+        the number of images of each class that is left out, by name.
+
+    Raises:
+        ValueError: a number is not an integer >= 1, or no class stays, or none of a split.
+
+    >>> images = {"cat": np.zeros((3, 8, 8, 3)), "dog": np.zeros((5, 8, 8, 3))}
+    >>> classes, small = leave_out_small(from_arrays(images), 4)
+    >>> classes.names, small
+    (('dog',), {'cat': 3})
+    """
+    counts, names, splits = classes.counts, classes.names, classes.splits or {}
+    needed = np.asarray(least)
+    is_whole = np.issubdtype(needed.dtype, np.integer) and needed.shape in ((), counts.shape)
+    if not is_whole or needed.min() < 1:
+        raise ValueError(f"least must be an integer >= 1, or one for each class; got {least!r:.99}")
+    needed = np.broadcast_to(needed, counts.shape)
+    stays = counts >= needed
+    for part, rows in {"the data set": np.arange(len(names)), **splits}.items():
+        if not stays[rows].any():
+            listing = ", ".join(f"{names[i]} ({counts[i]})" for i in rows)
+            raise ValueError(
+                f"no class of {part} has enough images, {needed[rows].min()} or more; there are"
+                f" {listing:.999}"
+            )
+    small = {names[i]: int(counts[i]) for i in np.flatnonzero(~stays)}
+    if not small:
+        return classes, {}
+    place = np.cumsum(stays) - 1
+    kept = ImageClasses(
+        classes.images[stays],
+        counts[stays],
+        tuple(name for name in names if name not in small),
+        f"{classes.source}, {len(small)} classes with too few images left out",
+        {part: place[rows[stays[rows]]] for part, rows in splits.items()} or None,
+    )
+    return kept, small
 
 
 def fraction_splits(

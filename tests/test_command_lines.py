@@ -111,6 +111,7 @@ REFUSED = {
         "--dataset glyphs --split alphabets": "split is used only with dataset omniglot or images",
         "--dataset glyphs --data FILE": "data is used only with dataset omniglot or cifar-fs or",
         "--dataset glyphs --size 28": "size is used only with dataset images; leave it at 32",
+        "--leave-out-small": "leave_out_small is used only with dataset images",
         "--dataset glyphs --model fully-connected --channels 8": "channels is used only with model",
         "--data ''": "--data is given an empty value",
         "--ways 1": "ways must be >= 2; got 1",

@@ -94,9 +94,43 @@ def test_running_averages_normalise_the_support_set_of_an_evaluation_too(config)
     np.testing.assert_allclose(jax.nn.softmax(logits), jax.nn.softmax(-distances), rtol=1e-4)
 
 
-def test_classes_that_are_too_small_are_refused_with_the_split(config):
-    with pytest.raises(ValueError, match=r"the train split of .*6 examples or more of each class"):
-        few_shot_experiment.experiment(replace(config, queries=5))
+def write_split(folder):
+    """A CSV file with the first seven classes for training and three each for val and test."""
+    groups = ["warm" if label < 5 else "cold" for label in range(13)]
+    parts = [*7 * ["train"], *3 * ["val"], *3 * ["test"]]
+    rows = [f"{groups[n]}/class{n},{part}\n" for n, part in enumerate(parts)]
+    (folder / "split.csv").write_text(f"class,split\n{''.join(rows)}")
+    return str(folder / "split.csv")
+
+
+def test_classes_that_are_too_small_are_refused_by_name_and_count(config, tmp_path):
+    config = replace(config, split=write_split(tmp_path), train_queries=5)
+    message = r"6 images of each training class, .* have cold/class6 \(5\), .* --leave-out-small"
+    with pytest.raises(ValueError, match=message):
+        few_shot_experiment.experiment(config)
+
+
+def test_classes_that_are_too_small_are_left_out_with_a_line_and_splits_hold(
+    config, tmp_path, capsys
+):
+    """Classes of odd numbers have 6 images, the others 5; val and test need 3 images alone."""
+    config = replace(config, split=write_split(tmp_path), train_queries=5, leave_out_small=True)
+    data = image_sets.load(replace(config, algorithm="protonet"))
+    small = [f"warm/class{n}" for n in (0, 2, 4)] + ["cold/class6"]
+    assert {data.names[i] for i in data.splits["train"]} == {
+        *("warm/class1", "warm/class3", "cold/class5")
+    }
+    assert [data.names[i] for i in data.splits["val"]] == [f"cold/class{n}" for n in (7, 8, 9)]
+    assert len(data.names) == 13 - len(small) and not {*data.names} & {*small}
+    said = capsys.readouterr().out
+    assert all(f"{name} (5)" in said for name in small) and said.count("(") == len(small)
+    assert data.source.endswith("4 classes with too few images left out")
+    for i, name in enumerate(data.names):
+        assert (data.images[i, 5].max() > 0) == (int(name[-1]) % 2 == 1)
+    with pytest.raises(ValueError, match=r"the train split of .* 4 ways .* split of 3"):
+        few_shot_experiment.experiment(replace(config, ways=4, val_tasks=0))
+    with pytest.raises(ValueError, match=r"no class of train has enough .*class6 \(5\)"):
+        image_sets.load(replace(config, train_queries=6))
 
 
 def test_a_split_by_folders_needs_such_folders(config):

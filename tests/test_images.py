@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_pictures import BLUE, FILES, GREEN, RED, array, content, plain, write, write_zip
 
 from tasks import image_files, images
-from tasks.images import fraction_splits, from_arrays, load, read_image
+from tasks.images import fraction_splits, from_arrays, leave_out_small, load, read_image
 
 WRITERS = pytest.mark.parametrize("write", [write, write_zip])
 
@@ -165,6 +165,45 @@ def test_other_arrays_are_refused(wrong, message):
         from_arrays({"a": np.zeros((1, 4, 4, 3), np.uint8), "b": wrong})
     with pytest.raises(ValueError, match="got 0 classes"):
         from_arrays({})
+
+
+# Small classes
+
+SIZES = {"a": 3, "b": 1, "c": 4, "d": 2, "e": 5}
+OF_SIZES = from_arrays({n: np.full((k, 2, 2, 1), k, np.uint8) for n, k in SIZES.items()})
+IN_PARTS = OF_SIZES._replace(
+    splits={"train": np.array([4, 1, 0]), "val": np.array([2]), "test": np.array([3])}
+)
+
+
+def test_small_classes_are_left_out_and_the_splits_name_the_same_classes():
+    kept, small = leave_out_small(IN_PARTS, 2)
+    assert (kept.names, small) == (("a", "c", "d", "e"), {"b": 1})
+    assert kept.counts.tolist() == [3, 4, 2, 5]
+    assert np.array_equal(kept.images, OF_SIZES.images[[0, 2, 3, 4]])
+    assert kept.splits is not None
+    named = {part: [kept.names[i] for i in rows] for part, rows in kept.splits.items()}
+    assert named == {"train": ["e", "a"], "val": ["c"], "test": ["d"]}
+    assert leave_out_small(OF_SIZES, 2)[0].splits is None
+
+
+def test_each_class_may_need_another_number_and_large_enough_ones_are_as_before():
+    kept, small = leave_out_small(IN_PARTS, np.array([4, 1, 4, 2, 6]))
+    assert (kept.names, small) == (("b", "c", "d"), {"a": 3, "e": 5})
+    assert leave_out_small(IN_PARTS, 1) == (IN_PARTS, {})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_split_without_classes_and_other_numbers_are_refused():
+    with pytest.raises(
+        ValueError, match=r"no class of the data set has .* 6 or more; .* a \(3\), b"
+    ):
+        leave_out_small(OF_SIZES, 6)
+    with pytest.raises(ValueError, match=r"no class of test has .* 3 or more; there are d \(2\)"):
+        leave_out_small(IN_PARTS, 3)
+    for least in (0, 2.0, None, "2", [1, 2], [1, 2, 3, 4, 0]):
+        with pytest.raises(ValueError, match="least must be an integer >= 1, or one for each"):
+            leave_out_small(IN_PARTS, least)  # pyright: ignore[reportArgumentType]
 
 
 # Splits by fractions

@@ -89,6 +89,7 @@ ADDED = {
     "augment": False,
     "channels": 64,
     "fit": "crop",
+    "leave_out_small": False,
     "shots_range": None,
     "size": 32,
     "temperature": 1.0,
