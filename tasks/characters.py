@@ -1,11 +1,7 @@
 """Data sets of drawn characters and their splits, shared by Omniglot and the glyphs."""
 
 import hashlib
-import io
-import tempfile
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +9,6 @@ from jaxtyping import Int, UInt8
 
 SPLITS = ("train", "val", "test")
 Images = UInt8[np.ndarray, "class drawing height width"]
-ByClass = UInt8[np.ndarray, "class image height width *channel"]
 
 
 class Characters(NamedTuple):
@@ -31,51 +26,6 @@ class Characters(NamedTuple):
 
 
 Split = dict[str, Int[np.ndarray, "class"]]  # "train", "val" or "test" -> indices of classes
-
-
-def load_or_build(
-    file: Path, build: Callable[[], tuple[ByClass, tuple[str, ...]]], *, compress: bool = True
-) -> tuple[ByClass, tuple[str, ...]]:
-    """Images and names from a cache file, or else built and written to it; pickles are not read.
-
-    A corrupt cache is rebuilt, and a cache that cannot be written is skipped, each with a warning.
-    The file is replaced in one step, so that no process reads an incomplete file.
-
-    Args:
-        file: Path of the cache file.
-        build: Function that returns images and names.
-        compress: Whether the file is compressed; photographs hardly shrink, and are read more
-            slowly.
-
-    Returns:
-        The images, `[class, drawing, height, width]` or `[class, image, height, width, channel]`,
-        and the names of the classes.
-    """
-    try:
-        return _read(file)
-    except (FileNotFoundError, NotADirectoryError):  # includes removal by another process
-        pass
-    except Exception as error:  # any corrupt cache can be rebuilt
-        warnings.warn(f"the cache {file} is corrupt and is rebuilt: {error}", stacklevel=3)
-    images, names = build()
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            partial = Path(folder, file.name)
-            save = np.savez_compressed if compress else np.savez
-            save(partial, images=images, names=np.array(names))
-            partial.replace(file)
-    except OSError as error:
-        warnings.warn(f"{file} is not cached: it cannot be written ({error})", stacklevel=3)
-    return images, names
-
-
-def _read(file: Path) -> tuple[ByClass, tuple[str, ...]]:
-    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
-        images, names = arrays["images"], tuple(arrays["names"].tolist())
-    if images.dtype != np.uint8 or images.ndim not in (4, 5) or len(images) != len(names):
-        raise ValueError(f"it has {images.dtype} {images.shape} for {len(names)} names")
-    return images, names
 
 
 def alphabet(name: str) -> str:

@@ -19,7 +19,8 @@ from PIL import Image
 
 from tasks._checks import as_path
 from tasks.bounded_files import Limits, check_sizes, open_zip, read_entry, sha256, zip_entries
-from tasks.characters import SPLITS, Split, load_or_build, split
+from tasks.cache_files import load_or_build
+from tasks.characters import SPLITS, Split, split
 from tasks.images import ImageClasses
 
 SplitName = Literal["cifar-fs", "fc100"]

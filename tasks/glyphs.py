@@ -27,7 +27,8 @@ from rich.progress import track
 from scipy.ndimage import map_coordinates
 
 from tasks._checks import as_path
-from tasks.characters import SPLITS, Characters, Images, Split, alphabet, load_or_build, split
+from tasks.cache_files import load_or_build
+from tasks.characters import SPLITS, Characters, Images, Split, alphabet, split
 from tasks.lookalikes import select_distinct, unit_vectors
 
 RECIPE = 1  # version of the images; raise it with every change of them, so that caches are rebuilt

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import track
 
 from tasks._checks import as_path, check_seed
-from tasks.characters import SPLITS, Split, load_or_build, shuffle_names, split
+from tasks.cache_files import load_or_build
+from tasks.characters import SPLITS, Split, shuffle_names, split
 from tasks.image_files import Pictures, open_pictures
 from tasks.pictures import Channels, Fit, Preprocessing, decode, preprocessing, read_image
 

@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.progress import track
 
 from tasks._checks import as_path, check_is, check_seed
+from tasks.cache_files import load_or_build
 from tasks.characters import (
     Characters,
     Images,
     Split,
     alphabet,
-    load_or_build,
     shuffle_names,
     split,
 )

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import split_files
-from tasks.characters import SPLITS, load_or_build, shuffle_names, split
+from tasks.cache_files import load_or_build
+from tasks.characters import SPLITS, shuffle_names, split
 from tasks.split_files import read_split
 
 NAMES = ("Greek/alpha", "Greek/beta", "Latin/a", "Latin/b", "Latin/c")
