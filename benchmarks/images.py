@@ -3,6 +3,7 @@
 Meta-trains on episodes of pictures, and reports the accuracy on test classes after each inner step.
 
     python -m benchmarks.images --data FOLDER                  # a folder or zip, a folder a class
+    python -m benchmarks.images --data tfds:cifar100           # prepared by tensorflow-datasets
     python -m benchmarks.images --preset maml-pictures --data FOLDER
     python -m benchmarks.images --preset protonet-cifar-fs --data FOLDER    # with cifar100.zip
     python -m benchmarks.images --preset protonet-cifar-fs --data FOLDER --shots 5

@@ -6,8 +6,9 @@ they are the splits, and are left out as well.
 """
 
 import hashlib
+import os
 import posixpath
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -33,16 +34,18 @@ class Pictures(NamedTuple):
     """The pictures of a data set, which are not read yet.
 
     Attributes:
+        words: Description of the origin.
         classes: Paths of the pictures of each class, by the sorted names of the classes.
         splits: Indices of the classes of train, val and test, or None.
-        others: Number of other files, which are ignored.
+        ignored: Description of the files that are ignored, or an empty string.
         fingerprint: SHA-256 that changes with the pictures.
         read: Function that returns the content of the picture at a path.
     """
 
+    words: str
     classes: dict[str, list[str]]
     splits: Split | None
-    others: int
+    ignored: str
     fingerprint: str
     read: Callable[[str], bytes]
 
@@ -66,9 +69,8 @@ def open_pictures(path: Path) -> Iterator[Pictures]:
         entries = folder_entries(path, LIMITS)
         found = {w: status for w, status in entries.items() if status and _is_picture(w)}
         check_sizes(path, {where: status.st_size for where, status in found.items()}, LIMITS)
-        states = (f"{w}\0{found[w].st_size}\0{found[w].st_mtime_ns}\n" for w in sorted(found))
-        fingerprint = hashlib.sha256("".join(states).encode(errors="surrogateescape")).hexdigest()
-        yield _by_class(path, found, entries, fingerprint, lambda where: _read(path / where))
+        digest = fingerprint(found)
+        yield _by_class(path, found, entries, digest, lambda where: _read(path / where))
     elif path.is_file():
         with open_zip(path) as archive:
             infos = zip_entries(path, archive, LIMITS)
@@ -83,6 +85,12 @@ def open_pictures(path: Path) -> Iterator[Pictures]:
             )
     else:
         raise ValueError(f"the images must be in a folder or a zip; {path} is neither")
+
+
+def fingerprint(files: Mapping[str, os.stat_result]) -> str:
+    """The SHA-256 of the names, sizes and times of files, which changes when one is written."""
+    states = (f"{w}\0{files[w].st_size}\0{files[w].st_mtime_ns}\n" for w in sorted(files))
+    return hashlib.sha256("".join(states).encode(errors="surrogateescape")).hexdigest()
 
 
 def _read(file: Path) -> bytes:
@@ -103,7 +111,7 @@ def _by_class(
     place: Path,
     pictures: Iterable[str],
     entries: Iterable[str],
-    fingerprint: str,
+    digest: str,
     read: Callable[[str], bytes],
 ) -> Pictures:
     """The pictures by class, after a check that every folder without a hidden name has some."""
@@ -131,7 +139,8 @@ def _by_class(
     folder_of = {name: folder for folder, name in names.items()}
     classes = {name: folders[folder_of[name]] for name in ordered}
     files = sum(not where.endswith("/") for where in others)
-    return Pictures(classes, splits, files, fingerprint, read)
+    ignored = f"{files} other files" if files else ""
+    return Pictures(str(place), classes, splits, ignored, digest, read)
 
 
 def _check_folders(place: Path, folders: dict[str, list[str]], others: Iterable[str]) -> None:

@@ -4,19 +4,17 @@ To find a source and compute the fingerprint of its content, no drawing is decod
 """
 
 import hashlib
-import queue
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from tasks import prepared
 from tasks._checks import as_path
 from tasks.bounded_files import sha256
 from tasks.drawings import Files, folder_drawings, zip_drawings
 
 _PARTS = ("images_background", "images_evaluation")
-_TIMEOUT = 10.0  # timeout in seconds; tensorflow-datasets alone would retry for minutes
 _WAYS = (
     "Pass a folder that holds images_background.zip and images_evaluation.zip as `path`, or as"
     " --data on the command line; or prepare omniglot as array_record with tensorflow-datasets on"
@@ -96,29 +94,19 @@ def _folders(folder: Path) -> Source | None:
 
 def _prepared(data_dir: Path | None) -> Source | None:
     """The source of a data set prepared by tensorflow-datasets, or None if it is not prepared."""
-    import tensorflow_datasets as tfds  # slow to import, and used by two of the sources only
-
-    try:
-        builder: Any = tfds.builder("omniglot", data_dir=data_dir)
-    except Exception as error:  # the types raised for damaged descriptions are not public
-        location = data_dir or "the data_dir of tensorflow-datasets"
-        raise ValueError(f"cannot read the omniglot in {location}: {error}") from error
+    builder = prepared.find_builder("omniglot", data_dir)
     if not builder.is_prepared():
         return None
     folder = Path(builder.data_path)
 
     def read_records() -> Files:
-        decoders = {"image": tfds.decode.SkipDecoding()}  # records hold the original PNGs
-        try:
-            records = builder.as_data_source("train+test", decoders=decoders)
+        with prepared.name_damage(folder):
             kind = builder.info.features["alphabet"].int2str
             return {
                 f"{folder}/{kind(int(record['alphabet']))}"
                 f"/character{record['alphabet_char_id'] + 1:02d}/record {i}": record["image"]
-                for i, record in enumerate(records)
+                for i, record in enumerate(prepared.records(builder, "train+test"))
             }
-        except Exception as error:  # different kinds of damage raise different types
-            raise ValueError(f"cannot read {folder} as array_record: {error}") from error
 
     fingerprint = _fingerprint(_checksums(folder, filter(Path.is_file, folder.iterdir())))
     return Source(f"tensorflow-datasets, prepared in {folder}", fingerprint, read_records)
@@ -136,7 +124,7 @@ def _download(folder: Path) -> Source:
     def download() -> Files:
         existing = [folder / name for name in zips if (folder / name).is_file()]
         if _checksums(folder, existing) != registered:  # a zip is missing or differs
-            _probe(urls.values())
+            prepared.probe(urls.values(), f"cannot download Omniglot. {_WAYS}")
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as partial:
                 manager = tfds.download.DownloadManager(
@@ -149,31 +137,6 @@ def _download(folder: Path) -> Source:
     # With the registered checksums the cached array is found without a download.
     words = "the official zips, by tensorflow-datasets"
     return Source(words, _fingerprint(registered), download)
-
-
-def _probe(urls: Iterable[str]) -> None:
-    """Refuses to download from addresses that do not answer."""
-    import requests
-
-    answers: queue.Queue[Exception | None] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            for url in urls:
-                with requests.get(url, stream=True, timeout=_TIMEOUT / 2) as response:
-                    response.raise_for_status()
-            answers.put(None)
-        except Exception as error:
-            answers.put(error)
-
-    # A name server that does not answer takes longer than the timeout of requests; hence a thread.
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        error = answers.get(timeout=_TIMEOUT)
-    except queue.Empty:
-        error = TimeoutError(f"no answer in {_TIMEOUT:g} seconds")
-    if error:
-        raise ConnectionError(f"cannot download Omniglot. {_WAYS} ({error})") from error
 
 
 def _checksums(folder: Path, files: Iterable[Path]) -> dict[str, str]:

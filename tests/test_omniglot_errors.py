@@ -20,7 +20,7 @@ from tiny_omniglot import (
     write_zips,
 )
 
-from tasks import glyphs, omniglot_files
+from tasks import glyphs, prepared
 from tasks.omniglot import load
 
 
@@ -151,7 +151,7 @@ def test_the_error_without_a_network_is_immediate_and_names_three_remedies(read,
 def test_a_name_server_that_does_not_answer_does_not_delay_the_error(read, offline, monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(60) and [])
-    monkeypatch.setattr(omniglot_files, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(prepared, "TIMEOUT", 0.3)
     start = time.monotonic()
     with pytest.raises(ConnectionError, match=r"no answer in 0.3 seconds"):
         read()
