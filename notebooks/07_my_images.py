@@ -116,7 +116,8 @@ plt.show()
 # - **prototypes** give a picture the class whose mean features are nearest,
 # - **MAML** takes three gradient steps on the support set; its head starts at zero.
 #
-# Batch normalisation uses the support set (`"support"`), so that each picture is answered by itself.
+# Batch normalisation uses the support set (`"support"`), so that each picture is answered by
+# itself.
 
 # %%
 model = Conv4(ways=5, features=32, pool=True, zero_head=True)
