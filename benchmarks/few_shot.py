@@ -71,6 +71,8 @@ class FewShot(DataOptions):
     augment: bool = False
     """Change each image of meta-training a little, at random: shift, scale, shear and rotate
     drawings; crop, flip and recolour photographs."""
+    augment_set: Literal["both", "support", "query"] = "both"
+    """Set of each episode whose images `augment` changes."""
     algorithm: Literal[
         "maml",
         "maml++",
@@ -125,6 +127,7 @@ class FewShot(DataOptions):
         if name == "reptile" and self.inner_steps < 2:
             raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
         on_omniglot, own = self.dataset == "omniglot", self.dataset == "images"
+        check_used(self, ("augment_set",), self.augment, "augment")
         of_cells = self.model == "cells"
         others = "dataset omniglot or cifar-fs or fc100 or images"
         check_used(self, ("data",), self.dataset != "glyphs", others)

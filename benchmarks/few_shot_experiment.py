@@ -93,13 +93,17 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
     groups = np.unique([alphabet(name) for name in data.names], return_inverse=True)[1]
     held_out = config.ways, config.shots, config.queries
     shots, queries = config.shots_range or config.shots, config.train_queries or config.queries
+    changes = tuple(
+        data.augment if config.augment_set in ("both", part) else None
+        for part in ("support", "query")
+    )
 
     def sampler(split: str) -> maml.Sampler:
         classes, training = data.splits[split], split == "train"
         options = {
             "counts": None if data.counts is None else data.counts[classes],
             "rotate": config.rotate,
-            "augment": data.augment if config.augment and training else None,
+            "augment": changes if config.augment and training else None,
             "normalise": data.normalise,
             "groups": groups[classes] if config.within_alphabet and not training else None,
         }

@@ -15,6 +15,8 @@ from maml._leaves import is_real
 from maml.sampling import Query
 from maml.types import Episode, RandomKey, Sampler
 
+Augment = Callable[[RandomKey, Array], Array]
+
 
 def few_shot(
     examples: Real[np.ndarray | Array, "class each *example"],
@@ -24,7 +26,7 @@ def few_shot(
     *,
     counts: Integer[np.ndarray | Array, " class"] | None = None,
     rotate: bool = False,
-    augment: Callable[[RandomKey, Array], Array] | None = None,
+    augment: Augment | tuple[Augment | None, Augment | None] | None = None,
     normalise: tuple[ArrayLike, ArrayLike] | None = None,
     groups: Integer[np.ndarray | Array, " class"] | None = None,
 ) -> Sampler:
@@ -47,7 +49,8 @@ def few_shot(
         rotate: Whether each class of an episode is rotated by 0, 90, 180 or 270 degrees, as is
             usual for Omniglot; this needs square images.
         augment: Random change of one example, `augment(key, example) -> example`, for support and
-            query; its result is converted to float32. None changes nothing.
+            query; or a pair of such functions, the first for the support set and the second for the
+            query set. Their results are converted to float32. None changes nothing.
         normalise: Mean and standard deviation that are subtracted and divided by at the end, each a
             number or an array that broadcasts against an example, such as one number a channel.
         groups: Number of the group of each class, such as its alphabet. All classes of an episode
@@ -85,8 +88,12 @@ def few_shot(
     if fewest > most:
         raise ValueError(f"shots must be the fewest and the most; got {shots}")
     check_flags(rotate=rotate)
-    if augment is not None:
-        check_callable(augment, "augment", "key, example")
+    changes = augment if isinstance(augment, tuple) else (augment, augment)
+    if len(changes) != 2:
+        raise ValueError(f"augment must be one function or a pair; got {len(changes)} of them")
+    for change in changes:
+        if change is not None:
+            check_callable(change, "augment", "key, example")
     if rotate and (len(shape) < 4 or shape[2] != shape[3]):
         raise ValueError(
             f"only square images, [class, example, side, side, ...], can be rotated; got"
@@ -103,7 +110,7 @@ def few_shot(
     if dtype == np.uint8 and len(shape) == 4:
         examples, shape = examples[..., None], (*shape, 1)
     scaling = None if normalise is None else parse_scaling(normalise, shape[2:])
-    options = {"rotate": rotate, "augment": augment}
+    options = {"rotate": rotate, "changes": changes}
     draw = partial(_draw, ways=ways, shots=(fewest, most), queries=queries, **options)
     return jax.tree_util.Partial(draw, jnp.asarray(examples), sizes, members, scaling)
 
@@ -177,7 +184,7 @@ def _draw(
     shots: tuple[int, int],
     queries: int,
     rotate: bool,
-    augment: Callable[[RandomKey, Array], Array] | None,
+    changes: tuple[Augment | None, Augment | None],
 ) -> Episode:
     check_key(key)
     (fewest, most), each = shots, examples.shape[1]
@@ -194,10 +201,16 @@ def _draw(
     images = examples[classes[:, None], chosen].astype(jnp.float32)
     if examples.dtype == jnp.uint8:
         images = images / 255
-    if augment is not None:
+    if any(changes):
         # Not 0 to 2, which give the keys of the split above.
         keys = jax.random.split(jax.random.fold_in(key, 3), images.shape[:2])
-        images = _checked_like(jax.vmap(jax.vmap(augment))(keys, images), images)
+        same = changes[0] is changes[1]
+        parts = (slice(None),) if same else (slice(most), slice(most, None))
+        changed = [
+            _augment(change, keys[:, part], images[:, part])
+            for change, part in zip(changes, parts, strict=False)
+        ]
+        images = jnp.concatenate(changed, axis=1)
     if rotate:
         images = jax.vmap(_rotate)(images, jax.random.randint(rotation_key, (ways,), 0, 4))
     images = scale(images, scaling)
@@ -216,13 +229,17 @@ def _draw(
     )
 
 
-def _checked_like(augmented: Any, images: Array) -> Array:
-    if getattr(augmented, "shape", None) != images.shape:
+def _augment(change: Augment | None, keys: Array, images: Array) -> Array:
+    """The examples `[class, example, ...]`, each changed with its key, of one shape and type."""
+    if change is None:
+        return images
+    changed: Any = jax.vmap(jax.vmap(change))(keys, images)
+    if getattr(changed, "shape", None) != images.shape:
         raise ValueError(
             f"augment must return an example like its argument, {list(images.shape[2:])}; got"
-            f" {jax.tree.map(lambda leaf: list(jnp.shape(leaf)[2:]), augmented)}"
+            f" {jax.tree.map(lambda leaf: list(jnp.shape(leaf)[2:]), changed)}"
         )
-    return augmented.astype(images.dtype)
+    return changed.astype(images.dtype)
 
 
 def _distinct(

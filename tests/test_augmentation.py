@@ -73,6 +73,40 @@ def test_an_episode_has_each_example_augmented_once_and_the_same_choice():
     assert len(np.unique(added.round(5))) == 25 and added.min() >= 0 and added.max() < 1
 
 
+def test_support_and_query_may_be_changed_by_functions_of_their_own():
+    """Each set is that of an episode in which its function changes both."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 4, 3), np.uint8)
+    noise, flip = lambda key, x: x + jax.random.uniform(key, x.shape), lambda key, x: x[::-1]
+
+    def sets(augment):
+        sample = maml.few_shot(images, 3, 2, 3, rotate=True, augment=augment)
+        (support, _), (query, _) = sample(KEY)
+        np.testing.assert_array_equal(query.support, support)
+        return np.asarray(support), np.asarray(query.inputs)
+
+    alone = {change: sets(change) for change in (None, noise, flip)}
+    for pair in [(a, b) for a in alone for b in alone]:
+        for got, expected in zip(sets(pair), (alone[pair[0]][0], alone[pair[1]][1]), strict=True):
+            np.testing.assert_array_equal(got, expected)
+    assert (alone[noise][0] != alone[None][0]).all() and (alone[flip][1] != alone[None][1]).any()
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ((), "augment must be one function or a pair; got 0 of them"),
+        ((lambda key, x: x,), "or a pair; got 1"),
+        ((None, None, None), "or a pair; got 3"),
+        ((None, "flip"), r"augment must be a function of \(key, example\); got 'flip'"),
+        ((lambda x: x, None), r"augment must be a function of \(key, example\); got a function of"),
+        ([None, None], r"augment must be a function of \(key, example\); got \[None, None\]"),
+    ],
+)
+def test_what_is_no_function_and_no_pair_of_them_is_refused(augment, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        maml.few_shot(np.zeros((5, 4, 6, 6), np.uint8), 2, 1, 1, augment=augment)
+
+
 def test_augmentation_is_independent_of_the_drawn_group():
     """An augmentation that draws a number as groups are drawn agrees by chance alone."""
     images = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((2, 1, 1), np.uint8)
@@ -93,3 +127,6 @@ def test_an_augmentation_of_another_shape_is_refused():
     sample = maml.few_shot(np.zeros((5, 4, 6, 6), np.uint8), 2, 1, 1, augment=lambda key, x: x[0])
     with pytest.raises(ValueError, match=r"example like its argument, \[6, 6, 1\]; got \[6, 1\]"):
         sample(KEY)
+    images = np.zeros((5, 4, 6, 6), np.uint8)
+    with pytest.raises(ValueError, match=r"example like its argument, \[6, 6, 1\]; got \[1\]"):
+        maml.few_shot(images, 2, 1, 1, augment=(None, lambda key, x: x[0, 0]))(KEY)

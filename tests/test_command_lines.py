@@ -111,6 +111,8 @@ REFUSED = {
         "--dataset glyphs --split alphabets": "split is used only with dataset omniglot or images",
         "--dataset glyphs --data FILE": "data is used only with dataset omniglot or cifar-fs or",
         "--dataset glyphs --size 28": "size is used only with dataset images; leave it at 32",
+        "--augment-set query": "augment_set is used only with augment; leave it at 'both'; got 'q",
+        "--augment --augment-set neither": "invalid choice 'neither'",
         "--leave-out-small": "leave_out_small is used only with dataset images",
         "--dataset glyphs --model fully-connected --channels 8": "channels is used only with model",
         "--data ''": "--data is given an empty value",

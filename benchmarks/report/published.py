@@ -87,6 +87,7 @@ RENAMED = {
 # Options of few-shot learning that older runs lack, with the values that they had in effect.
 ADDED = {
     "augment": False,
+    "augment_set": "both",
     "channels": 64,
     "fit": "crop",
     "leave_out_small": False,

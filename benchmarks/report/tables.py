@@ -162,7 +162,8 @@ def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
         setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
     if (model := first["config"].get("model", "conv4")) != "conv4":
         setting += f", {model} with {first['parameters']} parameters, the head's among them"
-    words = {"augment": "augmented images", "zero_head": "a head that starts at zero"}
+    of_set = {"support": "support ", "query": "query "}.get(first["config"].get("augment_set"), "")
+    words = {"augment": f"augmented {of_set}images", "zero_head": "a head that starts at zero"}
     setting += "".join(f", {text}" for name, text in words.items() if first["config"].get(name))
     setting += "" if "cpu" in first["device"] else f", on {first['device']}"
     others = ", ".join(f"{value} (inner steps: {n})" for n, value in expected.items())
