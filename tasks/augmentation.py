@@ -58,7 +58,7 @@ def random_affine(
 
 
 def random_photograph(
-    *, padding: int = 4, jitter: float = 0.4
+    *, padding: int = 4, jitter: float = 0.4, cutout: int = 0
 ) -> Callable[[RandomKey, Float[Array, "h w c"]], Float[Array, "h w c"]]:
     """A random crop, mirror image and change of colours of a photograph, as for MetaOptNet.
 
@@ -71,21 +71,30 @@ def random_photograph(
     Grey is 0.299 red + 0.587 green + 0.114 blue; with other channels than three, it is their mean.
     After each change, values are clipped to [0, 1].
 
+    Last, a square is cut out whose centre is any pixel of the image, so that a part of it may lie
+    outside. It gets the mean colour of the image; DeVries and Taylor take that of the data set.
+
     Args:
         padding: Number of pixels of padding on each side, >= 0.
         jitter: Largest change of a factor, >= 0 and < 1.
+        cutout: Side of the square that is cut out, in pixels, >= 0 and at most that of the image; 0
+            cuts nothing out.
 
     Returns:
         The function `augment(key, image) -> image`, with images `[height, width, channel]` between
         0 and 1, for `maml.few_shot`.
 
     Raises:
-        ValueError: the padding is no integer >= 0, or the jitter is outside [0, 1).
+        ValueError: the padding or the cutout is no integer >= 0, or the jitter is outside [0, 1);
+            or (when augmenting) the cutout is larger than the image.
 
     Lee et al.: Meta-learning with differentiable convex optimization (2019),
     https://arxiv.org/abs/1904.03758
+    DeVries and Taylor: Improved regularization of convolutional neural networks with cutout (2017),
+    https://arxiv.org/abs/1708.04552
     """
     check_count(padding, least=0, of="pixels of padding")
+    check_count(cutout, least=0, of="pixels of the side of a cutout")
     check_number(jitter, "jitter", least=0.0, below=1.0)
 
     def augment(key: RandomKey, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
@@ -104,6 +113,16 @@ def random_photograph(
         centres = jnp.zeros_like, lambda image: grey(image).mean(), grey
         for factor, centre in zip(factors, centres, strict=True):
             image = jnp.clip(factor * image + (1 - factor) * centre(image), 0.0, 1.0)
-        return image
+        # Not 0 to 2, which give the keys of the split above.
+        return cut_out(jax.random.fold_in(key, 3), image) if cutout else image
+
+    def cut_out(key: RandomKey, image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        sides = image.shape[:2]
+        if cutout > min(sides):
+            raise ValueError(f"a cutout must fit into an image of {sides}; got a side of {cutout}")
+        first = jax.random.randint(key, (2,), 0, jnp.array(sides)) - cutout // 2
+        rows, columns = (jnp.arange(side) - start for side, start in zip(sides, first, strict=True))
+        inside = ((rows >= 0) & (rows < cutout))[:, None] & (columns >= 0) & (columns < cutout)
+        return jnp.where(inside[:, :, None], image.mean((0, 1)), image)
 
     return augment

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import affine_transform
 
 import maml
-from tasks.augmentation import random_affine
+from tasks.augmentation import random_affine, random_photograph
 
 KEY = jax.random.key(3)
 IMAGE = jax.random.uniform(jax.random.key(0), (9, 11, 2))
@@ -49,6 +49,47 @@ def test_the_map_is_that_of_its_equation():
 def test_bounds_that_make_no_sense_are_refused(change, message, unchecked):
     with pytest.raises(ValueError, match=message):
         random_affine(**change)
+
+
+@pytest.mark.parametrize("side", [1, 3, 4, 9])
+def test_a_cutout_is_a_square_about_any_pixel_in_the_mean_colour(side):
+    """All images that it may give are listed; each is given, and about as often as the others."""
+    cut = random_photograph(padding=0, jitter=0.0, cutout=side)
+    plain = random_photograph(padding=0, jitter=0.0)
+    keys = jax.random.split(KEY, 2000)
+    got = np.asarray(jax.jit(jax.vmap(cut, (0, None)))(keys, IMAGE))
+    before = np.asarray(jax.jit(jax.vmap(plain, (0, None)))(keys, IMAGE))
+    holes = (got != before).any(axis=3)
+    inside = np.broadcast_to(np.asarray(IMAGE).mean((0, 1)), got.shape)
+    np.testing.assert_allclose(got[holes], inside[holes], atol=1e-6)
+    expected = {}
+    for centre in np.ndindex(9, 11):
+        hole = np.zeros((9, 11), bool)
+        top, left = (place - side // 2 for place in centre)
+        hole[max(top, 0) : top + side, max(left, 0) : left + side] = True
+        expected[hole.tobytes()] = expected.get(hole.tobytes(), 0) + len(keys) / 99
+    found = {hole.tobytes(): 0 for hole in holes}
+    for hole in holes:
+        found[hole.tobytes()] += 1
+    assert found.keys() == expected.keys()
+    deviation = [(found[hole] - n) / np.sqrt(n) for hole, n in expected.items()]
+    assert np.abs(deviation).max() < 5
+
+
+@pytest.mark.parametrize("cutout", [-1, 0.5, 2.0, True, None, "4"])
+def test_a_cutout_that_is_no_side_is_refused(cutout, unchecked):
+    with pytest.raises(ValueError, match="pixels of the side of a cutout must be an integer >= 0"):
+        random_photograph(cutout=cutout)
+
+
+def test_a_cutout_larger_than_the_image_is_refused():
+    with pytest.raises(ValueError, match=r"fit into an image of \(9, 11\); got a side of 10"):
+        random_photograph(cutout=10)(KEY, IMAGE)
+    sample = maml.few_shot(
+        np.zeros((5, 4, 6, 6), np.uint8), 2, 1, 1, augment=(None, random_photograph(cutout=7))
+    )
+    with pytest.raises(ValueError, match=r"fit into an image of \(6, 6\); got a side of 7"):
+        jax.jit(sample)(KEY)
 
 
 def test_an_episode_has_each_example_augmented_once_and_the_same_choice():
