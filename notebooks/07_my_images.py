@@ -199,8 +199,8 @@ new = split["test"][:3]
 counts = (3, 2, 1)
 support = np.concatenate([data.images[label, :n] for label, n in zip(new, counts, strict=True)])
 labels = np.repeat(np.arange(3), counts)
-fit = partial(maml.fit_classifier, algorithms["MAML"].learner, apply, inner_steps=3)
-classifier = jax.jit(fit)(learned["MAML"], support, labels)
+fit = partial(maml.fit_classifier, algorithms["prototypes"].learner, apply, inner_steps=1)
+classifier = jax.jit(fit)(learned["prototypes"], support, labels)
 predict_proba = jax.jit(maml.Classifier.predict_proba)
 
 names = [data.names[label] for label in new]
