@@ -3,7 +3,9 @@
 import gc
 import os
 import resource
+import shutil
 import socket
+import tempfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,11 +25,24 @@ PLAIN = "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes
 os.environ["XLA_FLAGS"] = f"{PLAIN} {os.getenv('XLA_FLAGS', '')}"
 # So would looking through all that was traced, again and again, for what can be freed.
 gc.set_threshold(100_000, 20, 100)
+# Many tests start the same small run; its programs are compiled once for all of them.
+PROGRAMS = tempfile.mkdtemp(prefix="maml-programs-")
+for name, value in {
+    "jax_compilation_cache_dir": PROGRAMS,
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+}.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
 LARGE = 3_000_000  # KB
 
 from tiny_omniglot import NAMES, nothing_prepared, tiny_files, write_zips  # noqa: E402
 
 from tasks import omniglot  # noqa: E402
+
+
+def pytest_sessionfinish():
+    """Deletes the programs."""
+    shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
