@@ -7,6 +7,7 @@ is replaced in one step, so that no process reads an incomplete one.
 import io
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -51,32 +52,54 @@ def cached(
 
 
 def load_or_build(
-    file: Path, build: Callable[[], tuple[ByClass, tuple[str, ...]]], *, compress: bool = True
+    file: Path, build: Callable[[], tuple[ByClass, tuple[str, ...]]]
 ) -> tuple[ByClass, tuple[str, ...]]:
     """Images and names from a cache file, or else built and written to it; pickles are not read.
 
     Args:
-        file: Path of the cache file.
+        file: Path of the cache file. A `.npz` is compressed, for drawings. A `.npy` is not, because
+            photographs hardly shrink; its images are mapped into the memory instead of read.
         build: Function that returns images and names.
-        compress: Whether the file is compressed; photographs hardly shrink, and are read more
-            slowly.
 
     Returns:
         The images, `[class, drawing, height, width]` or `[class, image, height, width, channel]`,
         and the names of the classes.
     """
-
-    def write(file: Path, arrays: tuple[ByClass, tuple[str, ...]]) -> None:
-        images, names = arrays
-        save = np.savez_compressed if compress else np.savez
-        save(file, images=images, names=np.array(names))
-
-    return cached(file, _read_arrays, build, write)
+    is_mapped = file.suffix == ".npy"
+    read, write = (_map, _write_mapped) if is_mapped else (_read, _write_compressed)
+    return cached(file, lambda file: _checked(*read(file)), build, write)
 
 
-def _read_arrays(file: Path) -> tuple[ByClass, tuple[str, ...]]:
-    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
-        images, names = arrays["images"], tuple(arrays["names"].tolist())
+def _checked(images: np.ndarray, names: list[str]) -> tuple[ByClass, tuple[str, ...]]:
     if images.dtype != np.uint8 or images.ndim not in (4, 5) or len(images) != len(names):
         raise ValueError(f"it has {images.dtype} {images.shape} for {len(names)} names")
-    return images, names
+    return images, tuple(names)
+
+
+def _read(file: Path) -> tuple[np.ndarray, list[str]]:
+    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
+        return arrays["images"], arrays["names"].tolist()
+
+
+def _write_compressed(file: Path, arrays: tuple[ByClass, tuple[str, ...]]) -> None:
+    images, names = arrays
+    np.savez_compressed(file, images=images, names=np.array(names))
+
+
+def _map(file: Path) -> tuple[np.ndarray, list[str]]:
+    """The arrays of `_write_mapped`, of which a change of the file's images is noticed as well."""
+    images = np.load(file, mmap_mode="c", allow_pickle=False)  # writing changes the memory alone
+    with file.open("rb") as opened:
+        opened.seek(images.offset + images.nbytes)
+        names, checksum = (np.load(opened, allow_pickle=False) for _ in range(2))
+    if zlib.crc32(images.data) != checksum:
+        raise ValueError("the checksum of its images differs")
+    return np.asarray(images), names.tolist()
+
+
+def _write_mapped(file: Path, arrays: tuple[ByClass, tuple[str, ...]]) -> None:
+    images, names = arrays
+    images = np.ascontiguousarray(images)
+    with file.open("wb") as opened:
+        for array in (images, np.array(names), np.array(zlib.crc32(images.data))):
+            np.save(opened, array, allow_pickle=False)

@@ -93,8 +93,8 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> ImageClasses:
     if not file.is_file():
         raise ValueError(f"CIFAR-100 must be a file cifar100.zip, or a folder with it; got {path}")
     cache = as_path(platformdirs.user_cache_dir("maml") if cache is None else cache, "cache")
-    stored = cache / f"cifar100-{sha256(file)[:32]}.npz"
-    images, names = load_or_build(stored, lambda: (_read(file), NAMES), compress=False)
+    stored = cache / f"cifar100-{sha256(file)[:32]}.npy"
+    images, names = load_or_build(stored, lambda: (_read(file), NAMES))
     return ImageClasses(images, np.full(len(names), EACH), names, f"CIFAR-100: {file}", None)
 
 

@@ -84,8 +84,8 @@ def load(
         _check_size(pictures, wanted)
         height, width = wanted.height, wanted.width
         options = f"{fit}-{height}x{width}x{channels}"
-        file = cache / f"images-{RECIPE}-{options}-{pictures.fingerprint[:32]}.npz"
-        images, names = load_or_build(file, lambda: _decode(pictures, wanted), compress=False)
+        file = cache / f"images-{RECIPE}-{options}-{pictures.fingerprint[:32]}.npy"
+        images, names = load_or_build(file, lambda: _decode(pictures, wanted))
     counts = np.array([len(files) for files in pictures.classes.values()])
     ignored = f", {pictures.ignored} ignored" if pictures.ignored else ""
     colours = "colours" if channels == 3 else "grey"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -192,36 +193,76 @@ def same(arrays):
     return np.array_equal(arrays[0], ARRAYS[0]) and arrays[1] == NAMES
 
 
+@pytest.mark.parametrize(("name", "save"), [("set.npz", "savez_compressed"), ("set.npy", "save")])
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), KeyboardInterrupt()])
 @pytest.mark.filterwarnings("ignore:the cache .* is corrupt")
 @pytest.mark.filterwarnings("ignore:.* is not cached")
-def test_a_partly_written_cache_is_never_found(tmp_path, monkeypatch, error):
+def test_a_partly_written_cache_is_never_found(tmp_path, monkeypatch, error, name, save):
     """What was there before stays, even if it is damaged: only a whole file takes its place."""
+    file = tmp_path / name
 
-    def half(file, **_):
-        file.write_bytes(b"PK half")
+    def half(to, *_, **__):
+        to.write_bytes(b"PK half") if name == "set.npz" else to.write(b"PK half")
         raise error
 
-    (tmp_path / "set.npz").write_bytes(b"older")
+    file.write_bytes(b"older")
     with monkeypatch.context() as patch:
-        patch.setattr(np, "savez_compressed", half)
+        patch.setattr(np, save, half)
         with contextlib.suppress(KeyboardInterrupt):
-            assert same(load_or_build(tmp_path / "set.npz", lambda: ARRAYS))
-    assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
-    assert (tmp_path / "set.npz").read_bytes() == b"older"
-    assert same(load_or_build(tmp_path / "set.npz", lambda: ARRAYS))
-    assert same(load_or_build(tmp_path / "set.npz", lambda: pytest.fail("built again")))
+            assert same(load_or_build(file, lambda: ARRAYS))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert file.read_bytes() == b"older"
+    assert same(load_or_build(file, lambda: ARRAYS))
+    assert same(load_or_build(file, lambda: pytest.fail("built again")))
 
 
-def test_concurrent_builders_never_read_a_partly_written_cache(tmp_path):
+@pytest.mark.parametrize("name", ["set.npz", "set.npy"])
+def test_concurrent_builders_never_read_a_partly_written_cache(tmp_path, name):
     """A warning, which here is an error, would tell of a damaged one."""
     numbers = count()
 
     def load(_):
         if next(numbers) % 3 == 0:
-            (tmp_path / "set.npz").unlink(missing_ok=True)
-        return load_or_build(tmp_path / "set.npz", lambda: ARRAYS)
+            (tmp_path / name).unlink(missing_ok=True)
+        return load_or_build(tmp_path / name, lambda: ARRAYS)
 
     with ThreadPoolExecutor(8) as pool:
         assert all(map(same, pool.map(load, range(60))))
-    assert [path.name for path in tmp_path.iterdir()] == ["set.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_images_that_are_mapped_may_be_changed_without_changing_the_cache(tmp_path):
+    turned = ARRAYS[0][:, ::-1].swapaxes(2, 3)
+    for _ in range(3):  # the second and the third are read from the file
+        images, names = load_or_build(tmp_path / "set.npy", lambda: (turned.copy("K"), NAMES))
+        assert names == NAMES and np.array_equal(images, turned)
+        images[:] = 7
+
+
+def resaved(file, *arrays):
+    with file.open("wb") as opened:
+        for array in arrays:
+            np.save(opened, array)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file, content: file.write_bytes(b""),
+        lambda file, content: file.write_bytes(content[:-1]),
+        lambda file, content: file.write_bytes(content[:150]),
+        lambda file, content: file.write_bytes(content.replace(b"\1\2\3\4", b"\1\2\7\4")),
+        lambda file, content: file.write_bytes(content.replace(b"NUMPY", b"numpy")),
+        lambda file, content: resaved(file, ARRAYS[0]),
+        lambda file, content: resaved(file, ARRAYS[0], np.array(NAMES), np.array(0)),
+        lambda file, content: resaved(file, np.zeros(3), np.array(NAMES), np.array(0)),
+        lambda file, content: file.write_bytes(pickle.dumps(ARRAYS)),
+    ],
+)
+def test_a_damaged_cache_of_mapped_images_is_made_again_with_a_warning(tmp_path, damage):
+    file = tmp_path / "set.npy"
+    load_or_build(file, lambda: ARRAYS)
+    damage(file, file.read_bytes())
+    with pytest.warns(UserWarning, match=r"set\.npy is corrupt and is rebuilt"):
+        assert same(load_or_build(file, lambda: ARRAYS))
+    assert same(load_or_build(file, lambda: pytest.fail("built again")))
