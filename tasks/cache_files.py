@@ -87,7 +87,7 @@ def _write_compressed(file: Path, arrays: tuple[ByClass, tuple[str, ...]]) -> No
 
 
 def _map(file: Path) -> tuple[np.ndarray, list[str]]:
-    """The arrays of `_write_mapped`, of which a change of the file's images is noticed as well."""
+    """The images and names that `_write_mapped` wrote, after a check of the images' checksum."""
     images = np.load(file, mmap_mode="c", allow_pickle=False)  # writing changes the memory alone
     with file.open("rb") as opened:
         opened.seek(images.offset + images.nbytes)
