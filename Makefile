@@ -1,4 +1,4 @@
-# Two commands on a fresh machine with Python >= 3.11: `make demo` and `make test`.
+# Three commands on a fresh machine with Python >= 3.11: `make demo`, `make page` and `make test`.
 PYTHON ?= python3
 # A name on the path need not be an interpreter that runs, so each candidate is asked.
 CANDIDATES = python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python)
@@ -10,10 +10,14 @@ EDITABLE = --config-settings editable_mode=compat --editable
 SUITE = MAML_QUICK=1 $(1)/bin/pytest -n 2 --dist worksteal --nbmake
 QUICK = tests/test_refusals.py tests/test_sampling.py tests/test_outer.py tests/test_notebooks.py
 
-.PHONY: check demo docs notebooks test test-slow test-newest test-older peers results lint
+.PHONY: check demo docs notebooks page test test-slow test-newest test-older peers results lint
 
 demo: .venv/installed
 	.venv/bin/python -m benchmarks.demo
+
+# A page to draw characters on, in the browser of this machine.
+page: .venv/installed
+	.venv/bin/python -m benchmarks.page --open
 
 # Lint, types, and quick tests of what a change touches most.
 check: lint

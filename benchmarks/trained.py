@@ -33,12 +33,14 @@ class Trained(NamedTuple):
         read: Reader of a picture, from its path or from its content and `name=`, which its messages
             use, with the preprocessing of the run.
         preprocessing: Description of the preprocessing.
+        inner: Inner problem of the trained meta-parameters.
         fit: Function `fit(images, labels) -> maml.Classifier` that adapts to a support set.
     """
 
     config: FewShot
     read: Callable[..., Pixels]
     preprocessing: str
+    inner: maml.Inner
     fit: Callable[..., maml.Classifier]
 
 
@@ -87,7 +89,7 @@ def load(source: Path, ways: int) -> Trained:
         inner_steps=config.inner_steps,
         normalise=normalise and (np.array(normalise[0]), np.array(normalise[1])),
     )
-    return Trained(config, read, preprocessing, fit)
+    return Trained(config, read, preprocessing, algorithm.learner(learned), fit)
 
 
 def _reader(config: FewShot) -> tuple[Callable[..., Pixels], str]:

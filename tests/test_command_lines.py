@@ -37,6 +37,7 @@ OPTIONS = {
     "report": "Report",
     "weights": "Weights",
     "classify": "Classify",
+    "page": "Page",
 } | dict.fromkeys(("omniglot", "images", "sinusoid", "navigation", "bandits"), "PRESETS")
 
 # script -> the command line, and a part of what is said

@@ -66,6 +66,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "largest": (4, 20),
     "steps": (1, 10_000),
     "length tasks chunks": (1, 65_536),
+    "port": (0, 65_535),
 }
 BOUNDS = {name: bounds for names, bounds in RANGES.items() for name in names.split()}
 
