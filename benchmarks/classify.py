@@ -14,6 +14,7 @@ so each is answered as if alone.
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import is_zipfile
 
 import jax
 import numpy as np
@@ -47,6 +48,8 @@ class Classify:
 
     def __post_init__(self) -> None:
         check(self)
+        if not (self.support.is_dir() or is_zipfile(self.support)):
+            raise ValueError(f"support must be a folder or a zip of classes; got {self.support}")
 
 
 class Classified(NamedTuple):

@@ -282,8 +282,9 @@ REFUSED = {
         "a.npz --run FILE --record": "record is used only with an evaluation",
     },
     "classify": {
-        "": "weights",
-        "a.npz --support FILE --query b.png": "support must be a folder of classes; got FILE",
+        "": "--support",
+        "--support . --query b.png": "weights needs at least one value",
+        "a.npz --support FILE --query b.png": "support must be a folder or a zip of classes; got",
         "a.npz --support . --query b.png --out FILE": "out must be a folder, and FILE is a file",
     },
 }

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,8 @@ def test_a_folder_of_pictures_is_trained_on_and_evaluated(config, preset, tmp_pa
     for source in (file, result.out):
         scaling = weights.read_normalise(source)
         assert scaling is not None and list(scaling) == result.summary["normalise"]
-    stored, learned = (trained.load(s, 2).fit.args[2] for s in (file, result.out))
+    fits: list[Any] = [trained.load(source, 2).fit for source in (file, result.out)]
+    stored, learned = (fit.args[2] for fit in fits)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), stored, learned)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax
 import pytest
 
+from benchmarks import images
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import ours
 
@@ -61,11 +62,11 @@ def test_a_first_order_meta_gradient_is_told_from_ours(workload, monkeypatch):
 def test_operations_are_those_counted_by_hand():
     of_a_task = peers.operations(peers.GLYPHS)
     assert 32 * of_a_task == pytest.approx(9.984e9, rel=1e-4)
-    more = peers.operations(peers.WORKLOADS["omniglot-20w1s"])
+    more = peers.operations(replace(peers.GLYPHS, ways=20, inner_steps=5))
     assert more == 20 * (5 * 46_688_256 + 15_713_280)
     first, others = 2 * 9 * 32**2 * 3 * 32, 2 * 9 * (16**2 + 8**2 + 4**2) * 32 * 32
     support, query = 4 * first + 9 * others, 2 * first + 3 * others
-    assert peers.operations(peers.WORKLOADS["cifar-5w1s"]) == 5 * (5 * support + 15 * query)
+    assert peers.operations(images.PRESETS["maml-cifar-fs"]) == 5 * (5 * support + 15 * query)
 
 
 @pytest.mark.parametrize(
