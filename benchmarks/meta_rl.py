@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,11 +15,11 @@ from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.harness.options import RunOptions
 from benchmarks.harness.study import Study, Values, report_not_finite
 from maml import surrogates
-from maml.rl import outer_steps, terms
 from maml.rl.environment import Environment
-from maml.rl.losses import Collect, collector, policy_gradient, surrogate_loss
+from maml.rl.losses import Collect, collector, policy_gradient
 from maml.rl.policies import Policy
-from maml.types import LossFn, MetaParams, MetaState, Metrics, RandomKey
+from maml.rl.recipes import maml_trpo, promp
+from maml.types import LossFn, MetaParams, Metrics, RandomKey
 
 SURROGATES = {
     name: getattr(surrogates, name)
@@ -76,6 +75,13 @@ class MetaRL(RunOptions):
         check_used(self, ("outer_rate",), self.outer != "trpo", "outer promp and adam")
         check_used(self, ("epochs", "clip", "kl_coef"), self.outer == "promp", "outer promp")
 
+    @property
+    def adapting(self) -> dict[str, Any]:
+        """Options of `maml.rl.collector` that are different in the inner steps."""
+        if self.inner_reward == "reward":
+            return {}
+        return {"normalise": False, "inner_reward": lambda reward: -jnp.square(reward)}
+
     def check_steps(self, tasks: int, trajectories: int, inner_steps: int) -> None:
         """Refuses more steps of the environment at once than memory can hold.
 
@@ -113,19 +119,14 @@ class RLProblem(NamedTuple):
         self, config: MetaRL, trajectories: int | None = None, *, adapting: bool = False
     ) -> Collect:
         """The function that collects trajectories; `adapting` gives them the inner reward."""
-        square = adapting and config.inner_reward == "square"
-        return collector(
-            self.environment,
-            self.policy,
-            horizon=self.horizon,
-            trajectories=trajectories or self.trajectories,
-            discount=config.discount,
-            gae_lambda=config.gae_lambda,
-            normalise=not square,
-            inner_reward=(lambda reward: -jnp.square(reward))
-            if square
-            else (lambda reward: reward),
-        )
+        options = self.collection(config) | (config.adapting if adapting else {})
+        options |= {"trajectories": trajectories or self.trajectories}
+        return collector(self.environment, self.policy, **options)
+
+    def collection(self, config: MetaRL) -> dict[str, Any]:
+        """The options of `maml.rl.collector`."""
+        options = {name: getattr(config, name) for name in ("discount", "gae_lambda")}
+        return options | {"horizon": self.horizon, "trajectories": self.trajectories}
 
 
 def algorithm(config: MetaRL, loss: LossFn, *, evaluating: bool = False) -> maml.Algorithm:
@@ -177,40 +178,25 @@ def make_study(
     Returns:
         The study, which `benchmarks.harness.run.run` runs.
     """
-    policy, steps, options = problem.policy, config.trained_steps, layout._asdict()
-    collect, collect_inner = problem.collector(config), problem.collector(config, adapting=True)
-    inner = surrogate_loss(policy, SURROGATES[config.surrogate])
-    promp = config.outer == "promp"
-    clipped = partial(surrogates.clipped, clip=config.clip)
-    outer = surrogate_loss(policy, clipped if promp else surrogates.likelihood_ratio)
-    outer_algorithm = algorithm(config, inner)
-    outer_algorithm = outer_algorithm._replace(
-        grad=maml.unrolled(outer_algorithm.learner, outer, steps)
-    )
-    if steps and config.exploration_coef:
-        outer_algorithm = terms.add_exploration_term(
-            outer_algorithm, policy, config.exploration_coef
-        )
-    if steps and promp:
-        outer_algorithm = terms.add_kl_penalty(outer_algorithm, policy, config.kl_coef)
-    optimizer = optax.adam(config.outer_rate)
+    steps = config.trained_steps
+    options: dict[str, Any] = {
+        "algorithm": lambda loss, *_: algorithm(config, loss),
+        "surrogate": SURROGATES[config.surrogate],
+        "exploration_coef": config.exploration_coef,
+        "adapting": config.adapting,
+        **problem.collection(config),
+        **layout._asdict(),
+    }
+    inner = problem.environment, problem.policy, optax.sgd(config.inner_rate)
     if config.outer == "trpo":
-        region: dict[str, Any] = {"radius": config.radius, "cg_steps": config.cg_steps, **options}
-        improve = outer_steps.trpo(
-            outer_algorithm, policy, steps, fvp_trajectories=config.fvp_trajectories, **region
-        )
+        names = "radius", "cg_steps", "fvp_trajectories"
+        options |= {name: getattr(config, name) for name in names}
+        recipe = maml_trpo(*inner, steps, **options)
     else:
-        improve = outer_steps.multi_epoch(
-            outer_algorithm, optimizer, config.epochs if promp else 1, **options
-        )
-    recorder = algorithm(
-        config, outer_steps.record_trajectories(collect_inner, policy, inner)
-    ).learner
-    episode = outer_steps.collect_episode(recorder, collect, steps)
-
-    def start(key: RandomKey) -> MetaState:
-        _, observation = problem.environment.reset(key, problem.draw(key))
-        return maml.init(outer_algorithm, optimizer, policy.init(key, jnp.zeros_like(observation)))
+        plain = {"epochs": 1, "clip": None, "kl_coef": 0.0}
+        names = plain if config.outer == "promp" else ()
+        options |= plain | {name: getattr(config, name) for name in names}
+        recipe = promp(*inner, optax.adam(config.outer_rate), steps, **options)
 
     def sample(key: RandomKey) -> PyTree:
         return jax.vmap(problem.draw)(jax.random.split(key, config.meta_batch))
@@ -231,8 +217,8 @@ def make_study(
 
     return Study(
         name=name,
-        start=start,
-        step=outer_steps.outer_step(episode, improve, **options),
+        start=lambda key: recipe.init(key, problem.draw(key)),
+        step=recipe.step,
         sample=sample,
         select_metrics=select_metrics,
         bar_metrics=("before", "after"),

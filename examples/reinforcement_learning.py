@@ -3,7 +3,7 @@
     python examples/reinforcement_learning.py
 
 An agent in the plane is rewarded for being near a goal that it does not see. It adapts by one
-policy-gradient step on 20 trajectories; MAML learns where adaptation starts.
+policy-gradient step on 20 trajectories; ProMP learns where adaptation starts.
 """
 
 from typing import NamedTuple
@@ -49,29 +49,30 @@ class Network(NamedTuple):
         return rl.Gaussian(hidden @ params["out"], params["log_std"])
 
 
-def goal(key):
-    """A task is a goal; trajectories for support and query set are drawn on the way."""
-    place = jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
-    return maml.Episode(support=place, query=place)
+def goals(count):
+    """A sampler of tasks, which are goals."""
+    return lambda key: jax.random.uniform(key, (count, 2), minval=-1.0, maxval=1.0)
 
 
 def main(meta_steps=200):
     """Meta-trains, and prints the mean return after 0, 1 and 2 inner steps."""
     environment, policy = rl.Environment(reset, step, actions=(2,)), rl.gaussian_policy(Network())
-    collect = rl.collector(environment, policy, horizon=HORIZON, trajectories=TRAJECTORIES)
-    loss = rl.policy_gradient(collect, policy)
-    algorithm = maml.maml(loss, optax.sgd(0.1), inner_steps=1)
-    optimizer, tasks = optax.adam(1e-2), maml.batch_tasks(goal, num_tasks=GOALS)
+    counts = {"inner_steps": 1, "horizon": HORIZON, "trajectories": TRAJECTORIES}
+    recipe = rl.promp(environment, policy, optax.sgd(0.1), optax.adam(3e-3), **counts)
 
     @jax.jit
     def train(state):
-        return maml.train(algorithm, optimizer, tasks, state, jax.random.key(1), meta_steps)
+        key = jax.random.key(1)
+        return maml.iterate(recipe.step, goals(GOALS), state, key, meta_steps)
 
-    params = policy.init(jax.random.key(0), jnp.zeros(2))
-    state, _ = train(maml.init(algorithm, optimizer, params))
-    test, key = maml.batch_tasks(goal, num_tasks=100)(jax.random.key(2)), jax.random.key(3)
-    _, metrics = maml.evaluate(algorithm.learner, loss, state.params, test, key, 2)
-    mean, ci95 = maml.mean_ci95(metrics["return"])
+    @jax.jit
+    def evaluate(params):
+        test, key = goals(100)(jax.random.key(2)), jax.random.key(3)
+        tasks = maml.Episode(support=test, query=test)
+        return maml.evaluate(recipe.learner, recipe.loss, params, tasks, key, inner_steps=2)
+
+    state, _ = train(recipe.init(jax.random.key(0), jnp.zeros(2)))
+    mean, ci95 = maml.mean_ci95(evaluate(state.params)[1]["return"])
     for steps in range(3):
         print(f"inner steps: {steps}, return: {mean[steps]:.1f} ± {ci95[steps]:.1f}")
     return mean

@@ -19,6 +19,7 @@ from maml.rl.policies import (
     memoryless_policy,
     table_policy,
 )
+from maml.rl.recipes import Recipe, maml_trpo, promp
 from maml.rl.rl2 import episode_returns, finished_return, trial_environment
 from maml.rl.terms import add_exploration_term, add_kl_penalty
 
@@ -29,6 +30,7 @@ __all__ = [
     "Family",
     "Gaussian",
     "Policy",
+    "Recipe",
     "Trajectories",
     "add_exploration_term",
     "add_kl_penalty",
@@ -42,10 +44,12 @@ __all__ = [
     "from_gymnax",
     "gaussian",
     "gaussian_policy",
+    "maml_trpo",
     "memoryless_policy",
     "multi_epoch",
     "outer_step",
     "policy_gradient",
+    "promp",
     "record_trajectories",
     "rollout",
     "surrogate_loss",
