@@ -100,7 +100,8 @@ def main(config: Search) -> dict[str, Any]:
         search = partial(live.measure, config, compared, space, child, learning)
     else:
         table, dataset = tabulated.read_table(config)
-        search = partial(tabulated.measure, config, strategies(config, table.space), table)
+        space = table.space
+        search = partial(tabulated.measure, config, strategies(config, space), table)
     out = config.out or new_folder(f"architecture-search-{config.space}-{dataset}")
     rewards, results = describe_outcome(config, search(out))
     about = {name: getattr(config, name) for name in ("space", "children", "policy", "seed")}
@@ -111,6 +112,8 @@ def main(config: Search) -> dict[str, Any]:
     figures.draw_top_means(out, rewards)
     if config.trains:
         drawing.draw_best(out, config, summary["chosen"])
+        words = space.words(np.array(drawing.best_tokens(summary["chosen"])))
+        print(f"best network: {', '.join(words)}")
     print(f"figures: {out}")
     return summary
 

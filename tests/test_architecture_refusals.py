@@ -22,7 +22,8 @@ from tasks import language, omniglot, sinusoid
 from tasks.architectures import cells, graphs, table_files, tabular
 from tasks.architectures.alphabets import shrink_images, smallest_alphabets
 from tasks.architectures.cells import CellNet, Cells
-from tasks.architectures.macro import Macro, MacroNet, decode
+from tasks.architectures.macro import Macro, decode
+from tasks.architectures.macro_net import MacroNet
 from tasks.architectures.masked import MaskedBatchNorm
 from tasks.architectures.reward import (
     Budget,

@@ -111,7 +111,7 @@ def test_a_run_whose_options_changed_on_the_way_has_a_row_of_its_own():
 
 def test_children_are_kept_with_null_for_a_broken_reward(tmp_path):
     search = {"run": 0, "strategy": "random"}
-    keep = live.child_recorder(tmp_path, search, [], lambda *_: None)
+    keep = live.child_recorder(tmp_path, search, [])
     for number, reward in enumerate((INF, NAN, 0.5)):
         keep(architecture_search.live.Child(number, np.zeros(2, int), reward))
     lines = [json.loads(text) for text in (tmp_path / live.KEPT).read_text().splitlines()]

@@ -18,7 +18,8 @@ from tasks.architectures import cells as cell_space
 from tasks.architectures import macro as macro_space
 from tasks.architectures.alphabets import shrink_images, smallest_alphabets
 from tasks.architectures.cells import CellNet, Cells
-from tasks.architectures.macro import Macro, MacroNet
+from tasks.architectures.macro import Macro
+from tasks.architectures.macro_net import MacroNet
 from tasks.architectures.reward import (
     Budget,
     initial_params,

@@ -18,6 +18,7 @@ from maml.types import RandomKey
 from tasks import glyphs, omniglot
 from tasks.architectures import cells, macro
 from tasks.architectures.alphabets import Shrink, shrink_images, smallest_alphabets
+from tasks.architectures.macro_net import MacroNet
 from tasks.architectures.reward import Budget, ChildFactory, reward_from_scratch
 from tasks.architectures.shared import reward_from_shared, shared_weights
 
@@ -86,7 +87,7 @@ def space_and_network(space: str, options: Children) -> tuple[Space, ChildFactor
     """The search space of a name, and the function from tokens to a child network."""
     if space == "macro":
         config = macro_config(options)
-        return macro.space(config), partial(macro.MacroNet, config, ways=options.ways)
+        return macro.space(config), partial(MacroNet, config, ways=options.ways)
     config = cells.Cells(blocks=options.blocks, features=options.filters[-1])
     return cells.space(config), partial(cells.CellNet, config, ways=options.ways)
 

@@ -75,12 +75,17 @@ def _with_end(
     return Graph(title, [*nodes, end], edges | unread)
 
 
+def best_tokens(children: dict[str, list[tuple[float, list[int]]]]) -> list[int]:
+    """The tokens of the network of the highest accuracy among those that strategies chose."""
+    pairs = [pair for pairs in children.values() for pair in pairs]
+    return pairs[best_child(np.array([value for value, _ in pairs], float))][1]
+
+
 def draw_best(
     out: Path, config: Search, children: dict[str, list[tuple[float, list[int]]]]
 ) -> Figure:
     """Draws the network of the highest accuracy among those that strategies chose; `best.png`."""
-    pairs = [pair for pairs in children.values() for pair in pairs]
-    _, tokens = pairs[best_child(np.array([value for value, _ in pairs], float))]
+    tokens = best_tokens(children)
     macro = config.space == "macro"
     return draw_graphs(
         out, [network_graph(macro_config(config), tokens)] if macro else cell_graphs(tokens)

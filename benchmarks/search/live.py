@@ -19,7 +19,7 @@ from benchmarks.harness.folders import check_free, claim_folder, options_as_json
 from benchmarks.harness.hardware import timed
 from benchmarks.search import children
 from benchmarks.search.options import Search
-from maml.search import Child, Space, Strategy, search_on_host
+from maml.search import Child, Space, Strategy, best, search_on_host
 from tasks.architectures import reward
 
 KEPT = "children.jsonl"
@@ -83,22 +83,25 @@ def measure(
                 init_key, key, last_key = jax.random.split(key, 3)
                 labels = {"run": run, "strategy": name}
                 done = [child_of_line(x) for x in lines if x.items() >= labels.items()]
-                keep = child_recorder(out, labels, lines, move)
+                calls = {
+                    "on_child": child_recorder(out, labels, lines),
+                    "report": bar_mover(move, name, len(done)),
+                }
                 start, budget = strategy.init(init_key), config.children
                 _, history = search_on_host(
-                    strategy, earned, start, key, budget, execute, finished=done, on_child=keep
+                    strategy, earned, start, key, budget, execute, finished=done, **calls
                 )
                 rewards[name].append(np.asarray(history.rewards))
-                winner = history.tokens[best_child(rewards[name][-1])]
+                winner = best(history).tokens
                 items = [(winner, key) for key in jax.random.split(last_key, RETRAININGS)]
                 accuracies = [raise_if_error(value) for _, value in execute(again, items)]
                 chosen[name].append((np.mean(accuracies), winner.tolist()))
     stacked = {name: np.stack(values) for name, values in rewards.items()}
-    best = {name: np.array([value for value, _ in pairs]) for name, pairs in chosen.items()}
-    seconds = {n: sum(x["seconds"] for x in lines if x["strategy"] == n) + 0.0 for n in best}
+    reported = {name: np.array([value for value, _ in pairs]) for name, pairs in chosen.items()}
+    seconds = {n: sum(x["seconds"] for x in lines if x["strategy"] == n) + 0.0 for n in reported}
     seconds |= {"share": share} if config.shared_steps else {}
-    pairs = {n: [(value.item(), tokens) for value, tokens in chosen[n]] for n in best}
-    return SearchResult(stacked, best, seconds, {"chosen": pairs, "source": source})
+    pairs = {n: [(value.item(), tokens) for value, tokens in chosen[n]] for n in reported}
+    return SearchResult(stacked, reported, seconds, {"chosen": pairs, "source": source})
 
 
 def raise_if_error(outcome: Any) -> Any:
@@ -159,11 +162,9 @@ def child_recorder(
     out: Path,
     labels: dict[str, Any],
     lines: list[dict[str, Any]],
-    move: Callable[[int, str, str], None],
 ) -> Callable[[Child], None]:
-    """The function that adds each new child of a search to the file, the list and the bar."""
-    started, before = time.perf_counter(), len(lines)
-    since = started
+    """The function that adds each new child of a search to the file and the list."""
+    since = time.perf_counter()
 
     def keep(child: Child) -> None:
         nonlocal since
@@ -174,8 +175,20 @@ def child_recorder(
         lines.append(labels | line)
         with (out / KEPT).open("a") as file:
             file.write(json.dumps(lines[-1]) + "\n")
-        rate = (len(lines) - before) / (now - started)
-        move(1, f"{rate:.3g} children/s", labels["strategy"])
         since = now
 
     return keep
+
+
+def bar_mover(
+    move: Callable[[int, str, str], None], strategy: str, finished: int
+) -> Callable[[int, int, float], None]:
+    """The function that moves a bar, which counts the finished children already, with a search."""
+    started = time.perf_counter()
+
+    def report(known: int, children: int, best: float) -> None:
+        if known > finished:
+            rate = (known - finished) / (time.perf_counter() - started)
+            move(1, f"{rate:.3g} children/s", f"{strategy}, best {best:.3g}")
+
+    return report

@@ -2,7 +2,7 @@
 
 from maml.search.architectures import choose_tokens, mutate, random_architecture
 from maml.search.controllers import ControllerState
-from maml.search.driver import Child, search_on_host
+from maml.search.driver import search_on_host
 from maml.search.executors import Executor, device_executor, local_executor
 from maml.search.log_probs import entropy, log_prob
 from maml.search.loop import History, Reward, ask_key, child_keys, search
@@ -13,7 +13,9 @@ from maml.search.policies import (
     sequential_policy,
 )
 from maml.search.policy_gradients import policy_gradient_strategy, ppo, reinforce
+from maml.search.records import Child
 from maml.search.replicas import search_with_replicas
+from maml.search.results import best
 from maml.search.shards import shard_parameters
 from maml.search.space import Space
 from maml.search.strategies import Population, SearchState, Strategy, evolution, random_search
@@ -31,6 +33,7 @@ __all__ = [
     "Space",
     "Strategy",
     "ask_key",
+    "best",
     "child_keys",
     "choose_tokens",
     "device_executor",

@@ -21,6 +21,12 @@ from maml.search.space import Tokens
 from maml.search.strategies import Batch, SearchState, Strategy, check_own_state
 from maml.types import RandomKey, RandomKeys
 
+NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 Reward = Callable[[Tokens, RandomKey], Scalar]
 """`reward(tokens, key) -> scalar` of ONE child network, the higher the better."""
 
@@ -144,7 +150,8 @@ def search(
 
     Raises:
         ValueError: `children` is negative or not a multiple of the batch, the state is of another
-            strategy, `key` is not one key, or a reward is not one real number.
+            strategy, `key` is not one key, the reward is no JAX function, or a reward is not one
+            real number.
 
     >>> from maml.search import Space, evolution
     >>> strategy = evolution(Space((4, 4, 4)))
@@ -156,7 +163,7 @@ def search(
     batches = check_search(strategy, reward, state, key, children)
 
     def child_reward(tokens: Tokens, key: RandomKey) -> Scalar:
-        value = reward(tokens, key)
+        value = _traced_reward(reward, tokens, key)
         check_reward(value)
         value = jnp.asarray(value)
         value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
@@ -169,3 +176,18 @@ def search(
 
     state, history = jax.lax.scan(step, state, length=batches)
     return state, jax.tree.map(lambda leaf: leaf.reshape(children, *leaf.shape[2:]), history)
+
+
+def _traced_reward(reward: Reward, tokens: Tokens, key: RandomKey) -> Any:
+    """The reward of traced tokens; one that needs their values is refused."""
+    try:
+        return reward(tokens, key)
+    except Exception as error:
+        # An error of Python names the type of the tracer, as a lookup in a dictionary does.
+        if not isinstance(error, NEEDS_VALUES) and "Tracer" not in str(error):
+            raise
+        raise ValueError(
+            "within search the reward is a JAX function, whose tokens have no values yet; got one"
+            f" that raised {type(error).__name__}: maml.search.search_on_host, which takes the same"
+            " arguments, would work with any Python function"
+        ) from error

@@ -33,17 +33,12 @@ from maml.search.controllers import (
     controller_gradient,
     tokens_log_probs,
 )
-from maml.search.driver import (
-    MAX_FAILURES,
-    Child,
-    checked_outcomes,
-    outcome_recorder,
-    reward_or_nan,
-)
+from maml.search.driver import checked_outcomes
 from maml.search.executors import Executor
 from maml.search.loop import History, Reward, check_search, next_children
 from maml.search.policies import ArchitecturePolicy
 from maml.search.policy_gradients import reinforce
+from maml.search.records import MAX_FAILURES, Child, outcome_recorder, reward_or_nan
 from maml.search.rewards import is_broken
 from maml.search.space import check_no_dead_end
 from maml.search.strategies import Batch, Rewards, SearchState

@@ -31,10 +31,13 @@ class Space:
             the token at `position` given the tokens before it; later entries of `tokens` are zero.
             It should allow at least one option after allowed tokens; if it allows none, the token
             drawn is -1, and the reward of the child is broken. None: all options are allowed.
+        names: Names of the options of each token, such as `(("8", "16"), ("relu", "tanh"))` for
+            the choices (2, 2). None: the options have no names.
 
     Raises:
         ValueError: there is no token, or a token without an option; `allowed` is not such a
-            function, or allows no option after the first allowed option of every token.
+            function, or allows no option after the first allowed option of every token; the names
+            are not a different word for each option of a token.
 
     >>> steps = Space((3, 3), lambda tokens, position: jnp.arange(3) >= tokens[0])
     >>> steps.options(jnp.array([1, 0]), jnp.array(1)).tolist()
@@ -43,6 +46,7 @@ class Space:
 
     choices: tuple[int, ...]
     allowed: Callable[[Tokens, Position], Options] | None = None
+    names: tuple[tuple[str, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.choices, tuple):
@@ -55,8 +59,22 @@ class Space:
             )
         for count in self.choices:
             check_count(count, least=1, of="options")
+        if self.names is not None:
+            self._check_names(self.names)
         if self.allowed is not None:
             self._check_allowed(self.allowed)
+
+    def _check_names(self, names: Any) -> None:
+        tuples = isinstance(names, tuple) and all(isinstance(words, tuple) for words in names)
+        counts = tuple(map(len, names)) if tuples else names
+        if counts != self.choices:
+            raise ValueError(
+                f"names must be a tuple with {self.choices} words, a tuple for each token; got"
+                f" {counts!r}"
+            )
+        for words in names:
+            if not all(isinstance(word, str) for word in words) or len(set(words)) < len(words):
+                raise ValueError(f"the options of a token must be different words; got {words}")
 
     def _check_allowed(self, allowed: Callable[[Tokens, Position], Options]) -> None:
         check_callable(allowed, "allowed", "tokens, position")
@@ -103,6 +121,23 @@ class Space:
         check_row(tokens, self.length)
         tokens = jnp.asarray(tokens)
         return jax.vmap(self.options, (None, 0))(tokens, jnp.arange(self.length))
+
+    def words(self, tokens: Int[np.ndarray | Array, " token"]) -> tuple[str, ...]:
+        """The names of the options that the tokens of an architecture are.
+
+        Raises:
+            ValueError: the options have no names, or the tokens are traced or not of the space.
+
+        >>> Space((2, 2), names=(("8", "16"), ("relu", "tanh"))).words(jnp.array([1, 0]))
+        ('16', 'relu')
+        """
+        if self.names is None:
+            raise ValueError("the options have no names; Space(choices, allowed, names) would work")
+        if isinstance(tokens, Tracer):
+            raise ValueError(f"words need tokens with values, outside of jit; got {tokens}")
+        check_tokens(tokens, self.choices)
+        rows = zip(self.names, np.asarray(tokens).tolist(), strict=True)
+        return tuple(words[token] for words, token in rows)
 
     def contains(self, tokens: Tokens) -> Bool[Array, ""]:
         """Whether every token is one of its options, given the tokens before it."""

@@ -63,11 +63,17 @@ def space(cells: Cells) -> Space:
 
     >>> space(Cells(blocks=2)).choices[:10]
     (2, 2, 6, 6, 2, 3, 3, 6, 6, 2)
+    >>> space(Cells(blocks=1)).words(jnp.array([0, 1, 2, 0, 0] * 2))[:5]
+    ('state 0', 'state 1', 'conv3', 'identity', 'add')
     """
     check_is(cells, "cells", Cells)
-    operations = (len(OPERATIONS),) * 2 + (len(COMBINERS),)
-    cell = tuple(c for block in range(cells.blocks) for c in (block + 2, block + 2, *operations))
-    return Space(2 * cell)
+    states = tuple(f"state {number}" for number in range(cells.blocks + 1))
+    cell = tuple(
+        names
+        for block in range(cells.blocks)
+        for names in (*(states[: block + 2],) * 2, OPERATIONS, OPERATIONS, COMBINERS)
+    )
+    return Space(tuple(map(len, 2 * cell)), names=2 * cell)
 
 
 def plan(cells: Cells) -> Iterator[tuple[str, int]]:
