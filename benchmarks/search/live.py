@@ -183,7 +183,7 @@ def child_recorder(
 def bar_mover(
     move: Callable[[int, str, str], None], strategy: str, finished: int
 ) -> Callable[[int, int, float], None]:
-    """The function that moves a bar, which counts the finished children already, with a search."""
+    """The function that moves a bar with a search; the bar counts its finished children already."""
     started = time.perf_counter()
 
     def report(known: int, children: int, best: float) -> None:
