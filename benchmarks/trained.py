@@ -59,8 +59,6 @@ def load(source: Path, ways: int) -> Trained:
             is no mean and deviation of their photographs.
     """
     config = read_options(source)
-    if config.seeds > 1:
-        raise ValueError(f"weights must be those of one seed; {source} has {config.seeds} seeds")
     if config.batch_norm == "transductive":
         config = replace(config, batch_norm="support")
     read, preprocessing = _reader(config)

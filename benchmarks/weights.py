@@ -71,10 +71,13 @@ def read_options(source: Path) -> FewShot:
     """Reads the options of a finished run, from its folder or from a file of its weights.
 
     Raises:
-        ValueError: The file does not hold weights, or the run is not one of few-shot learning, is
-            not finished, or has a checkpoint of another step than its summary.
+        ValueError: The file does not hold weights, or the run is not one of few-shot learning, has
+            several seeds, is not finished, or has a checkpoint of another step than its summary.
     """
-    return _config(_stored_options(source), source)
+    config = _config(_stored_options(source), source)
+    if config.seeds > 1:
+        raise ValueError(f"weights are those of one seed; got {source} with {config.seeds} seeds")
+    return config
 
 
 def read_normalise(source: Path) -> tuple[list[float], list[float]] | None:
@@ -210,14 +213,9 @@ def write_weights(file: Path, run: Path) -> None:
     """Writes the meta-parameters of a run's last checkpoint to a file.
 
     Raises:
-        ValueError: The run is not one of few-shot learning, is not finished, or has a checkpoint of
-            another step than its summary; or the file exists and does not hold weights.
+        ValueError: `read_options` refuses the run, or the file exists and does not hold weights.
     """
     config = read_options(run)
-    if config.seeds > 1:
-        raise ValueError(
-            f"a file holds the weights of one seed; got {run} with {config.seeds} seeds"
-        )
     params = meta_params(run, shapes(config))
     reset = dict.fromkeys(PATHS) | {"resume": False, "record": False}
     reset |= {NORMALISE: read_normalise(run)}

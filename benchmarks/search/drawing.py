@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.harness.files import save_figure
 from benchmarks.search.children import macro_config
-from benchmarks.search.live import best_child
 from benchmarks.search.options import Search
+from maml.search.rewards import best_child
 from tasks.architectures.cells import STRIDES
 from tasks.architectures.macro import Macro, decode
 from tasks.architectures.operations import COMBINERS, OPERATIONS

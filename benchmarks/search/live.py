@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 import maml
 from benchmarks.harness.display import bar
@@ -109,18 +109,6 @@ def raise_if_error(outcome: Any) -> Any:
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
-
-
-def best_child(rewards: Float[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:
-    """The number of the child with the best finite reward.
-
-    Raises:
-        ValueError: All rewards of a search are not finite.
-    """
-    finite = np.isfinite(rewards)
-    if not finite.any(axis=-1).all():
-        raise ValueError("no child of a search has a finite reward, so none is the best")
-    return np.where(finite, rewards, -np.inf).argmax(axis=-1)
 
 
 def load_children(config: Search, out: Path) -> list[dict[str, Any]]:

@@ -10,9 +10,10 @@ import numpy as np
 from benchmarks.harness.display import track
 from benchmarks.harness.folders import RESULTS, claim_folder, result_options
 from benchmarks.harness.hardware import timed
-from benchmarks.search.live import SearchResult, best_child
+from benchmarks.search.live import SearchResult
 from benchmarks.search.options import Search
 from maml.search import Strategy, search
+from maml.search.rewards import best_child
 from maml.types import RandomKey
 from tasks.architectures import graphs, table_files
 from tasks.architectures.tabular import Table, lookup

@@ -5,7 +5,7 @@ import numpy as np
 
 from maml.search.loop import History
 from maml.search.records import Child
-from maml.search.rewards import is_broken
+from maml.search.rewards import best_child
 from maml.search.space import Space, check_space
 
 
@@ -41,12 +41,6 @@ def best(history: History, space: Space | None = None) -> Child:
     if space is not None:
         check_space(space)
     tokens, rewards, numbers = jax.device_get(history)
-    broken = np.asarray(is_broken(history.rewards))
-    if broken.all():
-        raise ValueError(
-            "no child of a search has a finite reward, so none is the best; got"
-            f" {len(rewards)} children"
-        )
-    place = int(np.where(broken, -np.inf, rewards).argmax())
+    place = int(best_child(rewards))
     words = () if space is None else space.words(tokens[place])
     return Child(int(numbers[place]), tokens[place], float(rewards[place]), words)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Real
+from jaxtyping import Array, Bool, Int, Real
 
 from maml.rows import upcast
 
@@ -19,6 +19,24 @@ def is_broken(rewards: Real[Array, "*child"]) -> Bool[Array, "*child"]:
     [False, True, True, True]
     """
     return ~(jnp.abs(upcast(rewards)) <= MAX_REWARD)
+
+
+def best_child(rewards: Real[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run"]:
+    """The place of the highest reward of each search, the first of several; broken ones are none.
+
+    Raises:
+        ValueError: All rewards of a search are broken.
+
+    >>> best_child(np.array([0.5, np.nan, 0.9])).item()
+    2
+    """
+    broken = np.asarray(is_broken(jnp.asarray(rewards)))
+    if broken.all(axis=-1).any():
+        raise ValueError(
+            "no child of a search has a finite reward, so none is the best; got"
+            f" {rewards.shape[-1]} children"
+        )
+    return np.where(broken, -np.inf, rewards).argmax(axis=-1)
 
 
 def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:
