@@ -139,11 +139,9 @@ def _config(stored: dict[str, Any], source: Path) -> FewShot:
     """
     known = {field.name for field in fields(FewShot)}
     check_schema(stored, dict.fromkeys(PATHS, (TEXT, None)), source)
-    values: dict[str, Any] = {
-        name: Path(value) if name in PATHS else value
-        for name, value in stored.items()
-        if name in known and value is not None
-    }
+    values = {name: stored[name] for name in known & stored.keys() if stored[name] is not None}
+    values |= {name: Path(values[name]) for name in PATHS if name in values}
+    values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     try:
         return FewShot(**values)
     except (TypeError, ValueError) as error:

@@ -48,7 +48,7 @@ def config(pictures, tmp_path):
 def test_a_folder_of_pictures_is_trained_on_and_evaluated(config, preset, tmp_path):
     kept = ("data", "ways", "queries", "channels", "size")
     options = TINY | {name: getattr(config, name) for name in kept}
-    options |= {"inner_steps": 1, "eval_steps": 1}
+    options |= {"inner_steps": 1, "eval_steps": 1, "shots_range": (1, 2)}
     made = replace(images.PRESETS[preset], out=tmp_path / preset, **options)
     result = few_shot_experiment.main(made)
     assert result.summary["benchmark"] == "images" and "13 classes" in result.summary["source"]

@@ -36,7 +36,7 @@ def best_child(rewards: Real[np.ndarray, "*run child"]) -> Int[np.ndarray, "*run
             "no child of a search has a finite reward, so none is the best; got"
             f" {rewards.shape[-1]} children"
         )
-    return np.where(broken, -np.inf, rewards).argmax(axis=-1)
+    return np.asarray(np.where(broken, -np.inf, rewards).argmax(axis=-1))
 
 
 def check_reward(reward: Any, *, children: tuple[int, ...] = ()) -> None:
