@@ -21,12 +21,14 @@ from maml.mapping import task_mesh
 from maml.meta_sgd import MetaSGDParams, meta_sgd
 from maml.outer import meta_gradient, meta_step
 from maml.plus_plus import PlusPlusParams, maml_plus_plus
+from maml.readers import evaluate_reading, read, reading, reading_displacement
 from maml.sampling import Query, batch_tasks
 from maml.training import init, iterate, train
 from maml.tree import combine, complement, mask_by_path, partition
 from maml.types import (
     Algorithm,
     BatchPerStep,
+    CarryLoss,
     Episode,
     Inner,
     Learner,
@@ -41,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Algorithm",
     "BatchPerStep",
+    "CarryLoss",
     "Classifier",
     "Episode",
     "Hvp",
@@ -70,6 +73,7 @@ __all__ = [
     "displacement",
     "ensemble",
     "evaluate",
+    "evaluate_reading",
     "few_shot",
     "few_shot_apply",
     "fit_classifier",
@@ -93,6 +97,9 @@ __all__ = [
     "protonet",
     "proximal",
     "r2d2",
+    "read",
+    "reading",
+    "reading_displacement",
     "regression",
     "reptile",
     "rl",

@@ -15,6 +15,7 @@ from maml._checks import check_callable, check_count, check_flags
 from maml._leaves import is_array, is_inexact, is_number, path_name
 from maml.types import (
     Algorithm,
+    Batch,
     Episode,
     Inner,
     LossFn,
@@ -55,6 +56,8 @@ def check_inner(inner: Any) -> None:
         )
     check_callable(inner.step, "the step of an Inner", "state, batch, key")
     check_callable(inner.params, "params of an Inner", "state")
+    if inner.scored_step is not None:
+        check_callable(inner.scored_step, "the scored step of an Inner", "state, batch, key")
     check_flags(remat=inner.remat)
     if inner.begin is not None:
         check_callable(inner.begin, "begin of an Inner", "state, batch, key")
@@ -70,6 +73,17 @@ def check_episode(episodes: Any) -> None:
         raise ValueError(
             f"the episodes must be an Episode of arrays; got {type(episodes).__name__}"
         )
+
+
+def query_of(episode: Episode) -> Batch:
+    """The query set of an episode.
+
+    Raises:
+        ValueError: the episode has none.
+    """
+    if not jax.tree.leaves(episode.query):
+        raise ValueError(f"episodes need a query set; got {episode.query!r}")
+    return episode.query
 
 
 def check_gradient(grad: Any) -> None:

@@ -32,6 +32,20 @@ def checked_loss(loss: LossFn) -> LossFn:
     return checked_loss
 
 
+def checked_carry(objective: Callable) -> Callable:
+    """The same objective, which checks while it is traced that its metrics are a carry and metrics.
+
+    Raises:
+        ValueError: (when traced) the objective does not return `(scalar, (carry, metrics))`.
+    """
+
+    def checked_carry(*args: Any) -> tuple[Any, tuple[PyTree, Metrics]]:
+        value, metrics = objective(*args)
+        return value, check_pair(metrics, "the loss of a reader", "carry, metrics, as its metrics")
+
+    return checked_carry
+
+
 def checked_objective(objective: Callable | None) -> Callable | None:
     """The same objective, checked as by `checked_loss`, with metrics by name that have a mean."""
     if objective is None:

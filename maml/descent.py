@@ -15,9 +15,9 @@ from jaxtyping import PyTree
 from maml import tree
 from maml._contracts import check_floating, check_loss, check_mask, check_params
 from maml._optimizers import check_opt_state, check_optimizer
-from maml._returns import checked_loss
+from maml._returns import checked_carry, checked_loss
 from maml._updates import init_state, reseed, update
-from maml.hvp import Hvp, check_hvp, grad
+from maml.hvp import Hvp, check_hvp, grad, value_and_grad
 from maml.types import Batch, Inner, LossFn, Metrics, Params, RandomKey
 
 
@@ -95,20 +95,34 @@ def gradient_descent(
     def objective(adapted: Params, count: Any, batch: Batch, key: RandomKey) -> tuple[Any, Metrics]:
         return checked_loss(loss)(assemble(adapted, count), batch, key)
 
-    def step(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
+    def descend(state: PyTree, grads: PyTree, batch: Batch, key: RandomKey) -> PyTree:
         adapted, opt_state, count = state
-        grads, metrics = grad(objective, hvp)(adapted, count, batch, key)
         grads = jax.lax.stop_gradient(grads) if first_order else grads
 
         def value(adapted: Params) -> Any:
             return objective(adapted, count, batch, key)[0]
 
         updates, opt_state = update(optimizer, grads, reseed(key, opt_state), adapted, value)
-        state = optax.apply_updates(adapted, updates), opt_state, count + 1
-        return state, jax.lax.stop_gradient(metrics)
+        return optax.apply_updates(adapted, updates), opt_state, count + 1
 
-    step = jax.checkpoint(step, prevent_cse=False) if remat else step
-    return Inner((adapted, opt_state, 0), step, lambda state: assemble(state[0], state[2]), remat)
+    def step(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, Metrics]:
+        adapted, _, count = state
+        grads, metrics = grad(objective, hvp)(adapted, count, batch, key)
+        return descend(state, grads, batch, key), jax.lax.stop_gradient(metrics)
+
+    def scored_step(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
+        adapted, _, count = state
+        score, grads = value_and_grad(checked_carry(objective), hvp)(adapted, count, batch, key)
+        return descend(state, grads, batch, key), score
+
+    if remat:
+        step = jax.checkpoint(step, prevent_cse=False)
+        scored_step = jax.checkpoint(scored_step, prevent_cse=False)
+
+    def params_of(state: PyTree) -> Params:
+        return assemble(state[0], state[2])
+
+    return Inner((adapted, opt_state, 0), step, params_of, remat, scored_step=scored_step)
 
 
 def check_per_step(per_step: PyTree[bool], mask: PyTree[bool], params: Params) -> None:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PyTree, Scalar
 
 from maml import rows, tree
 from maml._checks import check_callable, check_count, check_number
-from maml._contracts import check_learner, check_loss, check_shapes
+from maml._contracts import check_learner, check_loss, check_shapes, query_of
 from maml._leaves import is_inexact, is_real
 from maml._returns import checked_loss
 from maml.inner import adapt
@@ -83,7 +83,7 @@ def unrolled(
         inner = learner(meta_params)
 
         def evaluate(params: Params) -> tuple[Scalar, Metrics]:
-            return checked_loss(loss)(params, episode.query, query_key)
+            return checked_loss(loss)(params, query_of(episode), query_key)
 
         def step_and_evaluate(state: PyTree, batch: Batch, key: RandomKey) -> tuple[PyTree, PyTree]:
             state, metrics = inner.step(state, batch, key)
@@ -151,7 +151,7 @@ def implicit(
             return checked_loss(loss)(tree.combine(cast_like(phi, learned), constants), batch, key)
 
         (value, metrics), gradient = jax.value_and_grad(evaluate, has_aux=True)(
-            learned, episode.query, query_key
+            learned, query_of(episode), query_key
         )
         flat, unravel = ravel_pytree(gradient)  # one vector, in float32 at least
 
@@ -217,7 +217,7 @@ def displacement(
         inner = learner(meta_params)
         with_state = inner._replace(params=lambda state: state)
         state, trace = adapt(with_state, episode.support, support_key, inner_steps)
-        value, metrics = checked_loss(loss)(inner.params(state), episode.query, query_key)
+        value, metrics = checked_loss(loss)(inner.params(state), query_of(episode), query_key)
         target = end(inner, state)
         _check_same(meta_params, target)
         check_shapes(target, meta_params, "end")

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num, PyTree
 
 from maml._checks import check_callable, check_count
-from maml._contracts import check_episode, check_learner
+from maml._contracts import check_episode, check_learner, query_of
 from maml._leaves import is_number, is_real
 from maml.inner import adapt
 from maml.mapping import map_tasks
@@ -60,7 +60,7 @@ def evaluate(
         support_key, query_key = jax.random.split(key)
 
         def probe(params: Params) -> PyTree:
-            numbers = metric(params, episode.query, query_key)
+            numbers = metric(params, query_of(episode), query_key)
             leaves = jax.tree.leaves(numbers)
             if not leaves or not all(map(is_number, leaves)):
                 raise ValueError(f"a metric returns a tree of numbers; got {numbers!r}")

@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from maml import tree
 from maml._checks import check_flags
+from maml._leaves import is_inexact
 
 Hvp = Literal["reverse", "forward"]
 """Mode of the Hessian-vector products; both modes agree up to rounding."""
@@ -56,6 +58,47 @@ def grad(objective: Callable[..., tuple[Any, PyTree]], hvp: Hvp) -> Callable[...
     return gradient
 
 
+def value_and_grad(
+    objective: Callable[..., tuple[Any, tuple[PyTree, PyTree]]], hvp: Hvp
+) -> Callable:
+    """Value, state and gradient in one pass; all three are differentiated in the given mode.
+
+    The gradient of  a f(params) + <b, state(params)>  by (params, a, b), at a = 1 and b = 0, is
+    (grad f, f, state). So value and state are parts of a gradient, and the Hessian-vector product
+    that differentiates it gives the derivatives of all three at once.
+
+    Args:
+        objective: Function `(params, *args) -> (value, (state, metrics))`. The floating-point
+            leaves of the state have derivatives; its other leaves and the metrics have none.
+        hvp: Mode of the second derivatives.
+
+    Returns:
+        The function `(params, *args) -> ((value, (state, metrics)), gradient)`.
+    """
+    if hvp == "reverse":
+        return jax.value_and_grad(objective, has_aux=True)
+
+    def value_and_gradient(params: PyTree, *args: Any) -> tuple:
+        value, (state, _) = jax.eval_shape(objective, params, *args)
+        floating, _ = tree.partition(state, tree.floating_mask(state))
+        weights = jnp.ones((), value.dtype), jax.tree.map(jnp.zeros_like, floating)
+
+        def weighted(weighted_params: PyTree, *args: Any) -> tuple[Any, PyTree]:
+            params, (weight, weights) = weighted_params
+            value, (state, metrics) = objective(params, *args)
+            floating, constants = tree.partition(state, tree.floating_mask(state))
+            products = jax.tree.leaves(jax.tree.map(jnp.vdot, weights, floating))
+            total = weight * value + sum(product.astype(value.dtype) for product in products)
+            return total, (constants, metrics)
+
+        (grads, (value, floating)), (constants, metrics) = grad(weighted, hvp)(
+            (params, weights), *args
+        )
+        return (value, (tree.combine(floating, constants), metrics)), grads
+
+    return value_and_gradient
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _symmetric(objective: Callable, params: PyTree, others: tuple) -> tuple[PyTree, PyTree]:
     return jax.grad(objective, has_aux=True)(params, *others)
@@ -65,7 +108,8 @@ def _forward(objective: Callable, params: PyTree, others: tuple) -> tuple[Any, C
     """The gradient, and the function that pushes a tangent of the parameters through it."""
     leaves, structure = jax.tree.flatten(others)
     values = dict(enumerate(leaf.value for leaf in leaves))
-    perturbed = {n: values[n] for n, leaf in enumerate(leaves) if leaf.perturbed}
+    # Within a scan even an integer counts as perturbed.
+    perturbed = {n: x for n, x in values.items() if leaves[n].perturbed and is_inexact(x)}
 
     def with_perturbed(perturbed: dict) -> tuple:
         return structure.unflatten((values | perturbed).values())

@@ -78,12 +78,11 @@ def check_tasks(tasks: Episode | PyTree, mesh: Mesh | None) -> None:
     """Refuses tasks without data, or divided over other devices than those of the mesh.
 
     Raises:
-        ValueError: an array is empty, episodes lack a support or a query set, or an explicit axis
-            of another mesh divides an array.
+        ValueError: an array is empty, episodes lack a support set, or an explicit axis of another
+            mesh divides an array.
     """
-    for name in tasks._fields if isinstance(tasks, Episode) else ():
-        if not jax.tree.leaves(getattr(tasks, name)):
-            raise ValueError(f"episodes need a {name} set; got {getattr(tasks, name)!r}")
+    if isinstance(tasks, Episode) and not jax.tree.leaves(tasks.support):
+        raise ValueError(f"episodes need a support set; got {tasks.support!r}")
     leaves = jax.tree.leaves(tasks)
     for leaf in leaves:
         if not isinstance(leaf, jax.Array) and not is_number(leaf):

@@ -16,12 +16,22 @@ LossFn = Callable[[Params, Batch, RandomKey], tuple[Scalar, Metrics]]
 """`loss(params, batch, key) -> (scalar, metrics)` of ONE task, the one function of a problem."""
 
 
+CarryLoss = Callable[
+    [Params, tuple[Batch, PyTree], RandomKey], tuple[Scalar, tuple[PyTree, Metrics]]
+]
+"""`loss(params, (chunk, carry), key) -> (scalar, (carry, metrics))`: a `LossFn` of one chunk.
+
+The carry is what a model keeps of the chunks that it has read, such as the keys and values of its
+last tokens. Its structure, shapes and types do not change; () is none.
+"""
+
+
 class Episode(NamedTuple):
     """One task: data to adapt to, and data on which the adapted parameters are evaluated.
 
     Attributes:
         support: Batch of the inner loss.
-        query: Batch of the outer loss.
+        query: Batch of the outer loss; None for an estimator that reads none, as `reading`.
     """
 
     support: Batch
@@ -50,6 +60,9 @@ class Inner(NamedTuple):
         begin: Function `begin(state, batch, key) -> state` that makes the state before the first
             inner step from `state`, the support set (a `BatchPerStep` as it is) and a random key;
             the shapes remain the same. None: `state` is the state before the first inner step.
+        scored_step: One inner step that also returns the loss before it, `scored_step(state,
+            (chunk, carry), key) -> (state, (loss, (carry, metrics)))`, for `reading`; None if the
+            learner has none.
     """
 
     state: PyTree
@@ -57,6 +70,7 @@ class Inner(NamedTuple):
     params: Callable[[PyTree], Params]
     remat: bool = False
     begin: Callable[[PyTree, Batch, RandomKey], PyTree] | None = None
+    scored_step: Callable[[PyTree, Batch, RandomKey], tuple[PyTree, PyTree]] | None = None
 
 
 Learner = Callable[[MetaParams], Inner]

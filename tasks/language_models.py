@@ -1,0 +1,253 @@
+"""Language models that read a text chunk by chunk, and carry a state from one chunk to the next.
+
+A model is called as `model(tokens, carry) -> (logits, carry)` with the tokens of ONE text, and
+`model.start()` is the carry before the first chunk. Reading a text in chunks gives the logits of
+reading it at once. A logit depends on no later token.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Integer, PyTree
+
+from maml._checks import check_count, check_counts
+from maml.types import CarryLoss, Params, RandomKey
+from tasks._checks import check_tokens, nan_below_zero
+from tasks.language import token_entropies
+
+ROTARY = 10_000.0  # the longest wavelength of the rotary positions is 2 pi times this, in tokens
+
+
+class Past(NamedTuple):
+    """Keys and values of the last tokens before a chunk, which the attention of a layer carries on.
+
+    Attributes:
+        keys: Keys without their rotation, `[window, heads, size]`, the latest last.
+        values: Values, `[window, heads, size]`.
+        seen: Number of the rows that are of tokens; the first rows are empty at the start.
+    """
+
+    keys: Float[Array, "window heads size"]
+    values: Float[Array, "window heads size"]
+    seen: Int[Array, ""]
+
+
+class WindowTransformer(nn.Module):
+    """A transformer whose tokens attend to themselves and to the `window` tokens before them.
+
+        x <- x + attention(norm(x)),   x <- x + swiglu(norm(x))
+
+    Positions are rotary, keys and queries are normalised, and norms are of the root mean square.
+    The last quarter of the layers has a second feed-forward network, with its norm, between
+    attention and the other one: the parameters `second*`, which are those that adapt in the paper.
+
+    Attributes:
+        vocabulary: Number of different tokens, >= 2. A token outside of it is refused or, if it is
+            traced, makes logits NaN.
+        width: Width of the residual stream.
+        layers: Number of layers, >= 1.
+        heads: Number of attention heads; an even number of features for each must give the width.
+        hidden: Width of the hidden layer of a feed-forward network.
+        window: Number of tokens before itself that a token attends to in each layer, >= 1.
+
+    Tandon et al.: End-to-end test-time training for long context (2025),
+    https://arxiv.org/abs/2512.23675
+    """
+
+    vocabulary: int = 256
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 340
+    window: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.vocabulary, least=2, of="tokens in the vocabulary")
+        check_counts(width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
+        check_count(self.window, least=1, of="tokens in the window")
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"rotary positions need an even number of features for each of {self.heads} heads;"
+                f" got a width of {self.width}; one of {2 * self.heads} would work"
+            )
+
+    def start(self) -> list[Past]:
+        """The carry before the first chunk: that of each layer, without any token."""
+        empty = jnp.zeros((self.window, self.heads, self.width // self.heads))
+        return [Past(empty, empty, jnp.zeros((), jnp.int32)) for _ in range(self.layers)]
+
+    @nn.compact
+    def __call__(
+        self, tokens: Integer[Array, " time"], carry: list[Past]
+    ) -> tuple[Float[Array, "time vocabulary"], list[Past]]:
+        """Logits of the token that follows each token, and the carry after the last token.
+
+        Raises:
+            ValueError: the tokens are not of the vocabulary, or there is none.
+        """
+        x = embedded(tokens, self.vocabulary, self.width)
+        after = []
+        for layer, past in enumerate(carry):
+            h = nn.RMSNorm(name=f"norm{layer}")(x)
+            h = nn.Dense(3 * self.width, use_bias=False, name=f"attention{layer}")(h)
+            queries, keys, values = jnp.split(h.reshape(len(h), self.heads, -1), 3, axis=-1)
+            queries = nn.RMSNorm(name=f"queries{layer}")(queries)
+            keys = nn.RMSNorm(name=f"keys{layer}")(keys)
+            h, past = window_attention(queries, keys, values, past)
+            x = x + nn.Dense(self.width, use_bias=False, name=f"mixed{layer}")(h.reshape(x.shape))
+            if layer >= self.layers - max(1, self.layers // 4):
+                x = x + SwiGLU(self.hidden, name=f"second{layer}")(x)
+            x = x + SwiGLU(self.hidden, name=f"first{layer}")(x)
+            after.append(past)
+        return logits_of(nn.RMSNorm(name="norm")(x), self.vocabulary), after
+
+
+class SwiGLU(nn.Module):
+    """A normalised feed-forward network with a gate:  W3 (silu(W1 norm(x)) * W2 norm(x)).
+
+    Attributes:
+        hidden: Width of the hidden layer.
+    """
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "time width"]) -> Float[Array, "time width"]:
+        """What is added to the residual stream."""
+        h = nn.RMSNorm(name="norm")(x)
+        gate, h = jnp.split(nn.Dense(2 * self.hidden, use_bias=False, name="in")(h), 2, axis=-1)
+        return nn.Dense(x.shape[-1], use_bias=False, name="out")(nn.silu(gate) * h)
+
+
+class LSTM(nn.Module):
+    """Layers of long short-term memory between an embedding and a head.
+
+    Attributes:
+        vocabulary: Number of different tokens, as in `WindowTransformer`.
+        width: Number of features of the embedding and of each layer.
+        layers: Number of layers, >= 1.
+
+    Hochreiter, Schmidhuber: Long short-term memory (Neural Computation 1997),
+    https://doi.org/10.1162/neco.1997.9.8.1735
+    """
+
+    vocabulary: int = 256
+    width: int = 256
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self.vocabulary, least=2, of="tokens in the vocabulary")
+        check_counts(width=self.width, layers=self.layers)
+
+    def start(self) -> list[tuple[Array, Array]]:
+        """The carry before the first chunk: cell and output of each layer, zeros."""
+        return [(jnp.zeros(self.width), jnp.zeros(self.width)) for _ in range(self.layers)]
+
+    @nn.compact
+    def __call__(
+        self, tokens: Integer[Array, " time"], carry: list[tuple[Array, Array]]
+    ) -> tuple[Float[Array, "time vocabulary"], list[tuple[Array, Array]]]:
+        """As in `WindowTransformer`."""
+        x = embedded(tokens, self.vocabulary, self.width)
+        after = []
+        for layer, before in enumerate(carry):
+            cell = nn.OptimizedLSTMCell(self.width, name=f"cell{layer}")
+            last, x = nn.RNN(cell, return_carry=True)(x, initial_carry=before)
+            after.append(jax.tree.map(lambda a, b: a.astype(b.dtype), last, before))
+        return logits_of(x, self.vocabulary), after
+
+
+def embedded(
+    tokens: Integer[Array, " time"], vocabulary: int, width: int
+) -> Float[Array, "time width"]:
+    """The embeddings of the tokens, a part of a module named `tokens`, which start as N(0, 1)."""
+    check_tokens(tokens[None], vocabulary)
+    check_count(len(tokens), least=1, of="tokens to read")
+    embed = nn.Embed(vocabulary, width, embedding_init=nn.initializers.normal(1.0), name="tokens")
+    return embed(nan_below_zero(tokens[None])[0])
+
+
+def logits_of(x: Float[Array, "time width"], vocabulary: int) -> Float[Array, "time vocabulary"]:
+    """The logits, by a layer named `head` that starts near zero."""
+    return nn.Dense(vocabulary, kernel_init=nn.initializers.normal(0.02), name="head")(x)
+
+
+def window_attention(
+    queries: Float[Array, "time heads size"],
+    keys: Float[Array, "time heads size"],
+    values: Float[Array, "time heads size"],
+    past: Past,
+) -> tuple[Float[Array, "time heads size"], Past]:
+    """Attention to itself and the `window` tokens before, with the keys and values of the past.
+
+        y_t = sum over s, t - window <= s <= t, of softmax_s(R_t q_t . R_s k_s / sqrt(size)) v_s
+
+    R_t is the rotation of token t, so that scores depend on the distance t - s alone.
+
+    Args:
+        queries, keys, values: Those of the tokens of a chunk.
+        past: Keys and values before the chunk.
+
+    Returns:
+        The values that are attended to, `[time, heads, size]`, and the past of the next chunk.
+    """
+    time, window = len(queries), len(past.keys)
+    keys = jnp.concatenate([past.keys, keys.astype(past.keys.dtype)])
+    values = jnp.concatenate([past.values, values.astype(past.values.dtype)])
+    own, places = jnp.arange(time), jnp.arange(-window, time)  # places in the chunk
+    products = jnp.einsum("thd,shd->hts", rotate(queries, own), rotate(keys, places))
+    distance = own[:, None] - places
+    visible = (distance >= 0) & (distance <= window) & (places >= -past.seen)
+    weights = jax.nn.softmax(products / queries.shape[-1] ** 0.5, where=visible)
+    attended = jnp.einsum("hts,shd->thd", weights, values)
+    return attended, Past(keys[-window:], values[-window:], jnp.minimum(past.seen + time, window))
+
+
+def rotate(
+    x: Float[Array, "n heads size"], places: Int[Array, " n"]
+) -> Float[Array, "n heads size"]:
+    """Rotary positions: features j and j + size / 2 are turned by the angle place 10000^(-2j/size).
+
+    Su et al.: RoFormer, enhanced transformer with rotary position embedding (2021),
+    https://arxiv.org/abs/2104.09864
+    """
+    half = x.shape[-1] // 2
+    angles = places[:, None, None] * jnp.asarray(ROTARY ** (-np.arange(half) / half), x.dtype)
+    sine, cosine = jnp.sin(angles), jnp.cos(angles)
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * cosine - b * sine, a * sine + b * cosine], axis=-1)
+
+
+def next_chunk(model: nn.Module) -> CarryLoss:
+    """The mean cross-entropy of the next token in a chunk, in nats, with the carry of the model.
+
+    Args:
+        model: Model, called as `model(tokens[time], carry) -> (logits[time, vocabulary], carry)`.
+
+    Returns:
+        A loss of the batch `(tokens[time + 1], carry)`, whose metrics are the carry after the first
+        `time` tokens, and `nats`, the cross-entropy of each token `[time]`.
+
+    Raises:
+        ValueError: the model is not a flax module, or (when called) as `tasks.language.next_token`.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"next_chunk needs a flax module; got {model!r}")
+
+    def loss(
+        params: Params, batch: tuple[Integer[Array, " tokens"], PyTree], key: RandomKey
+    ) -> tuple[Array, tuple[PyTree, dict]]:
+        tokens, carry = batch
+        check_tokens(tokens[None])
+        check_count(len(tokens), least=2, of="tokens in a chunk")
+        logits, carry = model.apply(params, tokens[:-1], carry)
+        check_tokens(tokens[None], logits.shape[-1])
+        nats = token_entropies(logits, tokens[1:])
+        return nats.mean(), (carry, {"nats": nats})
+
+    return loss
