@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Integer, UInt8
+from jaxtyping import Array, Float, Integer
 
 from maml import Episode, LossFn, Sampler
 from maml._checks import check_count, check_counts, check_key
@@ -142,13 +142,20 @@ def next_token(model: nn.Module) -> LossFn:
             raise ValueError(f"a passage needs two tokens or more; got {got}")
         logits = jnp.asarray(model.apply(params, tokens[:, :-1]))
         check_tokens(tokens, logits.shape[-1])
-        targets, valid = check_labels(tokens[:, 1:], logits.shape, None)
-        entropies = optax.losses.softmax_cross_entropy_with_integer_labels(upcast(logits), targets)
-        # A factor of NaN makes the derivative NaN as well.
-        value = (entropies * jnp.where(valid, 1, jnp.float32(jnp.nan))).mean()
+        value = token_entropies(logits, tokens[:, 1:]).mean()
         return value, {"cross_entropy": value, "bits_per_token": value / np.log(2)}
 
     return loss
+
+
+def token_entropies(
+    logits: Float[Array, "*place vocabulary"], tokens: Integer[Array, "*place"]
+) -> Float[Array, "*place"]:
+    """The cross-entropies of tokens, in nats and in float32 at least; NaN without a logit."""
+    targets, valid = check_labels(tokens, logits.shape, None)
+    entropies = optax.losses.softmax_cross_entropy_with_integer_labels(upcast(logits), targets)
+    # A factor of NaN makes the derivative NaN as well.
+    return entropies * jnp.where(valid, 1, jnp.float32(jnp.nan))
 
 
 def markov_chains(
@@ -186,44 +193,6 @@ def markov_chains(
     return jax.tree_util.Partial(partial(_walk, vocabulary=vocabulary, branches=branches, **sizes))
 
 
-def text_passages(text: bytes | str, shots: int, queries: int, length: int) -> Sampler:
-    """A sampler of tasks, each of consecutive passages from a uniformly random place of a text.
-
-    The first passages are the support set, and the following ones are the query set.
-
-    Args:
-        text: Text whose bytes are the tokens; a string is encoded in UTF-8.
-        shots: Number of passages of the support set.
-        queries: Number of passages of the query set.
-        length: Number of tokens of a passage that a model reads.
-
-    Returns:
-        The sampler `sample(key) -> Episode(support, query)`, with tokens
-        `[shots or queries, length + 1]`. The text is an argument of jit, not a constant.
-
-    Raises:
-        ValueError: a count is not an integer >= 1, the text is neither bytes nor a string or is
-            shorter than one task, or (when sampling) the key is not one key.
-
-    >>> episode = text_passages("abcdefgh", shots=1, queries=1, length=3)(jax.random.key(0))
-    >>> bytes(episode.support[0].tolist()), bytes(episode.query[0].tolist())
-    (b'abcd', b'efgh')
-    """
-    check_counts(shots=shots, queries=queries)
-    check_count(length, least=1, of="tokens to read")
-    if not isinstance(text, bytes | str):
-        raise ValueError(f"the text must be bytes or a string; got {type(text).__name__}")
-    tokens = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8)
-    needed = (shots + queries) * (length + 1)
-    if len(tokens) < needed:
-        raise ValueError(
-            f"{shots} + {queries} passages of {length} + 1 bytes need {needed} bytes of text;"
-            f" got {len(tokens)}"
-        )
-    sizes = {"shots": shots, "queries": queries, "length": length}
-    return jax.tree_util.Partial(partial(_read, **sizes), jnp.asarray(tokens))
-
-
 def _walk(
     key: RandomKey, *, shots: int, queries: int, length: int, vocabulary: int, branches: int
 ) -> Episode:
@@ -238,14 +207,4 @@ def _walk(
 
     last, previous = jax.lax.scan(step, start, branch_choices)
     tokens = jnp.concatenate([previous, last[None]]).T
-    return Episode(tokens[:shots], tokens[shots:])
-
-
-def _read(
-    text: UInt8[Array, " bytes"], key: RandomKey, *, shots: int, queries: int, length: int
-) -> Episode:
-    check_key(key)
-    rows, size = shots + queries, (shots + queries) * (length + 1)
-    start = jax.random.randint(key, (), 0, text.size - size + 1)
-    tokens = jax.lax.dynamic_slice(text, (start,), (size,)).reshape(rows, -1).astype(jnp.int32)
     return Episode(tokens[:shots], tokens[shots:])

@@ -13,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 from problems import KEY, quick
 
 import maml
-from tasks.language import Transformer, markov_chains, next_token, text_passages
+from tasks.language import Transformer, markov_chains, next_token
+from tasks.passages import text_passages
 
 TINY = Transformer(vocabulary=11, width=8, layers=2, heads=2, length=6)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 11, (3, 7)))

@@ -13,8 +13,9 @@ from scipy.stats import chisquare
 import maml
 from maml.episodes import few_shot
 from tasks.batch_norm import flax_apply
-from tasks.language import markov_chains, text_passages
+from tasks.language import markov_chains
 from tasks.models import Conv4
+from tasks.passages import text_passages
 from tasks.sinusoid import draw_wave, few_points
 
 CLASSES, DRAWINGS, SIDE = 7, 6, 4
