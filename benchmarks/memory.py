@@ -4,10 +4,12 @@ Compiles and times one meta-gradient in each mode, prints tables, and draws memo
 
     python -m benchmarks.memory
     python -m benchmarks.memory --model transformer --steps 1 5 --text FILE --out FOLDER
+    python -m benchmarks.memory --model reader --length 32 --steps 8 32 128
 
 The modes are Hessian-vector products in reverse or forward mode, each with or without
 rematerialisation, which give the same meta-gradient, and first-order and implicit MAML, which give
-others. The models are `conv4`, on glyphs, and `transformer`, on a random Markov chain or a text.
+others. The models are `conv4`, on glyphs, `transformer`, on a random Markov chain or a text, and
+`reader`, a transformer with a sliding window that takes an inner step on each chunk of a text.
 
 Memory is what XLA allocates for the compiled program besides arguments, outputs and code. Times are
 medians of runs in turn. A program that needs more memory than is free is compiled but not run.
@@ -15,25 +17,16 @@ Target: with rematerialisation, K inner steps need the memory of about 2 sqrt(K)
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
-from typing import Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import PyTree
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 
 import maml
-from benchmarks import few_shot_experiment, omniglot
-from benchmarks.harness import algorithms
-from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.display import bar
 from benchmarks.harness.files import save_figure, write_json
@@ -41,107 +34,16 @@ from benchmarks.harness.folders import options_as_json, script_folder
 from benchmarks.harness.hardware import free_bytes, timed
 from benchmarks.harness.summary import provenance
 from benchmarks.harness.tables import print_table, quantity
-from maml.types import LossFn, Params
-from tasks.language import Transformer, markov_chains, next_token, text_passages
+from benchmarks.memory_problems import EXACT, MODES, Mode, Options, Setting, algorithm, problem
 
-Model = Literal["conv4", "transformer"]
-Mode = Literal["reverse", "reverse-remat", "forward", "forward-remat", "first-order", "implicit"]
-MODES, EXACT = get_args(Mode), get_args(Mode)[:4]
 LINES = dict(zip(MODES, ("o-", "s-", "^--", "v--", "D:", "x:"), strict=True))
-# eps_root keeps the derivative of Adam finite where the gradient is 0: at tokens that do not occur.
-OPTIMIZERS = {"sgd": (optax.sgd, 0.05), "adam": (partial(optax.adam, eps_root=1e-6), 1e-3)}
-STRENGTH = 2.0  # regularisation of implicit MAML
 SIZES = "temp", "argument", "output", "generated_code"
 RATIOS = {"memory_ratio": "temp_bytes", "time_ratio": "seconds"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of the measurement."""
-
-    model: tuple[Model, ...] = get_args(Model)
-    """Models, in the order of the tables."""
-    steps: tuple[int, ...] = (1, 5, 20, 100)
-    """Numbers of inner steps."""
-    modes: tuple[Mode, ...] = MODES
-    """Modes of the meta-gradient."""
-    repeats: int = 3
-    """Number of timed runs of each program."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    """Inner optimiser."""
-    inner_rate: float | None = None
-    """Learning rate of the inner optimiser; None is 0.05 for SGD and 0.001 for Adam."""
-    layers: int = 4
-    """Number of layers of the transformer."""
-    width: int = 128
-    """Number of features of the transformer."""
-    heads: int = 4
-    """Number of attention heads in each layer of the transformer."""
-    length: int = 128
-    """Number of tokens of a passage that the transformer reads."""
-    sequences: int = 8
-    """Number of passages in the support set, and in the query set."""
-    text: Path | None = None
-    """File of a text that the transformer adapts to; None is a random Markov chain."""
-    out: Path | None = None
-    """Folder of memory.json and memory.png; None writes no files."""
-
-    def __post_init__(self) -> None:
-        check(self)
-        reads = ("layers", "width", "heads", "length", "sequences", "text")
-        check_used(self, reads, "transformer" in self.model, "model transformer")
-        if not self.rate > 0:
-            raise ValueError(f"inner_rate must be positive; got {self.rate}")
-        if "implicit" in self.modes and self.optimizer == "sgd" and self.rate * STRENGTH >= 2:
-            raise ValueError(f"inner_rate must be < {2 / STRENGTH:g} for implicit; got {self.rate}")
-
-    @property
-    def rate(self) -> float:
-        """Learning rate of the inner optimiser."""
-        return OPTIMIZERS[self.optimizer][1] if self.inner_rate is None else self.inner_rate
-
-
-class Setting(NamedTuple):
-    """A loss, its parameters, a sampler of tasks, and a mask of those that adapt (None: all)."""
-
-    loss: LossFn
-    params: Params
-    sample: maml.Sampler
-    mask: PyTree[bool] | None = None
-
-
-def problem(model: Model, options: Options) -> Setting:
-    """Conv4 on 5-way 1-shot glyphs, with constant batch-norm biases, or the transformer."""
-    if model == "conv4":
-        experiment = few_shot_experiment.experiment(omniglot.PRESETS["glyphs-5-way-1-shot"])
-        params = experiment.initial()
-        mask = maml.complement(maml.mask_by_path(params, "/norm"))
-        return Setting(experiment.metric, params, experiment.samplers["train"], mask)
-    counts = (options.sequences, options.sequences, options.length)
-    sample = (
-        text_passages(options.text.read_bytes(), *counts)
-        if options.text
-        else markov_chains(*counts)
-    )
-    sizes = {name: getattr(options, name) for name in ("layers", "width", "heads", "length")}
-    network = Transformer(**sizes)
-    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    return Setting(next_token(network), params, sample)
-
-
-def algorithm(problem: Setting, mode: Mode, steps: int, options: Options) -> maml.Algorithm:
-    """The algorithm of a mode, with a number of inner steps."""
-    return algorithms.build(
-        {"implicit": "imaml", "first-order": "fomaml"}.get(mode, "maml"),
-        problem.loss,
-        options.rate,
-        steps,
-        optimizer=OPTIMIZERS[options.optimizer][0],
-        mask=problem.mask,
-        regularisation=STRENGTH,
-        hvp="forward" if "forward" in mode else "reverse",
-        remat="remat" in mode,
-    )
+def modes_of(problem: Setting, options: Options) -> list[Mode]:
+    """The modes of a problem; reading has no implicit meta-gradient."""
+    return [mode for mode in options.modes if problem.start is None or mode != "implicit"]
 
 
 def measure(problem: Setting, steps: int, options: Options, advance: Callable) -> list[dict]:
@@ -154,9 +56,11 @@ def measure(problem: Setting, steps: int, options: Options, advance: Callable) -
         FloatingPointError: A meta-gradient is not finite.
     """
     key = jax.random.key(1)
-    arguments = problem.params, jax.jit(maml.batch_tasks(problem.sample, 1))(key), key
+    sample = maml.batch_tasks(problem.sampler(steps), 1)
+    arguments = problem.params, jax.jit(sample)(key), key
+    modes = modes_of(problem, options)
     rows, programs, spent, grads = {}, {}, {}, {}
-    for mode in options.modes:
+    for mode in modes:
         grad = partial(maml.meta_gradient, algorithm(problem, mode, steps, options).grad)
         programs[mode], seconds = timed(lambda f: jax.jit(f).lower(*arguments).compile(), grad)
         size = programs[mode].memory_analysis()
@@ -230,9 +134,9 @@ def main(options: Options) -> list[dict]:
         script_folder("memory", options)
     problems = {model: problem(model, options) for model in options.model}
     about = provenance() | {"options": options_as_json(options) | {"inner_rate": options.rate}}
-    pieces = len(options.modes) * (2 + options.repeats)
+    modes = sum(len(modes_of(problem, options)) for problem in problems.values())
     rows: list[dict] = []
-    with bar(pieces * len(problems) * len(options.steps)) as move:
+    with bar(modes * len(options.steps) * (2 + options.repeats)) as move:
         for model, steps in product(problems, options.steps):
             advance = partial(move, 1, f"{model}, {quantity(steps, 'inner step')}")
             measured = measure(problems[model], steps, options, advance)

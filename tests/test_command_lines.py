@@ -38,7 +38,9 @@ OPTIONS = {
     "weights": "Weights",
     "classify": "Classify",
     "page": "Page",
-} | dict.fromkeys(("omniglot", "images", "sinusoid", "navigation", "bandits"), "PRESETS")
+} | dict.fromkeys(
+    ("omniglot", "images", "sinusoid", "language", "navigation", "bandits"), "PRESETS"
+)
 
 # script -> the command line, and a part of what is said
 REFUSED = {
@@ -98,6 +100,23 @@ REFUSED = {
         "--preset best-5-shot --inner-steps 7": "or pretrained or oracle; leave it at 1; got 7",
         "--algorithm nonesuch": "invalid choice 'nonesuch'",
         "--precision float16": "invalid choice 'float16'",
+    },
+    "language": {
+        "--data FILE": "data is used only with dataset ptb or texts; leave it at None",
+        "--window 0": "window must be >= 1; got 0",
+        "--step-tokens 0": "step_tokens must be >= 1; got 0",
+        "--inner-steps 0": "inner_steps must be >= 1, the number of chunks of a text; got 0",
+        "--eval-steps 0": "eval_steps must be >= 1, the number of chunks of a text; got 0",
+        "--algorithm reptile": "algorithm reptile needs adapts all; got 'second'",
+        "--model lstm": "model lstm needs adapts all; got 'second'",
+        "--model lstm --adapts all --window 9": "window is used only with model transformer",
+        "--optimizer dynamic --adapts all": "needs algorithm pretrained; got 'maml'",
+        "--decay 0.1": "decay is used only with optimizer dynamic; leave it at 0.002; got 0.1",
+        "--factors 0.1 1.0": "several factors are compared on validation texts, and need val_tasks",
+        "--factors 0.0": "factors must be >= 1e-06; got 0.0",
+        "--level bytes": "invalid choice 'bytes'",
+        "--precision bfloat16": "precision must be float32 or tensorfloat32; got bfloat16",
+        "--step-tokens 65536 --meta-batch 1000": "a meta-batch of texts would take about",
     },
     "omniglot": {
         "--dataset glyphs --train-ways 0": "train_ways must be >= 2; got 0",

@@ -47,6 +47,13 @@ def test_what_recomputes_or_takes_no_second_derivative_needs_less_memory(run):
         assert rows[mode]["memory_ratio"] < 0.7
 
 
+def test_the_modes_of_reading_agree_and_it_has_no_implicit_one(monkeypatch):
+    monkeypatch.setattr(jax, "jit", quick)
+    modes = "reverse", "forward-remat", "implicit"
+    first, last = memory.main(replace(TINY, model=("reader",), steps=(6,), modes=modes))
+    assert (first["mode"], last["mode"]) == modes[:2] and last["error"] < 1e-5
+
+
 def test_a_run_leaves_its_rows_and_a_figure(run):
     rows, out = run
     report = json.loads((out / "memory.json").read_text())
@@ -77,7 +84,7 @@ def test_a_program_beyond_the_memory_is_compiled_and_not_run(monkeypatch, capsys
         ({"inner_rate": 0.0}, "inner_rate must be positive; got 0.0"),
         ({"sequences": 0}, "sequences must be >= 1; got 0"),
         ({"inner_rate": 1.0}, "inner_rate must be < 1 for implicit; got 1.0"),
-        ({"model": ("conv4",)}, "layers is used only with model transformer; leave it at 4; got 1"),
+        ({"model": ("conv4",)}, "layers is used only with model transformer or reader; leave it"),
     ],
 )
 def test_bad_options_are_refused(change, message):

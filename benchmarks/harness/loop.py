@@ -79,11 +79,15 @@ def train(
             (out / "log.jsonl").open("a") as file,
             display.scalar_writer(out / "tensorboard", done, enabled=config.tensorboard) as write,
         ):
-            compiled, seconds["compile"] = hardware.timed(compile_call, study, config, states, keys)
-            seeds = f"{config.seeds} seeds on" if config.seeds > 1 else "Meta-training on"
-            print(f"{seeds} {study.devices}; compiled in {seconds['compile']:.1f} s.")
+            call = None
             while done < total and not interrupted():
-                (states, call_metrics), spent = hardware.timed(compiled, states, keys)
+                if call is None:
+                    call, seconds["compile"] = hardware.timed(
+                        compile_call, study, config, states, keys
+                    )
+                    seeds = f"{config.seeds} seeds on" if config.seeds > 1 else "Meta-training on"
+                    print(f"{seeds} {study.devices}; compiled in {seconds['compile']:.1f} s.")
+                (states, call_metrics), spent = hardware.timed(call, states, keys)
                 seconds["train"] += spent
                 done += every
                 progress = observe(study, config, states, call_metrics, done, seconds)

@@ -65,7 +65,7 @@ def run_experiment(experiment: Experiment, config: DataOptions) -> Result:
 
 def make_study(experiment: Experiment, config: DataOptions) -> Study:
     """The study of an experiment: `maml.meta_step` with Adam, and an evaluation step by step."""
-    optimizer, layout = outer_optimizer(experiment, config), _layout(experiment, config)
+    optimizer, layout = outer_optimizer(experiment, config), make_layout(experiment, config)
     headline, devices = experiment.headline, layout.mesh.size if layout.mesh else 1
     if layout.chunk and config.meta_batch // devices % layout.chunk:
         raise ValueError(
@@ -135,7 +135,7 @@ def evaluate(
     validating = split == "val"
     tasks = config.val_tasks if validating else config.eval_tasks
     steps = config.inner_steps if validating else config.eval_steps
-    layout = _layout(experiment, config)
+    layout = make_layout(experiment, config)
     devices, blocks = layout.mesh.size if layout.mesh else 1, -(-tasks // BLOCK)
     block = -(-tasks // (blocks * devices)) * devices
     sample = maml.batch_tasks(experiment.samplers[split], block)
@@ -168,8 +168,8 @@ def _by_step(values: dict[str, np.ndarray]) -> Values:
     return {metric: values_by_step(columns) for metric, columns in values.items()}
 
 
-def _layout(experiment: Experiment, config: DataOptions) -> hardware.Layout:
-    """One for the whole run: what is trained on some devices is evaluated on them."""
+def make_layout(experiment: Experiment, config: DataOptions) -> hardware.Layout:
+    """The layout of the whole run: what is trained on some devices is evaluated on them."""
     together = math.gcd(config.meta_batch, config.val_tasks, config.eval_tasks)
     return hardware.layout(
         together, heavy=experiment.heavy, devices=config.devices, chunk=config.chunk

@@ -1,0 +1,237 @@
+"""From the options of `benchmarks.language` to texts, a model, and the study of reading."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, PyTree
+
+import maml
+from benchmarks.harness import algorithms, display, hardware, supervised
+from benchmarks.harness.study import Study, Values, values_by_step
+from benchmarks.language_options import Language
+from maml.types import MetaParams, Metrics, Params, RandomKey
+from tasks import text
+from tasks.corpus import Corpus
+from tasks.dynamic_evaluation import dynamic_evaluation, mean_squares
+from tasks.language_models import LSTM, WindowTransformer, next_chunk
+from tasks.passages import random_readings, readings
+
+SEED = 2017  # of the texts whose gradients are squared; the models draw no random numbers
+CLIP = 1.0  # largest norm of the gradients of meta-steps, and of clipped inner steps
+TEXTS_OF_SQUARES = 64  # number of training texts whose gradients dynamic evaluation squares
+OPTIMIZERS = {
+    "sgd": optax.sgd,
+    "clipped": lambda rate: optax.chain(maml.clip_by_global_norm(CLIP), optax.sgd(rate)),
+    "adam": partial(optax.adam, eps_root=1e-8),
+    "dynamic": optax.sgd,  # in training, where nothing adapts
+}
+
+
+def load(config: Language) -> Corpus:
+    """The texts, after the notes on what is left out of them are printed.
+
+    Raises:
+        ValueError: the files cannot be read.
+    """
+    if config.dataset == "stdlib":
+        corpus = text.standard_library(config.level)
+    elif config.data is None:
+        raise ValueError(f"dataset {config.dataset} needs --data, the path of the texts; got none")
+    else:
+        source = text.penn_treebank if config.dataset == "ptb" else text.own_texts
+        corpus = source(config.data, config.level)
+    notes = [*corpus.notes]
+    size = config.step_tokens * config.eval_steps
+    if config.model == "transformer" and config.window >= size:
+        notes.append(f"The window of {config.window} tokens is as long as a text, {size} tokens.")
+    lengths = np.array([len(tokens) for tokens in corpus.splits["test"].values()])
+    if short := int((lengths <= size).sum()):
+        notes.append(
+            f"{short} of {len(lengths)} test texts are shorter than the {size + 1} tokens that are"
+            " read, and left out."
+        )
+    if rest := int(((lengths[lengths > size] - 1) % size).sum()):
+        notes.append(
+            f"{rest:,} tokens at the ends of the test texts, no whole passage, are left out."
+        )
+    print(*notes, sep="\n", end="\n" * bool(notes))
+    return corpus
+
+
+def network(config: Language, vocabulary: int) -> WindowTransformer | LSTM:
+    """The model; a feed-forward network of the transformer has 8/3 of its width."""
+    if config.model == "lstm":
+        return LSTM(vocabulary, config.width, config.layers)
+    hidden = 4 * max(1, round(config.width * 2 / 3))
+    sizes = {name: getattr(config, name) for name in ("width", "layers", "heads", "window")}
+    return WindowTransformer(vocabulary, hidden=hidden, **sizes)
+
+
+def algorithm(config: Language, model: nn.Module, params: Params, factor: Any = 1.0) -> Any:
+    """The algorithm, with inner learning rates multiplied by a factor."""
+
+    def optimizer(rate: float) -> optax.GradientTransformation:
+        return OPTIMIZERS[config.optimizer](rate * factor)
+
+    built = algorithms.build(
+        config.algorithm,
+        next_chunk(model),
+        config.inner_rate,
+        config.inner_steps,
+        optimizer=optimizer,
+        mask=maml.mask_by_path(params, "/second") if config.adapts == "second" else None,
+        hvp=config.hvp or "reverse",
+        remat=config.remat,
+    )
+    start = start_of(model)
+    if config.algorithm == "reptile":
+        return built._replace(grad=maml.reading_displacement(built.learner, start))
+    adapts = config.algorithm != "pretrained"
+    return built._replace(grad=maml.reading(built.learner, start, adapts=adapts))
+
+
+def start_of(model: Any) -> Callable[[Params], PyTree]:
+    """The function `start(params) -> carry` of a model."""
+    return lambda params: model.start()
+
+
+def make_study(config: Language) -> Study:
+    """The study: meta-training on random passages, an evaluation of each text from its beginning.
+
+    Raises:
+        ValueError: the texts cannot be read, or are shorter than a passage.
+    """
+    corpus = load(config)
+    texts = {split: [*named.values()] for split, named in corpus.splits.items()}
+    model = network(config, len(corpus.vocabulary))
+
+    def init(key: RandomKey) -> Params:
+        return model.init(key, jnp.zeros(1, jnp.int32), model.start())
+
+    params = jax.eval_shape(init, jax.random.key(0))
+    passages = {
+        split: readings(texts[split], config.eval_steps, config.step_tokens, most)
+        for split, most in (("val", config.val_tasks), ("test", config.eval_tasks))
+        if most
+    }
+    sample = random_readings(texts["train"], config.inner_steps, config.step_tokens)
+    adapted = params
+    if config.adapts == "second":
+        adapted, _ = maml.partition(params, maml.mask_by_path(params, "/second"))
+    facts = {
+        "algorithm": config.algorithm,
+        "batch_norm": "none",
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "adapted_parameters": sum(leaf.size for leaf in jax.tree.leaves(adapted)),
+        "vocabulary": len(corpus.vocabulary),
+        "notes": corpus.notes,
+    }
+    experiment = supervised.Experiment(
+        name="language",
+        algorithm=algorithm(config, model, params),
+        init=init,
+        samplers={"train": sample},
+        predict=lambda params, tokens: model.apply(params, tokens, model.start())[0],
+        metric=next_chunk(model),
+        headline="bits",
+        facts=facts,
+        higher_is_better=False,
+        heavy=False,
+        precision=hardware.precision(config.precision),
+        outer=lambda adam: optax.chain(maml.clip_by_global_norm(CLIP), adam),
+    )
+
+    def select_metrics(metrics: Metrics) -> dict[str, Array]:
+        return {"loss": metrics["loss"], "bits": metrics["loss"] / np.log(2)}
+
+    study = supervised.make_study(experiment, config)
+    facts = study.facts | {"tasks": len(passages["test"])}
+    evaluate = make_evaluation(config, experiment, model, sample, passages)
+    return study._replace(
+        select_metrics=select_metrics, evaluate=evaluate, headline=("bits", "mean"), facts=facts
+    )
+
+
+def make_evaluation(
+    config: Language,
+    experiment: supervised.Experiment,
+    model: nn.Module,
+    sample: maml.Sampler,
+    passages: dict[str, np.ndarray],
+) -> Callable[[MetaParams, str], Values]:
+    """The evaluation of a study: bits for each token by the number of inner steps before it."""
+    loss, start, key = next_chunk(model), start_of(model), jax.random.key(SEED)
+    params = jax.eval_shape(experiment.init, key)
+    squares_at = jax.jit(partial(mean_squares, loss, start))
+    layout = supervised.make_layout(experiment, config)._asdict()
+
+    @jax.jit
+    def scores(
+        meta_params: MetaParams, squares: Params, factor: Array, chunks: Array
+    ) -> tuple[Float[Array, "text chunk"], Float[Array, "text chunk"]]:
+        learner = algorithm(config, model, params, factor).learner
+        if config.optimizer == "dynamic":
+            rate = config.inner_rate * factor
+            learner = dynamic_evaluation(loss, squares, rate=rate, decay=config.decay)
+        read = partial(maml.evaluate_reading, learner, start, meta_params, **layout)
+        episodes = maml.Episode(chunks, None)
+        adapted, _ = read(episodes, key)
+        static, _ = read(episodes, key, adapts=False)
+        return adapted / np.log(2), static / np.log(2)
+
+    def read_all(
+        meta_params: MetaParams, squares: Params, factor: float, split: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The scores of all texts, in blocks of one size; the last block repeats texts."""
+        texts, block = passages[split], config.meta_batch
+        blocks = [np.arange(at, at + block) % len(texts) for at in range(0, len(texts), block)]
+        shown = display.track(blocks, "Reading", shown=split == "test")
+        parts = [scores(meta_params, squares, factor, texts[rows]) for rows in shown]
+        adapted, static = (np.concatenate(part)[: len(texts)] for part in zip(*parts, strict=True))
+        return adapted, static
+
+    def evaluate(meta_params: MetaParams, split: str) -> Values:
+        squares, factor = (), config.factors[0]
+        if config.optimizer == "dynamic":
+            squares = squares_at(meta_params, maml.batch_tasks(sample, TEXTS_OF_SQUARES)(key), key)
+        if split == "test" and len(config.factors) > 1:
+            means = {
+                one: np.nan_to_num(read_all(meta_params, squares, one, "val")[0].mean(), nan=np.inf)
+                for one in config.factors
+            }
+            factor = min(means, key=lambda one: means[one])
+        adapted, static = read_all(meta_params, squares, factor, split)
+        report_divergence(adapted, config.inner_rate * factor, split)
+        return as_values(adapted, static, factor, by_position=split == "test")
+
+    return evaluate
+
+
+def report_divergence(bits: np.ndarray, rate: float, split: str) -> None:
+    """Prints which text of how many diverged first, where one did."""
+    broken = ~np.isfinite(bits)
+    if broken.any():
+        texts = np.flatnonzero(broken.any(axis=1))
+        chunk = int(np.argmax(broken[texts[0]]))
+        print(
+            f"With the inner learning rate {rate:g}, {len(texts)} of {len(bits)} texts of {split}"
+            f" diverged, the first of them text {texts[0]} in chunk {chunk}."
+        )
+
+
+def as_values(
+    adapted: np.ndarray, static: np.ndarray, factor: float, *, by_position: bool
+) -> Values:
+    """The values of each text by the number of inner steps, and their means over the chunks."""
+    metrics = {"bits": adapted, "bits_static": static, "gain": static - adapted}
+    values = {
+        name: (values_by_step(bits) if by_position else {}) | {"mean": bits.mean(axis=1)}
+        for name, bits in metrics.items()
+    }
+    return values | {"factor": {"mean": np.full(len(adapted), factor)}}

@@ -1,0 +1,104 @@
+"""Tiny runs of the language benchmark: with and without adaptation, by place and by text."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import language
+from benchmarks.language_experiment import load, make_study, network, report_divergence
+from benchmarks.report import reading
+from tasks.language_models import next_chunk
+
+WORDS = "the cat sat on the mat and the dog sat on the log. "
+STEPS, TOKENS = 3, 4
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Three texts of one's own, one for each split, and the smallest transformer."""
+    folder = tmp_path_factory.mktemp("language")
+    for split, times in (("train", 4), ("val", 2), ("test", 3)):
+        (folder / "texts" / split).mkdir(parents=True)
+        (folder / "texts" / split / "a.txt").write_text(WORDS * times)
+    (folder / "texts" / "test" / "short.txt").write_text("the cat")
+    return replace(
+        language.STDLIB,
+        **{"dataset": "texts", "data": folder / "texts", "out": folder / "run"},
+        **{"width": 4, "layers": 1, "heads": 1, "window": 5, "step_tokens": TOKENS},
+        **{"inner_steps": STEPS, "eval_steps": STEPS, "meta_batch": 2, "meta_steps": 4},
+        **{"steps_per_call": 2, "val_tasks": 2, "eval_tasks": 5},
+    )
+
+
+@pytest.fixture(scope="module")
+def result(config):
+    return language.main(config)
+
+
+def test_a_run_has_the_bits_of_each_place_with_and_without_adaptation(config, result):
+    written = {path.name for path in config.out.iterdir()}
+    assert {"reading.png", "learning_curve.png", "summary.json", "log.jsonl"} <= written
+    summary = json.loads((config.out / "summary.json").read_text())
+    for name in ("bits", "bits_static", "gain"):
+        assert [*summary[name]] == [*map(str, range(STEPS)), "mean"]
+    gain = {when: value["mean"] for when, value in summary["gain"].items()}
+    assert abs(gain["0"]) < 1e-6 < abs(gain["1"])  # the first chunk is read by the same parameters
+    bits = summary["bits_static"]["mean"]["mean"] - summary["bits"]["mean"]["mean"]
+    assert gain["mean"] == pytest.approx(bits, abs=1e-6)
+    assert (summary["metric"], summary["steps"]) == ("bits", "mean") and summary["tasks"] == 5
+    assert summary["adapted_parameters"] < summary["parameters"]
+
+
+def test_bits_without_adaptation_are_those_of_the_model_on_each_text(config, result):
+    corpus = load(config)
+    model, size = network(config, len(corpus.vocabulary)), STEPS * TOKENS
+    loss = jax.jit(next_chunk(model))
+    tokens = corpus.splits["test"]["test/a.txt"].astype(np.int32)
+    passages = [tokens[at : at + size + 1] for at in range(0, len(tokens) - size, size)]
+    kept = [passages[place * len(passages) // 5] for place in range(5)]
+    key = jax.random.key(0)
+    nats = [loss(result.of_seed(), (text, model.start()), key)[0] for text in kept]
+    got = result.summary["bits_static"]["mean"]["mean"]
+    np.testing.assert_allclose(got, np.mean(nats) / np.log(2), rtol=1e-5)
+
+
+def test_the_rate_of_an_evaluation_is_the_best_on_validation_texts(config, result, tmp_path):
+    """Dynamic evaluation of a model that was trained before, with one rate that is far too high."""
+    change = {"algorithm": "pretrained", "optimizer": "dynamic", "adapts": "all"}
+    change |= {"meta_steps": 0, "start_from": config.out, "inner_rate": 1.0}
+    dynamic = replace(config, factors=(1e6, 1e-6), out=tmp_path / "run", **change)
+    summary = language.main(dynamic).summary
+    assert summary["factor"]["mean"]["mean"] == pytest.approx(1e-6)
+    assert 0 < abs(summary["gain"]["2"]["mean"]) < 1e-3
+    assert summary["bits_static"] == result.summary["bits_static"]
+
+
+def test_texts_that_diverge_are_told_with_their_rate_and_first_chunk(capsys):
+    bits = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, np.inf], [1.0, np.nan, np.nan]])
+    report_divergence(bits, 0.5, "test")
+    assert capsys.readouterr().out == (
+        "With the inner learning rate 0.5, 2 of 3 texts of test diverged, the first of them text 1"
+        " in chunk 2.\n"
+    )
+    report_divergence(bits[:1], 0.5, "test")
+    assert not capsys.readouterr().out
+
+
+def test_what_is_left_out_of_the_texts_is_said(config, capsys):
+    load(replace(config, window=40))
+    said = capsys.readouterr().out
+    assert "The window of 40 tokens is as long as a text, 12 tokens." in said
+    assert "1 of 2 test texts are shorter than the 13 tokens that are read, and left out." in said
+    assert "8 tokens at the ends of the test texts, no whole passage, are left out." in said
+    with pytest.raises(ValueError, match="dataset ptb needs --data"):
+        load(replace(config, dataset="ptb", data=None))
+    with pytest.raises(ValueError, match="needs a text of 401 tokens; the longest of 1 has"):
+        make_study(replace(config, inner_steps=100))
+
+
+def test_words_are_also_told_as_nats_and_perplexity():
+    assert reading.in_words({"mean": 10.0, "ci95": 0.1}) == "6.931 nats a word, perplexity 1024.0"
+    assert reading.in_words({"mean": None, "ci95": None}) == "diverged"
