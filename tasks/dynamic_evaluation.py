@@ -6,6 +6,9 @@ g_i is the gradient of the loss of chunk i, which is scored before this step; MS
 squares of the gradients of chunks of training texts, and d = sqrt(MS) / mean(sqrt(MS)). So entries
 with large gradients move and return faster. It is a learner without meta-training.
 
+The authors' code squares gradients of 100 passages at once, and its mean of sqrt(MS) is that of the
+means of the arrays; here gradients are of one passage, and the mean is over all entries.
+
 Krause, Kahembwe, Murray, Renals: Dynamic evaluation of neural sequence models (ICML 2018),
 https://arxiv.org/abs/1709.07432
 """
@@ -35,7 +38,8 @@ def mean_squares(
         loss: Loss of a chunk.
         start: Function `start(params) -> carry` of the carry before the first chunk.
         params: Parameters of the model, theta.
-        episodes: Texts, `Episode[text, ...]`, as `maml.reading` takes them.
+        episodes: Texts, `Episode[text, ...]`, as `maml.reading` takes them, also as a
+            `BatchPerStep`.
         key: Random key, split into one for each text and chunk.
 
     Returns:
@@ -54,6 +58,7 @@ def mean_squares(
         return jax.tree.map(lambda leaf: leaf / len(keys), sums)
 
     texts = episodes.support
+    texts = texts.batches if isinstance(texts, maml.BatchPerStep) else texts
     keys = jax.random.split(key, len(jax.tree.leaves(texts)[0]))
     squares = jax.lax.map(lambda text: of_text(*text), (texts, keys))
     return jax.tree.map(partial(jnp.mean, axis=0), squares)
@@ -68,7 +73,8 @@ def dynamic_evaluation(
         loss: Loss of a chunk.
         squares: Mean squares MS of the gradients, as `mean_squares` returns them.
         rate: Learning rate, >= 0.
-        decay: Speed of the return to theta, >= 0; the paper's is 0.002 on Penn Treebank.
+        decay: Speed of the return to theta, >= 0. The authors' code has 0.002 for chunks of 5 words
+            of Penn Treebank; the rates and decays that it tries are proportional to the length.
         eps: What is added to the root of the mean squares, > 0.
 
     Returns:

@@ -42,6 +42,9 @@ def test_mean_squares_are_those_of_the_gradients_of_each_chunk():
             squares.append(jax.tree.map(np.square, grads))
     expected = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *squares)
     jax.tree.map(np.testing.assert_allclose, got, expected)
+    batches = maml.Episode(maml.BatchPerStep(texts), None)
+    got = jax.jit(lambda theta: mean_squares(loss, start, theta, batches, KEY))(THETA)
+    jax.tree.map(np.testing.assert_allclose, got, expected)
 
 
 def test_reading_takes_the_steps_of_the_rule():
