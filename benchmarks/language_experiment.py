@@ -1,6 +1,6 @@
 """From the options of `benchmarks.language` to texts, a model, and the study of reading."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 import maml
 from benchmarks.harness import algorithms, display, hardware, supervised
 from benchmarks.harness.study import Study, Values, values_by_step
+from benchmarks.harness.tables import quantity
 from benchmarks.language_options import Language
 from maml.types import MetaParams, Metrics, Params, RandomKey
 from tasks import text
@@ -49,17 +50,23 @@ def load(config: Language) -> Corpus:
     notes = [*corpus.notes]
     size = config.step_tokens * config.eval_steps
     if config.model == "transformer" and config.window >= size:
-        notes.append(f"The window of {config.window} tokens is as long as a text, {size} tokens.")
+        notes.append(
+            f"The window of {config.window} tokens reaches over a whole passage of {size}."
+        )
+    sizes = {"train": config.step_tokens * config.inner_steps, "val": size, "test": size}
+    for split, named in corpus.splits.items():
+        short = sum(len(tokens) <= sizes[split] for tokens in named.values())
+        if short and (split != "val" or config.val_tasks):
+            notes.append(
+                f"Texts of {split} that are shorter than a passage of {sizes[split] + 1:,} tokens"
+                f" are left out: {short} of {len(named)}."
+            )
     lengths = np.array([len(tokens) for tokens in corpus.splits["test"].values()])
-    if short := int((lengths <= size).sum()):
-        notes.append(
-            f"{short} of {len(lengths)} test texts are shorter than the {size + 1} tokens that are"
-            " read, and left out."
-        )
-    if rest := int(((lengths[lengths > size] - 1) % size).sum()):
-        notes.append(
-            f"{rest:,} tokens at the ends of the test texts, no whole passage, are left out."
-        )
+    passages = (lengths - 1) // size
+    if rest := int((lengths - 1 - size * passages)[passages > 0].sum()):
+        notes.append(f"Tokens after the last whole passages of test are left out: {rest:,}.")
+    if (found := int(passages.sum())) > config.eval_tasks:
+        notes.append(f"Passages of test that are read: {config.eval_tasks} of {found:,}.")
     print(*notes, sep="\n", end="\n" * bool(notes))
     return corpus
 
@@ -115,12 +122,14 @@ def make_study(config: Language) -> Study:
         return model.init(key, jnp.zeros(1, jnp.int32), model.start())
 
     params = jax.eval_shape(init, jax.random.key(0))
-    passages = {
-        split: readings(texts[split], config.eval_steps, config.step_tokens, most)
-        for split, most in (("val", config.val_tasks), ("test", config.eval_tasks))
-        if most
-    }
-    sample = random_readings(texts["train"], config.inner_steps, config.step_tokens)
+    passages, names, time = {}, {}, config.step_tokens
+    for split, most in (("val", config.val_tasks), ("test", config.eval_tasks)):
+        if most:
+            arguments = texts[split], config.eval_steps, time, most
+            passages[split], places = readings(*arguments, kind=f"{split} texts")
+            titles = [*corpus.splits[split]]
+            names[split] = [f"{titles[text]} from token {token:,}" for text, token in places]
+    sample = random_readings(texts["train"], config.inner_steps, time, kind="train texts")
     adapted = params
     if config.adapts == "second":
         adapted, _ = maml.partition(params, maml.mask_by_path(params, "/second"))
@@ -152,7 +161,7 @@ def make_study(config: Language) -> Study:
 
     study = supervised.make_study(experiment, config)
     facts = study.facts | {"tasks": len(passages["test"])}
-    evaluate = make_evaluation(config, experiment, model, sample, passages)
+    evaluate = make_evaluation(config, experiment, model, sample, passages, names)
     return study._replace(
         select_metrics=select_metrics, evaluate=evaluate, headline=("bits", "mean"), facts=facts
     )
@@ -164,6 +173,7 @@ def make_evaluation(
     model: nn.Module,
     sample: maml.Sampler,
     passages: dict[str, np.ndarray],
+    names: dict[str, list[str]],
 ) -> Callable[[MetaParams, str], Values]:
     """The evaluation of a study: bits for each token by the number of inner steps before it."""
     loss, start, key = next_chunk(model), start_of(model), jax.random.key(SEED)
@@ -206,22 +216,25 @@ def make_evaluation(
                 for one in config.factors
             }
             factor = min(means, key=lambda one: means[one])
+            tried = ", ".join(f"{one:g}: {mean:.4f}" for one, mean in means.items())
+            print(f"Validation bits by the factor of the inner learning rate: {tried}.")
         adapted, static = read_all(meta_params, squares, factor, split)
-        report_divergence(adapted, config.inner_rate * factor, split)
+        report_divergence(adapted, config.inner_rate * factor, names[split])
         return as_values(adapted, static, factor, by_position=split == "test")
 
     return evaluate
 
 
-def report_divergence(bits: np.ndarray, rate: float, split: str) -> None:
-    """Prints which text of how many diverged first, where one did."""
+def report_divergence(bits: np.ndarray, rate: float, names: Sequence[str]) -> None:
+    """Prints on how many passages the inner steps diverged, and on which first, if on any."""
     broken = ~np.isfinite(bits)
     if broken.any():
-        texts = np.flatnonzero(broken.any(axis=1))
-        chunk = int(np.argmax(broken[texts[0]]))
+        rows = np.flatnonzero(broken.any(axis=1))
+        steps = int(np.argmax(broken[rows[0]]))
         print(
-            f"With the inner learning rate {rate:g}, {len(texts)} of {len(bits)} texts of {split}"
-            f" diverged, the first of them text {texts[0]} in chunk {chunk}."
+            f"With the inner learning rate {rate:g}, {len(rows)} of {len(bits)} passages diverged;"
+            f" the first of them is {names[rows[0]]}, in chunk {steps + 1} after"
+            f" {quantity(steps, 'inner step')}."
         )
 
 

@@ -12,8 +12,12 @@ from maml import Episode, Sampler
 from maml._checks import check_count, check_counts, check_key
 from maml.types import RandomKey
 
+Place = tuple[int, int]  # number of a text, and the token at which a passage of it begins
 
-def random_readings(texts: Sequence[Integer[np.ndarray, "_"]], chunks: int, time: int) -> Sampler:
+
+def random_readings(
+    texts: Sequence[Integer[np.ndarray, "_"]], chunks: int, time: int, *, kind: str = "texts"
+) -> Sampler:
     """A sampler of tasks, each a passage of a text from a uniformly random place, in chunks.
 
     A passage is `chunks * time + 1` tokens of one text. Texts that are shorter are never drawn.
@@ -22,6 +26,7 @@ def random_readings(texts: Sequence[Integer[np.ndarray, "_"]], chunks: int, time
         texts: Texts, numbers of tokens.
         chunks: Number of chunks of a passage.
         time: Number of tokens that are predicted in a chunk.
+        kind: Words for the texts in a refusal, such as "training texts".
 
     Returns:
         The sampler `sample(key) -> Episode(support, None)`, as `maml.reading` reads them: chunks
@@ -35,7 +40,7 @@ def random_readings(texts: Sequence[Integer[np.ndarray, "_"]], chunks: int, time
     >>> sample(jax.random.key(0)).support.tolist()
     [[0, 1, 2], [2, 3, 4], [4, 5, 6]]
     """
-    lengths = _check_lengths(texts, chunks, time)
+    lengths = _check_lengths(texts, chunks, time, kind)
     places = np.maximum(lengths - chunks * time, 0)  # where a passage of the text can begin
     ends, offsets = np.cumsum(places), np.cumsum(lengths) - lengths
     tokens = np.concatenate([np.asarray(text, np.uint16) for text in texts])
@@ -44,27 +49,33 @@ def random_readings(texts: Sequence[Integer[np.ndarray, "_"]], chunks: int, time
 
 
 def readings(
-    texts: Sequence[Integer[np.ndarray, "_"]], chunks: int, time: int, most: int
-) -> Int[np.ndarray, "text chunk tokens"]:
+    texts: Sequence[Integer[np.ndarray, "_"]],
+    chunks: int,
+    time: int,
+    most: int,
+    *,
+    kind: str = "texts",
+) -> tuple[Int[np.ndarray, "text chunk tokens"], list[Place]]:
     """Passages for an evaluation: each text from its beginning, one passage after the other.
 
     What remains at the end of a text is dropped. Of more passages than `most`, evenly spaced ones
     are taken.
 
     Args:
-        texts, chunks, time: As in `random_readings`.
+        texts, chunks, time, kind: As in `random_readings`.
         most: Largest number of passages.
 
     Returns:
-        The chunks, `[passage, chunks, time + 1]`.
+        The chunks, `[passage, chunks, time + 1]`, and the place of each passage.
 
     Raises:
         ValueError: as `random_readings`.
 
-    >>> readings([np.arange(7), np.arange(5)], chunks=2, time=2, most=9).tolist()
-    [[[0, 1, 2], [2, 3, 4]], [[0, 1, 2], [2, 3, 4]]]
+    >>> passages, places = readings([np.arange(7), np.arange(9)], chunks=2, time=2, most=9)
+    >>> passages[2].tolist(), places
+    ([[4, 5, 6], [6, 7, 8]], [(0, 0), (1, 0), (1, 4)])
     """
-    lengths, size = _check_lengths(texts, chunks, time), chunks * time
+    lengths, size = _check_lengths(texts, chunks, time, kind), chunks * time
     check_count(most, least=1, of="passages")
     starts = [
         (text, place)
@@ -74,7 +85,8 @@ def readings(
     if len(starts) > most:
         starts = [starts[place * len(starts) // most] for place in range(most)]
     within = np.arange(chunks)[:, None] * time + np.arange(time + 1)
-    return np.stack([np.asarray(texts[text], np.int32)[place + within] for text, place in starts])
+    passages = [np.asarray(texts[text][place + within], np.int32) for text, place in starts]
+    return np.stack(passages), starts
 
 
 def text_passages(text: bytes | str, shots: int, queries: int, length: int) -> Sampler:
@@ -115,7 +127,7 @@ def text_passages(text: bytes | str, shots: int, queries: int, length: int) -> S
     return jax.tree_util.Partial(partial(_read, **sizes), jnp.asarray(tokens))
 
 
-def _check_lengths(texts: Sequence[np.ndarray], chunks: int, time: int) -> np.ndarray:
+def _check_lengths(texts: Sequence[np.ndarray], chunks: int, time: int, kind: str) -> np.ndarray:
     """The lengths of the texts, after a check that one of them has a passage."""
     check_counts(chunks=chunks)
     check_count(time, least=1, of="tokens in a chunk")
@@ -123,7 +135,7 @@ def _check_lengths(texts: Sequence[np.ndarray], chunks: int, time: int) -> np.nd
     if not (lengths > chunks * time).any():
         raise ValueError(
             f"a passage of {chunks} chunks of {time} tokens needs a text of"
-            f" {chunks * time + 1:,} tokens; the longest of {len(texts)} has"
+            f" {chunks * time + 1:,} tokens; the longest of {len(texts)} {kind} has"
             f" {max(lengths, default=0):,}"
         )
     return lengths

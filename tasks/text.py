@@ -20,7 +20,8 @@ PENN = {  # the MD5 of each text in Mikolov's preprocessing
     "test": "8b80168b89c18661a38ef683c0dc3721",
 }
 # Parts of the library that are tables, tests, or programs of their own.
-NOT_READ = {"encodings", "idlelib", "lib2to3", "pydoc_data", "site-packages", "test", "tests"}
+NOT_READ = {"encodings", "idlelib", "lib2to3", "pydoc_data", "test", "tests"}
+NOT_READ |= {"site-packages", "dist-packages"}
 
 
 def penn_treebank(folder: str | Path, level: Level = "characters") -> Corpus:
@@ -70,10 +71,10 @@ def penn_treebank(folder: str | Path, level: Level = "characters") -> Corpus:
 def own_texts(path: str | Path, level: Level = "characters", *, most: int = 10_000) -> Corpus:
     """The texts of a file or of a folder, in UTF-8.
 
-    The folders `train`, `val` and `test`, where there are such, are the splits. Otherwise, of ten
-    files in the order of their names, the fifth is for validation and the tenth for the test. Of
-    fewer than ten files, the last tenth of each text is for the test and the one before it for
-    validation.
+    The folders `train`, `val` and `test`, where there is one of them, are the splits, and other
+    files are left out. Otherwise, of ten files in the order of their names, the fifth is for
+    validation and the tenth for the test. Of fewer than ten files, the last tenth of each text is
+    for the test and the one before it for validation.
 
     Args:
         path: File, or folder in which every file is a text; files and folders whose names start
@@ -82,11 +83,12 @@ def own_texts(path: str | Path, level: Level = "characters", *, most: int = 10_0
         most: Largest size of the vocabulary; rarer tokens become `<unk>`.
 
     Returns:
-        The corpus.
+        The corpus; its notes say how many files are left out.
 
     Raises:
-        ValueError: there is no such file or folder, or no text in it; a text is not UTF-8; a split
-            has no text; or there are fewer than two different tokens.
+        ValueError: there is no such file or folder, or no text in it; a text is not UTF-8; some of
+            the folders `train`, `val` and `test` are missing; a split has no text; or there are
+            fewer than two different tokens.
     """
     check_level(level)
     check_count(most, least=2, of="tokens in the vocabulary")
@@ -104,13 +106,24 @@ def own_texts(path: str | Path, level: Level = "characters", *, most: int = 10_0
         if status and not any(part.startswith(".") for part in name.split("/"))
     }
     check_sizes(path, sizes, LIMITS)
+    if not sizes:
+        raise ValueError(f"a folder of texts must have a file; {path} has none")
     texts = {name: _read(path / name) for name in sizes}
-    heads = {name.split("/")[0] for name in texts if "/" in name} & set(SPLITS)
-    if heads:
-        splits = {s: {n: text for n, text in texts.items() if n.split("/")[0] == s} for s in SPLITS}
-    else:
+    present = [split for split in SPLITS if any(n.startswith(f"{split}/") for n in texts)]
+    if not present:
         splits = _cut(texts) if len(texts) < 10 else _by_tenths(texts, lambda name: name)
-    return make_corpus(splits, level, most)
+        return make_corpus(splits, level, most)
+    if len(present) < len(SPLITS):
+        raise ValueError(
+            f"{path} must have texts in all of the folders {', '.join(SPLITS)}, or no folder with"
+            f" such a name; got {', '.join(present)}"
+        )
+    splits = {s: {n: t for n, t in texts.items() if n.startswith(f"{s}/")} for s in SPLITS}
+    corpus = make_corpus(splits, level, most)
+    if others := len(texts) - sum(map(len, splits.values())):
+        note = f"Files outside of the folders {', '.join(SPLITS)} are left out: {others}."
+        return corpus._replace(notes=(note, *corpus.notes))
+    return corpus
 
 
 def standard_library(level: Level = "characters") -> Corpus:

@@ -65,40 +65,52 @@ def test_bits_without_adaptation_are_those_of_the_model_on_each_text(config, res
     np.testing.assert_allclose(got, np.mean(nats) / np.log(2), rtol=1e-5)
 
 
-def test_the_rate_of_an_evaluation_is_the_best_on_validation_texts(config, result, tmp_path):
+def test_the_rate_of_an_evaluation_is_the_best_on_validation_texts(
+    config, result, tmp_path, capsys
+):
     """Dynamic evaluation of a model that was trained before, with one rate that is far too high."""
     change = {"algorithm": "pretrained", "optimizer": "dynamic", "adapts": "all"}
     change |= {"meta_steps": 0, "start_from": config.out, "inner_rate": 1.0}
     dynamic = replace(config, factors=(1e6, 1e-6), out=tmp_path / "run", **change)
     summary = language.main(dynamic).summary
     assert summary["factor"]["mean"]["mean"] == pytest.approx(1e-6)
+    assert (
+        "Validation bits by the factor of the inner learning rate: 1e+06:"
+        in capsys.readouterr().out
+    )
     assert 0 < abs(summary["gain"]["2"]["mean"]) < 1e-3
     assert summary["bits_static"] == result.summary["bits_static"]
 
 
 def test_texts_that_diverge_are_told_with_their_rate_and_first_chunk(capsys):
     bits = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, np.inf], [1.0, np.nan, np.nan]])
-    report_divergence(bits, 0.5, "test")
+    names = ["a.txt from token 0", "b.txt from token 12", "b.txt from token 24"]
+    report_divergence(bits, 0.5, names)
     assert capsys.readouterr().out == (
-        "With the inner learning rate 0.5, 2 of 3 texts of test diverged, the first of them text 1"
-        " in chunk 2.\n"
+        "With the inner learning rate 0.5, 2 of 3 passages diverged; the first of them is b.txt"
+        " from token 12, in chunk 3 after 2 inner steps.\n"
     )
-    report_divergence(bits[:1], 0.5, "test")
+    report_divergence(bits[:1], 0.5, names)
     assert not capsys.readouterr().out
 
 
 def test_what_is_left_out_of_the_texts_is_said(config, capsys):
     load(replace(config, window=40))
     said = capsys.readouterr().out
-    assert "The window of 40 tokens is as long as a text, 12 tokens." in said
-    assert "1 of 2 test texts are shorter than the 13 tokens that are read, and left out." in said
-    assert "8 tokens at the ends of the test texts, no whole passage, are left out." in said
+    assert "The window of 40 tokens reaches over a whole passage of 12." in said
+    short = "Texts of test that are shorter than a passage of 13 tokens are left out: 1 of 2."
+    assert short in said
+    assert "Tokens after the last whole passages of test are left out: 8." in said
+    assert "Passages of test that are read: 5 of 12." in said
     with pytest.raises(ValueError, match="dataset ptb needs --data"):
         load(replace(config, dataset="ptb", data=None))
-    with pytest.raises(ValueError, match="needs a text of 401 tokens; the longest of 1 has"):
+    with pytest.raises(ValueError, match="401 tokens; the longest of 1 train texts has"):
         make_study(replace(config, inner_steps=100))
 
 
-def test_words_are_also_told_as_nats_and_perplexity():
+def test_words_are_also_told_as_nats_and_perplexity(result, capsys):
+    """Those of the bits with and without adaptation; their difference has no perplexity."""
+    reading.show(result.summary | {"config": result.summary["config"] | {"level": "words"}})
+    assert capsys.readouterr().out.count("perplexity") == 2
     assert reading.in_words({"mean": 10.0, "ci95": 0.1}) == "6.931 nats a word, perplexity 1024.0"
     assert reading.in_words({"mean": None, "ci95": None}) == "diverged"

@@ -98,14 +98,20 @@ def test_a_folder_is_split_by_its_files_or_by_folders_of_splits(tmp_path):
     assert decoded(text.own_texts(split, "words"), "train", "train/a.txt") == [
         *("train", "b", "<eos>"),
     ]
+    (split / "README").write_text("not read")
+    assert text.own_texts(split).notes[0] == (
+        "Files outside of the folders train, val, test are left out: 1."
+    )
     (split / "val" / "a.txt").unlink()
-    with pytest.raises(ValueError, match="each split needs a text that is not empty; got none for"):
+    with pytest.raises(ValueError, match=r"all of the folders train, val, test.*; got train, test"):
         text.own_texts(split)
 
 
 def test_texts_that_cannot_be_read_are_refused_by_name(tmp_path, unchecked):
     with pytest.raises(ValueError, match=r"must be a file or a folder; there is no .*nowhere"):
         text.own_texts(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"a folder of texts must have a file; .* has none"):
+        text.own_texts(tmp_path)
     file = tmp_path / "a.txt"
     file.write_bytes(b"abc\xffdef")
     for path in (file, tmp_path):
@@ -172,19 +178,20 @@ def test_a_passage_is_consecutive_chunks_of_one_text_from_any_place():
 
 def test_an_evaluation_reads_each_text_from_its_beginning():
     texts = [np.arange(9), np.arange(100, 104), np.arange(200, 205)]
-    got = readings(texts, chunks=1, time=4, most=9)
+    got, places = readings(texts, chunks=1, time=4, most=9)
+    assert places == [(0, 0), (0, 4), (2, 0)]
     assert got[:, 0].tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [200, 201, 202, 203, 204]]
-    assert readings(texts, 1, 4, most=2)[:, 0, 0].tolist() == [0, 4]
+    assert readings(texts, 1, 4, most=2)[1] == [(0, 0), (0, 4)]
 
 
 def test_texts_shorter_than_a_passage_are_refused_with_both_lengths():
     texts = [np.arange(4), np.arange(3)]
-    message = "2 chunks of 2 tokens needs a text of 5 tokens; the longest of 2 has 4"
+    message = "2 chunks of 2 tokens needs a text of 5 tokens; the longest of 2 texts has 4"
     for read in (lambda: random_readings(texts, 2, 2), lambda: readings(texts, 2, 2, 9)):
         with pytest.raises(ValueError, match=message):
             read()
     with pytest.raises(ValueError, match="chunks must be an integer >= 1; got 0"):
         random_readings(texts, 0, 2)
-    with pytest.raises(ValueError, match="the longest of 0 has 0"):
-        random_readings([], 1, 1)
+    with pytest.raises(ValueError, match="the longest of 0 val texts has 0"):
+        random_readings([], 1, 1, kind="val texts")
     assert jnp.issubdtype(random_readings(texts, 1, 2)(KEY).support.dtype, jnp.int32)

@@ -33,7 +33,8 @@ def show(summary: Summary) -> None:
     title = f"{config['dataset']}, {summary['algorithm']}: bits a {config['level'][:-1]} (95% CI)"
     print_table(["tokens before", *COLUMNS], rows, title, ", ".join([*facts, summary["device"]]))
     if words:
-        print(", ".join(f"{name}: {in_words(summary[m]['mean'])}" for name, m in COLUMNS.items()))
+        lines = {name: in_words(summary[metric]["mean"]) for metric, (name, _) in LINES.items()}
+        print(", ".join(f"{name}: {text}" for name, text in lines.items()))
 
 
 def in_words(bits: dict[str, Any]) -> str:
