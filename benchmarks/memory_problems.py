@@ -47,25 +47,29 @@ class Options:
     inner_rate: float | None = None
     """Learning rate of the inner optimiser; None is 0.05 for SGD and 0.001 for Adam."""
     layers: int = 4
-    """Number of layers of the transformer."""
+    """Number of layers of the transformer or reader."""
     width: int = 128
-    """Number of features of the transformer."""
+    """Number of features of the transformer or reader."""
     heads: int = 4
-    """Number of attention heads in each layer of the transformer."""
+    """Number of attention heads in each layer of the transformer or reader."""
     length: int = 128
-    """Number of tokens of a passage that the transformer reads."""
+    """Number of tokens of a passage of the transformer, or of a chunk of the reader."""
     sequences: int = 8
-    """Number of passages in the support set, and in the query set."""
+    """Number of passages in the support set, and in the query set, of the transformer."""
     text: Path | None = None
-    """File of a text that the transformer adapts to; None is a random Markov chain."""
+    """File of a text that the transformer or reader adapts to; None is a random Markov chain for
+    the transformer and random bytes for the reader."""
     out: Path | None = None
     """Folder of memory.json and memory.png; None writes no files."""
 
     def __post_init__(self) -> None:
         check(self)
-        reads = ("layers", "width", "heads", "length", "sequences", "text")
+        reads = ("layers", "width", "heads", "length", "text")
         is_read = bool({"transformer", "reader"} & {*self.model})
         check_used(self, reads, is_read, "model transformer or reader")
+        check_used(self, ("sequences",), "transformer" in self.model, "model transformer")
+        if "reader" in self.model and {*self.modes} == {"implicit"}:
+            raise ValueError("model reader has no mode implicit: another mode is needed; got none")
         if not self.rate > 0:
             raise ValueError(f"inner_rate must be positive; got {self.rate}")
         if "implicit" in self.modes and self.optimizer == "sgd" and self.rate * STRENGTH >= 2:

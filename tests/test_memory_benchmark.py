@@ -50,7 +50,9 @@ def test_what_recomputes_or_takes_no_second_derivative_needs_less_memory(run):
 def test_the_modes_of_reading_agree_and_it_has_no_implicit_one(monkeypatch):
     monkeypatch.setattr(jax, "jit", quick)
     modes = "reverse", "forward-remat", "implicit"
-    first, last = memory.main(replace(TINY, model=("reader",), steps=(6,), modes=modes))
+    first, last = memory.main(
+        replace(TINY, model=("reader",), sequences=8, steps=(6,), modes=modes)
+    )
     assert (first["mode"], last["mode"]) == modes[:2] and last["error"] < 1e-5
 
 
@@ -85,6 +87,11 @@ def test_a_program_beyond_the_memory_is_compiled_and_not_run(monkeypatch, capsys
         ({"sequences": 0}, "sequences must be >= 1; got 0"),
         ({"inner_rate": 1.0}, "inner_rate must be < 1 for implicit; got 1.0"),
         ({"model": ("conv4",)}, "layers is used only with model transformer or reader; leave it"),
+        ({"model": ("reader",)}, "sequences is used only with model transformer; leave it at 8"),
+        (
+            {"model": ("reader",), "sequences": 8, "modes": ("implicit",)},
+            "model reader has no mode implicit",
+        ),
     ],
 )
 def test_bad_options_are_refused(change, message):
@@ -97,6 +104,10 @@ def test_bad_options_are_refused(change, message):
     [
         ({"heads": 3}, "3 heads do not divide a width of 8"),
         ({"length": 400}, r"passages of 400 \+ 1 bytes need 1604 bytes of text; got 7"),
+        (
+            {"model": ("reader",), "sequences": 8, "steps": (1, 9), "length": 2},
+            "9 chunks of 2 tokens needs a text of 19 tokens; the longest of 1 texts has 7",
+        ),
     ],
 )
 def test_impossible_models_and_texts_are_refused_before_any_work(
