@@ -41,7 +41,12 @@ def checked_carry(objective: Callable) -> Callable:
 
     def checked_carry(*args: Any) -> tuple[Any, tuple[PyTree, Metrics]]:
         value, metrics = objective(*args)
-        return value, check_pair(metrics, "the loss of a reader", "carry, metrics, as its metrics")
+        if not (isinstance(metrics, tuple) and len(metrics) == 2):
+            raise ValueError(
+                "the loss of a chunk must return (scalar, (carry, metrics)); got (scalar,"
+                f" {type(metrics).__name__})"
+            )
+        return value, metrics
 
     return checked_carry
 

@@ -254,7 +254,9 @@ def test_arguments_that_cannot_be_read_are_refused(unchecked):
         "one chunk or more, .*got leading sizes": {"episode": maml.Episode(1.0, None)},
         "start must be a function": {"start": None},
         "adapts must be True or False": {"adapts": 1},
-        r"must return \(carry, metrics, as its metrics\)": {"learner": on(without_carry)},
+        r"must return \(scalar, \(carry, metrics\)\); got \(scalar, dict\)": {
+            "learner": on(without_carry)
+        },
         r"the carry has the shape \(6,\) at '0'": {"learner": on(grows)},
         "no chunk is seen before it is scored": {
             "learner": lambda theta: learner(theta)._replace(begin=lambda state, batch, key: state)

@@ -193,11 +193,14 @@ def as_words(name: str, value: Any) -> str:
 
     >>> as_words("inner_rate", 0.1), as_words("cosine", True), as_words("rotate", False)
     ('--inner-rate 0.1', '--cosine', '--no-rotate')
+    >>> as_words("factors", (0.1, 1.0))
+    '--factors 0.1 1.0'
     """
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{option}" if value else f"--no-{option}"
-    return f"--{option} {value}"
+    words = map(str, value) if isinstance(value, tuple) else [str(value)]
+    return " ".join([f"--{option}", *words])
 
 
 def nearest(name: str, names: Iterable[str], before: str = "") -> str:
