@@ -133,10 +133,9 @@ def main(options: Options) -> list[dict]:
     if options.out:
         script_folder("memory", options)
     problems = {model: problem(model, options) for model in options.model}
+    # A text that is too short is refused before anything is measured.
     for model, steps in product(problems, options.steps):
-        problems[model].sampler(
-            steps
-        )  # refuses a text that is too short before anything is measured
+        problems[model].sampler(steps)
     about = provenance() | {"options": options_as_json(options) | {"inner_rate": options.rate}}
     modes = sum(len(modes_of(problem, options)) for problem in problems.values())
     rows: list[dict] = []
