@@ -85,8 +85,8 @@ def readings(
     if len(starts) > most:
         starts = [starts[place * len(starts) // most] for place in range(most)]
     within = np.arange(chunks)[:, None] * time + np.arange(time + 1)
-    passages = [np.asarray(texts[text][place + within], np.int32) for text, place in starts]
-    return np.stack(passages), starts
+    passages = [np.asarray(texts[text])[place + within] for text, place in starts]
+    return np.stack(passages).astype(np.int32), starts
 
 
 def text_passages(text: bytes | str, shots: int, queries: int, length: int) -> Sampler:
