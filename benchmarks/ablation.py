@@ -25,10 +25,9 @@ from benchmarks.harness.files import NUMBER, TRUTH, save_figure
 from benchmarks.harness.statistics import mean_over_seeds
 from benchmarks.harness.summary import read_summary, write_summary
 from benchmarks.harness.supervised import run_experiment
-from benchmarks.harness.tables import print_table
+from benchmarks.harness.tables import interval, print_table
 from benchmarks.omniglot import PAPER
 from benchmarks.report.published import Summary
-from benchmarks.report.tables import interval
 
 ALL = replace(
     PAPER,

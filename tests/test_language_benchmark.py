@@ -114,3 +114,29 @@ def test_words_are_also_told_as_nats_and_perplexity(result, capsys):
     assert capsys.readouterr().out.count("perplexity") == 2
     assert reading.in_words({"mean": 10.0, "ci95": 0.1}) == "6.931 nats a word, perplexity 1024.0"
     assert reading.in_words({"mean": None, "ci95": None}) == "diverged"
+
+
+def test_tables_have_the_differences_of_each_seed_from_meta_training_through_steps(
+    result, tmp_path
+):
+    """By hand: mean -+ t(0.975, 1 degree) std / sqrt(2), and the p-value of a t of one degree."""
+
+    def run(preset, algorithm, bits, **more):
+        each = {"bits": {"mean": bits}, "bits_static": {"mean": [b + 1 for b in bits]}}
+        each["factor"] = {"mean": [1.0, 0.5]}
+        return result.summary | {
+            **{"preset": preset, "algorithm": algorithm, "each_seed": each, "seeds": 2},
+            **more,
+        }
+
+    second = run(reading.REFERENCE, "maml", [2.0, 3.0])
+    static = run("static", "pretrained", [2.25, 3.75])
+    page = reading.markdown([second, static, run("fewer texts", "maml", [9.0, 9.0], tasks=1)])
+    t = 0.5 / 0.25
+    p = 1 - 2 * np.arctan(t) / np.pi
+    assert f"| static | 4 | 0.500 ± 3.177 (p = {p:.2g}) |" in page
+    assert "| static, without adaptation | 4 | 1.500 ± 3.177 (p = 0.11) |" in page
+    assert "| fewer texts |" in page and "| fewer texts | 4 | 7" not in page
+    assert "clipped, rate 0.5 and 1" in page
+    figure = reading.compare([second, static], tmp_path)
+    assert (tmp_path / "positions.png").exists() and len(figure.axes[0].lines) == 2

@@ -36,6 +36,15 @@ def markdown_table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
+def interval(value: dict[str, float | None], scale: float, decimals: int) -> str:
+    """A mean and its 95% confidence interval, which a study of one seed does not have."""
+    if value["mean"] is None:
+        return "diverged"
+    numbers = [scale * x for x in (value["mean"], value["ci95"]) if x is not None]
+    shape = f".{decimals}f" if max(map(abs, numbers)) < 1e4 else ".0e"
+    return " ± ".join(format(x, shape) for x in numbers)
+
+
 def quantity(number: int, thing: str) -> str:
     """A number with its noun, in the singular or the plural.
 

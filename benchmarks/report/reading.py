@@ -1,16 +1,25 @@
-"""Table and figure of texts that are read with and without adaptation."""
+"""Tables and figures of texts that are read with and without adaptation.
 
+python -m benchmarks.report.reading     # compares the runs of results/language.jsonl in a figure
+"""
+
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy import stats
 
 from benchmarks.harness.files import save_figure
-from benchmarks.harness.tables import print_table, quantity
+from benchmarks.harness.folders import RESULTS
+from benchmarks.harness.statistics import mean_over_seeds
+from benchmarks.harness.summary import command_to_repeat
+from benchmarks.harness.tables import interval, markdown_table, print_table, quantity
 from benchmarks.report.published import Summary
-from benchmarks.report.tables import interval
 
+REFERENCE = "ptb-second-order"  # the preset with which the others are compared
 COLUMNS = {"without": "bits_static", "with adaptation": "bits", "gain": "gain"}
 LINES = {"bits_static": ("without adaptation", "--"), "bits": ("with adaptation", "-")}
 
@@ -68,9 +77,83 @@ def draw(out: Path, summary: Summary) -> Figure:
     return save_figure(figure, out / "reading.png")
 
 
+def markdown(summaries: Iterable[Summary]) -> str:
+    """The Markdown tables of all runs, and of what they differ by from meta-training through steps.
+
+    The differences are of the bits of each seed, with intervals and two-sided p-values (paired t).
+    """
+    runs = [run for run in summaries if run["benchmark"] == "language"]
+    references = [run for run in runs if run["preset"] == REFERENCE and "each_seed" in run]
+    parts = ["### Language"]
+    head = ["texts", "preset", "meta-steps", "inner steps", "with adaptation", "without", "gain"]
+    body = [_row(run) for run in runs]
+    parts += [markdown_table([*head, "seeds", "minutes", "command"], body)] if body else []
+    head = [f"{run['meta_steps']} meta-steps of {REFERENCE}" for run in references]
+    body = []
+    for run in runs:
+        static = run["algorithm"] == "pretrained" and "start_from" not in run
+        for name in ("bits_static", "bits") if static else ("bits",):
+            cells = [_difference(run, name, other) for other in references]
+            label = run["preset"] + ", without adaptation" * (name == "bits_static")
+            body += [[label, str(run["meta_steps"]), *cells]] if any(cells) else []
+    parts += [markdown_table(["bits more of", "meta-steps", *head], body)] if body else []
+    return "\n\n".join(parts)
+
+
+def _row(run: Summary) -> list[str]:
+    config, training = run["config"], str(run["meta_steps"])
+    if "start_from" in run:
+        training += f" from `{run['start_from']}`"
+    used = run.get("each_seed", run)["factor"]["mean"]
+    factors = sorted(set(used if isinstance(used, list) else [used["mean"]]))
+    rates = " and ".join(f"{config['inner_rate'] * factor:g}" for factor in factors)
+    bits = [interval(run[name]["mean"], 1, 3) for name in ("bits", "bits_static", "gain")]
+    minutes = f"{sum(run['seconds'].values()) / run['seeds'] / 60:.1f}"
+    return [
+        *(f"{config['dataset']} {config['level']}", run["preset"], training),
+        *(f"{config['optimizer']}, rate {rates}", *bits, str(run["seeds"]), minutes),
+        f"`{command_to_repeat(run['command'])}`",
+    ]
+
+
+def _difference(run: Summary, name: str, other: Summary) -> str:
+    """The bits of a run minus those of another, empty if they differ in texts or seeds."""
+    alike = all(run["config"][option] == other["config"][option] for option in ("dataset", "level"))
+    alike = alike and all(run[fact] == other[fact] for fact in ("seed", "seeds", "tasks"))
+    if run is other or not alike:
+        return ""
+    ours, theirs = run["each_seed"][name]["mean"], other["each_seed"]["bits"]["mean"]
+    differences = np.array(ours, float) - np.array(theirs, float)
+    p_value = stats.ttest_1samp(differences, 0).pvalue
+    return f"{interval(mean_over_seeds(differences[:, None]), 1, 3)} (p = {p_value:.2g})"
+
+
+def compare(runs: Sequence[Summary], out: Path) -> Figure:
+    """Draws the bits with adaptation and the gain of several runs over the position in a text."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("bits", "gain"), strict=True):
+        for run in runs:
+            label = f"{run['preset']}, {run['meta_steps']} meta-steps"
+            _band(axes, run["config"]["step_tokens"], run[name], label, "-")
+        axes.set(xlabel=f"{runs[0]['config']['level']} read before the chunk")
+        axes.grid(alpha=0.3)
+    bits, gains = figure.axes
+    bits.set(ylabel=f"bits a {runs[0]['config']['level'][:-1]}, with adaptation")
+    gains.set(ylabel="gain by adaptation, bits")
+    gains.axhline(0, color="gray", linewidth=0.8)
+    bits.legend(fontsize="small")
+    figure.suptitle(f"{runs[0]['config']['dataset']}; 95% intervals over seeds")
+    return save_figure(figure, out / "positions.png")
+
+
 def _band(axes: Any, tokens: int, curve: dict[str, Any], label: str, style: str) -> None:
     steps = [when for when in curve if when != "mean"]
     mean, ci95 = (np.array([curve[when][n] for when in steps], float) for n in ("mean", "ci95"))
     places = tokens * np.array(steps, int)
     (line,) = axes.plot(places, mean, style, label=label)
     axes.fill_between(places, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.2)
+
+
+if __name__ == "__main__":
+    lines = (RESULTS / "language.jsonl").read_text().splitlines()
+    compare([json.loads(line) for line in lines], RESULTS / "language")

@@ -19,7 +19,8 @@ from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import NO_EFFECT, RESULTS
 from benchmarks.harness.statistics import mean_over_seeds, split_seeds
 from benchmarks.harness.summary import command_to_repeat
-from benchmarks.harness.tables import markdown_table, print_table, quantity
+from benchmarks.harness.tables import interval, markdown_table, print_table, quantity
+from benchmarks.report import reading
 from benchmarks.report.published import (
     Summary,
     config_of_today,
@@ -57,15 +58,6 @@ def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
     if len(runs) > 1:  # None is NaN
         values = [mean_over_seeds(np.array([[value["mean"]] for value in values], float))]
     return interval(values[0], scale, decimals)
-
-
-def interval(value: dict[str, float | None], scale: float, decimals: int) -> str:
-    """A mean and its 95% confidence interval, which a study of one seed does not have."""
-    if value["mean"] is None:
-        return "diverged"
-    numbers = [scale * x for x in (value["mean"], value["ci95"]) if x is not None]
-    shape = f".{decimals}f" if max(map(abs, numbers)) < 1e4 else ".0e"
-    return " ± ".join(format(x, shape) for x in numbers)
 
 
 def show(summary: Summary) -> None:
@@ -231,12 +223,16 @@ def headlines(summaries: Iterable[Summary]) -> str:
     return markdown_table(head, lines)
 
 
+def all_results(summaries: Iterable[Summary]) -> str:
+    """The tables of the page of results."""
+    named = ("omniglot", "images", "sinusoid", "navigation")
+    return "\n\n".join([markdown(summaries, named), reading.markdown(summaries)])
+
+
 # The function that makes the tables of each page from all recorded results.
 PAGES: dict[Path, Callable[[Iterable[Summary]], str]] = {
     Path("README.md"): headlines,
-    Path("docs/results.md"): partial(
-        markdown, benchmarks=("omniglot", "images", "sinusoid", "navigation")
-    ),
+    Path("docs/results.md"): all_results,
     Path("docs/reinforcement-learning.md"): partial(markdown, benchmarks=("bandits",)),
     searches.DOCS: searches.markdown,
 }
