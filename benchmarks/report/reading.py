@@ -124,7 +124,7 @@ def _difference(run: Summary, name: str, other: Summary) -> str:
         return ""
     ours, theirs = run["each_seed"][name]["mean"], other["each_seed"]["bits"]["mean"]
     differences = np.array(ours, float) - np.array(theirs, float)
-    p_value = stats.ttest_1samp(differences, 0).pvalue
+    _, p_value = stats.ttest_1samp(differences, 0)
     return f"{interval(mean_over_seeds(differences[:, None]), 1, 3)} (p = {p_value:.2g})"
 
 
