@@ -10,11 +10,14 @@ child of each strategy, with the p-value against random search.
     python -m benchmarks.architecture_search --space maml-bench                # needs no file
     python -m benchmarks.architecture_search --space macro --data FOLDER --children 200
     python -m benchmarks.architecture_search --space cells --data FOLDER --shared-steps 2000
+    python -m benchmarks.architecture_search --space nasbench-nlp --table FILE
+    python -m benchmarks.architecture_search --space recurrent --data FOLDER --children 150
 
-A table takes half a minute on two cores; the spaces macro and cells train their child networks. The
-reward is the accuracy after a short training, and another training of the child with the best
-reward is reported. Figures show the mean of the best 5 and 25 rewards over the number of children,
-as in NASNet.
+A table takes half a minute on two cores; the spaces macro, cells and recurrent train their child
+networks. The reward is the accuracy after a short training, and other trainings of the child with
+the best reward are reported. For recurrent cells it is c / perplexity^2, and perplexities are
+shown. Figures show the mean of the best 5 and 25 rewards over the number of children, as in NASNet,
+and how much the best 1, 5 and 15 are better than with random search, as Zoph and Le showed it.
 """
 
 from functools import partial
@@ -26,12 +29,13 @@ from scipy import stats
 
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.folders import new_folder
-from benchmarks.harness.statistics import count_not_finite
+from benchmarks.harness.statistics import count_not_finite, mean_over_seeds
 from benchmarks.harness.summary import write_summary
 from benchmarks.search import children, drawing, figures, live, tables, tabulated
-from benchmarks.search.figures import mean_of_top, replace_broken
+from benchmarks.search.figures import gain_over_random, mean_of_top, replace_broken
 from benchmarks.search.live import SearchResult
 from benchmarks.search.options import NAMES, Search
+from benchmarks.search.recurrent import DATASET, recurrent_rewards
 from maml.search import (
     Space,
     Strategy,
@@ -61,24 +65,35 @@ def strategies(config: Search, space: Space) -> dict[str, Strategy]:
 def describe_outcome(
     config: Search, outcome: SearchResult
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Rewards `[run, child]` by strategy, in percent, 0 if broken, and their statistics."""
-    rewards = {name: replace_broken(100 * x) for name, x in outcome.rewards.items()}
-    best = {name: 100 * reported for name, reported in outcome.best.items()}
-    last = config.children // 5
+    """Rewards `[run, child]` by strategy on their scale, the worst if broken, and statistics."""
+    scale, last = config.scale, config.children // 5
+    rewards = {name: replace_broken(scale.value(x)) for name, x in outcome.rewards.items()}
+    best = {name: scale.value(reported) for name, reported in outcome.best.items()}
     results = {
         "best": {
-            n: {"mean": float(x.mean()), "std": float(x.std(ddof=1))} for n, x in best.items()
+            name: {"mean": float(scale.show(x.mean())), "std": float(x.std(ddof=1))}
+            for name, x in best.items()
         },
         "p_over_random": {name: p_value(x, best["random"]) for name, x in best.items()},
-        "mean_last_fifth": {name: float(x[:, -last:].mean()) for name, x in rewards.items()},
+        "mean_last_fifth": {
+            name: float(scale.show(x[:, -last:].mean())) for name, x in rewards.items()
+        },
         "broken": {name: int((~np.isfinite(x)).sum()) for name, x in outcome.rewards.items()},
         "seconds": outcome.seconds,
         **outcome.facts,
         **count_not_finite({"best": best}),
     }
     for count in figures.TOPS:
-        means = {name: float(mean_of_top(x, count)[-1]) for name, x in rewards.items()}
-        results[f"top{count}"] = means
+        means = {name: mean_of_top(x, count)[-1] for name, x in rewards.items()}
+        results[f"top{count}"] = {name: float(scale.show(x)) for name, x in means.items()}
+    results["gain_over_random"] = {
+        name: {
+            str(count): mean_over_seeds(gain_over_random(rewards, name, count)[:, -1:])
+            for count in figures.GAINS
+        }
+        for name in rewards
+        if name != "random"
+    }
     return rewards, results
 
 
@@ -94,10 +109,13 @@ def p_value(values: np.ndarray, baseline: np.ndarray) -> float:
 def main(config: Search) -> dict[str, Any]:
     """Searches, prints the table, draws the figures and writes `summary.json`."""
     if config.trains:
-        dataset = config.dataset or children.DATASETS[0]
-        space, child = children.space_and_network(config.space, config)
-        learning, compared = children.samplers(dataset, config), strategies(config, space)
-        search = partial(live.measure, config, compared, space, child, learning)
+        if config.space == "recurrent":
+            dataset, trained = DATASET, recurrent_rewards(config, config.data, config.dataset)
+        else:
+            dataset = config.dataset or children.DATASETS[0]
+            trained = children.image_rewards(config, config.space, config.dataset)
+        space = trained.space
+        search = partial(live.measure, config, strategies(config, space), trained)
     else:
         table, dataset = tabulated.read_table(config)
         space = table.space
@@ -105,11 +123,14 @@ def main(config: Search) -> dict[str, Any]:
     out = config.out or new_folder(f"architecture-search-{config.space}-{dataset}")
     rewards, results = describe_outcome(config, search(out))
     about = {name: getattr(config, name) for name in ("space", "children", "policy", "seed")}
-    summary = about | {"runs": config.repeats, "dataset": dataset, "unit": "%"} | results
+    summary = (
+        about | {"runs": config.repeats, "dataset": dataset, "unit": config.scale.unit} | results
+    )
     summary = write_summary("architecture_search", config, out, summary, record=config.record)
     tables.show(summary)
-    figures.draw_running_mean(out, rewards)
-    figures.draw_top_means(out, rewards)
+    figures.draw_running_mean(out, rewards, config.scale)
+    figures.draw_top_means(out, rewards, config.scale)
+    figures.draw_gains(out, rewards, config.scale)
     if config.trains:
         drawing.draw_best(out, config, summary["chosen"])
         words = space.words(np.array(drawing.best_tokens(summary["chosen"])))

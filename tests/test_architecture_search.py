@@ -44,7 +44,7 @@ def test_a_comparison_leaves_its_summary_its_line_and_its_figures(compared):
     out, summary = compared
     assert {path.name for path in out.iterdir()} == {
         *("config.json", "summary.json"),
-        *("rewards.png", "top.png"),
+        *("rewards.png", "top.png", "gains.png"),
     }
     assert json.loads((out / "summary.json").read_text()) == summary
     assert tables.read_results(out.parent) == [summary]

@@ -37,7 +37,7 @@ def cheap(monkeypatch):
     monkeypatch.setattr(children, "reward", lambda *_: Partial(worth))
     monkeypatch.setattr(drawing, "draw_best", lambda *_: None)  # these are no networks
     tenth = Partial(partial(worth, of=90))
-    monkeypatch.setattr(live.reward, "reward_from_scratch", lambda *_: tenth)
+    monkeypatch.setattr(children, "reward_from_scratch", lambda *_: tenth)
 
 
 def options(out, **changes):
@@ -143,7 +143,7 @@ def test_an_exception_in_retraining_is_raised_and_keeps_every_child(tmp_path, mo
     def broken(tokens, key):
         raise ZeroDivisionError("here")
 
-    monkeypatch.setattr(live.reward, "reward_from_scratch", lambda *_: broken)
+    monkeypatch.setattr(children, "reward_from_scratch", lambda *_: broken)
     monkeypatch.setattr(children, "executor", lambda name: nullcontext(local_executor))
     with pytest.raises(ZeroDivisionError, match="here"):
         architecture_search.main(options(tmp_path))

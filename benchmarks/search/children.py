@@ -1,11 +1,11 @@
 """Child networks that are trained for their reward: their options, search space and data."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 from jax.tree_util import Partial
@@ -31,7 +31,7 @@ class Children:
     """Options of child networks; those that the search space does not read keep their defaults."""
 
     data: Path | None = None
-    """Folder of Omniglot; see tasks/omniglot.py."""
+    """Folder of Omniglot, see tasks/omniglot.py; or of Penn Treebank (space recurrent)."""
     alphabets: int = 8
     """Number of alphabets, the smallest ones, to train on; a third of the classes is held out."""
     side: int = 14
@@ -64,8 +64,10 @@ class Children:
             ValueError: An option is refused; the message has its name.
         """
         check(self)
-        names = tuple(field.name for field in fields(Children))
+        names = tuple(field.name for field in fields(Children) if field.name != "data")
         check_used(self, names, space in SPACES, f"children that are trained: space {SPACES}")
+        reads = (*SPACES, "recurrent")
+        check_used(self, ("data",), space in reads, f"children that are trained: space {reads}")
         check_used(self, ("data",), dataset != "glyphs", "dataset omniglot")
         check_used(self, ("layers", "sizes", "strides"), space != "cells", "space macro")
         check_used(self, ("blocks",), space != "macro", "space cells")
@@ -129,6 +131,34 @@ def reward(
     train = jax.jit(lambda sample, key: shared_weights(child, space, sample, budget, key))
     shared = jax.block_until_ready(train(sample["train"], key))
     return reward_from_shared(child, shared, sample["held_out"], options.budget)
+
+
+class Rewards(NamedTuple):
+    """The rewards of the child networks of a search space, which are trained.
+
+    Attributes:
+        space: Search space.
+        reward: Function from the key of a run to the reward of its child networks.
+        reported: Reward that is reported for the best child network of a search.
+        source: Origin of the data.
+    """
+
+    space: Space
+    reward: Callable[[RandomKey], Reward]
+    reported: Reward
+    source: str
+
+
+def image_rewards(options: Children, space_name: str, dataset: str | None) -> Rewards:
+    """The rewards of networks that adapt to new classes of images.
+
+    Raises:
+        ValueError: As `samplers`.
+    """
+    space, child = space_and_network(space_name, options)
+    sample, source = samplers(dataset or DATASETS[0], options)
+    reported = reward_from_scratch(child, sample["train"], sample["test"], options.budget)
+    return Rewards(space, partial(reward, space, child, sample, options), reported, source)
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from maml.search.rewards import best_child
 from tasks.architectures.cells import STRIDES
 from tasks.architectures.macro import Macro, decode
 from tasks.architectures.operations import COMBINERS, OPERATIONS
+from tasks.architectures.recurrent import FUNCTIONS
+from tasks.architectures.recurrent_tree import COMBINATIONS
 
 LABELS = {
     "identity": "identity",
@@ -66,6 +68,36 @@ def cell_graphs(tokens: Sequence[int]) -> list[Graph]:
     return graphs
 
 
+def chain_graph(tokens: Sequence[int]) -> Graph:
+    """The chain of nodes of a recurrent cell; the state is the mean of the unread nodes."""
+    nodes, edges = ["word x and state s"], set()
+    for number, function in enumerate(tokens[::2], 1):
+        source = 1 + tokens[2 * number - 3] if number > 1 else 0
+        nodes.append(f"{number}: {FUNCTIONS[function]}")
+        edges.add((source, number))
+    return _with_end("best cell", nodes, edges, "mean: output and next s", since=1)
+
+
+def tree_graph(tokens: Sequence[int]) -> Graph:
+    """The tree of a recurrent cell, its old memory, and the node whose sum or product is the next.
+
+    Each node has its number, how it combines what it reads, and its activation.
+    """
+    *pairs, inject, (source, target) = np.reshape(tokens, (-1, 2)).tolist()
+    leaves = (len(pairs) + 1) // 2
+    nodes, edges = ["word x and output s", "memory c"], {(1, target + 2)}
+    for number, (operation, function) in enumerate(pairs):
+        label = f"{number + 1}: {COMBINATIONS[operation]}, {FUNCTIONS[function]}"
+        if number == source:
+            label = f"{label}\nnext c: before {FUNCTIONS[function]}"
+        if number == target:
+            label = f"{label}\nthen {COMBINATIONS[inject[0]]} c, {FUNCTIONS[inject[1]]}"
+        nodes.append(label)
+        reads = [0] if number < leaves else [2 * (number - leaves) + k + 2 for k in (0, 1)]
+        edges |= {(read, number + 2) for read in reads}
+    return Graph("best cell", [*nodes, "output and next s"], edges | {(len(nodes) - 1, len(nodes))})
+
+
 def _with_end(
     title: str, nodes: list[str], edges: set[tuple[int, int]], end: str, *, since: int
 ) -> Graph:
@@ -86,10 +118,12 @@ def draw_best(
 ) -> Figure:
     """Draws the network of the highest accuracy among those that strategies chose; `best.png`."""
     tokens = best_tokens(children)
-    macro = config.space == "macro"
-    return draw_graphs(
-        out, [network_graph(macro_config(config), tokens)] if macro else cell_graphs(tokens)
-    )
+    if config.space == "macro":
+        return draw_graphs(out, [network_graph(macro_config(config), tokens)])
+    if config.space == "recurrent":
+        draw = {"chain": chain_graph, "tree": tree_graph}[config.cell]
+        return draw_graphs(out, [draw(tokens)])
+    return draw_graphs(out, cell_graphs(tokens))
 
 
 def draw_graphs(out: Path, graphs: Sequence[Graph]) -> Figure:

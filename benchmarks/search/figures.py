@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from scipy import stats
 
 from benchmarks.harness.files import save_figure
+from benchmarks.search.scales import PERCENT, Scale
 
 TOPS = 5, 25
+GAINS = 1, 5, 15
 STYLES = "-", "--", "-.", ":"  # which keep curves on top of each other visible
 Rewards = Float[np.ndarray, "run child"]
 
@@ -25,14 +28,24 @@ def mean_of_top(rewards: Rewards, count: int) -> Float[np.ndarray, " child"]:
 
     Rewards that are not finite count as in `replace_broken`.
     """
+    return tops_of_runs(rewards, count).mean(axis=0)
+
+
+def tops_of_runs(rewards: Rewards, count: int) -> Rewards:
+    """The mean of the best `count` rewards so far of each run, from that child on."""
     rewards = replace_broken(rewards)
     best = np.sort(rewards[:, :count], axis=1)
-    means = [best.mean()]
+    means = [best.mean(axis=1)]
     for reward in rewards.T[count:]:
         best[:, 0] = np.maximum(best[:, 0], reward)
         best.sort(axis=1)
-        means.append(best.mean())
-    return np.array(means)
+        means.append(best.mean(axis=1))
+    return np.stack(means, axis=1)
+
+
+def gain_over_random(rewards: dict[str, Rewards], name: str, count: int) -> Rewards:
+    """The mean of the best `count` of a strategy minus that of random search, of each run."""
+    return tops_of_runs(rewards[name], count) - tops_of_runs(rewards["random"], count)
 
 
 def mean_of_finite(rewards: Rewards, width: int) -> Float[np.ndarray, " child"]:
@@ -43,7 +56,7 @@ def mean_of_finite(rewards: Rewards, width: int) -> Float[np.ndarray, " child"]:
     return total / np.where(count > 0, count, np.nan)
 
 
-def draw_running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
+def draw_running_mean(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT) -> Figure:
     """Draws the reward over the children, a mean of all runs and of a window; `rewards.png`.
 
     The window is a twentieth of the children. Broken rewards, which are not finite, are left out
@@ -55,21 +68,53 @@ def draw_running_mean(out: Path, rewards: dict[str, Rewards]) -> Figure:
         width = max(1, values.shape[1] // 20)
         mean, broken = mean_of_finite(values, width), int((~np.isfinite(values)).sum())
         label = f"{name} ({broken} broken)" if broken else name
-        axes.plot(np.arange(width, values.shape[1] + 1), mean, style, label=label)
-    axes.set(xlabel="child networks", ylabel="reward, %")
+        shown = scale.show(mean)
+        axes.plot(np.arange(width, values.shape[1] + 1), shown, style, label=label)
+    axes.set(xlabel="child networks", ylabel=label_of(scale))
     axes.grid(alpha=0.3)
     axes.legend()
     return save_figure(figure, out / "rewards.png")
 
 
-def draw_top_means(out: Path, rewards: dict[str, Rewards]) -> Figure:
+def draw_top_means(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT) -> Figure:
     """Draws the mean of the best rewards so far, as figure 6 of NASNet; `top.png`."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, count in zip(figure.subplots(1, len(TOPS)), TOPS, strict=True):
         for style, (name, values) in zip(cycle(STYLES), rewards.items(), strict=False):
-            means = mean_of_top(values, count)
+            means = scale.show(mean_of_top(values, count))
             axes.plot(np.arange(count, values.shape[1] + 1), means, style, label=name)
-        axes.set(xlabel="child networks", ylabel=f"mean of the best {count} rewards, %")
+        axes.set(xlabel="child networks", ylabel=f"{label_of(scale)}: mean of the best {count}")
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     return save_figure(figure, out / "top.png")
+
+
+def draw_gains(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT) -> Figure:
+    """Draws how much better the best are than with random search, as Zoph and Le; `gains.png`.
+
+    A line is the mean over runs of `gain_over_random`, and a band is its 95% confidence interval.
+    """
+    names = [name for name in rewards if name != "random"]
+    figure = Figure(figsize=(4 * len(GAINS), 4), layout="constrained")
+    row = figure.subplots(1, len(GAINS), sharey=True)
+    for axes, count in zip(row, GAINS, strict=True):
+        for style, name in zip(cycle(STYLES), names, strict=False):
+            gains = gain_over_random(rewards, name, count)
+            steps, mean = np.arange(count, count + gains.shape[1]), gains.mean(axis=0)
+            runs = len(gains)
+            half = stats.t.ppf(0.975, runs - 1) * gains.std(axis=0, ddof=1) / runs**0.5
+            (line,) = axes.plot(steps, mean, style, label=name)
+            color = line.get_color()
+            axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.15, lw=0)
+        axes.axhline(0, color="gray", lw=0.8)
+        axes.set(xlabel="child networks", title=f"mean of the best {count}")
+        axes.grid(alpha=0.3)
+    row[0].set_ylabel(f"gain over random search, {scale.unit}")
+    if names:
+        row[0].legend()
+    return save_figure(figure, out / "gains.png")
+
+
+def label_of(scale: Scale) -> str:
+    """The label of an axis with values of a scale."""
+    return scale.of if scale.of == scale.unit else f"{scale.of}, {scale.unit}"

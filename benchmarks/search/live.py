@@ -12,15 +12,13 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-import maml
 from benchmarks.harness.display import bar
 from benchmarks.harness.files import COUNT, NUMBER, TEXT, sole_writer
 from benchmarks.harness.folders import check_free, claim_folder, options_as_json, recover_lines
 from benchmarks.harness.hardware import timed
 from benchmarks.search import children
 from benchmarks.search.options import Search
-from maml.search import Child, Space, Strategy, best, search_on_host
-from tasks.architectures import reward
+from maml.search import Child, Strategy, best, search_on_host
 
 KEPT = "children.jsonl"
 # A line of that file.
@@ -31,14 +29,14 @@ RETRAININGS = 3  # trainings of the best child of a search, whose mean accuracy 
 
 
 class SearchResult(NamedTuple):
-    """The outcome of all searches; rewards and accuracies are fractions of 1.
+    """The outcome of all searches; accuracies are fractions of 1.
 
     Attributes:
         rewards: Rewards `[run, child]` by strategy.
-        best: Reported accuracies `[run]` of the best child of each run, by strategy.
+        best: Reported rewards `[run]` of the best child of each run, by strategy.
         seconds: Seconds by strategy, and `share`, those of training shared weights.
-        facts: Further entries of the summary; for searches that train, `chosen` has the accuracy
-            and the tokens of the best child of each run, by strategy.
+        facts: Further entries of the summary; for searches that train, `chosen` has the reported
+            reward and the tokens of the best child of each run, by strategy.
     """
 
     rewards: dict[str, Float[np.ndarray, "run child"]]
@@ -50,9 +48,7 @@ class SearchResult(NamedTuple):
 def measure(
     config: Search,
     compared: dict[str, Strategy],
-    space: Space,
-    child: reward.ChildFactory,
-    learning: tuple[dict[str, maml.Sampler], str],
+    trained: children.Rewards,
     out: Path,
 ) -> SearchResult:
     """Searches, or resumes the searches of a folder, and trains the best children again.
@@ -61,7 +57,6 @@ def measure(
         ValueError: The folder holds searches of other options, or lacks a file of its searches; or
             no child of a search has a finite reward.
     """
-    sample, source = learning
     out.mkdir(parents=True, exist_ok=True)
     rewards, chosen = defaultdict(list), defaultdict(list)
     share = 0.0
@@ -69,13 +64,12 @@ def measure(
     with ExitStack() as stack:
         stack.enter_context(sole_writer(out))
         lines = load_children(config, out)
-        again = reward.reward_from_scratch(child, sample["train"], sample["test"], config.budget)
         move = stack.enter_context(bar(total, len(lines)))
         execute = stack.enter_context(children.executor(config.executor))
         for run in range(config.repeats):
             run_key = jax.random.fold_in(jax.random.key(config.seed), run)
             shared_key, *keys = jax.random.split(run_key, 1 + len(compared))
-            earned, spent = timed(children.reward, space, child, sample, config, shared_key)
+            earned, spent = timed(trained.reward, shared_key)
             share += spent
             for (name, strategy), key in zip(compared.items(), keys, strict=True):
                 if name not in config.strategies:
@@ -94,14 +88,16 @@ def measure(
                 rewards[name].append(np.asarray(history.rewards))
                 winner = best(history).tokens
                 items = [(winner, key) for key in jax.random.split(last_key, RETRAININGS)]
-                accuracies = [raise_if_error(value) for _, value in execute(again, items)]
+                accuracies = [
+                    raise_if_error(value) for _, value in execute(trained.reported, items)
+                ]
                 chosen[name].append((np.mean(accuracies), winner.tolist()))
     stacked = {name: np.stack(values) for name, values in rewards.items()}
     reported = {name: np.array([value for value, _ in pairs]) for name, pairs in chosen.items()}
     seconds = {n: sum(x["seconds"] for x in lines if x["strategy"] == n) + 0.0 for n in reported}
     seconds |= {"share": share} if config.shared_steps else {}
     pairs = {n: [(value.item(), tokens) for value, tokens in chosen[n]] for n in reported}
-    return SearchResult(stacked, reported, seconds, {"chosen": pairs, "source": source})
+    return SearchResult(stacked, reported, seconds, {"chosen": pairs, "source": trained.source})
 
 
 def raise_if_error(outcome: Any) -> Any:

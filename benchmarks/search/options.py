@@ -8,25 +8,36 @@ from typing import Literal
 from benchmarks.harness.bounds import check_size, check_used
 from benchmarks.search.children import SPACES, Children
 from benchmarks.search.figures import TOPS
+from benchmarks.search.recurrent import OPTIONS, Recurrent
+from benchmarks.search.scales import PERCENT, Scale, perplexity
+from tasks.architectures.recurrent_table import SCALE
 
 NAMES = "random", "evolution", "reinforce", "ppo"
+SpaceName = Literal[
+    "nasbench201",
+    "macro-table",
+    "nasbench-nlp",
+    "graphs",
+    "maml-bench",
+    "macro",
+    "cells",
+    "recurrent",
+]
 TOKENS = 16  # about the number of tokens of a child network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(Children):
+class Search(Children, Recurrent):
     """Options of the search."""
 
-    space: Literal["nasbench201", "macro-table", "graphs", "maml-bench", "macro", "cells"] = (
-        "nasbench201"
-    )
-    """Search space: a table in a file (nasbench201, macro-table), the table of the package
-    nas-bench-graph (graphs), that of `benchmarks.maml_bench`, or, with the training of each child,
-    the convolutional space of 2016 (macro) or that of cells."""
+    space: SpaceName = "nasbench201"
+    """Search space: a table in a file (nasbench201, macro-table, nasbench-nlp), the table of the
+    package nas-bench-graph (graphs), that of `benchmarks.maml_bench`, or, with the training of each
+    child, the convolutional space of 2016 (macro), that of cells, or that of recurrent cells."""
     table: Path | None = None
     """File of the table, where the search space needs one."""
     dataset: str | None = None
-    """Data set of the table, or omniglot or glyphs for child networks that are trained; None is the
+    """Data set of the table, or omniglot or glyphs for child networks that read images; None is the
     first."""
     children: int = 100
     """Number of child networks of a search."""
@@ -54,6 +65,7 @@ class Search(Children):
 
     def __post_init__(self) -> None:
         self.check_options(self.space, self.dataset)
+        check_used(self, OPTIONS, self.space == "recurrent", "space recurrent")
         if self.children < (least := max(TOPS)):
             raise ValueError(f"children must be >= {least}; got {self.children}")
         if self.children % self.batch:
@@ -81,4 +93,10 @@ class Search(Children):
     @property
     def trains(self) -> bool:
         """Whether child networks are trained, instead of a table being read."""
-        return self.space in SPACES
+        return self.space in (*SPACES, "recurrent")
+
+    @property
+    def scale(self) -> Scale:
+        """Scale on which rewards are shown."""
+        numbers = {"recurrent": self.text.scale, "nasbench-nlp": SCALE}
+        return perplexity(numbers[self.space]) if self.space in numbers else PERCENT

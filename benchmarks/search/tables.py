@@ -13,10 +13,11 @@ from benchmarks.report.published import Summary
 DOCS = Path("docs/architecture-search.md")
 HEAD = "best", "top 5", "top 25", "last 5th", "p"
 NOTE = (
-    "best: reported accuracy of the child with the best reward, mean ± standard deviation over"
-    " runs; top 5, top 25, last 5th: mean reward of the best 5, the best 25 and the last fifth of"
+    "best: reported {} of the child with the best reward, mean ± standard deviation over"
+    " runs; top 5, top 25, last 5th: mean {} of the best 5, the best 25 and the last fifth of"
     " the children; p: p-value of the best being no better than with random"
 )
+MEASURES = {"%": ("accuracy", "reward"), "perplexity": ("perplexity", "validation perplexity")}
 
 
 def rows(summary: Summary) -> dict[str, tuple[str, ...]]:
@@ -49,9 +50,10 @@ def strategy_label(name: str, summary: Summary) -> str:
 
 
 def task_title(summary: Summary) -> str:
-    """The search space and the data set of a comparison."""
+    """The search space and the data set of a comparison, and a unit that is not percent."""
     shared = ", shared weights" if summary.get("config", {}).get("shared_steps") else ""
-    return f"{summary['space']} {summary['dataset']}{shared}"
+    unit = "" if summary["unit"] == "%" else f", {summary['unit']}"
+    return f"{summary['space']} {summary['dataset']}{shared}{unit}"
 
 
 def show(summary: Summary) -> None:
@@ -62,10 +64,13 @@ def show(summary: Summary) -> None:
     verbs = ("reward was", "counts") if lost == 1 else ("rewards were", "count")
     broken = f"; {lost} {verbs[0]} not finite and {verbs[1]} as the worst" if lost else ""
     caption = (
-        f"{summary['runs']} runs of {summary['children']} children; {NOTE}{optimum};"
+        f"{summary['runs']} runs of {summary['children']} children;"
+        f" {NOTE.format(*MEASURES[summary['unit']])}{optimum};"
         f" {sum(summary['seconds'].values()):.1f} s, {summary['device']}{broken}"
     )
-    print_table(("strategy", *HEAD), body, f"{task_title(summary)}, %", caption, box=box.SIMPLE)
+    percent = ", %" if summary["unit"] == "%" else ""
+    title = f"{task_title(summary)}{percent}"
+    print_table(("strategy", *HEAD), body, title, caption, box=box.SIMPLE)
 
 
 def markdown(summaries: Iterable[Summary]) -> str:

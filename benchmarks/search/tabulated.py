@@ -12,10 +12,12 @@ from benchmarks.harness.folders import RESULTS, claim_folder, result_options
 from benchmarks.harness.hardware import timed
 from benchmarks.search.live import SearchResult
 from benchmarks.search.options import Search
+from benchmarks.search.scales import PERCENT, Scale
 from maml.search import Strategy, search
 from maml.search.rewards import best_child
 from maml.types import RandomKey
 from tasks.architectures import graphs, table_files
+from tasks.architectures.recurrent_table import nasbench_nlp
 from tasks.architectures.tabular import Table, lookup
 
 TABLE = RESULTS / "maml-bench" / "table.npz"  # the table of MAML-Bench
@@ -41,6 +43,10 @@ def read_table(config: Search) -> tuple[Table, str]:
     if config.space == "nasbench201":
         dataset = config.dataset or table_files.DATASETS[0]
         return table_files.nasbench201(config.table, dataset), dataset
+    if config.space == "nasbench-nlp":
+        if config.dataset not in (None, "wikitext2"):
+            raise ValueError(f"dataset must be wikitext2 for NAS-Bench-NLP; got {config.dataset!r}")
+        return nasbench_nlp(config.table), "wikitext2"
     if config.dataset not in (None, "cifar10"):
         raise ValueError(f"dataset must be cifar10 for NAS-Bench-Macro; got {config.dataset!r}")
     return table_files.nasbench_macro(config.table), "cifar10"
@@ -76,10 +82,11 @@ def measure(config: Search, compared: dict[str, Strategy], table: Table, out: Pa
         values, reports = jax.device_get(outcome)
         rewards[name] = values
         best[name] = reports.astype(float)[np.arange(config.repeats), best_child(values)]
-    return SearchResult(rewards, best, seconds, {"optimum": optimum(table)})
+    return SearchResult(rewards, best, seconds, {"optimum": optimum(table, config.scale)})
 
 
-def optimum(table: Table) -> float:
-    """The best reported accuracy of all architectures, in percent."""
+def optimum(table: Table, scale: Scale = PERCENT) -> float:
+    """The best reported value of all architectures, as it is shown."""
     reported = np.asarray(table.reported)
-    return 100 * float(reported[np.isfinite(reported)].max())
+    best = reported[np.isfinite(reported)].max()
+    return float(scale.show(scale.value(best)))

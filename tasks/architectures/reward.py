@@ -10,7 +10,7 @@ The held-out tasks are fixed, so that two rewards of one architecture differ onl
 Zoph, Le: Neural architecture search with reinforcement learning (ICLR 2017).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -188,12 +188,12 @@ class BoundFunction:
     Attributes:
         function: Function `function(child, budget, *others)`.
         child: Function `child(tokens) -> model`.
-        budget: Budget of one child network.
+        budget: Budget of one child network, a hashable value.
     """
 
     function: Callable[..., Any]
     child: ChildFactory
-    budget: Budget
+    budget: Hashable
 
     def __call__(self, *others: Any) -> Any:
         """The value of the function for the bound and the other arguments."""

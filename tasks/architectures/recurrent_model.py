@@ -1,0 +1,72 @@
+"""Language models with a recurrent cell, which the tokens of a search space choose.
+
+    x_t = sqrt(width) E[w_t],    (s_t, y_t) = cell(s_{t-1}, x_t),    logits_t = E y_t + b
+
+Here E is the embedding of the words w_t, which is the weight of the head too, and b is a bias.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Integer
+
+from maml._checks import check_count
+from maml.search.space import Tokens, check_tokens, in_range
+from tasks._checks import check_is, nan_below_zero
+from tasks._checks import check_tokens as check_words
+from tasks.architectures.recurrent import Cell, State
+
+
+class RecurrentModel(nn.Module):
+    """A language model of one recurrent cell between an embedding and a head of the same weights.
+
+    It reads chunks of a text as the models of `tasks.language_models` do.
+
+    Attributes:
+        cell: Search space of the cell, such as `recurrent.chain(8)`.
+        tokens: Tokens of the cell, `[token]`. Where they are traced and not of the space, the
+            logits are NaN.
+        vocabulary: Number of different words, >= 2. A word outside of it is refused or, if it is
+            traced, makes logits NaN.
+        width: Number of features of the embedding and of the cell, >= 1.
+
+    Raises:
+        ValueError: a number is too small; or (when called) the tokens are not of the space, or the
+            words not of the vocabulary.
+    """
+
+    cell: Cell
+    tokens: Tokens
+    vocabulary: int = 10_000
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_is(self.cell, "the cell", Cell)
+        check_count(self.vocabulary, least=2, of="words in the vocabulary")
+        check_count(self.width, least=1, of="features")
+
+    def start(self) -> State:
+        """The carry before the first chunk, zeros."""
+        return (jnp.zeros(self.width),) * self.cell.states
+
+    @nn.compact
+    def __call__(
+        self, words: Integer[Array, " time"], carry: State
+    ) -> tuple[Float[Array, "time vocabulary"], State]:
+        """Logits of the word that follows each word, and the carry after the last word."""
+        check_tokens(self.tokens, self.cell.space.choices)
+        check_words(words[None], self.vocabulary)
+        draw = nn.initializers.normal(self.width**-0.5)
+        embed = nn.Embed(self.vocabulary, self.width, embedding_init=draw, name="words")
+        names = zip(("inputs", "weights"), self.cell.shapes(self.width), strict=True)
+        inputs, weights = (self.param(name, draw, shape) for name, shape in names)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.vocabulary,))
+        x = self.width**0.5 * embed(nan_below_zero(words[None])[0])
+
+        def step(state: State, products: Array) -> tuple[State, Array]:
+            return self.cell.step(self.tokens, weights, state, products)
+
+        carry, outputs = jax.lax.scan(step, carry, x @ inputs)
+        outputs = jnp.where(in_range(self.tokens, self.cell.space.choices), outputs, jnp.nan)
+        return embed.attend(outputs) + bias, carry

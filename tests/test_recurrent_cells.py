@@ -1,0 +1,202 @@
+"""Recurrent cells that tokens choose equal the cells written out, in values and gradients."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maml.search import random_architecture
+from tasks.architectures.recurrent import FUNCTIONS, activate, chain
+from tasks.architectures.recurrent_model import RecurrentModel
+from tasks.architectures.recurrent_tree import tree
+
+pytestmark = pytest.mark.usefixtures("x64")
+WIDTH = 3
+CELLS = {"chain": chain(4), "tree": tree(4)}
+# The cell of figure 5 of Zoph and Le: a tree of two leaves.
+FIGURE = "add", "tanh", "multiply", "relu", "multiply", "sigmoid", "add", "relu"
+
+
+def functions(xp):
+    """The activations by name, with the functions of numpy or of jax.numpy."""
+    return {
+        "tanh": xp.tanh,
+        "relu": lambda x: xp.where(x > 0, x, 0.0),
+        "sigmoid": lambda x: 1 / (1 + xp.exp(-x)),
+        "identity": lambda x: x,
+    }
+
+
+def chain_written_out(xp, tokens, weights, state, x):
+    """One time of a chain; the tokens are Python integers, and choose by `if` and by index."""
+    inputs, matrices = weights
+    f, width, nodes = functions(xp), len(x), []
+    for number, token in enumerate(tokens[::2]):
+        read = nodes[tokens[2 * number - 1]] if number else state[0]
+        both = read @ matrices[number]
+        if number == 0:
+            both = both + x @ inputs
+        gate = f["sigmoid"](both[width:])
+        nodes.append(gate * f[FUNCTIONS[token]](both[:width]) + (1 - gate) * read)
+    loose = [node for number, node in enumerate(nodes) if number not in tokens[1::2]]
+    mean = sum(loose) / len(loose)
+    return (mean,), mean
+
+
+def tree_written_out(xp, tokens, weights, state, x):
+    """One time of a tree, whose nodes are computed one after the other."""
+    f, width, (s, memory) = functions(xp), len(x), state
+    *pairs, (operation, function), (source, target) = np.reshape(tokens, (-1, 2)).tolist()
+    leaves = (len(pairs) + 1) // 2
+    nodes, before = [], []
+
+    def combine(operation, a, b):
+        return a + b if operation == 0 else a * b
+
+    for number, (op, name) in enumerate(pairs):
+        if number < leaves:
+            columns = slice(number * width, (number + 1) * width)
+            a, b = x @ weights[0][:, columns], s @ weights[1][:, columns]
+        else:
+            a, b = nodes[2 * (number - leaves)], nodes[2 * (number - leaves) + 1]
+        before.append(combine(op, a, b))
+        node = f[FUNCTIONS[name]](before[-1])
+        if number == target:
+            node = f[FUNCTIONS[function]](combine(operation, node, memory))
+        nodes.append(node)
+    return (nodes[-1], before[source]), nodes[-1]
+
+
+WRITTEN_OUT = {"chain": chain_written_out, "tree": tree_written_out}
+
+
+def read(step, weights, state, words):
+    """The outputs and the last state after all words."""
+    outputs = []
+    for x in words:
+        state, output = step(weights, state, x)
+        outputs.append(output)
+    return outputs, state
+
+
+def draw(cell, seed):
+    random = np.random.default_rng(seed)
+    weights = tuple(random.normal(size=shape) for shape in cell.shapes(WIDTH))
+    state = tuple(random.normal(size=(cell.states, WIDTH)))
+    return jax.tree.map(jnp.asarray, (weights, state, random.normal(size=(2, WIDTH))))
+
+
+def total(step, weights, state, words):
+    outputs, state = read(step, weights, state, words)
+    return sum((output**2).sum() for output in outputs) + sum(x.sum() for x in state)
+
+
+def compiled(cell, traces):
+    """One program of the values and of the gradients of every cell of a space."""
+
+    def value(tokens, weights, state, words):
+        def step(weights, state, x):
+            return cell.step(tokens, weights[1], state, x @ weights[0])
+
+        return read(step, weights, state, words), total(step, weights, state, words)
+
+    def both(tokens, *arguments):
+        traces.append(tokens)
+        gradient = jax.grad(lambda *arguments: value(tokens, *arguments)[1], (0, 1, 2))
+        return value(tokens, *arguments)[0], gradient(*arguments)
+
+    return jax.jit(both)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_one_program_is_every_cell_written_out_with_its_gradients(name):
+    cell, written_out = CELLS[name], WRITTEN_OUT[name]
+    traces = []
+    program = compiled(cell, traces)
+    for seed in range(6):
+        tokens = np.asarray(random_architecture(cell.space, jax.random.key(seed)))
+        arguments = draw(cell, seed)
+        values, gradients = program(tokens, *arguments)
+        plain = tokens.tolist()
+        expected = read(partial(written_out, np, plain), *jax.tree.map(np.asarray, arguments))
+        for got, value in zip(jax.tree.leaves(values), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(got, value, rtol=1e-9, atol=1e-12)
+        one = jax.grad(partial(total, partial(written_out, jnp, plain)), (0, 1, 2))
+        expected = one(*arguments)
+        for got, value in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(got, value, rtol=1e-8, atol=1e-10)
+    assert len(traces) == 1
+
+
+def test_the_cell_of_the_papers_figure_is_what_its_caption_says():
+    cell = tree(2)
+    words = [*FIGURE, "memory from node 2", "memory into node 1"]
+    names = cell.space.names or ()
+    tokens = [options.index(word) for options, word in zip(names, words, strict=True)]
+    weights, (h, c), (x, *_) = draw(cell, 0)
+    (w1, w3), (w2, w4) = (np.split(matrix, 2, axis=1) for matrix in weights)
+    first = np.maximum(np.tanh(x @ w1 + h @ w2) + c, 0)
+    product = (x @ w3) * (h @ w4)
+    expected = 1 / (1 + np.exp(-first * np.maximum(product, 0)))
+    (output, memory), _ = cell.step(jnp.array(tokens), weights[1], (h, c), x @ weights[0])
+    np.testing.assert_allclose(output, expected, rtol=1e-12)
+    np.testing.assert_allclose(memory, product, rtol=1e-12)
+    assert cell.space.words(np.array(tokens)) == tuple(words)
+
+
+def test_gradients_are_finite_where_a_function_that_is_not_chosen_overflows():
+    for number, (name, function) in enumerate(functions(jnp).items()):
+        x = jnp.array([-1e200, -1.0, 2.0, 1e200])
+        got = jax.grad(lambda x, n=number: activate(jnp.array(n), x).sum())(x)
+        inside = jax.grad(lambda x, f=function: f(x).sum())(x[1:3])
+        np.testing.assert_allclose(got[1:3], inside, rtol=1e-12)
+        assert np.isfinite(got).all(), name
+    cell = CELLS["tree"]
+    zeros = jnp.zeros(cell.space.length, int)  # sums everywhere
+    weights, state, words = draw(cell, 0)
+    huge = tuple(1e200 * vector for vector in state)  # whose products overflow
+
+    def output(matrix, state):
+        return cell.step(zeros.at[1:-2:2].set(3), matrix, state, words[0] @ weights[0])[1].sum()
+
+    gradients = jax.jit(jax.grad(output, (0, 1)))(jnp.asarray(weights[1]), huge)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_model_reads_chunks_as_it_reads_the_whole_and_looks_at_no_later_word(name):
+    cell = CELLS[name]
+    model = RecurrentModel(cell, jnp.zeros(cell.space.length, int), 11, WIDTH)
+    words = jnp.array([3, 1, 10, 0, 5, 5])
+    params = model.init(jax.random.key(0), words, model.start())
+    whole, end = model.apply(params, words, model.start())
+    first, carry = model.apply(params, words[:2], model.start())
+    second, last = model.apply(params, words[2:], carry)
+    np.testing.assert_allclose(jnp.concatenate([first, second]), whole, rtol=1e-10)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10), last, end)
+    other, _ = model.apply(params, words.at[3].set(7), model.start())
+    assert (other[:3] == whole[:3]).all() and (other[3] != whole[3]).any()
+
+
+def test_cells_and_words_outside_are_refused_or_not_a_number():
+    cell = CELLS["chain"]
+    model = partial(RecurrentModel, cell, vocabulary=11, width=WIDTH)
+    tokens, words = jnp.zeros(cell.space.length, int), jnp.array([3, 1])
+    params = model(tokens).init(jax.random.key(0), words, model(tokens).start())
+
+    def logits(tokens, words):
+        return model(tokens).apply(params, words, model(tokens).start())[0]
+
+    assert np.isfinite(jax.jit(logits)(tokens, words)).all()
+    assert np.isnan(jax.jit(logits)(tokens.at[0].set(4), words)).all()
+    assert np.isnan(jax.jit(logits)(tokens, words.at[1].set(11))[1]).all()
+    with pytest.raises(ValueError, match="each below its limit"):
+        logits(tokens.at[1].set(1), words)
+    with pytest.raises(ValueError, match="below 11; got tokens from 3 to 11"):
+        logits(tokens, words.at[1].set(11))
+    with pytest.raises(ValueError, match="leaves must be a power of two; got 6: 4 would work"):
+        tree(6)
+    with pytest.raises(ValueError, match="nodes"):
+        chain(0)
