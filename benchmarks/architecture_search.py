@@ -65,16 +65,17 @@ def strategies(config: Search, space: Space) -> dict[str, Strategy]:
 def describe_outcome(
     config: Search, outcome: SearchResult
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Rewards `[run, child]` by strategy on their scale, the worst if broken, and statistics."""
+    """Rewards `[run, child]` by strategy, in percent, 0 if broken, and their statistics."""
     scale, last = config.scale, config.children // 5
-    rewards = {name: replace_broken(scale.value(x)) for name, x in outcome.rewards.items()}
-    best = {name: scale.value(reported) for name, reported in outcome.best.items()}
+    rewards = {name: replace_broken(100 * x) for name, x in outcome.rewards.items()}
+    best = {name: scale.show(100 * reported) for name, reported in outcome.best.items()}
     results = {
         "best": {
-            name: {"mean": float(scale.show(x.mean())), "std": float(x.std(ddof=1))}
-            for name, x in best.items()
+            n: {"mean": float(x.mean()), "std": float(x.std(ddof=1))} for n, x in best.items()
         },
-        "p_over_random": {name: p_value(x, best["random"]) for name, x in best.items()},
+        "p_over_random": {
+            name: p_value(scale.sign * x, scale.sign * best["random"]) for name, x in best.items()
+        },
         "mean_last_fifth": {
             name: float(scale.show(x[:, -last:].mean())) for name, x in rewards.items()
         },
@@ -88,7 +89,7 @@ def describe_outcome(
         results[f"top{count}"] = {name: float(scale.show(x)) for name, x in means.items()}
     results["gain_over_random"] = {
         name: {
-            str(count): mean_over_seeds(gain_over_random(rewards, name, count)[:, -1:])
+            str(count): mean_over_seeds(gain_over_random(rewards, name, count, scale)[:, -1:])
             for count in figures.GAINS
         }
         for name in rewards

@@ -100,18 +100,16 @@ def test_one_program_serves_every_cell_and_a_cell_that_diverges_has_no_reward(re
     assert np.isnan(jax.jit(diverges)(TOKENS, key))
 
 
-def test_rewards_are_shown_as_perplexities_and_the_worst_is_the_highest(tmp_path):
-    perplexities = np.array([[200.0, 100, 400], [300, 50, 60]])
-    scale = perplexity(80.0)
-    values = scale.value(80 / perplexities**2)
-    np.testing.assert_allclose(scale.show(values), perplexities)
-    assert figures.replace_broken(scale.value(np.array([0.002, 0.0, np.nan]))).round().tolist() == [
-        -200,
-        -200,
-        -200,
-    ]
-    best_two = scale.show(figures.mean_of_top(values, 2))
-    np.testing.assert_allclose(best_two, [(150 + 175) / 2, (150 + 55) / 2])
+def test_means_are_of_rewards_and_gains_are_lower_perplexities():
+    scale, perplexities = perplexity(80.0), np.array([[200.0, 100, 400], [300, 50, 60]])
+    rewards = 100 * 80 / perplexities**2
+    np.testing.assert_allclose(scale.show(rewards), perplexities)
+    assert scale.show(np.zeros(1)) == np.inf
+    both = {"random": rewards, "other": 4 * rewards}  # half the perplexity
+    expected = [[(2 / (200**-2 + 100**-2)) ** 0.5] * 2, [(2 / (300**-2 + 50**-2)) ** 0.5]]
+    expected[1].append((2 / (60**-2 + 50**-2)) ** 0.5)
+    gains = figures.gain_over_random(both, "other", 2, scale)
+    np.testing.assert_allclose(gains, np.array(expected) / 2, rtol=1e-12)
 
 
 def test_gains_are_the_differences_of_the_best_and_their_band_is_over_runs(tmp_path):
@@ -158,7 +156,7 @@ def test_a_search_for_cells_is_stored_resumed_and_drawn(tmp_path, monkeypatch, c
     assert (tmp_path / "out/best.png").exists()
     lines = (tmp_path / "out" / live.KEPT).read_text().splitlines()
     rewards = np.array([json.loads(line)["reward"] for line in lines]).reshape(2, 30)
-    top = np.sort((80 / rewards) ** 0.5, axis=1)[:, :5].mean()
+    top = (80 / np.sort(rewards, axis=1)[:, -5:].mean()) ** 0.5
     assert summary["top5"]["random"] == pytest.approx(top, rel=1e-5)
     (tmp_path / "out" / live.KEPT).write_text("\n".join(lines[:40]) + "\n")
     again = architecture_search.main(Search(**usual))

@@ -43,9 +43,13 @@ def tops_of_runs(rewards: Rewards, count: int) -> Rewards:
     return np.stack(means, axis=1)
 
 
-def gain_over_random(rewards: dict[str, Rewards], name: str, count: int) -> Rewards:
-    """The mean of the best `count` of a strategy minus that of random search, of each run."""
-    return tops_of_runs(rewards[name], count) - tops_of_runs(rewards["random"], count)
+def gain_over_random(
+    rewards: dict[str, Rewards], name: str, count: int, scale: Scale = PERCENT
+) -> Rewards:
+    """How much better the mean of the best `count` is than that of random search, in each run."""
+    means = (scale.show(tops_of_runs(rewards[which], count)) for which in (name, "random"))
+    with np.errstate(invalid="ignore"):  # the difference of infinite perplexities
+        return scale.sign * np.subtract(*means)
 
 
 def mean_of_finite(rewards: Rewards, width: int) -> Float[np.ndarray, " child"]:
@@ -70,7 +74,7 @@ def draw_running_mean(out: Path, rewards: dict[str, Rewards], scale: Scale = PER
         label = f"{name} ({broken} broken)" if broken else name
         shown = scale.show(mean)
         axes.plot(np.arange(width, values.shape[1] + 1), shown, style, label=label)
-    axes.set(xlabel="child networks", ylabel=label_of(scale))
+    axes.set(xlabel="child networks", ylabel=scale.of)
     axes.grid(alpha=0.3)
     axes.legend()
     return save_figure(figure, out / "rewards.png")
@@ -83,7 +87,7 @@ def draw_top_means(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCEN
         for style, (name, values) in zip(cycle(STYLES), rewards.items(), strict=False):
             means = scale.show(mean_of_top(values, count))
             axes.plot(np.arange(count, values.shape[1] + 1), means, style, label=name)
-        axes.set(xlabel="child networks", ylabel=f"{label_of(scale)}: mean of the best {count}")
+        axes.set(xlabel="child networks", ylabel=f"{scale.of}, mean of the best {count}")
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
     return save_figure(figure, out / "top.png")
@@ -93,28 +97,30 @@ def draw_gains(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT) -
     """Draws how much better the best are than with random search, as Zoph and Le; `gains.png`.
 
     A line is the mean over runs of `gain_over_random`, and a band is its 95% confidence interval.
+    The axes leave out extremes of the first child networks, which may have diverged.
     """
     names = [name for name in rewards if name != "random"]
     figure = Figure(figsize=(4 * len(GAINS), 4), layout="constrained")
-    row = figure.subplots(1, len(GAINS), sharey=True)
+    row, shown = figure.subplots(1, len(GAINS), sharey=True), [0.0]
     for axes, count in zip(row, GAINS, strict=True):
         for style, name in zip(cycle(STYLES), names, strict=False):
-            gains = gain_over_random(rewards, name, count)
+            gains = gain_over_random(rewards, name, count, scale)
             steps, mean = np.arange(count, count + gains.shape[1]), gains.mean(axis=0)
             runs = len(gains)
             half = stats.t.ppf(0.975, runs - 1) * gains.std(axis=0, ddof=1) / runs**0.5
             (line,) = axes.plot(steps, mean, style, label=name)
             color = line.get_color()
             axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.15, lw=0)
+            for edge in (mean - half, mean + half):
+                shown.extend(edge[steps >= min(max(TOPS), steps[-1])])
         axes.axhline(0, color="gray", lw=0.8)
         axes.set(xlabel="child networks", title=f"mean of the best {count}")
         axes.grid(alpha=0.3)
     row[0].set_ylabel(f"gain over random search, {scale.unit}")
+    shown = np.array(shown)[np.isfinite(shown)]
+    if np.ptp(shown):
+        margin = 0.1 * np.ptp(shown)
+        row[0].set_ylim(shown.min() - margin, shown.max() + margin)
     if names:
         row[0].legend()
     return save_figure(figure, out / "gains.png")
-
-
-def label_of(scale: Scale) -> str:
-    """The label of an axis with values of a scale."""
-    return scale.of if scale.of == scale.unit else f"{scale.of}, {scale.unit}"

@@ -1,4 +1,8 @@
-"""Scales on which rewards are shown: accuracies in percent, and perplexities."""
+"""Scales on which rewards are shown: accuracies in percent, and perplexities.
+
+Means are always those of rewards, so that a broken reward of 0 has a finite weight; only then are
+they shown on a scale.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,41 +14,33 @@ Numbers = Float[np.ndarray, "..."]
 
 
 class Scale(NamedTuple):
-    """A scale, on which higher values are better in every computation.
+    """A scale of rewards.
 
     Attributes:
         unit: Unit of the values.
-        of: Quantity that a reward measures, without its unit.
-        value: Function from rewards to values.
-        sign: Factor of the values when they are shown, -1 where lower ones are better.
+        of: Name of the values on an axis.
+        show: Function from rewards in percent to values.
+        sign: Sign of an improvement, 1 if higher values are better, and -1 if lower ones are.
     """
 
     unit: str
     of: str
-    value: Callable[[Numbers], Numbers]
+    show: Callable[[Numbers], Numbers]
     sign: int
 
-    def show(self, values: Numbers) -> Numbers:
-        """The values as they are shown."""
-        return self.sign * values
 
-
-def _percent(rewards: Numbers) -> Numbers:
-    return 100 * rewards
-
-
-PERCENT = Scale("%", "reward", _percent, 1)
+PERCENT = Scale("%", "reward, %", lambda rewards: rewards, 1)
 
 
 def perplexity(scale: float) -> Scale:
-    """The scale of the rewards  c / perplexity^2,  whose values are perplexities times -1.
+    """The perplexities of the rewards  c / perplexity^2;  that of a reward of zero is infinite.
 
-    >>> perplexity(80.0).value(np.array([0.002])).round(6).tolist()
-    [-200.0]
+    >>> perplexity(80.0).show(np.array([0.2])).round(6).tolist()
+    [200.0]
     """
 
-    def value(rewards: Numbers) -> Numbers:
-        with np.errstate(divide="ignore"):  # the perplexity of a reward of zero is infinite
-            return -np.sqrt(scale / np.asarray(rewards, float))
+    def show(rewards: Numbers) -> Numbers:
+        with np.errstate(divide="ignore"):
+            return np.sqrt(100 * scale / np.asarray(rewards, float))
 
-    return Scale("perplexity", "perplexity", value, -1)
+    return Scale("perplexity", "perplexity", show, -1)

@@ -17,7 +17,7 @@ NOTE = (
     " runs; top 5, top 25, last 5th: mean {} of the best 5, the best 25 and the last fifth of"
     " the children; p: p-value of the best being no better than with random"
 )
-MEASURES = {"%": ("accuracy", "reward"), "perplexity": ("perplexity", "validation perplexity")}
+MEASURES = {"%": ("accuracy", "reward"), "perplexity": ("perplexity", "reward, as a perplexity,")}
 
 
 def rows(summary: Summary) -> dict[str, tuple[str, ...]]:

@@ -89,4 +89,4 @@ def optimum(table: Table, scale: Scale = PERCENT) -> float:
     """The best reported value of all architectures, as it is shown."""
     reported = np.asarray(table.reported)
     best = reported[np.isfinite(reported)].max()
-    return float(scale.show(scale.value(best)))
+    return float(scale.show(100 * best))

@@ -41,7 +41,7 @@ class Cell(NamedTuple):
     Attributes:
         space: Search space of the cells.
         step: Function `step(tokens, weights, state, x @ inputs) -> (state, output[width])` of one
-            time, where `inputs` are the weights of the input x, and `weights` all other ones. The
+            time, where `inputs` are the weights of the input x, and `weights` are the others. The
             products with the inputs do not wait for the state.
         shapes: Function from the width to the shapes of `inputs` and `weights`, `[..., in, out]`.
         states: Number of vectors in the state.
@@ -63,8 +63,8 @@ def chain(nodes: int = 8) -> Cell:
         nodes: Number of nodes, >= 1.
 
     Returns:
-        The space and its computation; the weights of the input are `[width, 2 width]`, and those
-        of what the nodes read `[node, width, 2 width]`.
+        The space and its computation; the weights of the input are `[width, 2 width]`, and the
+        others `[node, width, 2 width]`.
 
     Raises:
         ValueError: `nodes` is below 1.

@@ -54,11 +54,11 @@ class TextBudget:
 
     share: float = 0.1
     epochs: int = 1
-    streams: int = 16
+    streams: int = 8
     chunk: int = 35
     rate: float = 1e-2
     clip: float = 1.0
-    val_share: float = 0.5
+    val_share: float = 0.25
     scale: float = 80.0
 
     def __post_init__(self) -> None:

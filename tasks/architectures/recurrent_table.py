@@ -3,9 +3,8 @@
 The recipe of a cell is a graph of linear layers, sums, products, blends and activations. The tokens
 are properties of the recipe, and the number of the cell among those with the same properties.
 
-Klyuchnikov, Trofimov, Artemova, Salnikov, Fedorov, Filippov, Burnaev: NAS-Bench-NLP, neural
-architecture search benchmark for natural language processing (IEEE Access 2022),
-https://arxiv.org/abs/2006.07116
+Klyuchnikov et al.: NAS-Bench-NLP, neural architecture search benchmark for natural language
+processing (2020), https://arxiv.org/abs/2006.07116
 """
 
 import gzip
