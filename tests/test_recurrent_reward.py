@@ -100,7 +100,7 @@ def test_one_program_serves_every_cell_and_a_cell_that_diverges_has_no_reward(re
     assert np.isnan(jax.jit(diverges)(TOKENS, key))
 
 
-def test_means_are_of_rewards_and_gains_are_lower_perplexities():
+def test_means_are_of_rewards_and_gains_are_lower_perplexities(tmp_path):
     scale, perplexities = perplexity(80.0), np.array([[200.0, 100, 400], [300, 50, 60]])
     rewards = 100 * 80 / perplexities**2
     np.testing.assert_allclose(scale.show(rewards), perplexities)
@@ -110,6 +110,10 @@ def test_means_are_of_rewards_and_gains_are_lower_perplexities():
     expected[1].append((2 / (60**-2 + 50**-2)) ** 0.5)
     gains = figures.gain_over_random(both, "other", 2, scale)
     np.testing.assert_allclose(gains, np.array(expected) / 2, rtol=1e-12)
+    both["other"][0, 0] = 0  # is broken
+    first = figures.gain_over_random(both, "other", 1, scale)
+    assert np.isnan(first[0, 0]) and np.isfinite(first).sum() == 5
+    figures.draw_gains(tmp_path, both, scale)
 
 
 def test_gains_are_the_differences_of_the_best_and_their_band_is_over_runs(tmp_path):

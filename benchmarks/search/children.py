@@ -133,7 +133,7 @@ def reward(
     return reward_from_shared(child, shared, sample["held_out"], options.budget)
 
 
-class Rewards(NamedTuple):
+class ChildRewards(NamedTuple):
     """The rewards of the child networks of a search space, which are trained.
 
     Attributes:
@@ -149,7 +149,7 @@ class Rewards(NamedTuple):
     source: str
 
 
-def image_rewards(options: Children, space_name: str, dataset: str | None) -> Rewards:
+def image_rewards(options: Children, space_name: str, dataset: str | None) -> ChildRewards:
     """The rewards of networks that adapt to new classes of images.
 
     Raises:
@@ -158,7 +158,7 @@ def image_rewards(options: Children, space_name: str, dataset: str | None) -> Re
     space, child = space_and_network(space_name, options)
     sample, source = samplers(dataset or DATASETS[0], options)
     reported = reward_from_scratch(child, sample["train"], sample["test"], options.budget)
-    return Rewards(space, partial(reward, space, child, sample, options), reported, source)
+    return ChildRewards(space, partial(reward, space, child, sample, options), reported, source)
 
 
 @contextmanager

@@ -46,10 +46,13 @@ def tops_of_runs(rewards: Rewards, count: int) -> Rewards:
 def gain_over_random(
     rewards: dict[str, Rewards], name: str, count: int, scale: Scale = PERCENT
 ) -> Rewards:
-    """How much better the mean of the best `count` is than that of random search, in each run."""
-    means = (scale.show(tops_of_runs(rewards[which], count)) for which in (name, "random"))
-    with np.errstate(invalid="ignore"):  # the difference of infinite perplexities
-        return scale.sign * np.subtract(*means)
+    """How much better the mean of the best `count` is than that of random search, in each run.
+
+    It is NaN as long as one of the two is infinite on the scale.
+    """
+    mean, base = (scale.show(tops_of_runs(rewards[which], count)) for which in (name, "random"))
+    finite = np.isfinite(mean) & np.isfinite(base)
+    return np.subtract(mean, base, out=np.full(mean.shape, np.nan), where=finite) * scale.sign
 
 
 def mean_of_finite(rewards: Rewards, width: int) -> Float[np.ndarray, " child"]:

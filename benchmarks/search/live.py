@@ -48,7 +48,7 @@ class SearchResult(NamedTuple):
 def measure(
     config: Search,
     compared: dict[str, Strategy],
-    trained: children.Rewards,
+    trained: children.ChildRewards,
     out: Path,
 ) -> SearchResult:
     """Searches, or resumes the searches of a folder, and trains the best children again.

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.search.children import Rewards
+from benchmarks.search.children import ChildRewards
 from maml.search import Reward
 from maml.types import RandomKey
 from tasks.architectures.recurrent import Cell, chain
@@ -42,7 +42,7 @@ def cell_of(options: Recurrent) -> Cell:
     return {"chain": chain, "tree": tree}[options.cell](options.nodes)
 
 
-def recurrent_rewards(options: Recurrent, data: Path | None, dataset: str | None) -> Rewards:
+def recurrent_rewards(options: Recurrent, data: Path | None, dataset: str | None) -> ChildRewards:
     """The rewards of recurrent cells on the words of Penn Treebank.
 
     Args:
@@ -72,4 +72,4 @@ def recurrent_rewards(options: Recurrent, data: Path | None, dataset: str | None
     def reward(key: RandomKey) -> Reward:
         return searched
 
-    return Rewards(cell.space, reward, reported, str(data))
+    return ChildRewards(cell.space, reward, reported, str(data))
