@@ -115,7 +115,7 @@ def test_one_program_is_every_cell_written_out_with_its_gradients(name):
     cell, written_out = CELLS[name], WRITTEN_OUT[name]
     traces = []
     program = compiled(cell, traces)
-    for seed in range(6):
+    for seed in range(5):
         tokens = np.asarray(random_architecture(cell.space, jax.random.key(seed)))
         arguments = draw(cell, seed)
         values, gradients = program(tokens, *arguments)
@@ -172,8 +172,8 @@ def test_a_model_reads_chunks_as_it_reads_the_whole_and_looks_at_no_later_word(n
     words = jnp.array([3, 1, 10, 0, 5, 5])
     params = model.init(jax.random.key(0), words, model.start())
     whole, end = model.apply(params, words, model.start())
-    first, carry = model.apply(params, words[:2], model.start())
-    second, last = model.apply(params, words[2:], carry)
+    first, carry = model.apply(params, words[:3], model.start())
+    second, last = model.apply(params, words[3:], carry)
     np.testing.assert_allclose(jnp.concatenate([first, second]), whole, rtol=1e-10)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-10), last, end)
     other, _ = model.apply(params, words.at[3].set(7), model.start())

@@ -138,9 +138,9 @@ def test_cells_are_drawn_as_they_are(tmp_path):
     assert graph.edges == {(0, 1), (1, 2), (1, 3), (3, 4), (2, 5), (4, 5)}
     graph = drawing.tree_graph([0, 0, 1, 1, 1, 2, 0, 1, 1, 0])
     assert graph.nodes[2:5] == [
-        "1: add, tanh\nthen add c, relu",
-        "2: multiply, relu\nnext c: before relu",
-        "3: multiply, sigmoid",
+        "1: add\ntanh\nadd c\nrelu",
+        "2: multiply\n(is next c)\nrelu",
+        "3: multiply\nsigmoid",
     ]
     assert graph.edges == {(0, 2), (0, 3), (1, 2), (2, 4), (3, 4), (4, 5)}
     drawing.draw_graphs(tmp_path, [graph])
@@ -228,7 +228,9 @@ def test_a_table_of_runs_has_the_mean_of_a_cell_and_no_diverged_one(tmp_path):
 def test_the_real_table_is_searched_in_seconds(tmp_path):
     table = nasbench_nlp(TABLE)
     assert np.isfinite(table.rewards).sum() == 289
-    config = Search(space="nasbench-nlp", table=TABLE, runs=20, children=30, out=tmp_path)
-    summary = architecture_search.main(config)
+    usual = {"runs": 20, "children": 60, "strategies": ("random", "reinforce"), "out": tmp_path}
+    summary = architecture_search.main(Search(space="nasbench-nlp", table=TABLE, **usual))
     assert summary["optimum"] == pytest.approx(91.9, abs=0.05)
     assert all(91.9 <= best["mean"] < 150 for best in summary["best"].values())
+    gain = summary["gain_over_random"]["reinforce"]["15"]
+    assert gain["mean"] > gain["ci95"] > 0

@@ -87,11 +87,11 @@ def tree_graph(tokens: Sequence[int]) -> Graph:
     leaves = (len(pairs) + 1) // 2
     nodes, edges = ["word x and output s", "memory c"], {(1, target + 2)}
     for number, (operation, function) in enumerate(pairs):
-        label = f"{number + 1}: {COMBINATIONS[operation]}, {FUNCTIONS[function]}"
+        label = f"{number + 1}: {COMBINATIONS[operation]}\n{FUNCTIONS[function]}"
         if number == source:
-            label = f"{label}\nnext c: before {FUNCTIONS[function]}"
+            label = f"{number + 1}: {COMBINATIONS[operation]}\n(is next c)\n{FUNCTIONS[function]}"
         if number == target:
-            label = f"{label}\nthen {COMBINATIONS[inject[0]]} c, {FUNCTIONS[inject[1]]}"
+            label = f"{label}\n{COMBINATIONS[inject[0]]} c\n{FUNCTIONS[inject[1]]}"
         nodes.append(label)
         reads = [0] if number < leaves else [2 * (number - leaves) + k + 2 for k in (0, 1)]
         edges |= {(read, number + 2) for read in reads}
@@ -129,8 +129,9 @@ def draw_best(
 def draw_graphs(out: Path, graphs: Sequence[Graph]) -> Figure:
     """Draws graphs side by side, from the top down; `best.png`."""
     depths = [_depths(graph) for graph in graphs]
-    height = 1.2 * (1 + max(map(max, depths)))
-    figure = Figure(figsize=(4.5 * len(graphs), height), layout="constrained")
+    widest = max(max(Counter(depth).values()) for depth in depths)
+    size = max(4.5, 1.1 * widest) * len(graphs), 1.2 * (1 + max(map(max, depths)))
+    figure = Figure(figsize=size, layout="constrained")
     row = figure.subplots(1, len(graphs), squeeze=False)[0]
     for axes, graph, depth in zip(row, graphs, depths, strict=True):
         _draw_graph(axes, graph, depth)
