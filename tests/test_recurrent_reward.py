@@ -172,7 +172,7 @@ def test_a_search_for_cells_is_stored_resumed_and_drawn(tmp_path, monkeypatch, c
     [
         ({}, "needs the folder of Penn Treebank; name it with --data FOLDER"),
         ({"data": Path("nowhere")}, "must be a folder with ptb.train.txt"),
-        ({"data": Path("x"), "dataset": "glyphs"}, "dataset must be ptb|data is used only with"),
+        ({"data": Path("x"), "dataset": "glyphs"}, "dataset must be ptb for --space recurrent"),
         ({"data": Path("x"), "cell": "tree", "nodes": 6}, "must be a power of two; got 6"),
         ({"data": Path("x"), "ways": 5}, "ways is used only with"),
         ({"space": "macro", "nodes": 5}, "nodes is used only with space recurrent"),

@@ -62,9 +62,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "filters": (1, 4096),
     "blocks": (1, 16),
     "nodes": (1, 64),
-    "streams": (1, 100_000),
-    "share val_share": (1e-6, 1.0),
-    "scale": (1e-30, LARGEST),
     "architectures": (3, 100_000),
     "retrainings trainings": (2, 1000),
     # Measurements.

@@ -68,7 +68,8 @@ class Children:
         check_used(self, names, space in SPACES, f"children that are trained: space {SPACES}")
         reads = (*SPACES, "recurrent")
         check_used(self, ("data",), space in reads, f"children that are trained: space {reads}")
-        check_used(self, ("data",), dataset != "glyphs", "dataset omniglot")
+        used = dataset != "glyphs" or space == "recurrent"
+        check_used(self, ("data",), used, "dataset omniglot")
         check_used(self, ("layers", "sizes", "strides"), space != "cells", "space macro")
         check_used(self, ("blocks",), space != "macro", "space cells")
         gradient = self.budget.learner != "protonet"
