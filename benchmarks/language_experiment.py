@@ -72,12 +72,11 @@ def load(config: Language) -> Corpus:
 
 
 def network(config: Language, vocabulary: int) -> WindowTransformer | LSTM:
-    """The model; a feed-forward network of the transformer has 8/3 of its width."""
+    """The model that the options name."""
     if config.model == "lstm":
         return LSTM(vocabulary, config.width, config.layers)
-    hidden = 4 * max(1, round(config.width * 2 / 3))
     sizes = {name: getattr(config, name) for name in ("width", "layers", "heads", "window")}
-    return WindowTransformer(vocabulary, hidden=hidden, **sizes)
+    return WindowTransformer(vocabulary, **sizes)
 
 
 def algorithm(config: Language, model: nn.Module, params: Params, factor: Any = 1.0) -> Any:

@@ -108,7 +108,7 @@ def problem(model: Model, options: Options) -> Setting:
         return Setting(experiment.metric, params, lambda steps: experiment.samplers["train"], mask)
     key, sizes = jax.random.key(0), {n: getattr(options, n) for n in ("layers", "width", "heads")}
     if model == "reader":
-        reader = WindowTransformer(**sizes, hidden=4 * round(options.width * 2 / 3))
+        reader = WindowTransformer(**sizes)
         content = (
             options.text.read_bytes() if options.text else np.random.default_rng(0).bytes(2**18)
         )

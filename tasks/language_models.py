@@ -5,34 +5,16 @@ A model is called as `model(tokens, carry) -> (logits, carry)` with the tokens o
 reading it at once. A logit depends on no later token.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Integer, PyTree
+from jaxtyping import Array, Float, Integer, PyTree
 
 from maml._checks import check_count, check_counts
 from maml.types import CarryLoss, Params, RandomKey
 from tasks._checks import check_tokens, nan_below_zero
+from tasks.attention import Past, window_attention
 from tasks.language import token_entropies
-
-ROTARY = 10_000.0  # the longest wavelength of the rotary positions is 2 pi times this, in tokens
-
-
-class Past(NamedTuple):
-    """Keys and values of the last tokens before a chunk, which the attention of a layer carries on.
-
-    Attributes:
-        keys: Keys without their rotation, `[window, heads, size]`, the latest last.
-        values: Values, `[window, heads, size]`.
-        seen: Number of the rows that are of tokens; the first rows are empty at the start.
-    """
-
-    keys: Float[Array, "window heads size"]
-    values: Float[Array, "window heads size"]
-    seen: Int[Array, ""]
 
 
 class WindowTransformer(nn.Module):
@@ -50,7 +32,8 @@ class WindowTransformer(nn.Module):
         width: Width of the residual stream.
         layers: Number of layers, >= 1.
         heads: Number of attention heads; an even number of features for each must give the width.
-        hidden: Width of the hidden layer of a feed-forward network.
+        hidden: Width of the hidden layer of a feed-forward network; None is 8/3 of the width, to
+            the nearest multiple of 4.
         window: Number of tokens before itself that a token attends to in each layer, >= 1.
 
     Tandon et al.: End-to-end test-time training for long context (2025),
@@ -61,13 +44,15 @@ class WindowTransformer(nn.Module):
     width: int = 128
     layers: int = 4
     heads: int = 4
-    hidden: int = 340
+    hidden: int | None = None
     window: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self.vocabulary, least=2, of="tokens in the vocabulary")
-        check_counts(width=self.width, layers=self.layers, heads=self.heads, hidden=self.hidden)
+        check_counts(width=self.width, layers=self.layers, heads=self.heads)
+        if self.hidden is not None:
+            check_counts(hidden=self.hidden)
         check_count(self.window, least=1, of="tokens in the window")
         if self.width % (2 * self.heads):
             raise ValueError(
@@ -90,6 +75,7 @@ class WindowTransformer(nn.Module):
             ValueError: the tokens are not of the vocabulary, or there is none.
         """
         x = embedded(tokens, self.vocabulary, self.width)
+        hidden = self.hidden or 4 * max(1, round(self.width * 2 / 3))
         after = []
         for layer, past in enumerate(carry):
             h = nn.RMSNorm(name=f"norm{layer}")(x)
@@ -100,8 +86,8 @@ class WindowTransformer(nn.Module):
             h, past = window_attention(queries, keys, values, past)
             x = x + nn.Dense(self.width, use_bias=False, name=f"mixed{layer}")(h.reshape(x.shape))
             if layer >= self.layers - max(1, self.layers // 4):
-                x = x + SwiGLU(self.hidden, name=f"second{layer}")(x)
-            x = x + SwiGLU(self.hidden, name=f"first{layer}")(x)
+                x = x + SwiGLU(hidden, name=f"second{layer}")(x)
+            x = x + SwiGLU(hidden, name=f"first{layer}")(x)
             after.append(past)
         return logits_of(nn.RMSNorm(name="norm")(x), self.vocabulary), after
 
@@ -175,52 +161,6 @@ def embedded(
 def logits_of(x: Float[Array, "time width"], vocabulary: int) -> Float[Array, "time vocabulary"]:
     """The logits, by a layer named `head` that starts near zero."""
     return nn.Dense(vocabulary, kernel_init=nn.initializers.normal(0.02), name="head")(x)
-
-
-def window_attention(
-    queries: Float[Array, "time heads size"],
-    keys: Float[Array, "time heads size"],
-    values: Float[Array, "time heads size"],
-    past: Past,
-) -> tuple[Float[Array, "time heads size"], Past]:
-    """Attention to itself and the `window` tokens before, with the keys and values of the past.
-
-        y_t = sum over s, t - window <= s <= t, of softmax_s(R_t q_t . R_s k_s / sqrt(size)) v_s
-
-    R_t is the rotation of token t, so that scores depend on the distance t - s alone.
-
-    Args:
-        queries, keys, values: Those of the tokens of a chunk.
-        past: Keys and values before the chunk.
-
-    Returns:
-        The values that are attended to, `[time, heads, size]`, and the past of the next chunk.
-    """
-    time, window = len(queries), len(past.keys)
-    keys = jnp.concatenate([past.keys, keys.astype(past.keys.dtype)])
-    values = jnp.concatenate([past.values, values.astype(past.values.dtype)])
-    own, places = jnp.arange(time), jnp.arange(-window, time)  # places in the chunk
-    products = jnp.einsum("thd,shd->hts", rotate(queries, own), rotate(keys, places))
-    distance = own[:, None] - places
-    visible = (distance >= 0) & (distance <= window) & (places >= -past.seen)
-    weights = jax.nn.softmax(products / queries.shape[-1] ** 0.5, where=visible)
-    attended = jnp.einsum("hts,shd->thd", weights, values)
-    return attended, Past(keys[-window:], values[-window:], jnp.minimum(past.seen + time, window))
-
-
-def rotate(
-    x: Float[Array, "n heads size"], places: Int[Array, " n"]
-) -> Float[Array, "n heads size"]:
-    """Rotary positions: features j and j + size / 2 are turned by the angle place 10000^(-2j/size).
-
-    Su et al.: RoFormer, enhanced transformer with rotary position embedding (2021),
-    https://arxiv.org/abs/2104.09864
-    """
-    half = x.shape[-1] // 2
-    angles = places[:, None, None] * jnp.asarray(ROTARY ** (-np.arange(half) / half), x.dtype)
-    sine, cosine = jnp.sin(angles), jnp.cos(angles)
-    a, b = x[..., :half], x[..., half:]
-    return jnp.concatenate([a * cosine - b * sine, a * sine + b * cosine], axis=-1)
 
 
 def next_chunk(model: nn.Module) -> CarryLoss:

@@ -10,14 +10,8 @@ from jax.test_util import check_grads
 from problems import KEY, quick
 
 import maml
-from tasks.language_models import (
-    LSTM,
-    Past,
-    WindowTransformer,
-    next_chunk,
-    rotate,
-    window_attention,
-)
+from tasks.attention import Past, rotate, window_attention
+from tasks.language_models import LSTM, WindowTransformer, next_chunk
 
 VOCABULARY, WINDOW, TIME, HEADS, SIZE = 7, 3, 5, 2, 4
 TOKENS = np.random.default_rng(0).integers(0, VOCABULARY, 13)

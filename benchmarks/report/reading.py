@@ -78,9 +78,9 @@ def draw(out: Path, summary: Summary) -> Figure:
 
 
 def markdown(summaries: Iterable[Summary]) -> str:
-    """The Markdown tables of all runs, and of what they differ by from meta-training through steps.
+    """Markdown tables: a row for each run, and its bits minus those of second-order meta-training.
 
-    The differences are of the bits of each seed, with intervals and two-sided p-values (paired t).
+    The differences are paired by seed, with intervals and two-sided p-values (Student's t).
     """
     runs = [run for run in summaries if run["benchmark"] == "language"]
     references = [run for run in runs if run["preset"] == REFERENCE and "each_seed" in run]
