@@ -62,7 +62,7 @@ PRESETS = {
     preset.preset: preset
     for preset in (
         *(STDLIB, PTB, replace(PTB, preset="ptb-fomaml", algorithm="fomaml")),
-        replace(PTB, preset="ptb-reptile", algorithm="reptile", adapts="all"),
+        replace(PTB, preset="ptb-reptile", algorithm="reptile", adapts="all", inner_rate=0.1),
         replace(PTB, preset="ptb-learned-rates", algorithm="meta_sgd"),
         replace(PTB, preset="ptb-sgd", optimizer="sgd"),
         replace(PTB, preset="ptb-adam", optimizer="adam", inner_rate=1e-3),
