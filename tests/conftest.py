@@ -25,8 +25,11 @@ PLAIN = "--xla_cpu_use_fusion_emitters=false --xla_llvm_disable_expensive_passes
 os.environ["XLA_FLAGS"] = f"{PLAIN} {os.getenv('XLA_FLAGS', '')}"
 # So would looking through all that was traced, again and again, for what can be freed.
 gc.set_threshold(100_000, 20, 100)
-# Many tests start the same small run; its programs are compiled once for all of them.
-PROGRAMS = tempfile.mkdtemp(prefix="maml-programs-")
+# Many tests start the same small run; its programs are compiled once, for all workers of the tests.
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+PROGRAMS = (
+    os.environ["JAX_COMPILATION_CACHE_DIR"] if WORKER else tempfile.mkdtemp(prefix="maml-programs-")
+)
 for name, value in {
     "jax_compilation_cache_dir": PROGRAMS,
     "jax_persistent_cache_min_compile_time_secs": 0.1,
@@ -41,8 +44,9 @@ from tasks import omniglot  # noqa: E402
 
 
 def pytest_sessionfinish():
-    """Deletes the programs."""
-    shutil.rmtree(PROGRAMS, ignore_errors=True)
+    """Deletes the programs, after the last worker."""
+    if not WORKER:
+        shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
