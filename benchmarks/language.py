@@ -1,18 +1,19 @@
 """Language models that adapt while they read (after TTT-E2E, Tandon et al. 2025).
 
-A text is read in chunks. Each chunk is scored first, and then the model takes an inner step on it.
-Meta-training differentiates the mean score of a text through these steps. Reported are the bits for
-each token of the test texts, by the position in the text, with and without adaptation.
+A text is read in chunks. The model first predicts a chunk, which gives its loss, and then takes an
+inner step on it. Meta-training differentiates the mean loss of a text through these steps. The
+result is the loss in bits for each token of the test texts, by the position in the text, with and
+without adaptation.
 
-    python -m benchmarks.language       # source files of Python's library; 90 seconds on one core
+    python -m benchmarks.language       # Python's standard library; 90 seconds on one core
     python -m benchmarks.language --preset ptb-second-order --data FOLDER
     python -m benchmarks.language --preset ptb-dynamic --data FOLDER --start-from RUN --meta-steps 0
     python -m benchmarks.language --dataset texts --data FILE_OR_FOLDER
 
-The presets `ptb-*` are of the characters of Penn Treebank, and compare what a model is trained for.
-They try factors of the inner learning rate on the validation texts. The model of `ptb-static` is
-trained without adaptation: its bits with adaptation are those of naive test-time training. Dynamic
-evaluation, `ptb-dynamic`, is another evaluation of such a run.
+The presets `ptb-*` read Penn Treebank in characters, and compare ways to train the model. They try
+several inner learning rates on the validation texts. The model of `ptb-static` is trained without
+adaptation, so its bits with adaptation are those of naive test-time training. `ptb-dynamic` is
+dynamic evaluation of a model that is already trained: RUN is the folder of a run of `ptb-static`.
 """
 
 from dataclasses import replace

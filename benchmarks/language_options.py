@@ -16,14 +16,14 @@ class Language(DataOptions):
 
     algorithm: Literal["maml", "fomaml", "reptile", "meta_sgd", "pretrained"] = "maml"
     """Algorithm. `pretrained` is trained without adaptation, and adapts only in the evaluation;
-    `maml` is of second order; `meta_sgd` learns the inner learning rates."""
+    `maml` uses second derivatives; `meta_sgd` learns the inner learning rates."""
     dataset: Literal["stdlib", "ptb", "texts"] = "stdlib"
-    """Texts: the source files of Python's library, Penn Treebank, or texts of your own."""
+    """Texts: source files of Python's standard library, Penn Treebank, or texts of your own."""
     data: Path | None = None
-    """Folder of Penn Treebank, with ptb.train.txt.gz, ptb.valid.txt.gz and ptb.test.txt.gz,
-    compressed or not; or your own text, or folder of texts, in UTF-8."""
+    """Folder of Penn Treebank, with ptb.train.txt, ptb.valid.txt and ptb.test.txt, or the same
+    files compressed (.gz); or a text of your own, or a folder of them, in UTF-8."""
     level: Level = "characters"
-    """Kind of the tokens; words are divided by white space."""
+    """Kind of the tokens; words are separated by white space."""
     model: Literal["transformer", "lstm"] = "transformer"
     """Model: a transformer with a sliding window, or an LSTM."""
     width: int = 128
@@ -38,17 +38,17 @@ class Language(DataOptions):
     """Number of tokens that are read before each inner step. A text for training has as many chunks
     of this length as `inner_steps`, a text for evaluation as many as `eval_steps`."""
     optimizer: Literal["sgd", "clipped", "adam", "dynamic"] = "clipped"
-    """Inner optimiser: SGD, SGD on gradients of norm 1 at most, Adam, or the rule of dynamic
+    """Inner optimiser: SGD, SGD on gradients clipped to norm 1, Adam, or the rule of dynamic
     evaluation, which adapts all parameters."""
     adapts: Literal["second", "all"] = "second"
     """Parameters that adapt: the second feed-forward networks in the last quarter of the
     transformer's layers, or all."""
     decay: float = 0.002
-    """Speed at which dynamic evaluation returns to the trained parameters; 0.002 is its authors'
+    """Speed at which dynamic evaluation returns to the trained parameters; its authors use 0.002
     for chunks of 5 tokens."""
     factors: tuple[float, ...] = (1.0,)
-    """Factors of the inner learning rate. The best one on the validation texts is used in the
-    test; the validation during meta-training uses the first."""
+    """Factors by which the inner learning rate is multiplied in the evaluation. The best one on
+    the validation texts is used in the test; the validation during meta-training uses the first."""
 
     @property
     def unread_options(self) -> Iterator[tuple[tuple[str, ...], str]]:

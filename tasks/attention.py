@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-ROTARY = 10_000.0  # the longest wavelength of the rotary positions is 2 pi times this, in tokens
+ROTARY = 10_000.0  # the wavelengths of the rotary positions are below 2 pi times this, in tokens
 
 
 class Past(NamedTuple):
-    """Keys and values of the last tokens before a chunk, which the attention of a layer carries on.
+    """Keys and values of the last tokens before a chunk: what a layer carries to the next chunk.
 
     Attributes:
         keys: Keys without their rotation, `[window, heads, size]`, the latest last.
         values: Values, `[window, heads, size]`.
-        seen: Number of the rows that are of tokens; the first rows are empty at the start.
+        seen: Number of rows that hold tokens, the last ones; at the start of a text it is 0.
     """
 
     keys: Float[Array, "window heads size"]
@@ -33,7 +33,7 @@ def window_attention(
     values: Float[Array, "time heads size"],
     past: Past,
 ) -> tuple[Float[Array, "time heads size"], Past]:
-    """Attention to itself and the `window` tokens before, with the keys and values of the past.
+    """Attention of each token to itself and the `window` tokens before it, also in earlier chunks.
 
         y_t = sum over s, t - window <= s <= t, of softmax_s(R_t q_t . R_s k_s / sqrt(size)) v_s
 
@@ -44,7 +44,7 @@ def window_attention(
         past: Keys and values before the chunk.
 
     Returns:
-        The values that are attended to, `[time, heads, size]`, and the past of the next chunk.
+        The weighted sums y of the values, `[time, heads, size]`, and the past for the next chunk.
     """
     time, window = len(queries), len(past.keys)
     keys = jnp.concatenate([past.keys, keys.astype(past.keys.dtype)])

@@ -1,8 +1,8 @@
 """Language models that read a text chunk by chunk, and carry a state from one chunk to the next.
 
 A model is called as `model(tokens, carry) -> (logits, carry)` with the tokens of ONE text, and
-`model.start()` is the carry before the first chunk. Reading a text in chunks gives the logits of
-reading it at once. A logit depends on no later token.
+`model.start()` is the carry before the first chunk. Reading a text in chunks gives the same logits
+as reading it at once. No logit depends on a later token.
 """
 
 import jax
@@ -22,16 +22,16 @@ class WindowTransformer(nn.Module):
 
         x <- x + attention(norm(x)),   x <- x + swiglu(norm(x))
 
-    Positions are rotary, keys and queries are normalised, and norms are of the root mean square.
-    The last quarter of the layers has a second feed-forward network, with its norm, between
-    attention and the other one: the parameters `second*`, which are those that adapt in the paper.
+    Positions are rotary, keys and queries are normalised, and every norm is RMSNorm. The last
+    quarter of the layers has a second feed-forward network, with its norm, between attention and
+    the first one. Its parameters are named `second*`; these are the ones that adapt in the paper.
 
     Attributes:
         vocabulary: Number of different tokens, >= 2. A token outside of it is refused or, if it is
             traced, makes logits NaN.
         width: Width of the residual stream.
         layers: Number of layers, >= 1.
-        heads: Number of attention heads; an even number of features for each must give the width.
+        heads: Number of attention heads; each has `width / heads` features, an even number.
         hidden: Width of the hidden layer of a feed-forward network; None is 8/3 of the width, to
             the nearest multiple of 4.
         window: Number of tokens before itself that a token attends to in each layer, >= 1.
@@ -151,7 +151,7 @@ class LSTM(nn.Module):
 def embedded(
     tokens: Integer[Array, " time"], vocabulary: int, width: int
 ) -> Float[Array, "time width"]:
-    """The embeddings of the tokens, a part of a module named `tokens`, which start as N(0, 1)."""
+    """The embeddings of the tokens, by a layer named `tokens` whose weights start as N(0, 1)."""
     check_tokens(tokens[None], vocabulary)
     check_count(len(tokens), least=1, of="tokens to read")
     embed = nn.Embed(vocabulary, width, embedding_init=nn.initializers.normal(1.0), name="tokens")

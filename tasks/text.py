@@ -25,9 +25,9 @@ NOT_READ |= {"site-packages", "dist-packages"}
 
 
 def penn_treebank(folder: str | Path, level: Level = "characters") -> Corpus:
-    """Penn Treebank in Mikolov's preprocessing: one text a split, and `<eos>` at the end of a line.
+    """Penn Treebank as Mikolov prepared it: one text for each split, with `<eos>` after each line.
 
-    In characters a blank between words is `_`, as in Mikolov's files of characters.
+    At the level of characters a blank between words is `_`, as in Mikolov's files of characters.
 
     Args:
         folder: Folder with `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt`, or with the same
@@ -71,10 +71,10 @@ def penn_treebank(folder: str | Path, level: Level = "characters") -> Corpus:
 def own_texts(path: str | Path, level: Level = "characters", *, most: int = 10_000) -> Corpus:
     """The texts of a file or of a folder, in UTF-8.
 
-    The folders `train`, `val` and `test`, where there is one of them, are the splits, and other
-    files are left out. Otherwise, of ten files in the order of their names, the fifth is for
-    validation and the tenth for the test. Of fewer than ten files, the last tenth of each text is
-    for the test and the one before it for validation.
+    If the folder has the folders `train`, `val` and `test`, they are the splits, and other files
+    are left out. Otherwise, of each ten files in the order of their names, the fifth is for
+    validation and the tenth for the test. With fewer than ten files, the last tenth of each text
+    is for the test, and the tenth before it for validation.
 
     Args:
         path: File, or folder in which every file is a text; files and folders whose names start
@@ -129,9 +129,11 @@ def own_texts(path: str | Path, level: Level = "characters", *, most: int = 10_0
 def standard_library(level: Level = "characters") -> Corpus:
     """The source files of Python's standard library, which need no data and no network.
 
-    A file is a text. The files of a module, such as `json`, are all in one split: of ten modules in
-    the order of their names, the fifth is for validation and the tenth for the test. The texts are
-    those of the Python that runs. The 127 most frequent characters, or 9,999 words, are tokens.
+    A file is a text. The files of a module, such as `json`, are all in one split: of each ten
+    modules in the order of their names, the fifth is for validation and the tenth for the test.
+    Tests, tables of characters, and programs such as `idlelib` are left out. The texts are those of
+    the Python that runs. The 127 most frequent characters, or 9,999 words, are tokens; others are
+    `<unk>`.
 
     Args:
         level: Kind of the tokens.

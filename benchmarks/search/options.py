@@ -32,13 +32,14 @@ class Search(Children, Recurrent):
 
     space: SpaceName = "nasbench201"
     """Search space: a table in a file (nasbench201, macro-table, nasbench-nlp), the table of the
-    package nas-bench-graph (graphs), that of `benchmarks.maml_bench`, or, with the training of each
-    child, the convolutional space of 2016 (macro), that of cells, or that of recurrent cells."""
+    package nas-bench-graph (graphs), or that of `benchmarks.maml_bench` (maml-bench); or a space
+    whose child networks are trained: the convolutions of Zoph and Le (macro), the cells of NASNet
+    (cells), or recurrent cells (recurrent)."""
     table: Path | None = None
     """File of the table, where the search space needs one."""
     dataset: str | None = None
-    """Data set of the table, or omniglot or glyphs for child networks that read images; None is the
-    first."""
+    """Data set of the table, omniglot or glyphs for child networks that read images, or ptb for
+    recurrent cells; None is the first one of the search space."""
     children: int = 100
     """Number of child networks of a search."""
     runs: int | None = None
@@ -53,7 +54,7 @@ class Search(Children, Recurrent):
     """Learning rate of REINFORCE and PPO; None is 0.05 for the factorised policy and 0.001 for the
     LSTM."""
     batch: int = 10
-    """Number of child networks between two updates of PPO, a divisor of the children."""
+    """Number of child networks between two updates of PPO, a divisor of `children`."""
     seed: int = 0
     """Seed of all searches."""
     cache: bool = True

@@ -23,10 +23,11 @@ class Recurrent:
     """Options of language models with a recurrent cell."""
 
     cell: Literal["chain", "tree"] = "chain"
-    """Space of recurrent cells: chains of nodes as in ENAS, or trees with a memory as in the first
-    architecture search (space recurrent)."""
+    """Space of recurrent cells: chains of nodes as in ENAS, or trees with a memory as in Zoph and
+    Le (space recurrent)."""
     nodes: int = 8
-    """Number of nodes of a chain, or of leaves of a tree, then a power of two (space recurrent)."""
+    """Number of nodes of a chain, or of leaves of a tree; for a tree it is a power of two (space
+    recurrent)."""
     width: int = 64
     """Number of features of the words and of the cell (space recurrent)."""
     text: TextBudget = field(default_factory=TextBudget)

@@ -41,8 +41,8 @@ class Cell(NamedTuple):
     Attributes:
         space: Search space of the cells.
         step: Function `step(tokens, weights, state, x @ inputs) -> (state, output[width])` of one
-            time, where `inputs` are the weights of the input x, and `weights` are the others. The
-            products with the inputs do not wait for the state.
+            time step, where `inputs` are the weights of the input x, and `weights` are the others.
+            The products `x @ inputs` of all time steps can be computed at once.
         shapes: Function from the width to the shapes of `inputs` and `weights`, `[..., in, out]`.
         states: Number of vectors in the state.
     """
@@ -104,7 +104,7 @@ def _chain_step(
 def activate(
     function: Int[Array, "*node"], x: Float[Array, "*node width"]
 ) -> Float[Array, "*node width"]:
-    """The activation of a number in `FUNCTIONS`, whose gradient is that of this one alone.
+    """The activation with this number in `FUNCTIONS`; no other one has a part in the gradient.
 
     >>> activate(jnp.array([1, 3]), jnp.array([[-2.0], [-2.0]])).ravel().tolist()
     [0.0, -2.0]

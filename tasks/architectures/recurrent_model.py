@@ -2,7 +2,7 @@
 
     x_t = sqrt(width) E[w_t],    (s_t, y_t) = cell(s_{t-1}, x_t),    logits_t = E y_t + b
 
-Here E is the embedding of the words w_t, which is the weight of the head too, and b is a bias.
+Here E is the embedding of the words w_t, whose weights the head shares, and b is a bias.
 """
 
 import jax
@@ -18,7 +18,7 @@ from tasks.architectures.recurrent import Cell, State
 
 
 class RecurrentModel(nn.Module):
-    """A language model of one recurrent cell between an embedding and a head of the same weights.
+    """A language model: a recurrent cell between an embedding and a head that share their weights.
 
     It reads chunks of a text as the models of `tasks.language_models` do.
 

@@ -44,8 +44,8 @@ class TextBudget:
         streams: Number of parallel streams into which the text is cut, >= 1.
         chunk: Number of words of each stream between two updates, >= 1.
         rate: Initial learning rate of Adam, which decays to zero along a cosine, >= 0.
-        clip: Largest norm of the gradient, to which longer ones are scaled, > 0.
-        val_share: Share of the validation text that is read, its beginning, in (0, 1].
+        clip: Largest norm of the gradient; longer gradients are scaled to this norm, > 0.
+        val_share: Share of the validation or test text that is read, its beginning, in (0, 1].
         scale: Number c of the reward c / perplexity^2, > 0.
 
     Raises:
@@ -118,12 +118,12 @@ def reward_of_cell(
     Args:
         child: Function `child(tokens) -> model`.
         train: Training text, as numbers of words.
-        held_out: Text of the reward, as numbers of words.
+        held_out: Text on which the reward is measured, as numbers of words.
         budget: Amount of training, and scale of the reward.
 
     Returns:
-        The function `reward(tokens, key)`, a tree with the texts as its leaves. The reward is NaN
-        if the training diverges.
+        The function `reward(tokens, key)`, a pytree whose leaves are the texts, so that they are
+        arguments of jit. The reward is NaN if the training diverges.
 
     Raises:
         ValueError: an argument has the wrong type, or a text is too short, see `cut_text`.

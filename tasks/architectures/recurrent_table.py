@@ -1,7 +1,7 @@
 """The table of NAS-Bench-NLP: recurrent cells in language models, trained on WikiText-2.
 
 The recipe of a cell is a graph of linear layers, sums, products, blends and activations. The tokens
-are properties of the recipe, and the number of the cell among those with the same properties.
+are properties of the recipe, and then the number of the cell among those with these properties.
 
 Klyuchnikov et al.: NAS-Bench-NLP, neural architecture search benchmark for natural language
 processing (2020), https://arxiv.org/abs/2006.07116
@@ -35,8 +35,8 @@ def nasbench_nlp(path: Path) -> Table:
     the mean over its finished runs. Runs that diverged are left out.
 
     The tokens of a cell are: whether its recipe has an elementwise product, and whether it has a
-    blend; its number of hidden states, 1, 2 or more; a third of its number of nodes; and its number
-    among the cells with the same properties.
+    blend; whether it has 1, 2 or more hidden states; a third of its number of nodes, of at most 11;
+    and its number among the cells with the same properties.
 
     Args:
         path: Path of the JSON file, which may be compressed (`.gz`): a list of runs, each with its

@@ -3,10 +3,11 @@
     leaf i:            a_i = f(W_i x (+) U_i s)
     inner node i:      a_i = f(a_left (+) a_right)
 
-Here x is the input and s the output at the time before; the operation (+) is a sum or an
-elementwise product, and f is an activation. The tokens choose both for each node, and then connect
-the memory c: one node is replaced by g(a_i (+) c), by an operation and an activation of their own,
-and the next memory is what another node has before its activation. The output is the root.
+Here x is the input and s is the previous output; the operation (+) is a sum or an elementwise
+product, and f is an activation. The tokens choose both for each node. Further tokens connect the
+memory c. The value a_i of one node is replaced by g(a_i (+) c), where the tokens choose the node,
+the operation and the activation g. The next memory is the value of a node, the same or another one,
+before its activation. The output is the root.
 
     tokens = (operation, f) of each node;  operation, g;  node of the next memory;  replaced node
 
