@@ -13,16 +13,16 @@
 #
 # A language model usually has the same parameters on every page of a text. Here it takes a gradient
 # step after every few characters, on the characters that it has just read, so that it learns the
-# names and habits of the text while it reads. Each chunk is *scored before* the step on it: the
-# model never sees what it is about to predict.
+# names and habits of the text while it reads. Each chunk is *scored before* the step on it (its
+# loss is computed), so the model never sees what it is about to predict.
 #
 # Steps on a text help little if the model was not trained for them. Meta-training differentiates
 # the mean score of a text through all of its steps, so that the initial parameters become ones
 # from which a step helps.
 #
-# The texts are the source files of Python's library, so the notebook needs no download. To read a
-# file of your own, set `FILE` to its path; code in Python fits best, because the model is trained
-# on it.
+# The texts are the source files of Python's standard library, so the notebook needs no download. To
+# read a file of your own, set `FILE` to its path. Python code fits best, because the model was
+# trained on Python code.
 
 # %%
 # %matplotlib inline
@@ -37,6 +37,7 @@ import optax
 from progress_bar import progress  # a file beside this notebook
 
 import maml
+from tasks.corpus import encode
 from tasks.language_models import WindowTransformer, next_chunk
 from tasks.passages import random_readings, readings
 from tasks.text import standard_library
@@ -62,12 +63,14 @@ sample = random_readings(texts["train"], CHUNKS, TIME)
 # %% [markdown]
 # ## Model and algorithm
 #
-# The model is a small transformer. Each token attends to the 32 characters before it, so whatever
-# it knows of earlier ones must be in its parameters. The keys and values of the last characters are
+# The model is a small transformer. In each of its two layers a character attends to the 32
+# characters before it, so the model sees at most 64 characters back. Whatever it knows of earlier
+# ones must be in its parameters. The keys and values of the last characters are
 # carried from chunk to chunk. What adapts is a second feed-forward network in the last layer
 # (`/second`), as in [TTT-E2E](https://arxiv.org/abs/2512.23675), by SGD on clipped gradients.
 #
-# `maml.reading` turns MAML into MAML while reading. With `adapts=False` the same function trains
+# `maml.reading` replaces MAML's estimator of the meta-gradient by one that scores each chunk before
+# the step on it. With `adapts=False` the same function trains
 # the *static* model, the baseline.
 
 # %%
@@ -107,7 +110,7 @@ learned["meta-trained through its steps"] = meta_train(adapts=True)
 # ## Bits for each character, by the place in a text
 #
 # Both models read test texts with and without steps. The score of the first chunk is the same in
-# both cases, since no step was taken yet; after it, the steps must pay.
+# both cases, since no step was taken yet. In later chunks the steps should lower the bits.
 
 # %%
 chunks, _ = readings(texts["test"], CHUNKS, TIME, TEXTS)
@@ -147,20 +150,17 @@ plt.show()
 # %% [markdown]
 # ## One file, line by line
 #
-# `maml.read` reads one text and returns the score of each token too. On the left are the lines of
-# a file, and beside them the bits for each character of the line with and without steps. Green
-# lines became easier by what was read before them, and red ones harder: a step on a list of names
-# helps with the next name, and hurts where the list ends.
+# `maml.read` reads one text and returns the loss of each token too. On the left are the last lines
+# of what was read of a file, and beside them the bits for each character of the line with and
+# without steps. Green lines became easier by what was read before them, and red ones harder: a step
+# on a list of names helps with the next name, and hurts where the list ends.
 
 # %%
 if FILE is None:
     name = max(corpus.splits["test"], key=lambda name: len(corpus.splits["test"][name]))
     tokens = corpus.splits["test"][name]
 else:
-    number = {character: place for place, character in enumerate(corpus.vocabulary)}
-    name, written = Path(FILE).name, Path(FILE).read_text()
-    unknown = number.get("<unk>", 0)
-    tokens = np.array([number.get(character, unknown) for character in written], np.uint16)
+    name, tokens = Path(FILE).name, encode(corpus, Path(FILE).read_text())
 passages, _ = readings([tokens], min(CHUNKS * 8, (len(tokens) - 1) // TIME), TIME, 1)
 file = passages[0]
 
@@ -175,25 +175,25 @@ def bits_of_tokens(adapts):
     return np.asarray(jax.jit(read)(meta_params)).ravel() / np.log(2)
 
 
-static, adapted = bits_of_tokens(False), bits_of_tokens(True)
+without, adapted = bits_of_tokens(False), bits_of_tokens(True)
 read_characters = [corpus.vocabulary[token] for token in file[:, 1:].ravel()]
 line_of = np.cumsum([0] + [character == "\n" for character in read_characters])[:-1]
 lines = "".join(c if len(c) == 1 else "?" for c in read_characters).split("\n")[: line_of[-1] + 1]
 counts = np.bincount(line_of)
-before, after = (np.bincount(line_of, bits) / counts for bits in (static, adapted))
-gain = static.sum() - adapted.sum()
-print(f"{name}: {gain:,.0f} bits saved in {len(static):,} characters")
+before, after = (np.bincount(line_of, bits) / counts for bits in (without, adapted))
+gain = without.sum() - adapted.sum()
+print(f"{name}: {gain:,.0f} bits saved in {len(without):,} characters")
 
 shown = np.arange(len(lines))[-40:]
 figure, (left, right) = plt.subplots(
     1, 2, figsize=(11, 0.2 * len(shown) + 1), width_ratios=(3, 2), sharey=True, layout="constrained"
 )
 for row in shown + 1:  # lines are counted from 1
-    line, without, with_steps = lines[row - 1][:90], before[row - 1], after[row - 1]
-    color = "tab:green" if with_steps < without else "tab:red"
+    line, old, new = lines[row - 1][:90], before[row - 1], after[row - 1]
+    color = "tab:green" if new < old else "tab:red"
     left.text(0.01, row, line.replace("$", r"\$"), size=7, va="center", family="monospace")
-    right.plot([without, with_steps], [row, row], color=color, linewidth=3)
-    right.plot(with_steps, row, "o", color=color, markersize=4)
+    right.plot([old, new], [row, row], color=color, linewidth=3)
+    right.plot(new, row, "o", color=color, markersize=4)
 left.set(xlim=(0, 1), ylim=(shown[-1] + 1.7, shown[0] + 0.3), ylabel=f"line of {name}")
 left.set(xticks=[])
 right.set(xlabel="bits a character: from without steps to with steps (dot)")
@@ -201,10 +201,10 @@ right.grid(alpha=0.3)
 plt.show()
 
 # %% [markdown]
-# ## Further
+# ## Further reading
 #
 # The guide on adapting while reading explains the objective and how to read sequences of your own.
-# The same experiment with checkpoints, figures and Penn Treebank is a command:
+# A command runs the same experiment with checkpoints and figures, also on Penn Treebank:
 #
 # ```
 # python -m benchmarks.language

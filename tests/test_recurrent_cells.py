@@ -30,7 +30,7 @@ def functions(xp):
 
 
 def chain_written_out(xp, tokens, weights, state, x):
-    """One time of a chain; the tokens are Python integers, and choose by `if` and by index."""
+    """One time step of a chain; the tokens are Python integers, and choose by `if` and by index."""
     inputs, matrices = weights
     f, width, nodes = functions(xp), len(x), []
     for number, token in enumerate(tokens[::2]):
@@ -46,7 +46,7 @@ def chain_written_out(xp, tokens, weights, state, x):
 
 
 def tree_written_out(xp, tokens, weights, state, x):
-    """One time of a tree, whose nodes are computed one after the other."""
+    """One time step of a tree, whose nodes are computed one after the other."""
     f, width, (s, memory) = functions(xp), len(x), state
     *pairs, (operation, function), (source, target) = np.reshape(tokens, (-1, 2)).tolist()
     leaves = (len(pairs) + 1) // 2

@@ -25,11 +25,11 @@ KEPT = "children.jsonl"
 COUNTS = {"run": COUNT, "number": COUNT, "tokens": [COUNT]}
 CHILD = COUNTS | {"strategy": TEXT, "reward": (NUMBER, None), "seconds": NUMBER}
 NO_EFFECT = "out", "record", "cache", "runs", "strategies", "executor"  # change no child network
-RETRAININGS = 3  # trainings of the best child of a search, whose mean accuracy is reported
+RETRAININGS = 3  # trainings of the best child of a search, whose mean reward is reported
 
 
 class SearchResult(NamedTuple):
-    """The outcome of all searches; accuracies are fractions of 1.
+    """The outcome of all searches; rewards that are accuracies are fractions of 1.
 
     Attributes:
         rewards: Rewards `[run, child]` by strategy.
