@@ -23,7 +23,7 @@ from tasks.dynamic_evaluation import dynamic_evaluation, mean_squares
 from tasks.language_models import LSTM, WindowTransformer, next_chunk
 from tasks.passages import random_readings, readings
 
-SEED = 2017  # of the texts on which dynamic evaluation squares gradients; the models draw no numbers
+SEED = 2017  # of the texts on which dynamic evaluation squares gradients; no model draws numbers
 CLIP = 1.0  # largest norm of the gradients of meta-steps, and of clipped inner steps
 TEXTS_OF_SQUARES = 64  # number of training texts whose gradients dynamic evaluation squares
 OPTIMIZERS = {
