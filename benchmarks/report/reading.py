@@ -85,10 +85,19 @@ def markdown(summaries: Iterable[Summary]) -> str:
     runs = [run for run in summaries if run["benchmark"] == "language"]
     references = [run for run in runs if run["preset"] == REFERENCE and "each_seed" in run]
     parts = ["### Language"]
-    head = ["texts", "preset", "meta-steps", "inner steps", "with adaptation", "without", "gain"]
+    head = [
+        "texts",
+        "preset",
+        "meta-steps",
+        "inner steps",
+        "bits with adaptation",
+        "without",
+        "gain",
+    ]
     body = [_row(run) for run in runs]
     parts += [markdown_table([*head, "seeds", "minutes", "command"], body)] if body else []
-    head = [f"{run['meta_steps']} meta-steps of {REFERENCE}" for run in references]
+    less = f"bits minus those of {REFERENCE} after"
+    head = [f"{less} {quantity(run['meta_steps'], 'meta-step')}" for run in references]
     body = []
     for run in runs:
         static = run["algorithm"] == "pretrained" and "start_from" not in run
@@ -96,7 +105,7 @@ def markdown(summaries: Iterable[Summary]) -> str:
             cells = [_difference(run, name, other) for other in references]
             label = run["preset"] + ", without adaptation" * (name == "bits_static")
             body += [[label, str(run["meta_steps"]), *cells]] if any(cells) else []
-    parts += [markdown_table(["bits more of", "meta-steps", *head], body)] if body else []
+    parts += [markdown_table(["preset", "meta-steps", *head], body)] if body else []
     return "\n\n".join(parts)
 
 
