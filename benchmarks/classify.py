@@ -11,6 +11,7 @@ class. Weights of drawings read dark ink on light paper. Batch normalisation nev
 so each is answered as if alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -87,8 +88,8 @@ def main(options: Classify) -> Classified:
     for preprocessing in dict.fromkeys(model.preprocessing for model in models):
         print(f"Pictures become {preprocessing}.")
     rows = [
-        [str(file), names[p.argmax()], *(f"{100 * value:.1f}" for value in p)]
-        for file, p in zip(options.query, probabilities, strict=True)
+        [file, names[p.argmax()], *(f"{100 * value:.1f}" for value in p)]
+        for file, p in zip(short_names(options.query), probabilities, strict=True)
     ]
     head = ["file", "class", *(f"{name}, %" for name in names)]
     sources = zip(options.weights, models, strict=True)
@@ -97,6 +98,16 @@ def main(options: Classify) -> Classified:
     shown = {n: [x / 255 for x in images] for n, images in zip(names, supports[0], strict=True)}
     figures.classified(out, shown, [x / 255 for x in queries[0]], probabilities)
     return Classified(out, names, probabilities)
+
+
+def short_names(files: Sequence[Path]) -> list[str]:
+    """The names of the files, or their paths if two have one name.
+
+    >>> short_names([Path("a/1.png"), Path("b/2.png")]), short_names([Path("a/1"), Path("b/1")])
+    (['1.png', '2.png'], ['a/1', 'b/1'])
+    """
+    names = [file.name for file in files]
+    return names if len({*names}) == len(names) else [str(file) for file in files]
 
 
 def answer(
