@@ -142,7 +142,8 @@ def compare(runs: Sequence[Summary], out: Path) -> Figure:
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("bits", "gain"), strict=True):
         for run in runs:
-            label = f"{run['preset']}, {run['meta_steps']} meta-steps"
+            trained = f", {quantity(run['meta_steps'], 'meta-step')}" if run["meta_steps"] else ""
+            label = run["preset"] + trained
             _band(axes, run["config"]["step_tokens"], run[name], label, "-")
         axes.set(xlabel=f"{runs[0]['config']['level']} read before the chunk")
         axes.grid(alpha=0.3)
