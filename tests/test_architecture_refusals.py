@@ -279,7 +279,7 @@ class TestWhatIsShown:
     def test_a_table_says_where_a_number_is_not_finite_and_counts_what_is_broken(self):
         names, nothing = ("random", "ppo"), {"random": 1.0, "ppo": float("nan")}
         summary = {"space": "s", "dataset": "d", "children": 9, "policy": "p", "runs": 2}
-        summary |= {"benchmark": "architecture_search", "command": "c"}
+        summary |= {"benchmark": "architecture_search", "command": "c", "unit": "%"}
         summary |= {"broken": {"random": 0, "ppo": 18}, "seconds": dict.fromkeys(names, 1.0)}
         summary |= dict.fromkeys(("top5", "top25", "mean_last_fifth", "p_over_random"), nothing)
         summary["best"] = {name: {"mean": nothing[name], "std": nothing[name]} for name in names}

@@ -312,7 +312,7 @@ def test_no_script_writes_over_results_of_others(script, tmp_path, monkeypatch):
         monkeypatch.setattr(weights, "load_trained", lambda *_, **__: (None, None, None))
         options = partial(options, files=(tmp_path / "a.npz",))
     monkeypatch.setattr(run, "train", pytest.fail)
-    monkeypatch.setattr(children, "samplers", lambda *_: (defaultdict(list), "here"))
+    monkeypatch.setattr(children, "samplers", lambda *_: (defaultdict(lambda: pytest.fail), "here"))
     monkeypatch.setattr(maml_bench, "all_architectures", lambda space: np.zeros((4, 2), int))
     for others, content in OTHERS.items():
         out = tmp_path / others
