@@ -55,7 +55,7 @@ test-older:
 	.venv-older/bin/pip install --quiet $(EDITABLE) '.[tasks,dev]' 'jax<0.11' flax==0.12.3 equinox==0.13.2 gymnax==0.0.8
 	.venv-older/bin/pytest -W ignore::DeprecationWarning tests/test_gymnax.py tests/test_any_model.py tests/test_batch_norm.py
 
-# The tables of the README and of three pages in docs/, from results/*.jsonl.
+# The tables of the README and of three pages in docs/, and the figure of language models, from results/*.jsonl.
 results: .venv/installed
 	.venv/bin/python -m benchmarks.report.tables
 

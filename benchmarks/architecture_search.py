@@ -116,7 +116,7 @@ def main(config: Search) -> dict[str, Any]:
             dataset, trained = DATASET, recurrent_rewards(config, config.data, config.dataset)
         else:
             dataset = config.dataset or children.DATASETS[0]
-            trained = children.image_rewards(config, config.space, config.dataset)
+            trained = children.image_rewards(config, config.space, dataset)
         space = trained.space
         search = partial(live.measure, config, strategies(config, space), trained)
     else:

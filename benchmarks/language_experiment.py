@@ -20,7 +20,7 @@ from maml.types import MetaParams, Metrics, Params, RandomKey
 from tasks import text
 from tasks.corpus import Corpus
 from tasks.dynamic_evaluation import dynamic_evaluation, mean_squares
-from tasks.language_models import LSTM, WindowTransformer, next_chunk
+from tasks.language_models import LSTM, WindowTransformer, next_chunk, start_of
 from tasks.passages import random_readings, readings
 
 SEED = 2017  # of the texts on which dynamic evaluation squares gradients; no model draws numbers
@@ -91,7 +91,7 @@ def algorithm(config: Language, model: nn.Module, params: Params, factor: Any = 
         config.inner_rate,
         config.inner_steps,
         optimizer=optimizer,
-        mask=maml.mask_by_path(params, "/second") if config.adapts == "second" else None,
+        mask=mask_of(config, params),
         hvp=config.hvp or "reverse",
         remat=config.remat,
     )
@@ -102,9 +102,9 @@ def algorithm(config: Language, model: nn.Module, params: Params, factor: Any = 
     return built._replace(grad=maml.reading(built.learner, start, adapts=adapts))
 
 
-def start_of(model: Any) -> Callable[[Params], PyTree]:
-    """The function `start(params) -> carry` of a model."""
-    return lambda params: model.start()
+def mask_of(config: Language, params: Params) -> PyTree[bool] | None:
+    """The mask of the parameters that adapt; None is all."""
+    return maml.mask_by_path(params, "/second") if config.adapts == "second" else None
 
 
 def make_study(config: Language) -> Study:
@@ -129,9 +129,8 @@ def make_study(config: Language) -> Study:
             titles = [*corpus.splits[split]]
             names[split] = [f"{titles[text]} from token {token:,}" for text, token in places]
     sample = random_readings(texts["train"], config.inner_steps, time, kind="train texts")
-    adapted = params
-    if config.adapts == "second":
-        adapted, _ = maml.partition(params, maml.mask_by_path(params, "/second"))
+    mask = mask_of(config, params)
+    adapted = params if mask is None else maml.partition(params, mask)[0]
     facts = {
         "algorithm": config.algorithm,
         "batch_norm": "none",
@@ -180,44 +179,41 @@ def make_evaluation(
     squares_at = jax.jit(partial(mean_squares, loss, start))
     layout = supervised.make_layout(experiment, config)._asdict()
 
-    @jax.jit
+    @partial(jax.jit, static_argnames="adapts")
     def scores(
-        meta_params: MetaParams, squares: Params, factor: Array, chunks: Array
-    ) -> tuple[Float[Array, "text chunk"], Float[Array, "text chunk"]]:
+        meta_params: MetaParams, squares: Params, factor: Array, chunks: Array, *, adapts: bool
+    ) -> Float[Array, "text chunk"]:
         learner = algorithm(config, model, params, factor).learner
         if config.optimizer == "dynamic":
             rate = config.inner_rate * factor
             learner = dynamic_evaluation(loss, squares, rate=rate, decay=config.decay)
-        read = partial(maml.evaluate_reading, learner, start, meta_params, **layout)
         episodes = maml.Episode(chunks, None)
-        adapted, _ = read(episodes, key)
-        static, _ = read(episodes, key, adapts=False)
-        return adapted / np.log(2), static / np.log(2)
+        read = partial(maml.evaluate_reading, adapts=adapts, **layout)
+        return read(learner, start, meta_params, episodes, key)[0] / np.log(2)
 
     def read_all(
-        meta_params: MetaParams, squares: Params, factor: float, split: str
-    ) -> tuple[np.ndarray, np.ndarray]:
+        meta_params: MetaParams, squares: Params, factor: float, split: str, *, adapts: bool
+    ) -> np.ndarray:
         """The scores of all texts, in blocks of one size; the last block repeats texts."""
         texts, block = passages[split], config.meta_batch
         blocks = [np.arange(at, at + block) % len(texts) for at in range(0, len(texts), block)]
-        shown = display.track(blocks, "Reading", shown=split == "test")
-        parts = [scores(meta_params, squares, factor, texts[rows]) for rows in shown]
-        adapted, static = (np.concatenate(part)[: len(texts)] for part in zip(*parts, strict=True))
-        return adapted, static
+        title = "Reading with adaptation" if adapts else "Reading without adaptation"
+        shown = display.track(blocks, title, shown=split == "test")
+        read = partial(scores, meta_params, squares, factor, adapts=adapts)
+        return np.concatenate([read(texts[rows]) for rows in shown])[: len(texts)]
 
     def evaluate(meta_params: MetaParams, split: str) -> Values:
         squares, factor = (), config.factors[0]
         if config.optimizer == "dynamic":
             squares = squares_at(meta_params, maml.batch_tasks(sample, TEXTS_OF_SQUARES)(key), key)
         if split == "test" and len(config.factors) > 1:
-            means = {
-                one: np.nan_to_num(read_all(meta_params, squares, one, "val")[0].mean(), nan=np.inf)
-                for one in config.factors
-            }
+            read = partial(read_all, meta_params, squares, split="val", adapts=True)
+            means = {one: np.nan_to_num(read(one).mean(), nan=np.inf) for one in config.factors}
             factor = min(means, key=lambda one: means[one])
             tried = ", ".join(f"{one:g}: {mean:.4f}" for one, mean in means.items())
             print(f"Validation bits by the factor of the inner learning rate: {tried}.")
-        adapted, static = read_all(meta_params, squares, factor, split)
+        read = partial(read_all, meta_params, squares, factor, split)
+        adapted, static = read(adapts=True), read(adapts=False)
         report_divergence(adapted, config.inner_rate * factor, names[split])
         return as_values(adapted, static, factor, by_position=split == "test")
 

@@ -18,7 +18,7 @@ from benchmarks.harness import algorithms
 from benchmarks.harness.bounds import check, check_used
 from maml.types import LossFn, Params
 from tasks.language import Transformer, markov_chains, next_token
-from tasks.language_models import WindowTransformer, next_chunk
+from tasks.language_models import WindowTransformer, next_chunk, start_of
 from tasks.passages import random_readings, text_passages
 
 Model = Literal["conv4", "transformer", "reader"]
@@ -119,7 +119,7 @@ def problem(model: Model, options: Options) -> Setting:
             params,
             lambda steps: random_readings([text], steps, options.length),
             maml.mask_by_path(params, "/second"),
-            lambda params: reader.start(),
+            start_of(reader),
         )
     counts = (options.sequences, options.sequences, options.length)
     sample = (

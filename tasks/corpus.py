@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -74,15 +75,15 @@ def make_corpus(
             raise ValueError(f"each split needs a text that is not empty; got none for {split}")
         if empty := [name for name in named if not named[name]]:
             notes.append(f"Empty texts of {split} are left out: {_listed(empty)}.")
-    counts = Counter()
-    for text in tokens["train"].values():
-        counts.update(text)
-    if len(counts) < 2:
+    counts = {
+        split: Counter(chain.from_iterable(named.values())) for split, named in tokens.items()
+    }
+    if len(counts["train"]) < 2:
         raise ValueError(
             "a vocabulary needs two different tokens or more; the training texts have only"
-            f" {_listed(counts)}"
+            f" {_listed(counts['train'])}"
         )
-    vocabulary = _vocabulary(counts, min(most, LARGEST), tokens)
+    vocabulary = _vocabulary(counts, min(most, LARGEST))
     number = {token: place for place, token in enumerate(vocabulary)}
     unknown = number.get(UNKNOWN, 0)
     splits = {
@@ -92,12 +93,11 @@ def make_corpus(
         }
         for split, named in tokens.items()
     }
-    for split, named in tokens.items():
-        outside = sum(token not in number for text in named.values() for token in text)
-        if outside:
-            total = sum(map(len, named.values()))
+    for split, count in counts.items():
+        if outside := sum(times for token, times in count.items() if token not in number):
             notes.append(
-                f"{outside:,} of {total:,} tokens of {split} are outside the vocabulary: {UNKNOWN}."
+                f"{outside:,} of {count.total():,} tokens of {split} are outside the vocabulary:"
+                f" {UNKNOWN}."
             )
     return Corpus(vocabulary, splits, level, tuple(notes))
 
@@ -142,13 +142,11 @@ def _words_of_line(line: str) -> list[str]:
     return [*line.split(), END]
 
 
-def _vocabulary(
-    counts: Counter, most: int, tokens: Mapping[str, Mapping[str, list[str]]]
-) -> tuple[str, ...]:
-    """The most frequent tokens, in the order of their frequency, with `<unk>` if it is needed."""
-    ranked = sorted(counts, key=lambda token: (-counts[token], token))
-    every = {token for named in tokens.values() for text in named.values() for token in text}
-    if len(ranked) <= most and every <= set(ranked):
+def _vocabulary(counts: Mapping[str, Counter], most: int) -> tuple[str, ...]:
+    """The most frequent tokens of training, most frequent first, with `<unk>` if it is needed."""
+    train = counts["train"]
+    ranked = sorted(train, key=lambda token: (-train[token], token))
+    if len(ranked) <= most and all(count.keys() <= train.keys() for count in counts.values()):
         return tuple(ranked)
     return (*[token for token in ranked if token != UNKNOWN][: most - 1], UNKNOWN)
 

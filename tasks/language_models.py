@@ -5,6 +5,8 @@ A model is called as `model(tokens, carry) -> (logits, carry)` with the tokens o
 as reading it at once. No logit depends on a later token.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -161,6 +163,11 @@ def embedded(
 def logits_of(x: Float[Array, "time width"], vocabulary: int) -> Float[Array, "time vocabulary"]:
     """The logits, by a layer named `head` that starts near zero."""
     return nn.Dense(vocabulary, kernel_init=nn.initializers.normal(0.02), name="head")(x)
+
+
+def start_of(model: nn.Module) -> Callable[[Params], PyTree]:
+    """The function `start(params) -> carry` of a model, which `maml.reading` takes."""
+    return lambda params: model.start()
 
 
 def next_chunk(model: nn.Module) -> CarryLoss:

@@ -36,6 +36,13 @@ def count_not_finite(values: Mapping[str, Mapping[str, ArrayLike]]) -> dict[str,
     return {"not_finite": lost} if lost else {}
 
 
+def student_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean over the first axis and half of its 95% confidence interval (Student's t)."""
+    count = len(values)
+    half = stats.t.ppf(0.975, count - 1) * values.std(axis=0, ddof=1) / count**0.5
+    return values.mean(axis=0), half
+
+
 def mean_over_seeds(values: np.ndarray) -> dict[str, float | None]:
     """Mean and 95% confidence interval (Student's t) over seeds of values `[seed, task]`.
 
@@ -43,10 +50,10 @@ def mean_over_seeds(values: np.ndarray) -> dict[str, float | None]:
     """
     with np.errstate(all="ignore"):
         means = values.mean(axis=1)
-        count, ci95 = len(means), None
-        if count > 1:
-            ci95 = finite_or_none(stats.t.ppf(0.975, count - 1) * means.std(ddof=1) / count**0.5)
-        return {"mean": finite_or_none(means.mean()), "ci95": ci95}
+        if len(means) == 1:
+            return {"mean": finite_or_none(means[0]), "ci95": None}
+        mean, ci95 = map(finite_or_none, student_interval(means))
+        return {"mean": mean, "ci95": ci95}
 
 
 def confidence_intervals(

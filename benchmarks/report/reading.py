@@ -1,10 +1,6 @@
-"""Tables and figures of texts that are read with and without adaptation.
+"""Tables and figures of texts that are read with and without adaptation."""
 
-python -m benchmarks.report.reading     # compares the runs of results/language.jsonl in a figure
-"""
-
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,6 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.harness.files import save_figure
-from benchmarks.harness.folders import RESULTS
 from benchmarks.harness.statistics import mean_over_seeds
 from benchmarks.harness.summary import command_to_repeat
 from benchmarks.harness.tables import interval, markdown_table, print_table, quantity
@@ -77,12 +72,17 @@ def draw(out: Path, summary: Summary) -> Figure:
     return save_figure(figure, out / "reading.png")
 
 
+def language_runs(summaries: Iterable[Summary]) -> list[Summary]:
+    """The runs of `benchmarks.language` among all results."""
+    return [run for run in summaries if run["benchmark"] == "language"]
+
+
 def markdown(summaries: Iterable[Summary]) -> str:
     """Markdown tables: a row for each run, and its bits minus those of second-order meta-training.
 
     The differences are paired by seed, with intervals and two-sided p-values (Student's t).
     """
-    runs = [run for run in summaries if run["benchmark"] == "language"]
+    runs = language_runs(summaries)
     references = [run for run in runs if run["preset"] == REFERENCE and "each_seed" in run]
     parts = ["### Language"]
     head = [
@@ -137,8 +137,9 @@ def _difference(run: Summary, name: str, other: Summary) -> str:
     return f"{interval(mean_over_seeds(differences[:, None]), 1, 3)} (p = {p_value:.2g})"
 
 
-def compare(runs: Sequence[Summary], out: Path) -> Figure:
-    """Draws the bits with adaptation and the gain of several runs over the position in a text."""
+def compare(summaries: Iterable[Summary], out: Path) -> Figure:
+    """Draws bits with adaptation and gain over the position in a text; saved as `positions.png`."""
+    runs = language_runs(summaries)
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("bits", "gain"), strict=True):
         for run in runs:
@@ -162,8 +163,3 @@ def _band(axes: Any, tokens: int, curve: dict[str, Any], label: str, style: str)
     places = tokens * np.array(steps, int)
     (line,) = axes.plot(places, mean, style, label=label)
     axes.fill_between(places, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.2)
-
-
-if __name__ == "__main__":
-    lines = (RESULTS / "language.jsonl").read_text().splitlines()
-    compare([json.loads(line) for line in lines], RESULTS / "language")

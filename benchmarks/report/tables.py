@@ -1,6 +1,8 @@
 """Tables of results beside published numbers, on the terminal, in the README and in the docs.
 
 python -m benchmarks.report.tables      # writes the tables of the pages from results/*.jsonl
+
+It also draws the figure that compares the runs of `benchmarks.language`.
 """
 
 import argparse
@@ -241,5 +243,7 @@ if __name__ == "__main__":
     shape = argparse.RawDescriptionHelpFormatter
     argparse.ArgumentParser(description=__doc__, formatter_class=shape).parse_args()
     with exit_with_message():
+        results = read_results()
         for page, tables in PAGES.items():
-            write_text(page, insert_tables(page.read_text(), tables(read_results())))
+            write_text(page, insert_tables(page.read_text(), tables(results)))
+        reading.compare(results, RESULTS / "language")

@@ -150,14 +150,14 @@ class ChildRewards(NamedTuple):
     source: str
 
 
-def image_rewards(options: Children, space_name: str, dataset: str | None) -> ChildRewards:
+def image_rewards(options: Children, space_name: str, dataset: str) -> ChildRewards:
     """The rewards of networks that adapt to new classes of images.
 
     Raises:
         ValueError: As `samplers`.
     """
     space, child = space_and_network(space_name, options)
-    sample, source = samplers(dataset or DATASETS[0], options)
+    sample, source = samplers(dataset, options)
     reported = reward_from_scratch(child, sample["train"], sample["test"], options.budget)
     return ChildRewards(space, partial(reward, space, child, sample, options), reported, source)
 

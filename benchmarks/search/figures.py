@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from scipy import stats
 
 from benchmarks.harness.files import save_figure
+from benchmarks.harness.statistics import student_interval
 from benchmarks.search.scales import PERCENT, Scale
 
 TOPS = 5, 25
@@ -108,9 +108,8 @@ def draw_gains(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT) -
     for axes, count in zip(row, GAINS, strict=True):
         for style, name in zip(cycle(STYLES), names, strict=False):
             gains = gain_over_random(rewards, name, count, scale)
-            steps, mean = np.arange(count, count + gains.shape[1]), gains.mean(axis=0)
-            runs = len(gains)
-            half = stats.t.ppf(0.975, runs - 1) * gains.std(axis=0, ddof=1) / runs**0.5
+            steps = np.arange(count, count + gains.shape[1])
+            mean, half = student_interval(gains)
             (line,) = axes.plot(steps, mean, style, label=name)
             color = line.get_color()
             axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.15, lw=0)
