@@ -192,7 +192,7 @@ def next_chunk(model: nn.Module) -> CarryLoss:
         tokens, carry = batch
         check_tokens(tokens[None])
         check_count(len(tokens), least=2, of="tokens in a chunk")
-        logits, carry = model.apply(params, tokens[:-1], carry)
+        logits, carry = model.apply(params, tokens[:-1], carry, rngs={"dropout": key})
         check_tokens(tokens[None], logits.shape[-1])
         nats = token_entropies(logits, tokens[1:])
         return nats.mean(), (carry, {"nats": nats})

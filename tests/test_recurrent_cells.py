@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from maml.search import random_architecture
 from tasks.architectures.recurrent import FUNCTIONS, activate, chain
+from tasks.architectures.recurrent_lstm import lstm
 from tasks.architectures.recurrent_model import RecurrentModel
 from tasks.architectures.recurrent_tree import tree
 
@@ -200,3 +202,58 @@ def test_cells_and_words_outside_are_refused_or_not_a_number():
         tree(6)
     with pytest.raises(ValueError, match="nodes"):
         chain(0)
+
+
+def test_the_lstm_is_that_of_flax_with_a_forget_bias_of_one_and_no_other():
+    keys = jax.random.split(jax.random.key(4), 5)
+    inputs, weights = (jax.random.normal(k, (WIDTH, 4 * WIDTH)) for k in keys[:2])
+    x, s, memory = (jax.random.normal(k, (WIDTH,)) for k in keys[2:])
+    gates = "i", "f", "g", "o"
+    parts, params = zip(gates, jnp.split(inputs, 4, 1), jnp.split(weights, 4, 1), strict=True), {}
+    for gate, of_input, of_output in parts:
+        params[f"i{gate}"] = {"kernel": of_input}
+        params[f"h{gate}"] = {"kernel": of_output, "bias": jnp.full(WIDTH, float(gate == "f"))}
+    cell = nn.OptimizedLSTMCell(WIDTH, param_dtype=jnp.float64)
+    (expected, output), _ = cell.apply({"params": params}, (memory, s), x)
+    state, s = lstm().step(jnp.zeros(1, int), weights, (s, memory), x @ inputs)
+    np.testing.assert_allclose([*state, s], [output, expected, output], rtol=1e-10)
+
+
+def test_layers_read_the_outputs_of_the_layer_below():
+    cell = CELLS["tree"]
+    tokens = random_architecture(cell.space, jax.random.key(5))
+    two = RecurrentModel(cell, tokens, 11, WIDTH, layers=2)
+    words = jnp.array([3, 1, 10, 0])
+    params = two.init(jax.random.key(0), words, two.start())
+    logits, after = two.apply(params, words, two.start())
+    weights = params["params"]
+    x, expected = WIDTH**0.5 * weights["words"]["embedding"][words], []
+    for layer in range(2):
+        state, outputs = (jnp.zeros(WIDTH),) * 2, []
+        for row in x @ weights["inputs"][layer]:
+            state, output = cell.step(tokens, weights["weights"][layer], state, row)
+            outputs.append(output)
+        x, expected = jnp.stack(outputs), [*expected, *state]
+    head = x @ weights["words"]["embedding"].T + weights["bias"]
+    np.testing.assert_allclose(logits, head, rtol=1e-10)
+    np.testing.assert_allclose(jnp.stack(after), jnp.stack(expected), rtol=1e-10)
+
+
+def test_dropout_zeroes_some_outputs_and_scales_the_others_and_is_gone_in_a_clone():
+    cell = CELLS["chain"]
+    model = RecurrentModel(cell, jnp.zeros(cell.space.length, int), 11, WIDTH, dropout=0.25)
+    words, ones = jnp.array([3, 1]), (jnp.ones(WIDTH),)
+    params = model.clone(dropout=0.0).init(jax.random.key(0), words, ones)
+    cleared = {name: jnp.zeros_like(params["params"][name]) for name in ("inputs", "weights")}
+    params = {"params": params["params"] | cleared}  # so the cell halves its state at each node
+
+    def outputs(model, seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        logits, _ = model.apply(params, words, ones, rngs=rngs)
+        return jnp.linalg.lstsq(params["params"]["words"]["embedding"], logits.T)[0].T
+
+    whole = outputs(model.clone(dropout=0.0), 0)
+    assert (whole > 1e-3).all()
+    ratios = np.stack([outputs(model, seed) / whole for seed in range(40)]).round(9)
+    assert set(np.unique(ratios)) == {0.0, round(1 / 0.75, 9)}
+    assert 0.6 < (ratios > 0).mean() < 0.9

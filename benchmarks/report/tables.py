@@ -30,6 +30,7 @@ from benchmarks.report.published import (
     published_values,
     task_title,
 )
+from benchmarks.search import cell_report
 from benchmarks.search import tables as searches
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -228,7 +229,9 @@ def headlines(summaries: Iterable[Summary]) -> str:
 def all_results(summaries: Iterable[Summary]) -> str:
     """The tables of the page of results."""
     named = ("omniglot", "images", "sinusoid", "navigation")
-    return "\n\n".join([markdown(summaries, named), reading.markdown(summaries)])
+    return "\n\n".join(
+        [markdown(summaries, named), reading.markdown(summaries), cell_report.markdown(summaries)]
+    ).rstrip()
 
 
 # The function that makes the tables of each page from all recorded results.

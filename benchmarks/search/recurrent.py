@@ -3,14 +3,18 @@
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Integer
 
 from benchmarks.search.children import ChildRewards
 from maml.search import Reward
 from maml.types import RandomKey
 from tasks.architectures.recurrent import Cell, chain
 from tasks.architectures.recurrent_model import RecurrentModel
-from tasks.architectures.recurrent_reward import TextBudget, reward_of_cell
+from tasks.architectures.recurrent_reward import reward_of_cell
+from tasks.architectures.recurrent_training import TextBudget
 from tasks.architectures.recurrent_tree import tree
 from tasks.text import penn_treebank
 
@@ -64,13 +68,21 @@ def recurrent_rewards(options: Recurrent, data: Path | None, dataset: str | None
         raise ValueError(
             "--space recurrent needs the folder of Penn Treebank; name it with --data FOLDER"
         )
-    cell, corpus = cell_of(options), penn_treebank(data, "words")
-    train, val, test = (next(iter(texts.values())) for texts in corpus.splits.values())
-    sizes: dict[str, Any] = {"vocabulary": len(corpus.vocabulary), "width": options.width}
-    child = partial(RecurrentModel, cell, **sizes)
+    cell, (vocabulary, (train, val, test)) = cell_of(options), penn_treebank_words(data)
+    child = partial(RecurrentModel, cell, vocabulary=vocabulary, width=options.width)
     searched, reported = (reward_of_cell(child, train, x, options.text) for x in (val, test))
 
     def reward(key: RandomKey) -> Reward:
         return searched
 
     return ChildRewards(cell.space, reward, reported, str(data))
+
+
+def penn_treebank_words(data: Path) -> tuple[int, list[Integer[np.ndarray, " words"]]]:
+    """The size of the vocabulary, and the texts train, val and test as numbers of words.
+
+    Raises:
+        ValueError: The folder lacks a text of Penn Treebank.
+    """
+    corpus = penn_treebank(data, "words")
+    return len(corpus.vocabulary), [next(iter(x.values())) for x in corpus.splits.values()]

@@ -1,0 +1,200 @@
+"""Training of language models with given recurrent cells, with a checkpoint after each epoch."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Integer
+
+import maml
+from benchmarks.harness.checkpoints import checkpoints, restore
+from benchmarks.harness.hardware import timed
+from benchmarks.harness.stored import checkpoint_paths
+from maml.search.space import Tokens
+from maml.types import Params, RandomKey
+from tasks.architectures.recurrent_reward import ModelFactory
+from tasks.architectures.recurrent_training import (
+    Chunks,
+    TextBudget,
+    Training,
+    cut_text,
+    mean_nats,
+    optimizer,
+    start_of_streams,
+    start_training,
+    train_on,
+)
+from tasks.dynamic_evaluation import dynamic_evaluation, mean_squares
+from tasks.language_models import next_chunk, start_of
+
+Words = Integer[np.ndarray, " words"]
+PASSAGES, CHUNKS = 64, 32  # of training text, whose gradients dynamic evaluation squares
+
+
+class Texts(NamedTuple):
+    """The texts for training, validation and test, in chunks `[chunk, stream, words + 1]`."""
+
+    train: Chunks
+    val: Chunks
+    test: Chunks
+
+
+def cut_texts(words: Sequence[Words], budget: TextBudget) -> Texts:
+    """The chunks of the texts train, val and test; the last is read in one stream.
+
+    Raises:
+        ValueError: A text is too short.
+    """
+    streams = budget.streams, budget.streams, 1
+    return _cut(words, budget, streams)
+
+
+def cut_for_adaptation(words: Sequence[Words], budget: TextBudget, size: int) -> Texts:
+    """The texts in chunks for dynamic evaluation: passages of train, and one stream of the others.
+
+    Raises:
+        ValueError: A text is too short.
+    """
+    texts = _cut(words, replace(budget, chunk=size), (PASSAGES, 1, 1))
+    return texts._replace(train=texts.train[:CHUNKS])
+
+
+def _cut(words: Sequence[Words], budget: TextBudget, streams: Sequence[int]) -> Texts:
+    shares = budget.share, budget.val_share, budget.val_share
+    budgets = (replace(budget, streams=count) for count in streams)
+    return Texts(*map(jnp.asarray, map(cut_text, words, budgets, shares)))
+
+
+class Programs(NamedTuple):
+    """The compiled functions of a kind of model, whose first argument is the tokens of the cell.
+
+    Attributes:
+        start: Function `start(tokens, key)` to the state before the first update.
+        epoch: Function `epoch(tokens, training, chunks, key)` to the next state and the mean loss.
+        nats: Function `nats(tokens, params, chunks)` to the mean loss without adaptation.
+        squares: Function `squares(tokens, params, chunks)` to the mean squares of the gradients.
+        adapted: Function `adapted(tokens, params, squares, rate, chunks)` to the mean loss with
+            dynamic evaluation.
+    """
+
+    start: Callable[[Tokens, RandomKey], Training]
+    epoch: Callable[[Tokens, Training, Chunks, RandomKey], tuple[Training, Array]]
+    nats: Callable[[Tokens, Params, Chunks], Array]
+    squares: Callable[[Tokens, Params, Chunks], Params]
+    adapted: Callable[[Tokens, Params, Params, float, Chunks], Array]
+
+
+def programs(child: ModelFactory, budget: TextBudget, updates: int, decay: float) -> Programs:
+    """The programs of a kind of model.
+
+    Args:
+        child: Function `child(tokens) -> model`.
+        budget: Amount of training.
+        updates: Number of updates of the whole training.
+        decay: Speed of the return to the trained parameters in dynamic evaluation.
+
+    Returns:
+        The programs, which are compiled when they are called.
+    """
+    adam, unused = optimizer(budget, updates), jax.random.key(0)
+
+    def epoch(
+        tokens: Tokens, training: Training, chunks: Chunks, key: RandomKey
+    ) -> tuple[Training, Array]:
+        model = child(tokens).clone(dropout=budget.dropout)
+        carries = start_of_streams(model, chunks)
+        (training, _), losses = train_on(model, adam, training, carries, chunks, key)
+        return training, losses.mean()
+
+    def squares(tokens: Tokens, params: Params, chunks: Chunks) -> Params:
+        model, texts = child(tokens), maml.Episode(chunks.swapaxes(0, 1), None)
+        return mean_squares(next_chunk(model), start_of(model), params, texts, unused)
+
+    def adapted(
+        tokens: Tokens, params: Params, squares: Params, rate: float, chunks: Chunks
+    ) -> Array:
+        model, texts = child(tokens), maml.Episode(chunks.swapaxes(0, 1), None)
+        learner = dynamic_evaluation(next_chunk(model), squares, rate=rate, decay=decay)
+        return maml.evaluate_reading(learner, start_of(model), params, texts, unused)[0].mean()
+
+    return Programs(
+        start=jax.jit(lambda tokens, key: start_training(child(tokens), adam, key)),
+        epoch=jax.jit(epoch, donate_argnums=1),
+        nats=jax.jit(lambda tokens, params, chunks: mean_nats(child(tokens), params, chunks)),
+        squares=jax.jit(squares),
+        adapted=jax.jit(adapted),
+    )
+
+
+def train(
+    program: Programs,
+    tokens: Tokens,
+    epochs: int,
+    texts: Texts,
+    key: RandomKey,
+    folder: Path,
+    record: Callable[[dict[str, Any]], None],
+) -> Params:
+    """Trains a model for all epochs, or goes on from its latest checkpoint.
+
+    Args:
+        program: Programs of the kind of model.
+        tokens: Tokens of the cell.
+        epochs: Number of epochs of the whole training.
+        texts: Texts.
+        key: Random key of the initial parameters and of the dropout.
+        folder: Folder of the checkpoints.
+        record: Function that is called after each epoch with its number, the perplexities `train`
+            and `val`, and the seconds.
+
+    Returns:
+        The parameters after the last epoch.
+    """
+    init_key, key = jax.random.split(key)
+    training, size = program.start(tokens, init_key), len(texts.train)
+    if checkpoint_paths(folder):
+        training = restore(folder, training, epochs * size)
+    with checkpoints(folder, 0.0) as saved:
+        for number in range(int(training.step) // size, epochs):
+            (training, loss), spent = timed(program.epoch, tokens, training, texts.train, key)
+            val = perplexity(program.nats(tokens, training.params, texts.val))
+            record({"epoch": number + 1, "train": perplexity(loss), "val": val, "seconds": spent})
+            saved.finish(int(training.step), training, -val)
+    return training.params
+
+
+def measure(program: Programs, tokens: Tokens, params: Params, test: Chunks) -> dict[str, float]:
+    """The perplexity `test` of the test text."""
+    return {"test": perplexity(program.nats(tokens, params, test))}
+
+
+def measure_adapting(
+    program: Programs, tokens: Tokens, params: Params, texts: Texts, rates: Sequence[float]
+) -> dict[str, float]:
+    """The perplexity of the test text with dynamic evaluation, at the rate that suits the text val.
+
+    Args:
+        program: Programs of the kind of model.
+        tokens: Tokens of the cell.
+        params: Trained parameters.
+        texts: Texts, as `cut_for_adaptation` gives them.
+        rates: Learning rates of dynamic evaluation.
+
+    Returns:
+        The perplexity, as `dynamic`, and the learning rate, as `rate`.
+    """
+    squares = program.squares(tokens, params, texts.train)
+    read = partial(program.adapted, tokens, params, squares)
+    losses = {rate: np.nan_to_num(read(rate, texts.val), nan=np.inf) for rate in rates}
+    rate = min(losses, key=lambda rate: losses[rate])
+    return {"dynamic": perplexity(read(rate, texts.test)), "rate": rate}
+
+
+def perplexity(nats: Array) -> float:
+    """The perplexity of a mean loss, infinite where that is large."""
+    return float(jnp.exp(nats))
