@@ -10,25 +10,22 @@ long short-term memory. Reports the perplexity, without and with dynamic evaluat
     python -m benchmarks.recurrent_cells --data FOLDER --layers 2 --width 128 --dynamic
 
 Seed n of a strategy has the best cell of its search n, so that an interval over seeds has the
-spread of the searches in it. The same command with the same --out resumes a run that was stopped.
+spread of the searches in it. The same command with the same --out resumes a run that was stopped,
+and may be given more seeds and models.
 """
 
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from benchmarks.harness import folders
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.display import bar
-from benchmarks.harness.files import COUNT, NUMBER, TEXT, as_json, sole_writer
-from benchmarks.harness.stored import checkpoint_paths
+from benchmarks.harness.files import COUNT, NUMBER, TEXT, append_line, sole_writer
 from benchmarks.harness.summary import write_summary
 from benchmarks.search import cell_report
 from benchmarks.search.found_cells import Candidate, Name, candidates
@@ -44,9 +41,11 @@ from benchmarks.search.retraining import (
 )
 from tasks.architectures.recurrent_training import TextBudget
 
-LOG = "log.jsonl"
-LINE = {"model": TEXT, "seed": COUNT, "epoch": COUNT, "seconds": NUMBER}
-LINE |= {"train": (NUMBER, None), "val": (NUMBER, None)}  # perplexities
+LOG = "trainings.jsonl"
+LINE = {"model": TEXT, "seed": COUNT, "tokens": [COUNT], "val": [(NUMBER, None)]}
+LINE |= {"test": (NUMBER, None), "seconds": {"train": NUMBER, "evaluate": NUMBER}}
+INDEPENDENT = "models", "seeds"  # options that add trainings, and change none
+CHUNK = 5  # words for which the rates of dynamic evaluation are given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +57,9 @@ class Retraining:
     files compressed (.gz)."""
     search: Path = folders.RESULTS / "architecture_search" / "recurrent"
     """Folder of a finished run of `benchmarks.architecture_search --space recurrent`."""
-    models: tuple[Name, ...] = ("reinforce", "random", "drawn", "lstm")
-    """Models: with the best cell of a strategy of the search, with a cell that is drawn at random,
-    or with long short-term memory."""
+    models: tuple[Name, ...] = ("reinforce", "random", "random-cell", "lstm")
+    """Models: with the best cell of a strategy of the search, with a cell that is drawn at random
+    (random-cell), or with long short-term memory (lstm)."""
     seeds: int = 3
     """Number of trainings of each model; it is at most the number of searches."""
     width: int = 64
@@ -74,10 +73,12 @@ class Retraining:
     """Read the test text with dynamic evaluation too."""
     dynamic_chunk: int = 5
     """Number of words that are read before each inner step of dynamic evaluation."""
-    dynamic_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    """Learning rates of dynamic evaluation; the best one on the validation text is used."""
+    dynamic_rates: tuple[float, ...] = (3e-5, 5e-5, 1e-4)
+    """Learning rates of dynamic evaluation, for chunks of 5 words; those of longer chunks are
+    larger in proportion. The best one on the validation text is used."""
     decay: float = 0.002
-    """Speed at which dynamic evaluation returns to the trained parameters."""
+    """Speed at which dynamic evaluation returns to the trained parameters, for chunks of 5 words,
+    likewise."""
     seed: int = 0
     """Seed of all trainings and of the random cells."""
     out: Path | None = None
@@ -89,6 +90,7 @@ class Retraining:
         check(self)
         names = "dynamic_chunk", "dynamic_rates", "decay"
         check_used(self, names, self.dynamic, "--dynamic")
+        check_used(self.text, ("scale",), False, "benchmarks.architecture_search")
 
 
 def main(config: Retraining) -> dict[str, Any]:
@@ -99,16 +101,19 @@ def main(config: Retraining) -> dict[str, Any]:
         short = cut_for_adaptation(words, config.text, config.dynamic_chunk)
     sizes = {name: getattr(config, name) for name in ("seeds", "seed", "width", "layers")}
     models = candidates(config.search, config.models, vocabulary=vocabulary, **sizes)
-    out = folders.script_folder("recurrent-cells", config)
+    out = config.out or folders.new_folder("recurrent-cells")
+    options = folders.result_options(cell_report.NAME, config)
+    folders.claim_folder(out, {n: value for n, value in options.items() if n not in INDEPENDENT})
     with sole_writer(out):
-        log, results, seconds = train_models(config, models, texts, short, out)
-        summary = {"seeds": config.seeds, "seed": config.seed, "seconds": seconds, "models": {}}
+        lines = train_models(config, models, texts, short, out)
+        summary: dict[str, Any] = {"seeds": config.seeds, "seed": config.seed, "models": {}}
         for name, model in models.items():
-            tokens = [np.asarray(cell).tolist() for cell in model.tokens]
-            facts = {"width": model.width, "parameters": model.parameters, "tokens": tokens}
-            lines = [line for line in log if line["model"] == name]
-            summary["models"][name] = facts | cell_report.statistics(lines, results[name])
-        summary = write_summary("recurrent_cells", config, out, summary, record=config.record)
+            of_model = [line for line in lines if line["model"] == name]
+            facts = {"width": model.width, "parameters": model.parameters}
+            summary["models"][name] = facts | cell_report.statistics(of_model)
+        parts = ("train", "evaluate")
+        summary["seconds"] = {part: sum(line["seconds"][part] for line in lines) for part in parts}
+        summary = write_summary(cell_report.NAME, config, out, summary, record=config.record)
     cell_report.show(summary)
     cell_report.draw(out, summary)
     print(f"figure: {out}")
@@ -121,7 +126,7 @@ def train_models(
     texts: Texts,
     short: Texts | None,
     out: Path,
-) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, float]]], dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Trains and evaluates all models, and goes on where a run in the same folder was stopped.
 
     Args:
@@ -132,46 +137,47 @@ def train_models(
         out: Folder of the results.
 
     Returns:
-        The lines of the log, the results of each seed by model, and the seconds of training and of
-        evaluation.
+        A line for each training, as `LINE`.
+
+    Raises:
+        ValueError: The folder has the training of another cell.
     """
-    epochs, size, results = config.text.epochs, len(texts.train), defaultdict(list)
-
-    def done(line: dict[str, Any]) -> bool:
-        paths = checkpoint_paths(checkpoint_folder(out, line["model"], line["seed"]))
-        return bool(paths) and line["epoch"] * size <= int(paths[-1].name)
-
-    log = folders.recover_lines(out / LOG, LINE, done)
-    seconds = {"train": 0.0, "evaluate": 0.0}
-    with bar(len(models) * config.seeds * epochs, len(log)) as move, (out / LOG).open("a") as file:
-
-        def record(name: str, seed: int, line: dict[str, Any]) -> None:
-            log.append({"model": name, "seed": seed} | line)
-            file.write(as_json(log[-1]) + "\n")
-            file.flush()
-            latest = f"{cell_report.LABELS[name]}, perplexity {line['val']:.1f}"
-            move(1, f"{line['seconds']:.3g} s an epoch", latest)
-
+    finished = {(x["model"], x["seed"]): x for x in folders.recover_lines(out / LOG, LINE)}
+    trainings = [(name, seed) for name in models for seed in range(config.seeds)]
+    for name, seed in trainings:
+        tokens, found = models[name].tokens[seed].tolist(), finished.get((name, seed))
+        if found and found["tokens"] != tokens:
+            raise ValueError(
+                f"{out} has a training of {name}, seed {seed}, with the cell {found['tokens']};"
+                f" got {tokens}: name another folder with --out"
+            )
+    epochs, size, rate = config.text.epochs, len(texts.train), config.dynamic_chunk / CHUNK
+    rates, decay = [rate * x for x in config.dynamic_rates], rate * config.decay
+    done = epochs * sum(training in finished for training in trainings)
+    with bar(epochs * len(trainings), done) as move:
         for name, model in models.items():
-            program = programs(model.child, config.text, epochs * size, config.decay)
+
+            def report(count: int, seconds: float, val: float, name: str = name) -> None:
+                speed = f"{seconds:.3g} s an epoch"
+                move(count, speed, f"{cell_report.LABELS[name]}, perplexity {val:.1f}")
+
+            program = programs(model.child, config.text, epochs * size, decay)
             for seed, tokens in enumerate(model.tokens):
-                key = jax.random.fold_in(jax.random.key(config.seed), seed)
-                where = checkpoint_folder(out, name, seed), partial(record, name, seed)
-                params = train(program, tokens, epochs, texts, key, *where)
-                since = time.perf_counter()
-                result = measure(program, tokens, params, texts.test)
+                if (name, seed) in finished:
+                    continue
+                key = jax.random.fold_in(jax.random.split(jax.random.key(config.seed))[0], seed)
+                folder = out / "checkpoints" / f"{name}-{seed}"
+                state = train(program, tokens, epochs, texts, key, folder, report)
+                since, params = time.perf_counter(), state.training.params
+                line = {"model": name, "seed": seed, "tokens": tokens.tolist()}
+                line |= {"val": state.val.tolist()}
+                line |= measure(program, tokens, params, texts.test)
                 if short:
-                    rates = config.dynamic_rates
-                    result |= measure_adapting(program, tokens, params, short, rates)
-                results[name].append(result)
-                seconds["evaluate"] += time.perf_counter() - since
-    seconds["train"] = sum(line["seconds"] for line in log)
-    return log, results, seconds
-
-
-def checkpoint_folder(out: Path, model: str, seed: int) -> Path:
-    """The folder of the checkpoints of a training."""
-    return out / "checkpoints" / f"{model}-{seed}"
+                    line |= measure_adapting(program, tokens, params, short, rates)
+                seconds = {"train": float(state.seconds), "evaluate": time.perf_counter() - since}
+                finished[name, seed] = line | {"seconds": seconds}
+                append_line(out / LOG, finished[name, seed])
+    return [finished[training] for training in trainings]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ squares of the gradients of chunks of training texts, and d = sqrt(MS) / mean(sq
 with large gradients move and return faster. It is a learner without meta-training.
 
 The authors' code squares gradients of 100 passages at once, and its mean of sqrt(MS) is that of the
-means of the arrays; here gradients are of one passage, and the mean is over all entries.
+means of the arrays; here gradients are of one passage, and the mean is over all entries. Unless it
+is told otherwise (`--ms`), their code also takes the root of the sum of the squares instead of the
+mean, so its learning rates are larger by the root of the number of squared gradients.
 
 Krause, Kahembwe, Murray, Renals: Dynamic evaluation of neural sequence models (ICML 2018),
 https://arxiv.org/abs/1709.07432

@@ -18,7 +18,7 @@ from tasks.architectures.recurrent import chain
 from tasks.architectures.recurrent_lstm import lstm
 from tasks.architectures.recurrent_model import RecurrentModel
 from tasks.architectures.recurrent_reward import reward_of_cell
-from tasks.architectures.recurrent_training import TextBudget
+from tasks.architectures.recurrent_training import TextBudget, chunk_loss, start_of_streams
 
 WORDS, SIZES = 5, {"vocabulary": 5, "width": 4}
 BUDGET = TextBudget(share=1.0, epochs=2, streams=2, chunk=4, rate=0.1, val_share=1.0)
@@ -49,42 +49,55 @@ def options(folder, **changes):
 def test_a_training_epoch_by_epoch_is_that_of_the_reward(tmp_path):
     child = partial(RecurrentModel, chain(2), **SIZES)
     texts, tokens = retraining.cut_texts([TEXT[:26]] * 3, BUDGET), jnp.array([0, 0, 1])
-    program = retraining.programs(child, BUDGET, 2 * len(texts.train), 0.0)
-    lines = []
-    key = jax.random.key(3)
-    params = retraining.train(program, tokens, 2, texts, key, tmp_path / "a", lines.append)
+    program = retraining.programs(child, BUDGET, 2 * len(texts.train), 0.01)
+    told, key = [], jax.random.key(3)
+    state = retraining.train(
+        program, tokens, 2, texts, key, tmp_path / "a", lambda *x: told.append(x)
+    )
     reward = reward_of_cell(child, TEXT[:26], TEXT[:26], BUDGET)(tokens, jax.random.split(key)[0])
-    assert lines[-1]["val"] == pytest.approx(float(80 / reward) ** 0.5, rel=1e-5)
-    assert [line["epoch"] for line in lines] == [1, 2]
-    assert 1 < retraining.measure(program, tokens, params, texts.test)["test"] < WORDS
+    assert state.val[1] == pytest.approx(float(80 / reward) ** 0.5, rel=1e-5)
+    assert [count for count, _, _ in told] == [0, 1, 1] and told[2][2] == state.val[1]
+    params = state.training.params
+    static = retraining.measure(program, tokens, params, texts.test)["test"]
+    short = retraining.cut_for_adaptation([np.tile(TEXT, 2), TEXT[:26], TEXT[:26]], BUDGET, 4)
+    still = retraining.measure_adapting(program, tokens, params, short, [0.0])
+    assert still == {"dynamic": pytest.approx(static, rel=1e-5), "rate": 0.0}
+    assert retraining.measure_adapting(program, tokens, params, short, [1e9, 0.0]) == still
+    grads = []
+    for words in short.train:  # all streams at once, each with its carry
+        carries = grads[-1][1] if grads else start_of_streams(child(tokens), short.train)
+        loss = jax.value_and_grad(partial(chunk_loss, child(tokens)), has_aux=True)
+        (_, carries), grad = loss(params, words, carries, key)
+        grads.append((grad, carries))
+    expected = jax.tree.map(lambda *g: np.mean(np.square(g), axis=0), *(g for g, _ in grads))
+    squares = program.squares(tokens, params, short.train)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-12), squares, expected)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(search, capsys):
-    config = options(
-        search, dynamic=True, dynamic_rates=(1e-3, 1e-2), text=replace(BUDGET, dropout=0.2)
-    )
+    config = options(search, text=replace(BUDGET, dropout=0.2))
+    recurrent_cells.main(replace(config, models=("lstm", "random-cell"), seeds=1))
     summary = recurrent_cells.main(config)
     table = capsys.readouterr().out
-    assert "REINFORCE" in table and "random search" in table and "minus LSTM" in table
+    assert "REINFORCE" in table and "minus LSTM" in table
     models = summary["models"]
-    assert list(models) == ["reinforce", "random", "drawn", "lstm"]
+    assert list(models) == ["reinforce", "random", "random-cell", "lstm"]
     for model in models.values():
-        assert 1 < model["test"]["mean"] < WORDS and 1 < model["dynamic"]["mean"] < WORDS
-    assert (
-        models["reinforce"]["each_seed"]["test"][0] != models["reinforce"]["each_seed"]["test"][1]
-    )
-    out = config.out
-    assert (out / "epochs.png").exists()
-    lines = (out / recurrent_cells.LOG).read_text().splitlines()
-    assert len(lines) == 4 * 2 * 2
-    (out / recurrent_cells.LOG).write_text("\n".join(lines[:15]) + '\n{"model": "l')
-    last = max(retraining.checkpoint_paths(out / "checkpoints/lstm-1"), key=lambda p: int(p.name))
-    last.rename(out / "gone")
+        assert 1 < model["test"]["mean"] < WORDS and len(set(model["each_seed"]["test"])) == 2
+    assert (config.out / "epochs.png").exists()
+    log = config.out / recurrent_cells.LOG
+    lines = log.read_text().splitlines()
+    assert len(lines) == 4 * 2 and json.loads(lines[0])["model"] == "lstm"
+    log.write_text("\n".join(lines[:7]) + '\n{"model": "l')
+    paths = retraining.checkpoint_paths(config.out / "checkpoints/lstm-1")
+    paths[-1].rename(config.out / "gone")
     again = recurrent_cells.main(config)
-    assert again["models"] == models
-    assert len((out / recurrent_cells.LOG).read_text().splitlines()) == 16
+    assert again["models"] == models and len(log.read_text().splitlines()) == 8
     with pytest.raises(ValueError, match="holds a run of other options: width 4 there, 5 here"):
         recurrent_cells.main(replace(config, width=5))
+    log.write_text(lines[2].replace("[", "[1, ", 1))
+    with pytest.raises(ValueError, match=r"a training of reinforce, seed 0, with the cell \[1, "):
+        recurrent_cells.main(config)
 
 
 def test_an_lstm_has_about_as_many_parameters_as_the_cells():
@@ -114,6 +127,7 @@ def test_an_lstm_has_about_as_many_parameters_as_the_cells():
         ({"decay": 0.1}, "decay is used only with --dynamic"),
         ({"dynamic_chunk": 0}, "dynamic_chunk must be >= 1"),
         ({"text": TextBudget(streams=200)}, "200 streams of 35 words"),
+        ({"text": TextBudget(scale=1.0)}, "scale is used only with benchmarks.architecture_search"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_a_folder_is_made(search, changes, says):
@@ -132,17 +146,20 @@ def test_another_search_is_refused(search):
 
 def test_statistics_are_over_seeds_and_the_table_has_a_row_for_each_model():
     lines = [
-        {"seed": seed, "epoch": epoch, "val": 100.0 * seed + epoch}
-        for epoch in (2, 1)
-        for seed in (1, 0)
+        {"seed": n, "tokens": [n], "val": [100.0 * n + 1, 100.0 * n + 2], "test": 10.0 * (1 + n)}
+        for n in range(2)
     ]
-    found = cell_report.statistics(lines, [{"test": 10.0}, {"test": 20.0}])
+    found = cell_report.statistics(lines)
     assert [value["mean"] for value in found["val"]] == [51.0, 52.0]
-    assert found["test"]["mean"] == 15 and found["each_seed"]["val"] == [2.0, 102.0]
+    assert found["test"]["mean"] == 15 and found["each_seed"]["tokens"] == [[0], [1]]
+    broken = cell_report.statistics([lines[0], lines[1] | {"test": None}])
     sizes = {"width": 4, "parameters": 1200}
-    models = {"drawn": found | sizes, "lstm": found | sizes}
+    models = {"random-cell": found | sizes, "random": broken | sizes, "lstm": found | sizes}
     config = {"layers": 1, "text": {"epochs": 2, "dropout": 0.0}}
     summary = {"benchmark": "recurrent_cells", "models": models, "seeds": 2, "config": config}
-    table = cell_report.markdown([summary | {"command": "python -m x --record"}])
-    assert "| 1 layer, 2 epochs, 2 seeds, dropout 0 | random cells | 1,200 |" in table
-    assert "| 0.0 ± 0.0 |" in table and table.endswith("|  |  | `python -m x` |")
+    table = cell_report.markdown([summary | {"command": "python -m x --record"}] * 2)
+    *_, cell, searched, lstm = table.splitlines()
+    assert cell.startswith("| 1 layer, 2 epochs, 2 seeds, dropout 0 | random cell | 1,200 |")
+    assert cell.endswith("| 15.0 ± 63.5 | diverged | 0.0 ± 0.0 |  | `python -m x` |")
+    assert "| found by random search | 1,200 | diverged |  | diverged |" in searched
+    assert len(table.splitlines()) == 2 + 2 + 3 and "LSTM" in lstm

@@ -65,6 +65,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, as_json(value, indent=2) + "\n")
 
 
+def append_line(log: Path, value: Any) -> None:
+    """Adds a value to a file of JSON, one a line, which is made where it is missing."""
+    with log.open("a") as file:
+        file.write(as_json(value) + "\n")
+
+
 def save_figure(figure: Figure, path: Path) -> Figure:
     """Writes a figure to a file, completely or not at all, and returns it."""
     with atomic_write(path) as aside:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import folders, hardware
-from benchmarks.harness.files import as_json, read_object, write_json
+from benchmarks.harness.files import append_line, read_object, write_json
 from benchmarks.harness.folders import options_as_json
 
 
@@ -31,8 +31,7 @@ def write_summary(
     write_json(out / "summary.json", summary)
     if record:
         folders.RESULTS.mkdir(exist_ok=True)
-        with (folders.RESULTS / f"{name}.jsonl").open("a") as file:
-            file.write(as_json(summary) + "\n")
+        append_line(folders.RESULTS / f"{name}.jsonl", summary)
     return summary
 
 

@@ -14,54 +14,56 @@ from benchmarks.harness.statistics import mean_over_seeds
 from benchmarks.harness.summary import command_to_repeat
 from benchmarks.harness.tables import interval, markdown_table, print_table, quantity
 
+NAME = "recurrent_cells"
 LABELS = {
-    "reinforce": "REINFORCE",
-    "ppo": "PPO",
-    "evolution": "evolution",
-    "random": "random search",
-    "drawn": "random cells",
+    "reinforce": "found by REINFORCE",
+    "ppo": "found by PPO",
+    "evolution": "found by evolution",
+    "random": "found by random search",
+    "random-cell": "random cell",
     "lstm": "LSTM",
 }
-HEAD = "parameters", "validation", "test", "minus LSTM", "dynamic"
+# The models with which the others are compared, and the heads of their columns.
+REFERENCES = {"random": "minus random search", "lstm": "minus LSTM"}
+HEAD = "parameters", "test", *REFERENCES.values(), "dynamic"
 
 
-def statistics(
-    lines: Sequence[dict[str, Any]], results: Sequence[dict[str, float]]
-) -> dict[str, Any]:
+def statistics(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The perplexities of a model: means, intervals over seeds, and those of each seed.
 
     Args:
-        lines: Lines of the log of this model.
-        results: Results of each seed, as `retraining.measure` gives them.
+        lines: A line for each training of the model, in the order of the seeds.
 
     Returns:
-        Means and intervals of `val`, after each epoch, and of `test` and `dynamic`; `each_seed` has
-        the values of each seed.
+        Means and intervals of `val`, after each epoch, of `test` and of `dynamic`; `each_seed` has
+        the values of each seed, its cell, and the rate of dynamic evaluation.
     """
-    epochs = max(line["epoch"] for line in lines)
-    ordered = sorted(lines, key=lambda line: (line["seed"], line["epoch"]))
-    val = np.array([line["val"] for line in ordered], float).reshape(-1, epochs)
-    each = {name: [result[name] for result in results] for name in results[0]}
-    means = {name: mean_over_seeds(np.array(each[name])[:, None]) for name in each}
-    by_epoch = [mean_over_seeds(column[:, None]) for column in val.T]
-    return means | {"val": by_epoch, "each_seed": each | {"val": val[:, -1].tolist()}}
-
-
-def cells(model: dict[str, Any], lstm: dict[str, Any] | None) -> list[str]:
-    """The cells of a model's row, in the order of `HEAD`; the difference is paired by seed."""
-    difference = ""
-    if lstm is not None and lstm is not model:
-        pair = (np.array(one["each_seed"]["test"], float) for one in (model, lstm))
-        difference = interval(mean_over_seeds(np.subtract(*pair)[:, None]), 1, 1)
-    numbers = [interval(value, 1, 1) for value in (model["val"][-1], model["test"])]
-    dynamic = interval(model["dynamic"], 1, 1) if "dynamic" in model else ""
-    return [f"{model['parameters']:,}", *numbers, difference, dynamic]
+    names = [name for name in ("test", "dynamic") if name in lines[0]]
+    means = {name: mean_over_seeds(np.array([[x[name]] for x in lines], float)) for name in names}
+    by_epoch = np.array([line["val"] for line in lines], float).T[..., None]
+    each = [name for name in ("tokens", "val", *names, "rate") if name in lines[0]]
+    return means | {
+        "val": [mean_over_seeds(values) for values in by_epoch],
+        "each_seed": {name: [line[name] for line in lines] for name in each},
+    }
 
 
 def rows(summary: dict[str, Any]) -> list[list[str]]:
-    """The label and the cells of each model."""
-    models = summary["models"]
-    return [[LABELS[name], *cells(model, models.get("lstm"))] for name, model in models.items()]
+    """The label of each model, and its cells in the order of `HEAD`; differences are paired."""
+    models, table = summary["models"], []
+    for name, model in models.items():
+        differences = [_difference(model, models.get(other)) for other in REFERENCES]
+        dynamic = interval(model["dynamic"], 1, 1) if "dynamic" in model else ""
+        test = interval(model["test"], 1, 1)
+        table.append([LABELS[name], f"{model['parameters']:,}", test, *differences, dynamic])
+    return table
+
+
+def _difference(model: dict[str, Any], other: dict[str, Any] | None) -> str:
+    if other is None or model is other:
+        return ""
+    test, reference = (np.array(one["each_seed"]["test"], float) for one in (model, other))
+    return interval(mean_over_seeds((test - reference)[:, None]), 1, 1)
 
 
 def facts(summary: dict[str, Any]) -> list[str]:
@@ -76,7 +78,7 @@ def show(summary: dict[str, Any]) -> None:
     """Prints the table of a comparison."""
     seconds = [f"{name} {value:g} s" for name, value in summary["seconds"].items()]
     caption = ", ".join([*facts(summary), *seconds, summary["device"]])
-    title = "ptb words: perplexity (95% CI over seeds)"
+    title = "ptb words: perplexity of the test text (95% CI over seeds)"
     style = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
     print_table(["cell", *HEAD], rows(summary), title, caption, left=("cell",), **style)
 
@@ -93,7 +95,8 @@ def draw(out: Path, summary: dict[str, Any]) -> Figure:
         axes.fill_between(epochs, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.2)
     axes.set(xlabel="epochs", ylabel="perplexity on validation text", yscale="log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(f"Penn Treebank; {', '.join(facts(summary))}; 95% intervals", fontsize="medium")
+    over = "; 95% intervals" if summary["seeds"] > 1 else ""
+    axes.set_title(f"Penn Treebank; {', '.join(facts(summary))}{over}", fontsize="medium")
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     return save_figure(figure, out / "epochs.png")
@@ -101,10 +104,10 @@ def draw(out: Path, summary: dict[str, Any]) -> Figure:
 
 def markdown(summaries: Iterable[dict[str, Any]]) -> str:
     """The Markdown table of all comparisons, with a row for each model; empty without any."""
+    latest = {command_to_repeat(x["command"]): x for x in summaries if x["benchmark"] == NAME}
     body = [
-        [", ".join(facts(summary)), *row, f"`{command_to_repeat(summary['command'])}`"]
-        for summary in summaries
-        if summary["benchmark"] == "recurrent_cells"
+        [", ".join(facts(summary)), *row, f"`{command}`"]
+        for command, summary in latest.items()
         for row in rows(summary)
     ]
     table = markdown_table(["training", "cell", *HEAD, "command"], body)

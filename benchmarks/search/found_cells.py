@@ -20,7 +20,7 @@ from tasks.architectures.recurrent_reward import ModelFactory
 # The summary of a search.
 SEARCH = {"space": TEXT, "chosen": {}, "config": {"cell": TEXT, "nodes": COUNT}}
 WIDEST = 8192  # largest width of an LSTM
-Name = Literal["reinforce", "ppo", "evolution", "random", "drawn", "lstm"]
+Name = Literal["reinforce", "ppo", "evolution", "random", "random-cell", "lstm"]
 
 
 class Candidate(NamedTuple):
@@ -53,8 +53,8 @@ def candidates(
 
     Args:
         search: Folder of a run of `benchmarks.architecture_search --space recurrent`.
-        names: Names of strategies of the search, whose run n has the cell of seed n; `drawn` for
-            random cells, and `lstm`.
+        names: Names of strategies of the search, whose run n has the cell of seed n; or
+            `random-cell`, or `lstm`.
         seeds: Number of trainings of each model.
         seed: Seed of the random cells.
         vocabulary: Number of different words.
@@ -75,11 +75,12 @@ def candidates(
         )
     cell = cell_of(Recurrent(**{name: found["config"][name] for name in ("cell", "nodes")}))
     sizes = {"vocabulary": vocabulary, "layers": layers}
-    keys = jax.random.split(jax.random.key(seed), seeds)
+    key = jax.random.split(jax.random.key(seed))[1]  # trainings have the keys of the first
+    keys = [jax.random.fold_in(key, place) for place in range(seeds)]
     cells = {name: [tokens for _, tokens in pairs] for name, pairs in found["chosen"].items()}
-    cells |= {"drawn": [random_architecture(cell.space, key) for key in keys]}
+    cells |= {"random-cell": [random_architecture(cell.space, key) for key in keys]}
     child = partial(RecurrentModel, cell, width=width, **sizes)
-    target, models = count_parameters(child(cells["drawn"][0])), {}
+    target, models = count_parameters(child(cells["random-cell"][0])), {}
     for name in names:
         if name == "lstm":
             models[name] = lstm_of_size(target, seeds, **sizes)
@@ -95,12 +96,18 @@ def candidates(
 
 
 def lstm_of_size(target: int, seeds: int, **sizes: int) -> Candidate:
-    """An LSTM with about this number of parameters, and its token for each seed."""
+    """An LSTM with about this number of parameters, and its token for each seed.
+
+    Raises:
+        ValueError: It would be too wide.
+    """
     token, child = jnp.zeros(1, int), partial(RecurrentModel, lstm(), **sizes)
 
     def count(width: int) -> int:
         return count_parameters(child(token, width=width))
 
+    if count(WIDEST) < target:
+        raise ValueError(f"an LSTM may be {WIDEST} wide at most, too few for {target:,} parameters")
     widths = range(1, WIDEST)
     above = bisect_left(widths, target, key=count)
     width = min(widths[max(0, above - 1) : above + 1], key=lambda width: abs(count(width) - target))

@@ -1,6 +1,5 @@
 """Searches whose child networks are trained; every reward is written to a file at once."""
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.harness.display import bar
-from benchmarks.harness.files import COUNT, NUMBER, TEXT, sole_writer
+from benchmarks.harness.files import COUNT, NUMBER, TEXT, append_line, sole_writer
 from benchmarks.harness.folders import check_free, claim_folder, options_as_json, recover_lines
 from benchmarks.harness.hardware import timed
 from benchmarks.search import children
@@ -157,8 +156,7 @@ def child_recorder(
         value = child.reward if np.isfinite(child.reward) else None
         line = {"number": child.number, "tokens": tokens, "reward": value, "seconds": now - since}
         lines.append(labels | line)
-        with (out / KEPT).open("a") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        append_line(out / KEPT, lines[-1])
         since = now
 
     return keep

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import isfinite, nan
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Integer
+from jaxtyping import Array, Float, Int, Integer
 
 import maml
 from benchmarks.harness.checkpoints import checkpoints, restore
@@ -19,9 +20,11 @@ from maml.search.space import Tokens
 from maml.types import Params, RandomKey
 from tasks.architectures.recurrent_reward import ModelFactory
 from tasks.architectures.recurrent_training import (
+    Carries,
     Chunks,
     TextBudget,
     Training,
+    chunk_loss,
     cut_text,
     mean_nats,
     optimizer,
@@ -33,7 +36,7 @@ from tasks.dynamic_evaluation import dynamic_evaluation, mean_squares
 from tasks.language_models import next_chunk, start_of
 
 Words = Integer[np.ndarray, " words"]
-PASSAGES, CHUNKS = 64, 32  # of training text, whose gradients dynamic evaluation squares
+PASSAGES = 100  # of training text, whose joint gradients dynamic evaluation squares, as its authors
 
 
 class Texts(NamedTuple):
@@ -55,13 +58,12 @@ def cut_texts(words: Sequence[Words], budget: TextBudget) -> Texts:
 
 
 def cut_for_adaptation(words: Sequence[Words], budget: TextBudget, size: int) -> Texts:
-    """The texts in chunks for dynamic evaluation: passages of train, and one stream of the others.
+    """The texts in chunks of this size: passages of the text train, and one stream of the others.
 
     Raises:
         ValueError: A text is too short.
     """
-    texts = _cut(words, replace(budget, chunk=size), (PASSAGES, 1, 1))
-    return texts._replace(train=texts.train[:CHUNKS])
+    return _cut(words, replace(budget, chunk=size), (PASSAGES, 1, 1))
 
 
 def _cut(words: Sequence[Words], budget: TextBudget, streams: Sequence[int]) -> Texts:
@@ -77,7 +79,8 @@ class Programs(NamedTuple):
         start: Function `start(tokens, key)` to the state before the first update.
         epoch: Function `epoch(tokens, training, chunks, key)` to the next state and the mean loss.
         nats: Function `nats(tokens, params, chunks)` to the mean loss without adaptation.
-        squares: Function `squares(tokens, params, chunks)` to the mean squares of the gradients.
+        squares: Function `squares(tokens, params, chunks)` to the mean squares of the gradients of
+            the chunks of all streams.
         adapted: Function `adapted(tokens, params, squares, rate, chunks)` to the mean loss with
             dynamic evaluation.
     """
@@ -112,8 +115,17 @@ def programs(child: ModelFactory, budget: TextBudget, updates: int, decay: float
         return training, losses.mean()
 
     def squares(tokens: Tokens, params: Params, chunks: Chunks) -> Params:
-        model, texts = child(tokens), maml.Episode(chunks.swapaxes(0, 1), None)
-        return mean_squares(next_chunk(model), start_of(model), params, texts, unused)
+        model = child(tokens)
+
+        def loss(params: Params, batch: tuple, key: RandomKey) -> tuple[Array, tuple]:
+            words, carries = batch
+            value, carries = chunk_loss(model, params, words, carries, key)
+            return value, (carries, {})
+
+        def start(params: Params) -> Carries:
+            return start_of_streams(model, chunks)
+
+        return mean_squares(loss, start, params, maml.Episode(chunks[None], None), unused)
 
     def adapted(
         tokens: Tokens, params: Params, squares: Params, rate: float, chunks: Chunks
@@ -131,6 +143,22 @@ def programs(child: ModelFactory, budget: TextBudget, updates: int, decay: float
     )
 
 
+class Progress(NamedTuple):
+    """A training with its results so far, which are in its checkpoints.
+
+    Attributes:
+        step: Number of updates.
+        training: State of the training.
+        val: Perplexity of the validation text after each epoch, NaN after those to come.
+        seconds: Seconds of training.
+    """
+
+    step: Int[Array, ""]
+    training: Training
+    val: Float[Array, " epoch"]
+    seconds: Float[Array, ""]
+
+
 def train(
     program: Programs,
     tokens: Tokens,
@@ -138,8 +166,8 @@ def train(
     texts: Texts,
     key: RandomKey,
     folder: Path,
-    record: Callable[[dict[str, Any]], None],
-) -> Params:
+    report: Callable[[int, float, float], None],
+) -> Progress:
     """Trains a model for all epochs, or goes on from its latest checkpoint.
 
     Args:
@@ -149,23 +177,29 @@ def train(
         texts: Texts.
         key: Random key of the initial parameters and of the dropout.
         folder: Folder of the checkpoints.
-        record: Function that is called after each epoch with its number, the perplexities `train`
-            and `val`, and the seconds.
+        report: Function `report(epochs, seconds, perplexity)` that is called after each epoch, and
+            first with those of the checkpoint.
 
     Returns:
-        The parameters after the last epoch.
+        The training after the last epoch.
     """
     init_key, key = jax.random.split(key)
-    training, size = program.start(tokens, init_key), len(texts.train)
+    size = len(texts.train)
+    training = program.start(tokens, init_key)
+    state = Progress(jnp.zeros((), int), training, jnp.full(epochs, jnp.nan), jnp.zeros(()))
     if checkpoint_paths(folder):
-        training = restore(folder, training, epochs * size)
+        state = restore(folder, state, epochs * size)
+    done = int(state.step) // size
+    report(done, 0.0, float(state.val[done - 1]))
     with checkpoints(folder, 0.0) as saved:
-        for number in range(int(training.step) // size, epochs):
-            (training, loss), spent = timed(program.epoch, tokens, training, texts.train, key)
+        for number in range(done, epochs):
+            (training, _), spent = timed(program.epoch, tokens, state.training, texts.train, key)
             val = perplexity(program.nats(tokens, training.params, texts.val))
-            record({"epoch": number + 1, "train": perplexity(loss), "val": val, "seconds": spent})
-            saved.finish(int(training.step), training, -val)
-    return training.params
+            step, vals = (number + 1) * size, state.val.at[number].set(val)
+            state = Progress(jnp.array(step), training, vals, state.seconds + spent)
+            saved.finish(step, state, -np.inf)
+            report(1, spent, val)
+    return state
 
 
 def measure(program: Programs, tokens: Tokens, params: Params, test: Chunks) -> dict[str, float]:
@@ -196,5 +230,6 @@ def measure_adapting(
 
 
 def perplexity(nats: Array) -> float:
-    """The perplexity of a mean loss, infinite where that is large."""
-    return float(jnp.exp(nats))
+    """The perplexity of a mean loss in nats, NaN if it is not finite."""
+    value = float(jnp.exp(nats))
+    return value if isfinite(value) else nan

@@ -160,7 +160,7 @@ def train_on(
     Returns:
         The state and the carries after the last chunk, and the loss of each chunk, in nats.
     """
-    gradient = jax.value_and_grad(_chunk_loss, argnums=1, has_aux=True)
+    gradient = jax.value_and_grad(chunk_loss, argnums=1, has_aux=True)
 
     def update(state: tuple, words: Int[Array, "stream tokens"]) -> tuple[tuple, Array]:
         (step, params, opt_state), carries = state
@@ -178,7 +178,7 @@ def mean_nats(model: RecurrentModel, params: Params, chunks: Chunks) -> Float[Ar
     model = model.clone(dropout=0.0)
 
     def read(carries: Carries, words: Int[Array, "stream tokens"]) -> tuple[Carries, Array]:
-        loss, carries = _chunk_loss(model, params, words, carries, unused)
+        loss, carries = chunk_loss(model, params, words, carries, unused)
         return carries, loss
 
     return jax.lax.scan(read, start_of_streams(model, chunks), chunks)[1].mean()
@@ -189,14 +189,25 @@ def start_of_streams(model: RecurrentModel, chunks: Chunks) -> Carries:
     return tuple(jnp.zeros((chunks.shape[1], len(vector))) for vector in model.start())
 
 
-def _chunk_loss(
+def chunk_loss(
     model: RecurrentModel,
     params: Params,
     words: Int[Array, "stream tokens"],
     carries: Carries,
     key: RandomKey,
 ) -> tuple[Array, Carries]:
-    """The mean loss of a chunk of all streams, and their carries after it."""
+    """The mean loss of a chunk of all streams, in nats for each word, and their carries after it.
+
+    Args:
+        model: Language model.
+        params: Parameters.
+        words: Chunk of all streams, `[stream, words + 1]`.
+        carries: Carries of the streams before the chunk.
+        key: Random key of the dropout.
+
+    Returns:
+        The loss and the carries.
+    """
     keys = jax.random.split(key, len(words))
     losses, (carries, _) = jax.vmap(next_chunk(model), (None, 0, 0))(params, (words, carries), keys)
     return losses.mean(), carries
