@@ -1,17 +1,16 @@
 """Recurrent cells that were found by search, beside random ones and an LSTM, on a whole text.
 
-Trains language models on the words of Penn Treebank, all for the same number of epochs and with the
-same number of parameters. The cells are those that the searches of a run of
-`benchmarks.architecture_search --space recurrent` ended with, random cells of the same space, and
-long short-term memory. Reports the perplexity, without and with dynamic evaluation.
+Trains language models on the words of Penn Treebank, all for the same number of epochs and with
+about as many parameters: with the cells that a search found, with random cells of the same space,
+and with an LSTM. Reports the perplexity, without and with dynamic evaluation.
 
     python -m benchmarks.recurrent_cells --data FOLDER                  # the cells in the results
     python -m benchmarks.recurrent_cells --data FOLDER --search RUN     # of a search of yours
     python -m benchmarks.recurrent_cells --data FOLDER --layers 2 --width 128 --dynamic
 
-Seed n of a strategy has the best cell of its search n, so that an interval over seeds has the
-spread of the searches in it. The same command with the same --out resumes a run that was stopped,
-and may be given more seeds and models.
+Each seed trains the best cell of another run of the search, so the intervals include the variation
+between searches. The same command with the same --out resumes a run that was stopped, and may be
+given more seeds and models.
 """
 
 import time

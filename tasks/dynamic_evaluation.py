@@ -4,12 +4,13 @@
 
 g_i is the gradient of the loss of chunk i, which is scored before this step; MS are the mean
 squares of the gradients of chunks of training texts, and d = sqrt(MS) / mean(sqrt(MS)). So entries
-with large gradients move and return faster. It is a learner without meta-training.
+with large gradients move and return faster. Nothing here is meta-trained.
 
-The authors' code squares gradients of 100 passages at once, and its mean of sqrt(MS) is that of the
-means of the arrays; here gradients are of one passage, and the mean is over all entries. Unless it
-is told otherwise (`--ms`), their code also takes the root of the sum of the squares instead of the
-mean, so its learning rates are larger by the root of the number of squared gradients.
+The authors' code squares the joint gradient of 100 passages; here gradients are those of one text,
+which may be a batch of passages. Their mean of sqrt(MS) is over the means of the arrays, here it is
+over all entries. Unless it is told otherwise (`--ms`), their code takes the root of the sum of the
+squares instead of the mean, so that its learning rates are larger by the root of the number of
+gradients.
 
 Krause, Kahembwe, Murray, Renals: Dynamic evaluation of neural sequence models (ICML 2018),
 https://arxiv.org/abs/1709.07432

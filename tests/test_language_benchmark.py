@@ -134,7 +134,7 @@ def test_tables_have_the_differences_of_each_seed_from_meta_training_through_ste
     page = reading.markdown([second, static, run("fewer texts", "maml", [9.0, 9.0], tasks=1)])
     t = 0.5 / 0.25
     p = 1 - 2 * np.arctan(t) / np.pi
-    assert f"| static | 4 | 0.500 ± 3.177 (p = {p:.2g}) |" in page
+    assert f"| static (naive test-time training) | 4 | 0.500 ± 3.177 (p = {p:.2g}) |" in page
     assert "| static, without adaptation | 4 | 1.500 ± 3.177 (p = 0.11) |" in page
     assert "| fewer texts |" in page and "| fewer texts | 4 | 7" not in page
     assert "clipped, rate 0.5 and 1" in page

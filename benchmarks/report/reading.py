@@ -89,7 +89,7 @@ def markdown(summaries: Iterable[Summary]) -> str:
         "texts",
         "preset",
         "meta-steps",
-        "inner steps",
+        "inner optimiser",
         "bits with adaptation",
         "without",
         "gain",
@@ -100,13 +100,21 @@ def markdown(summaries: Iterable[Summary]) -> str:
     head = [f"{less} {quantity(run['meta_steps'], 'meta-step')}" for run in references]
     body = []
     for run in runs:
-        static = run["algorithm"] == "pretrained" and "start_from" not in run
-        for name in ("bits_static", "bits") if static else ("bits",):
+        for name in ("bits_static", "bits") if _is_static(run) else ("bits",):
             cells = [_difference(run, name, other) for other in references]
-            label = run["preset"] + ", without adaptation" * (name == "bits_static")
+            label = run["preset"] + ", without adaptation" if name == "bits_static" else _label(run)
             body += [[label, str(run["meta_steps"]), *cells]] if any(cells) else []
     parts += [markdown_table(["preset", "meta-steps", *head], body)] if body else []
     return "\n\n".join(parts)
+
+
+def _is_static(run: Summary) -> bool:
+    """Whether the model of a run was trained without adaptation in this run."""
+    return run["algorithm"] == "pretrained" and "start_from" not in run
+
+
+def _label(run: Summary) -> str:
+    return run["preset"] + " (naive test-time training)" * _is_static(run)
 
 
 def _row(run: Summary) -> list[str]:
@@ -119,7 +127,7 @@ def _row(run: Summary) -> list[str]:
     bits = [interval(run[name]["mean"], 1, 3) for name in ("bits", "bits_static", "gain")]
     minutes = f"{sum(run['seconds'].values()) / run['seeds'] / 60:.1f}"
     return [
-        *(f"{config['dataset']} {config['level']}", run["preset"], training),
+        *(f"{config['dataset']} {config['level']}", _label(run), training),
         *(f"{config['optimizer']}, rate {rates}", *bits, str(run["seeds"]), minutes),
         f"`{command_to_repeat(run['command'])}`",
     ]

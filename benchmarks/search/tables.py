@@ -11,7 +11,7 @@ from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.published import Summary
 
 DOCS = Path("docs/architecture-search.md")
-HEAD = "best", "top 5", "top 25", "last 5th", "p"
+HEAD = "best ± SD", "top 5", "top 25", "last 5th", "p"
 NOTE = (
     "best: reported {} of the child with the best reward, mean ± standard deviation over"
     " runs; top 5, top 25, last 5th: mean {} of the best 5, the best 25 and the last fifth of"

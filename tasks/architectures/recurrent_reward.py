@@ -1,4 +1,4 @@
-"""The reward of a recurrent cell, which is low where its language model has a high perplexity.
+"""The reward of a recurrent cell, which is higher the lower the perplexity of its language model.
 
     reward(tokens, key) = c / perplexity^2 on validation text, after a short training
 
