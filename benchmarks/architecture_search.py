@@ -33,7 +33,7 @@ from benchmarks.harness.command_line import launch
 from benchmarks.harness.folders import new_folder
 from benchmarks.harness.statistics import count_not_finite, mean_over_seeds
 from benchmarks.harness.summary import write_summary
-from benchmarks.search import children, drawing, figures, live, tables, tabulated
+from benchmarks.search import children, drawing, figures, live, report, tabulated
 from benchmarks.search.figures import gain_over_random, mean_of_top, replace_broken
 from benchmarks.search.live import SearchResult
 from benchmarks.search.options import NAMES, Search
@@ -130,7 +130,7 @@ def main(config: Search) -> dict[str, Any]:
         about | {"runs": config.repeats, "dataset": dataset, "unit": config.scale.unit} | results
     )
     summary = write_summary("architecture_search", config, out, summary, record=config.record)
-    tables.show(summary)
+    report.show(summary)
     figures.draw_running_mean(out, rewards, config.scale)
     figures.draw_top_means(out, rewards, config.scale)
     figures.draw_gains(out, rewards, config.scale)

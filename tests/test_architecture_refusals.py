@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from problems import quick
 
 import maml
-from benchmarks.search import drawing, figures, tables
+from benchmarks.search import drawing, figures, report
 from maml.episodes import few_shot
 from maml.search import Space
 from tasks import language, omniglot, sinusoid
@@ -284,7 +284,7 @@ class TestWhatIsShown:
         summary |= dict.fromkeys(("top5", "top25", "mean_last_fifth", "p_over_random"), nothing)
         summary["best"] = {name: {"mean": nothing[name], "std": nothing[name]} for name in names}
         summary = json.loads(json.dumps(summary))
-        random, ppo = tables.markdown([summary]).splitlines()[2:]
+        random, ppo = report.markdown([summary]).splitlines()[2:]
         assert "| random | 1.00 ± 1.00 |" in random
         assert (
             "| ppo (18 broken) | not finite ± not finite |" in ppo and ppo.count("not finite") == 6

@@ -15,8 +15,7 @@ from benchmarks.architecture_search import NAMES, Search
 from benchmarks.harness import folders
 from benchmarks.harness.command_line import launch
 from benchmarks.report import tables
-from benchmarks.search import figures, tabulated
-from benchmarks.search import tables as tables_of_searches
+from benchmarks.search import figures, report, tabulated
 from benchmarks.search.figures import mean_of_top
 from tasks.architectures.tabular import tabulate
 
@@ -65,9 +64,9 @@ def test_what_is_found_is_reported_by_the_other_training_and_the_learners_learn(
 
 def test_the_table_shows_each_strategy(compared, capsys):
     summary = compared[1]
-    tables_of_searches.show(summary)
+    report.show(summary)
     shown = capsys.readouterr().out
-    line = next(x for x in tables_of_searches.markdown([summary]).splitlines() if "| ppo |" in x)
+    line = next(x for x in report.markdown([summary]).splitlines() if "| ppo |" in x)
     assert all(name in shown for name in NAMES)
     assert f"{summary['top25']['ppo']:.2f}" in line and "40 x 6" in line
 

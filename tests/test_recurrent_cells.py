@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from maml.search import random_architecture
-from tasks.architectures.recurrent import FUNCTIONS, activate, chain
+from tasks.architectures.recurrent_chain import FUNCTIONS, activate, chain
 from tasks.architectures.recurrent_lstm import lstm
 from tasks.architectures.recurrent_model import RecurrentModel
 from tasks.architectures.recurrent_tree import tree

@@ -19,10 +19,10 @@ from benchmarks import architecture_search
 from benchmarks.architecture_search import Search
 from benchmarks.search import drawing, figures, live, recurrent
 from benchmarks.search.scales import perplexity
-from tasks.architectures.recurrent import chain
+from tasks.architectures.nasbench_nlp import nasbench_nlp
+from tasks.architectures.recurrent_chain import chain
 from tasks.architectures.recurrent_model import RecurrentModel
 from tasks.architectures.recurrent_reward import reward_of_cell
-from tasks.architectures.recurrent_table import nasbench_nlp
 from tasks.architectures.recurrent_training import TextBudget, cut_text
 from tasks.architectures.tabular import lookup
 from tasks.language import token_entropies

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import recurrent_cells
 from benchmarks.recurrent_cells import Retraining
 from benchmarks.search import cell_report, found_cells, recurrent, retraining
-from tasks.architectures.recurrent import chain
+from tasks.architectures.recurrent_chain import chain
 from tasks.architectures.recurrent_lstm import lstm
 from tasks.architectures.recurrent_model import RecurrentModel
 from tasks.architectures.recurrent_reward import reward_of_cell

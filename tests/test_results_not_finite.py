@@ -17,7 +17,7 @@ from benchmarks.report import figures, tables
 from benchmarks.search import live
 from benchmarks.search.figures import TOPS, mean_of_top
 from benchmarks.search.live import SearchResult
-from benchmarks.search.tables import rows
+from benchmarks.search.report import rows
 from benchmarks.search.tabulated import optimum
 from maml.search.rewards import best_child
 

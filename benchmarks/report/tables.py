@@ -31,7 +31,7 @@ from benchmarks.report.published import (
     task_title,
 )
 from benchmarks.search import cell_report
-from benchmarks.search import tables as searches
+from benchmarks.search import report as searches
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 

@@ -17,7 +17,7 @@ from maml.search.rewards import best_child
 from tasks.architectures.cells import STRIDES
 from tasks.architectures.macro import Macro, decode
 from tasks.architectures.operations import COMBINERS, OPERATIONS
-from tasks.architectures.recurrent import FUNCTIONS
+from tasks.architectures.recurrent_chain import FUNCTIONS
 from tasks.architectures.recurrent_tree import COMBINATIONS
 
 LABELS = {

@@ -10,7 +10,7 @@ from benchmarks.search.children import SPACES, Children
 from benchmarks.search.figures import TOPS
 from benchmarks.search.recurrent import OPTIONS, Recurrent
 from benchmarks.search.scales import PERCENT, Scale, perplexity
-from tasks.architectures.recurrent_table import SCALE
+from tasks.architectures.nasbench_nlp import SCALE
 
 NAMES = "random", "evolution", "reinforce", "ppo"
 SpaceName = Literal[

@@ -11,7 +11,7 @@ from jaxtyping import Integer
 from benchmarks.search.children import ChildRewards
 from maml.search import Reward
 from maml.types import RandomKey
-from tasks.architectures.recurrent import Cell, chain
+from tasks.architectures.recurrent_chain import Cell, chain
 from tasks.architectures.recurrent_model import RecurrentModel
 from tasks.architectures.recurrent_reward import reward_of_cell
 from tasks.architectures.recurrent_training import TextBudget

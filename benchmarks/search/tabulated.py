@@ -17,7 +17,7 @@ from maml.search import Strategy, search
 from maml.search.rewards import best_child
 from maml.types import RandomKey
 from tasks.architectures import graphs, table_files
-from tasks.architectures.recurrent_table import nasbench_nlp
+from tasks.architectures.nasbench_nlp import nasbench_nlp
 from tasks.architectures.tabular import Table, lookup
 
 TABLE = RESULTS / "maml-bench" / "table.npz"  # the table of MAML-Bench

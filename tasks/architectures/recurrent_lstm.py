@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from maml.search import Space
 from maml.search.space import Tokens
-from tasks.architectures.recurrent import Cell, State
+from tasks.architectures.recurrent_chain import Cell, State
 
 
 @cache

@@ -15,7 +15,7 @@ from maml._checks import check_count, check_counts, check_number
 from maml.search.space import Tokens, check_tokens, in_range
 from tasks._checks import check_is, nan_below_zero
 from tasks._checks import check_tokens as check_words
-from tasks.architectures.recurrent import Cell, State
+from tasks.architectures.recurrent_chain import Cell, State
 
 
 class RecurrentModel(nn.Module):
@@ -24,7 +24,7 @@ class RecurrentModel(nn.Module):
     It reads chunks of a text as the models of `tasks.language_models` do.
 
     Attributes:
-        cell: Search space of the cell, such as `recurrent.chain(8)`.
+        cell: Search space of the cell, such as `recurrent_chain.chain(8)`.
         tokens: Tokens of the cell, `[token]`. Where they are traced and not of the space, the
             logits are NaN.
         vocabulary: Number of different words, >= 2. A word outside of it is refused or, if it is

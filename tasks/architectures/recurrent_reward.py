@@ -35,7 +35,7 @@ from tasks.architectures.recurrent_training import (
 from tasks.architectures.reward import BoundFunction
 
 ModelFactory = Callable[[Tokens], RecurrentModel]
-"""`child(tokens) -> model`, such as `partial(RecurrentModel, recurrent.chain(8))`."""
+"""`child(tokens) -> model`, such as `partial(RecurrentModel, recurrent_chain.chain(8))`."""
 
 
 def reward_of_cell(

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 from maml._checks import check_count
 from maml.search import Space
 from maml.search.space import Tokens
-from tasks.architectures.recurrent import FUNCTIONS, Cell, State, activate
+from tasks.architectures.recurrent_chain import FUNCTIONS, Cell, State, activate
 
 COMBINATIONS = "add", "multiply"
 
