@@ -1,6 +1,7 @@
 """Recurrent cells that tokens choose equal the cells written out, in values and gradients."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -224,8 +225,9 @@ def test_layers_read_the_outputs_of_the_layer_below():
     tokens = random_architecture(cell.space, jax.random.key(5))
     two = RecurrentModel(cell, tokens, 11, WIDTH, layers=2)
     words = jnp.array([3, 1, 10, 0])
-    params = two.init(jax.random.key(0), words, two.start())
-    logits, after = two.apply(params, words, two.start())
+    params: Any = two.init(jax.random.key(0), words, two.start())
+    applied: Any = two.apply(params, words, two.start())
+    logits, after = applied
     weights = params["params"]
     x, expected = WIDTH**0.5 * weights["words"]["embedding"][words], []
     for layer in range(2):
@@ -243,7 +245,7 @@ def test_dropout_zeroes_some_outputs_and_scales_the_others_and_is_gone_in_a_clon
     cell = CELLS["chain"]
     model = RecurrentModel(cell, jnp.zeros(cell.space.length, int), 11, WIDTH, dropout=0.25)
     words, ones = jnp.array([3, 1]), (jnp.ones(WIDTH),)
-    params = model.clone(dropout=0.0).init(jax.random.key(0), words, ones)
+    params: Any = model.clone(dropout=0.0).init(jax.random.key(0), words, ones)
     cleared = {name: jnp.zeros_like(params["params"][name]) for name in ("inputs", "weights")}
     params = {"params": params["params"] | cleared}  # so the cell halves its state at each node
 

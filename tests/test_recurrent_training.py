@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def test_a_training_epoch_by_epoch_is_that_of_the_reward(tmp_path):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(search, capsys):
-    config = options(search, text=replace(BUDGET, dropout=0.2))
+    config, out = options(search, text=replace(BUDGET, dropout=0.2)), search.parent / "out"
     recurrent_cells.main(replace(config, models=("lstm", "random-cell"), seeds=1))
     summary = recurrent_cells.main(config)
     table = capsys.readouterr().out
@@ -84,13 +85,13 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(search, capsys):
     assert list(models) == ["reinforce", "random", "random-cell", "lstm"]
     for model in models.values():
         assert 1 < model["test"]["mean"] < WORDS and len(set(model["each_seed"]["test"])) == 2
-    assert (config.out / "epochs.png").exists()
-    log = config.out / recurrent_cells.LOG
+    assert (out / "epochs.png").exists()
+    log = out / recurrent_cells.LOG
     lines = log.read_text().splitlines()
     assert len(lines) == 4 * 2 and json.loads(lines[0])["model"] == "lstm"
     log.write_text("\n".join(lines[:7]) + '\n{"model": "l')
-    paths = retraining.checkpoint_paths(config.out / "checkpoints/lstm-1")
-    paths[-1].rename(config.out / "gone")
+    paths = retraining.checkpoint_paths(out / "checkpoints/lstm-1")
+    paths[-1].rename(out / "gone")
     again = recurrent_cells.main(config)
     assert again["models"] == models and len(log.read_text().splitlines()) == 8
     with pytest.raises(ValueError, match="holds a run of other options: width 4 there, 5 here"):
@@ -101,17 +102,15 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(search, capsys):
 
 
 def test_an_lstm_has_about_as_many_parameters_as_the_cells():
-    sizes = {"vocabulary": 1000, "layers": 2}
+    sizes: dict[str, Any] = {"vocabulary": 1000, "layers": 2}
     cell = RecurrentModel(chain(8), jnp.zeros(15, int), width=64, **sizes)
     target = found_cells.count_parameters(cell)
     assert target == 1000 * 65 + 2 * 9 * 64 * 128
     model = found_cells.lstm_of_size(target, 3, **sizes)
     assert len(model.tokens) == 3
     assert abs(model.parameters - target) < 0.01 * target
-    others = (
-        found_cells.count_parameters(model.child(jnp.zeros(1, int), width=model.width + change))
-        for change in (-1, 1)
-    )
+    child: Any = partial(model.child, jnp.zeros(1, int))
+    others = (found_cells.count_parameters(child(width=model.width + change)) for change in (-1, 1))
     assert all(abs(other - target) > abs(model.parameters - target) for other in others)
     assert model.parameters == 1000 * (model.width + 1) + 2 * 8 * model.width**2
     assert lstm().space.length == 1
