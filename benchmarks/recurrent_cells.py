@@ -33,8 +33,8 @@ from benchmarks.search.retraining import (
     Texts,
     cut_for_adaptation,
     cut_texts,
-    measure,
     measure_adapting,
+    perplexity,
     programs,
     train,
 )
@@ -157,8 +157,9 @@ def train_models(
         for name, model in models.items():
 
             def report(count: int, seconds: float, val: float, name: str = name) -> None:
-                speed = f"{seconds:.3g} s an epoch"
-                move(count, speed, f"{cell_report.LABELS[name]}, perplexity {val:.1f}")
+                speed = f"{seconds:.3g} s an epoch" if seconds else "compiling"
+                latest = f", perplexity {val:.1f}" if count else ""
+                move(count, speed, cell_report.LABELS[name] + latest)
 
             program = programs(model.child, config.text, epochs * size, decay)
             for seed, tokens in enumerate(model.tokens):
@@ -169,8 +170,8 @@ def train_models(
                 state = train(program, tokens, epochs, texts, key, folder, report)
                 since, params = time.perf_counter(), state.training.params
                 line = {"model": name, "seed": seed, "tokens": tokens.tolist()}
-                line |= {"val": state.val.tolist()}
-                line |= measure(program, tokens, params, texts.test)
+                test = perplexity(program.nats(tokens, params, texts.test))
+                line |= {"val": state.val.tolist(), "test": test}
                 if short:
                     line |= measure_adapting(program, tokens, params, short, rates)
                 seconds = {"train": float(state.seconds), "evaluate": time.perf_counter() - since}

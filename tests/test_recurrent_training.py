@@ -19,7 +19,7 @@ from tasks.architectures.recurrent_chain import chain
 from tasks.architectures.recurrent_lstm import lstm
 from tasks.architectures.recurrent_model import RecurrentModel
 from tasks.architectures.recurrent_reward import reward_of_cell
-from tasks.architectures.recurrent_training import TextBudget, chunk_loss, start_of_streams
+from tasks.architectures.recurrent_training import TextBudget, start_of_streams, streams_loss
 
 WORDS, SIZES = 5, {"vocabulary": 5, "width": 4}
 BUDGET = TextBudget(share=1.0, epochs=2, streams=2, chunk=4, rate=0.1, val_share=1.0)
@@ -59,7 +59,7 @@ def test_a_training_epoch_by_epoch_is_that_of_the_reward(tmp_path):
     assert state.val[1] == pytest.approx(float(80 / reward) ** 0.5, rel=1e-5)
     assert [count for count, _, _ in told] == [0, 1, 1] and told[2][2] == state.val[1]
     params = state.training.params
-    static = retraining.measure(program, tokens, params, texts.test)["test"]
+    static = retraining.perplexity(program.nats(tokens, params, texts.test))
     short = retraining.cut_for_adaptation([np.tile(TEXT, 2), TEXT[:26], TEXT[:26]], BUDGET, 4)
     still = retraining.measure_adapting(program, tokens, params, short, [0.0])
     assert still == {"dynamic": pytest.approx(static, rel=1e-5), "rate": 0.0}
@@ -67,8 +67,9 @@ def test_a_training_epoch_by_epoch_is_that_of_the_reward(tmp_path):
     grads = []
     for words in short.train:  # all streams at once, each with its carry
         carries = grads[-1][1] if grads else start_of_streams(child(tokens), short.train)
-        loss = jax.value_and_grad(partial(chunk_loss, child(tokens)), has_aux=True)
-        (_, carries), grad = loss(params, words, carries, key)
+        grad, (carries, _) = jax.grad(streams_loss(child(tokens)), has_aux=True)(
+            params, (words, carries), key
+        )
         grads.append((grad, carries))
     expected = jax.tree.map(lambda *g: np.mean(np.square(g), axis=0), *(g for g, _ in grads))
     squares = program.squares(tokens, params, short.train)
@@ -154,11 +155,13 @@ def test_statistics_are_over_seeds_and_the_table_has_a_row_for_each_model():
     broken = cell_report.statistics([lines[0], lines[1] | {"test": None}])
     sizes = {"width": 4, "parameters": 1200}
     models = {"random-cell": found | sizes, "random": broken | sizes, "lstm": found | sizes}
-    config = {"layers": 1, "text": {"epochs": 2, "dropout": 0.0}}
+    config = {"layers": 1, "text": {"epochs": 2, "dropout": 0.0, "rate": 0.01}}
     summary = {"benchmark": "recurrent_cells", "models": models, "seeds": 2, "config": config}
     table = cell_report.markdown([summary | {"command": "python -m x --record"}] * 2)
     *_, cell, searched, lstm = table.splitlines()
-    assert cell.startswith("| 1 layer, 2 epochs, 2 seeds, dropout 0 | random cell | 1,200 |")
+    assert cell.startswith(
+        "| 1 layer, 2 epochs, 2 seeds, dropout 0, learning rate 0.01 | random cell | 1,200 |"
+    )
     assert cell.endswith("| 15.0 ± 63.5 | diverged | 0.0 ± 0.0 |  | `python -m x` |")
     assert "| found by random search | 1,200 | diverged |  | diverged |" in searched
     assert len(table.splitlines()) == 2 + 2 + 3 and "LSTM" in lstm

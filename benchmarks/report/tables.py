@@ -160,9 +160,10 @@ def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
     of_set = {"support": "support ", "query": "query "}.get(first["config"].get("augment_set"), "")
     words = {"augment": f"augmented {of_set}images", "zero_head": "a head that starts at zero"}
     setting += "".join(f", {text}" for name, text in words.items() if first["config"].get(name))
-    if surrogate := first["config"].get("surrogate", "") * (first["algorithm"] == "maml"):
-        options = config_of_today(first["config"])
-        setting += f", {surrogate.replace('_', ' ')}, GAE lambda {options['gae_lambda']:g}"
+    options = config_of_today(first["config"])
+    if "surrogate" in options and first["algorithm"] == "maml":
+        setting += f", {options['surrogate'].replace('_', ' ')}"
+        setting += f", GAE lambda {options['gae_lambda']:g}"
         setting += f", meta-batches of {options['meta_batch']} tasks"
     setting += "" if "cpu" in first["device"] else f", on {first['device']}"
     others = ", ".join(f"{value} (inner steps: {n})" for n, value in expected.items())

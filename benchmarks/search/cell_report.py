@@ -67,11 +67,12 @@ def _difference(model: dict[str, Any], other: dict[str, Any] | None) -> str:
 
 
 def facts(summary: dict[str, Any]) -> list[str]:
-    """The layers, the epochs, the dropout and the seeds of a comparison."""
+    """The layers, the epochs, the seeds, the dropout and the learning rate of a comparison."""
     config = summary["config"]
     text = config["text"]
     counts = (config["layers"], "layer"), (text["epochs"], "epoch"), (summary["seeds"], "seed")
-    return [*(quantity(*count) for count in counts), f"dropout {text['dropout']:g}"]
+    rates = f"dropout {text['dropout']:g}", f"learning rate {text['rate']:g}"
+    return [*(quantity(*count) for count in counts), *rates]
 
 
 def show(summary: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from benchmarks.harness.bounds import check
 from benchmarks.harness.files import COUNT, TEXT
 from benchmarks.harness.summary import read_summary
 from benchmarks.search.recurrent import Recurrent, cell_of
@@ -73,7 +74,9 @@ def candidates(
         raise ValueError(
             f"{search} must be a search with --space recurrent; got --space {found['space']}"
         )
-    cell = cell_of(Recurrent(**{name: found["config"][name] for name in ("cell", "nodes")}))
+    options = Recurrent(**{name: found["config"][name] for name in ("cell", "nodes")})
+    check(options)
+    cell = cell_of(options)
     sizes = {"vocabulary": vocabulary, "layers": layers}
     key = jax.random.split(jax.random.key(seed))[1]  # trainings have the keys of the first
     keys = [jax.random.fold_in(key, place) for place in range(seeds)]

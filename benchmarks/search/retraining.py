@@ -24,13 +24,13 @@ from tasks.architectures.recurrent_training import (
     Chunks,
     TextBudget,
     Training,
-    chunk_loss,
     cut_text,
     mean_nats,
     optimizer,
     start_of_streams,
     start_training,
-    train_on,
+    streams_loss,
+    train_epoch,
 )
 from tasks.dynamic_evaluation import dynamic_evaluation, mean_squares
 from tasks.language_models import next_chunk, start_of
@@ -77,7 +77,7 @@ class Programs(NamedTuple):
 
     Attributes:
         start: Function `start(tokens, key)` to the state before the first update.
-        epoch: Function `epoch(tokens, training, chunks, key)` to the next state and the mean loss.
+        epoch: Function `epoch(tokens, training, chunks, key)` to the state after an epoch.
         nats: Function `nats(tokens, params, chunks)` to the mean loss without adaptation.
         squares: Function `squares(tokens, params, chunks)` to the mean squares of the gradients of
             the chunks of all streams.
@@ -86,7 +86,7 @@ class Programs(NamedTuple):
     """
 
     start: Callable[[Tokens, RandomKey], Training]
-    epoch: Callable[[Tokens, Training, Chunks, RandomKey], tuple[Training, Array]]
+    epoch: Callable[[Tokens, Training, Chunks, RandomKey], Training]
     nats: Callable[[Tokens, Params, Chunks], Array]
     squares: Callable[[Tokens, Params, Chunks], Params]
     adapted: Callable[[Tokens, Params, Params, float, Chunks], Array]
@@ -106,26 +106,17 @@ def programs(child: ModelFactory, budget: TextBudget, updates: int, decay: float
     """
     adam, unused = optimizer(budget, updates), jax.random.key(0)
 
-    def epoch(
-        tokens: Tokens, training: Training, chunks: Chunks, key: RandomKey
-    ) -> tuple[Training, Array]:
+    def epoch(tokens: Tokens, training: Training, chunks: Chunks, key: RandomKey) -> Training:
         model = child(tokens).clone(dropout=budget.dropout)
-        carries = start_of_streams(model, chunks)
-        (training, _), losses = train_on(model, adam, training, carries, chunks, key)
-        return training, losses.mean()
+        return train_epoch(model, adam, training, chunks, key)
 
     def squares(tokens: Tokens, params: Params, chunks: Chunks) -> Params:
-        model = child(tokens)
-
-        def loss(params: Params, batch: tuple, key: RandomKey) -> tuple[Array, tuple]:
-            words, carries = batch
-            value, carries = chunk_loss(model, params, words, carries, key)
-            return value, (carries, {})
+        model, texts = child(tokens), maml.Episode(chunks[None], None)  # one text of all streams
 
         def start(params: Params) -> Carries:
             return start_of_streams(model, chunks)
 
-        return mean_squares(loss, start, params, maml.Episode(chunks[None], None), unused)
+        return mean_squares(streams_loss(model), start, params, texts, unused)
 
     def adapted(
         tokens: Tokens, params: Params, squares: Params, rate: float, chunks: Chunks
@@ -193,18 +184,13 @@ def train(
     report(done, 0.0, float(state.val[done - 1]))
     with checkpoints(folder, 0.0) as saved:
         for number in range(done, epochs):
-            (training, _), spent = timed(program.epoch, tokens, state.training, texts.train, key)
+            training, spent = timed(program.epoch, tokens, state.training, texts.train, key)
             val = perplexity(program.nats(tokens, training.params, texts.val))
             step, vals = (number + 1) * size, state.val.at[number].set(val)
             state = Progress(jnp.array(step), training, vals, state.seconds + spent)
             saved.finish(step, state, -np.inf)
             report(1, spent, val)
     return state
-
-
-def measure(program: Programs, tokens: Tokens, params: Params, test: Chunks) -> dict[str, float]:
-    """The perplexity `test` of the test text."""
-    return {"test": perplexity(program.nats(tokens, params, test))}
 
 
 def measure_adapting(

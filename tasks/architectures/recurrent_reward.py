@@ -28,9 +28,8 @@ from tasks.architectures.recurrent_training import (
     cut_text,
     mean_nats,
     optimizer,
-    start_of_streams,
     start_training,
-    train_on,
+    train_epoch,
 )
 from tasks.architectures.reward import BoundFunction
 
@@ -79,9 +78,7 @@ def _train_and_evaluate(
     adam = optimizer(budget, budget.epochs * len(train))
 
     def epoch(training: Training, none: None) -> tuple[Training, None]:
-        carries = start_of_streams(model, train)
-        state, _ = train_on(model, adam, training, carries, train, drop_key)
-        return state[0], None
+        return train_epoch(model, adam, training, train, drop_key), None
 
     first = start_training(model, adam, key)
     (_, params, _), _ = jax.lax.scan(epoch, first, None, length=budget.epochs)

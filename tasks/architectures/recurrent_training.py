@@ -16,7 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int, Integer
 
 from maml._checks import check_count, check_number
-from maml.types import Params, RandomKey
+from maml.types import CarryLoss, Params, RandomKey
 from tasks.architectures.recurrent_model import RecurrentModel
 from tasks.language_models import next_chunk
 
@@ -138,48 +138,46 @@ def start_training(
     return Training(jnp.zeros((), jnp.int32), params, adam.init(params))
 
 
-def train_on(
+def train_epoch(
     model: RecurrentModel,
     adam: optax.GradientTransformation,
     training: Training,
-    carries: Carries,
     chunks: Chunks,
     key: RandomKey,
-) -> tuple[tuple[Training, Carries], Float[Array, " _"]]:
-    """Reads chunks of all streams one after the other, and makes an update after each.
+) -> Training:
+    """Reads a text once, all streams at the same time, with an update after each chunk.
 
     Args:
         model: Language model.
         adam: Optimiser.
         training: State of the training.
-        carries: Carries of the streams before the first chunk, as `start_of_streams` gives them at
-            the beginning of a text.
-        chunks: Chunks of the streams, `[chunk, stream, words + 1]`.
+        chunks: Chunks of the text, `[chunk, stream, words + 1]`.
         key: Random key of the dropout.
 
     Returns:
-        The state and the carries after the last chunk, and the loss of each chunk, in nats.
+        The state after the last chunk.
     """
-    gradient = jax.value_and_grad(chunk_loss, argnums=1, has_aux=True)
+    gradient = jax.grad(streams_loss(model), has_aux=True)
 
-    def update(state: tuple, words: Int[Array, "stream tokens"]) -> tuple[tuple, Array]:
+    def update(state: tuple, words: Int[Array, "stream tokens"]) -> tuple[tuple, None]:
         (step, params, opt_state), carries = state
-        drop_key = jax.random.fold_in(key, step)
-        (loss, carries), grads = gradient(model, params, words, carries, drop_key)
+        grads, (carries, _) = gradient(params, (words, carries), jax.random.fold_in(key, step))
         updates, opt_state = adam.update(grads, opt_state, params)
-        return (Training(step + 1, optax.apply_updates(params, updates), opt_state), carries), loss
+        after = Training(step + 1, optax.apply_updates(params, updates), opt_state)
+        return (after, carries), None
 
-    return jax.lax.scan(update, (training, carries), chunks)
+    first = training, start_of_streams(model, chunks)
+    return jax.lax.scan(update, first, chunks)[0][0]
 
 
 def mean_nats(model: RecurrentModel, params: Params, chunks: Chunks) -> Float[Array, ""]:
     """The mean cross-entropy of a word, in nats, over the chunks of a text."""
-    unused = jax.random.key(0)  # there is no dropout
-    model = model.clone(dropout=0.0)
+    model, unused = model.clone(dropout=0.0), jax.random.key(0)  # the loss draws nothing
+    loss = streams_loss(model)
 
     def read(carries: Carries, words: Int[Array, "stream tokens"]) -> tuple[Carries, Array]:
-        loss, carries = chunk_loss(model, params, words, carries, unused)
-        return carries, loss
+        nats, (carries, _) = loss(params, (words, carries), unused)
+        return carries, nats
 
     return jax.lax.scan(read, start_of_streams(model, chunks), chunks)[1].mean()
 
@@ -189,25 +187,20 @@ def start_of_streams(model: RecurrentModel, chunks: Chunks) -> Carries:
     return tuple(jnp.zeros((chunks.shape[1], len(vector))) for vector in model.start())
 
 
-def chunk_loss(
-    model: RecurrentModel,
-    params: Params,
-    words: Int[Array, "stream tokens"],
-    carries: Carries,
-    key: RandomKey,
-) -> tuple[Array, Carries]:
-    """The mean loss of a chunk of all streams, in nats for each word, and their carries after it.
+def streams_loss(model: RecurrentModel) -> CarryLoss:
+    """The mean of `tasks.language_models.next_chunk` over all streams.
 
     Args:
         model: Language model.
-        params: Parameters.
-        words: Chunk of all streams, `[stream, words + 1]`.
-        carries: Carries of the streams before the chunk.
-        key: Random key of the dropout.
 
     Returns:
-        The loss and the carries.
+        A loss of the batch `(words[stream, words + 1], carries)`, in nats for each word, whose
+        metrics are those of `next_chunk` for each stream.
     """
-    keys = jax.random.split(key, len(words))
-    losses, (carries, _) = jax.vmap(next_chunk(model), (None, 0, 0))(params, (words, carries), keys)
-    return losses.mean(), carries
+    one = jax.vmap(next_chunk(model), (None, 0, 0))
+
+    def loss(params: Params, batch: tuple, key: RandomKey) -> tuple[Array, tuple[Carries, dict]]:
+        losses, aux = one(params, batch, jax.random.split(key, len(batch[0])))
+        return losses.mean(), aux
+
+    return loss
