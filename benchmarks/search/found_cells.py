@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.harness.bounds import check
+from benchmarks.harness.bounds import check, check_size
 from benchmarks.harness.files import COUNT, TEXT
 from benchmarks.harness.summary import read_summary
 from benchmarks.search.recurrent import Recurrent, cell_of
@@ -18,8 +18,9 @@ from tasks.architectures.recurrent_lstm import lstm
 from tasks.architectures.recurrent_model import RecurrentModel
 from tasks.architectures.recurrent_reward import ModelFactory
 
-# The summary of a search.
-SEARCH = {"space": TEXT, "chosen": {}, "config": {"cell": TEXT, "nodes": COUNT}}
+# The summary of a search; other search spaces have no cell.
+SEARCH = {"space": TEXT, "chosen": {}, "config": {"cell": (TEXT, None), "nodes": (COUNT, None)}}
+ARRAYS = 4  # of the size of the parameters: with them the gradient and Adam's two moments
 WIDEST = 8192  # largest width of an LSTM
 Name = Literal["reinforce", "ppo", "evolution", "random", "random-cell", "lstm"]
 
@@ -66,8 +67,8 @@ def candidates(
         The models, in the order of the names.
 
     Raises:
-        ValueError: The folder is not that of a search for recurrent cells, or the search lacks a
-            strategy or has too few runs.
+        ValueError: The folder is not that of a search for recurrent cells, the search lacks a
+            strategy or has too few runs, or the models are too large.
     """
     found = read_summary(search, SEARCH)
     if found["space"] != "recurrent":
@@ -84,6 +85,7 @@ def candidates(
     cells |= {"random-cell": [random_architecture(cell.space, key) for key in keys]}
     child = partial(RecurrentModel, cell, width=width, **sizes)
     target, models = count_parameters(child(cells["random-cell"][0])), {}
+    check_size(ARRAYS * target, "a model, its gradient and Adam's moments", "width or layers")
     for name in names:
         if name == "lstm":
             models[name] = lstm_of_size(target, seeds, **sizes)
