@@ -12,9 +12,9 @@ for the settings of the presets `maml-paper-*` (60,000 meta-steps): 98.7 +- 0.4 
 99.9 +- 0.1 for 5-way 5-shot, 95.8 +- 0.3 for 20-way 1-shot, 98.9 +- 0.2 for 20-way 5-shot. The
 other presets:
 
-- `half-hour-*` and `two-cores-*`: MAML with fewer meta-steps of fewer tasks and a cosine schedule,
-  which one CPU core trains in half an hour, and in one and a half to two hours; the first three
-  quarters of `two-cores-20-way-1-shot` are first-order MAML.
+- `short-*`: MAML with fewer meta-steps of fewer tasks and a cosine schedule. One CPU core trains
+  `short-5-way-1-shot` in half an hour and the others in one and a half to two hours; the first
+  three quarters of `short-20-way-1-shot` are first-order MAML.
 - `one-step-*`: MAML with one inner step instead of the five of the paper's 20-way settings, and
   with a head that starts at zero.
 - `no-conv-*`: MAML with the paper's fully-connected network, and the settings of `maml-paper-*`.
@@ -69,9 +69,9 @@ PROTOTYPES = replace(
     meta_steps=16_000,
     eval_steps=1,
 )
-TWO_CORES = replace(
+SHORT = replace(
     PAPER,
-    preset="two-cores-5-way-5-shot",
+    preset="short-5-way-5-shot",
     shots=5,
     queries=5,
     outer_rate=4e-3,
@@ -81,7 +81,7 @@ TWO_CORES = replace(
     steps_per_call=200,
 )
 ONE_STEP = replace(
-    TWO_CORES,
+    SHORT,
     preset="one-step-20-way-1-shot",
     ways=20,
     shots=1,
@@ -121,17 +121,17 @@ PRESETS = {
         replace(PAPER, preset="no-conv-5-way-5-shot", model="fully-connected", shots=5, queries=5),
         replace(
             PAPER,
-            preset="half-hour-5-way-1-shot",
+            preset="short-5-way-1-shot",
             outer_rate=6e-3,
             cosine=True,
             meta_batch=16,
             meta_steps=18_000,
             steps_per_call=200,
         ),
-        TWO_CORES,
+        SHORT,
         replace(
-            TWO_CORES,
-            preset="two-cores-20-way-1-shot",
+            SHORT,
+            preset="short-20-way-1-shot",
             ways=20,
             shots=1,
             queries=1,

@@ -79,7 +79,7 @@ PAPER = Sinusoid(
     steps_per_call=3500,
     prefetch=100,
 )
-TEXT = replace(PAPER, preset="alpha-of-the-text-5-shot", inner_rate=0.01)
+TEXT = replace(PAPER, preset="inner-rate-0.01-5-shot", inner_rate=0.01)
 META_SGD = replace(
     TEXT,
     preset="meta-sgd-paper-5-shot",
@@ -95,8 +95,8 @@ PRESETS = {
     for preset in (
         *(PAPER, replace(PAPER, preset="maml-paper-10-shot", shots=10)),
         replace(PAPER, preset="maml-paper-20-shot", shots=20),
-        *(TEXT, replace(TEXT, preset="alpha-of-the-text-10-shot", shots=10)),
-        replace(TEXT, preset="alpha-of-the-text-20-shot", shots=20),
+        *(TEXT, replace(TEXT, preset="inner-rate-0.01-10-shot", shots=10)),
+        replace(TEXT, preset="inner-rate-0.01-20-shot", shots=20),
         *(META_SGD, replace(META_SGD, preset="meta-sgd-paper-10-shot", shots=10, train_shots=10)),
         replace(META_SGD, preset="meta-sgd-paper-20-shot", shots=20, train_shots=20),
         replace(CAVIA, meta_steps=50_000, steps_per_call=2500),

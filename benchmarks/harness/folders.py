@@ -133,7 +133,7 @@ def _check_same_options(
     different = [
         f"{key} {stored.get(key)!r} there, {options.get(key)!r} here"
         for key in stored | options
-        if key not in {*but, "history"} and stored.get(key) != options.get(key)
+        if key not in {*but, "history", "preset"} and stored.get(key) != options.get(key)
     ]
     if different:
         raise ValueError(f"{out} holds a run of other options: {'; '.join(different)}")

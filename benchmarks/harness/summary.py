@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.harness import folders, hardware
 from benchmarks.harness.files import append_line, read_object, write_json
 from benchmarks.harness.folders import options_as_json
+from benchmarks.harness.options import preset_of_today
 
 
 def write_summary(
@@ -58,9 +59,10 @@ def provenance() -> dict[str, Any]:
 
 
 def command_to_repeat(command: str) -> str:
-    """A recorded command without the options that name its folder, or add to the results.
+    """A recorded command with today's preset, without the options of its folder and its recording.
 
     >>> command_to_repeat("python -m benchmarks.demo --quick --out results/demo --record")
     'python -m benchmarks.demo --quick'
     """
-    return re.sub(r" --out \S+| --(record|resume)", "", command)
+    command = re.sub(r" --out \S+| --(record|resume)", "", command)
+    return re.sub(r"(?<=--preset )\S+", lambda name: preset_of_today(name[0]), command)

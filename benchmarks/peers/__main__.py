@@ -50,7 +50,7 @@ from benchmarks.peers.ours import (
 )
 
 GLYPHS = replace(omniglot.PRESETS["glyphs-5-way-1-shot"], meta_batch=32)  # as fast as Omniglot
-WAVES = sinusoid.PRESETS["alpha-of-the-text-5-shot"]
+WAVES = sinusoid.PRESETS["inner-rate-0.01-5-shot"]
 WORKLOADS: dict[str, Workload] = {
     "omniglot-5w1s": GLYPHS,
     "omniglot-5w5s": replace(GLYPHS, shots=5, queries=5),

@@ -11,6 +11,8 @@ those on FC100 from Oreshkin et al. (2018).
 from collections.abc import Container
 from typing import Any
 
+from benchmarks.harness.options import preset_of_today
+
 Summary = dict[str, Any]
 NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
 CELLS = tuple(f"omniglot {ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
@@ -105,6 +107,7 @@ def task_title(summary: Summary) -> str:
     words = [config.get("dataset") or summary["benchmark"]]
     words += ["corners"] * bool(config.get("corners"))
     words += ["of frequencies"] * bool(config.get("frequencies"))
+    words += ["split by alphabet"] * (config.get("split") == "alphabets")
     words += ["within alphabets"] * bool(config.get("within_alphabet"))
     words += [f"{config[name]}-{name[:-1]}" for name in ("ways", "shots") if name in config]
     if summary["benchmark"] == "bandits":
@@ -131,6 +134,7 @@ def config_of_today(config: dict[str, Any]) -> dict[str, Any]:
     """The options of a recorded run, with the names and values that they have today."""
     today = {RENAMED.get(name, name): value for name, value in config.items() if name != "memory"}
     today = (ADDED if "rotate" in today else {}) | today
+    today |= {"preset": preset_of_today(today["preset"])} if "preset" in today else {}
     return today | ({"chunk": "auto"} if today.get("chunk", "auto") is None else {})
 
 

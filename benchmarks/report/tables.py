@@ -161,6 +161,8 @@ def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
     words = {"augment": f"augmented {of_set}images", "zero_head": "a head that starts at zero"}
     setting += "".join(f", {text}" for name, text in words.items() if first["config"].get(name))
     options = config_of_today(first["config"])
+    if (trained := options.get("train_shots", options.get("shots"))) != options.get("shots"):
+        setting += f", {trained} support points in meta-training"
     if "surrogate" in options and first["algorithm"] == "maml":
         setting += f", {options['surrogate'].replace('_', ' ')}"
         setting += f", GAE lambda {options['gae_lambda']:g}"
@@ -172,7 +174,7 @@ def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
         if f"{metric}_inductive" in first:
             inductive = cell(runs, step, f"{metric}_inductive")
             best = cell([run | run.get("best", {}) for run in runs], step)
-        values = [task_title(first), first["algorithm"], first["preset"], step, cell(runs, step)]
+        values = [task_title(first), first["algorithm"], options["preset"], step, cell(runs, step)]
         values += [inductive, best, expected.get(step, others), seeds, setting, minutes]
         yield dict(zip(COLUMNS, [*values, f"`{command}`"], strict=True))
 
@@ -206,7 +208,7 @@ AUGMENTED = (
 )
 HEADLINES = (
     (PAPER, "3"),
-    ("omniglot --preset two-cores-5-way-5-shot --data data/omniglot --devices 1", "3"),
+    ("omniglot --preset short-5-way-5-shot --data data/omniglot --devices 1", "3"),
     ("omniglot --preset one-step-20-way-1-shot --data data/omniglot --devices 1", "1"),
     (AUGMENTED, "1"),
     ("sinusoid --preset maml-paper-5-shot --val-tasks 0", "1"),
