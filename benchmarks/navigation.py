@@ -56,6 +56,8 @@ class Navigation(MetaRL):
     """Number of trajectories in each batch."""
     width: int = 100
     """Number of units in each of the policy's two hidden layers, or in the memory of rl2."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Activation of the policy's hidden layers; that of the published random policy is tanh."""
     std: float = 1.0
     """Initial standard deviation of the policy's actions."""
     squared: bool = False
@@ -73,7 +75,7 @@ class Navigation(MetaRL):
         """As in `MetaRL`; and those of Gaussian policies for rl2, and of training for random."""
         yield from super().unread_options
         if self.algorithm == "rl2":
-            yield ("inner_steps", "std"), "algorithms that adapt, not rl2"
+            yield ("inner_steps", "std", "activation"), "algorithms that adapt, not rl2"
         if self.algorithm == "random":
             trained = ("meta_steps", "outer", "radius", "cg_steps", "fvp_trajectories")
             yield (*trained, "trajectories"), "algorithms that are trained, not random"
@@ -133,7 +135,8 @@ def problem(config: Navigation) -> RLProblem:
         policy = recurrent_policy(GaussianGRU(2, size=config.width))
         row = trial_environment(environment, episodes, horizon)
         return RLProblem(row, policy, draw, episodes * horizon, batch)
-    policy = gaussian_policy(GaussianMLP(2, widths=(config.width, config.width), std=config.std))
+    options = {"widths": (config.width, config.width), "std": config.std}
+    policy = gaussian_policy(GaussianMLP(2, **options, activation=config.activation))
     return RLProblem(environment, policy, draw, horizon, batch)
 
 

@@ -58,6 +58,14 @@ def test_an_oracle_sees_the_goal():
     assert (trajectories.observation[..., 2:] == goal).all()
 
 
+@pytest.mark.parametrize(("activation", "odd"), [("tanh", True), ("relu", False)])
+def test_a_tanh_policy_is_an_odd_function_and_a_relu_policy_is_not(activation, odd):
+    model, x = GaussianMLP(2, activation=activation), jnp.array([0.3, -0.2])
+    params = model.init(KEY, x)
+    means = [model.apply(params, observation).mean for observation in (x, -x)]
+    assert np.allclose(means[0], -means[1], atol=1e-6) == odd
+
+
 def test_corners_rewards_only_within_the_quadrant_of_the_goal():
     for goal in jnp.asarray(navigation.CORNERS):
         trajectories = walk(navigation.corners(), goal, horizon=40, trajectories=30)

@@ -226,6 +226,7 @@ def chosen():
         lambda: navigation.held_out_goals(0),
         lambda: GaussianMLP(2, std=-1.0),
         lambda: GaussianMLP(2, widths=(0,)),
+        lambda: GaussianMLP(2, activation="gelu"),
         lambda: collector(WALK, table_policy(3), horizon=True, trajectories=1),
         lambda: collector(WALK, table_policy(3), horizon=2, trajectories=jnp.array(2)),
         lambda: collector(WALK, table_policy(3), horizon=2, trajectories=1, discount=2.0),

@@ -86,18 +86,22 @@ RENAMED = {
     "strength": "regularisation",
 }
 
-# Options of few-shot learning that older runs lack, with the values that they had in effect.
+# Options that older runs lack, with the values that they had in effect, by an option that all runs
+# of their kind have.
 ADDED = {
-    "augment": False,
-    "augment_set": "both",
-    "channels": 64,
-    "fit": "crop",
-    "leave_out_small": False,
-    "shots_range": None,
-    "size": 32,
-    "temperature": 1.0,
-    "within_alphabet": False,
-    "zero_head": False,
+    "rotate": {
+        "augment": False,
+        "augment_set": "both",
+        "channels": 64,
+        "fit": "crop",
+        "leave_out_small": False,
+        "shots_range": None,
+        "size": 32,
+        "temperature": 1.0,
+        "within_alphabet": False,
+        "zero_head": False,
+    },
+    "std": {"activation": "relu"},
 }
 
 
@@ -133,7 +137,8 @@ def published_values(summary: Summary) -> dict[str, str]:
 def config_of_today(config: dict[str, Any]) -> dict[str, Any]:
     """The options of a recorded run, with the names and values that they have today."""
     today = {RENAMED.get(name, name): value for name, value in config.items() if name != "memory"}
-    today = (ADDED if "rotate" in today else {}) | today
+    for name, added in ADDED.items():
+        today = (added if name in today else {}) | today
     today |= {"preset": preset_of_today(today["preset"])} if "preset" in today else {}
     return today | ({"chunk": "auto"} if today.get("chunk", "auto") is None else {})
 

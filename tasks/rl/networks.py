@@ -1,7 +1,7 @@
 """The networks of policies, as flax modules."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,7 @@ from maml.rl.distributions import Gaussian, categorical, gaussian
 from maml.rl.policies import Policy, flatten_observation
 from maml.types import Params, RandomKey
 
+ACTIVATIONS = {"relu": nn.relu, "tanh": nn.tanh}
 SMALLEST = 1e-6  # smallest standard deviation, as in MAML's code
 
 
@@ -29,7 +30,7 @@ def _check_widths(widths: Any) -> None:
 
 
 class GaussianMLP(nn.Module):
-    """A Gaussian policy network, a ReLU network for the means with learned standard deviations.
+    """A Gaussian policy network, a network for the means with learned standard deviations.
 
     The initial weights are Xavier-uniform. The standard deviations do not depend on the
     observation.
@@ -38,22 +39,27 @@ class GaussianMLP(nn.Module):
         actions: Number of dimensions of an action, >= 1.
         widths: Widths of the hidden layers, each >= 1.
         std: Initial standard deviation of each dimension, > 0.
+        activation: Activation of the hidden layers, "relu" or "tanh".
     """
 
     actions: int
     widths: Sequence[int] = (100, 100)
     std: float = 1.0
+    activation: Literal["relu", "tanh"] = "relu"
 
     def __post_init__(self) -> None:
         _check_sizes(actions=self.actions)
         _check_widths(self.widths)
         check_number(self.std, "std", above=0)
+        if self.activation not in ACTIVATIONS:
+            names = " or ".join(ACTIVATIONS)
+            raise ValueError(f"activation must be {names}; got {self.activation!r}")
         super().__post_init__()
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Gaussian:
         """The distribution of the action."""
-        mean = _hidden(observation, self.widths, self.actions)
+        mean = _hidden(observation, self.widths, self.actions, self.activation)
         start = nn.initializers.constant(jnp.log(self.std))
         log_std = self.param("log_std", start, (self.actions,))
         return Gaussian(mean, jnp.maximum(log_std, jnp.log(SMALLEST)))
@@ -83,10 +89,12 @@ class CategoricalMLP(nn.Module):
         return _hidden(observation, self.widths, self.actions)
 
 
-def _hidden(observation: PyTree, widths: Sequence[int], outputs: int) -> Array:
+def _hidden(
+    observation: PyTree, widths: Sequence[int], outputs: int, activation: str = "relu"
+) -> Array:
     draw, x = nn.initializers.glorot_uniform(), flatten_observation(observation)
     for width in widths:
-        x = nn.relu(nn.Dense(width, kernel_init=draw)(x))
+        x = ACTIVATIONS[activation](nn.Dense(width, kernel_init=draw)(x))
     return nn.Dense(outputs, kernel_init=draw)(x)
 
 
