@@ -30,9 +30,10 @@ class FewShot(DataOptions):
     are pictures of your own."""
     data: Path | None = None
     """Folder of the data: the two zips or folders of Omniglot, or a data_dir of tensorflow-datasets
-    (None lets tensorflow-datasets find or download Omniglot); cifar100.zip with a sheet for each
-    class; or a folder or zip of pictures with a folder for each class, or tfds:NAME for a data set
-    with images and labels that tensorflow-datasets has prepared."""
+    (None lets tensorflow-datasets find or download Omniglot); cifar-100-binary.tar.gz, or
+    cifar100.zip with a sheet for each class; or a folder or zip of pictures with a folder for each
+    class, or tfds:NAME for a data set with images and labels that tensorflow-datasets has
+    prepared."""
     resize: omniglot.Resize = "nearest"
     """Method that resizes Omniglot to 28x28 pixels: nearest, as in effect in MAML's code, or
     antialiased."""

@@ -5,7 +5,7 @@ Meta-trains on episodes of pictures, and reports the accuracy on test classes af
     python -m benchmarks.images --data FOLDER                  # a folder or zip, a folder a class
     python -m benchmarks.images --data tfds:cifar100           # prepared by tensorflow-datasets
     python -m benchmarks.images --preset maml-pictures --data FOLDER
-    python -m benchmarks.images --preset protonet-cifar-fs --data FOLDER    # with cifar100.zip
+    python -m benchmarks.images --preset protonet-cifar-fs --data FOLDER    # with CIFAR-100
     python -m benchmarks.images --preset protonet-cifar-fs --data FOLDER --shots 5
 
 Published, in percent, for Conv4 in 5-way 1-shot and 5-shot: on CIFAR-FS 55.5 +- 0.7 and 72.0 +- 0.6

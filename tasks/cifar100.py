@@ -9,6 +9,7 @@ training class.
 
 import hashlib
 import io
+import tarfile
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -26,6 +27,12 @@ from tasks.images import ImageClasses
 SplitName = Literal["cifar-fs", "fc100"]
 EACH, SIDE, COLUMNS = 600, 32, 25  # images of a class, pixels of a side, images in a row of a sheet
 LIMITS = Limits("sheet", largest=2**23, most=2**29, entries=1000, depth=8)
+ARCHIVE = "cifar-100-binary.tar.gz"  # as its author publishes it
+PARTS = {
+    "cifar-100-binary/train.bin": 50_000,
+    "cifar-100-binary/test.bin": 10_000,
+}  # images in each
+RECORD = 2 + SIDE * SIDE * 3  # bytes of an image: superclass, class, and the planes of its colours
 PIXELS = "8a0ca92acc1afaab9763c4b1318626129692e482c04eccd97ecc4d4975d65d0b"  # SHA-256 of all pixels
 
 _SUPERCLASSES = """
@@ -74,24 +81,30 @@ _FC100 = {
 
 
 def load(path: str | Path, *, cache: str | Path | None = None) -> ImageClasses:
-    """The 60,000 images of CIFAR-100, from a zip with one sheet for each class.
+    """The 60,000 images of CIFAR-100, from its author's archive or a zip of sheets.
 
-    A sheet is a lossless picture `label.webp` or `label.png` of 24 rows of 25 images.
+    The archive is `cifar-100-binary.tar.gz` of https://www.cs.toronto.edu/~kriz/cifar.html. The zip
+    has a sheet for each class, a lossless picture `label.webp` or `label.png` of 24 rows of 25
+    images. Both give the same array, in which the images of a class are sorted by their bytes.
 
     Args:
-        path: The file `cifar100.zip`, or the folder that holds it.
+        path: The archive, a file `cifar100.zip`, or a folder that holds one of them.
         cache: Folder for the decoded array. None: the user's cache folder.
 
     Returns:
         The images by class, whose names are `superclass/label`, with `splits` None.
 
     Raises:
-        ValueError: the file is missing, is no such zip, or has other pixels than CIFAR-100.
+        ValueError: the file is missing, is neither of them, or has other pixels than CIFAR-100.
     """
     path = as_path(path, "path")
-    file = path / "cifar100.zip" if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"CIFAR-100 must be a file cifar100.zip, or a folder with it; got {path}")
+    files = [path / name for name in ("cifar100.zip", ARCHIVE)] if path.is_dir() else [path]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise ValueError(
+            f"CIFAR-100 must be a file {ARCHIVE} or cifar100.zip, or a folder with one of them; got"
+            f" {path}"
+        )
     cache = as_path(platformdirs.user_cache_dir("maml") if cache is None else cache, "cache")
     stored = cache / f"cifar100-{sha256(file)[:32]}.npy"
     images, names = load_or_build(stored, lambda: (_read(file), NAMES))
@@ -128,22 +141,55 @@ def splits(names: tuple[str, ...], which: SplitName) -> Split:
 
 def _read(file: Path) -> UInt8[np.ndarray, "class image side side channel"]:
     """The images in the order of `NAMES`, after a check of their pixels."""
+    labels = sorted(name.split("/")[1] for name in NAMES)
+    images = _read_archive(file) if file.name.endswith(".tar.gz") else _read_sheets(file, labels)
+    if hashlib.sha256(images.tobytes()).hexdigest() != PIXELS:
+        raise ValueError(f"the images of {file} are not those of CIFAR-100: their SHA-256 differs")
+    return images[[labels.index(name.split("/")[1]) for name in NAMES]]
+
+
+def _read_archive(file: Path) -> UInt8[np.ndarray, "class image side side channel"]:
+    """The images in the author's archive, in the order of the labels."""
+    try:
+        with tarfile.open(file, "r:gz") as archive:
+            records = np.concatenate([_read_part(archive, name) for name in PARTS])
+    except Exception as error:  # different kinds of damage raise different types
+        raise ValueError(f"{file} cannot be read as the archive {ARCHIVE}: {error}") from error
+    planes = records[:, 2:].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    classes = []
+    for label in range(len(NAMES)):
+        images = planes[records[:, 1] == label]
+        if len(images) != EACH:
+            raise ValueError(f"{file} has {len(images)} images of class {label} instead of {EACH}")
+        classes += sorted(image.tobytes() for image in images)
+    shape = len(NAMES), EACH, SIDE, SIDE, 3
+    return np.frombuffer(b"".join(classes), np.uint8).reshape(shape)
+
+
+def _read_part(archive: tarfile.TarFile, name: str) -> UInt8[np.ndarray, "image record"]:
+    """The records of one file of the archive: superclass, class and pixels of each image."""
+    info, expected = archive.getmember(name), PARTS[name] * RECORD
+    part = archive.extractfile(info)
+    if part is None or info.size != expected:
+        raise ValueError(f"{name} must be a file of {expected} bytes; got {info.size}")
+    return np.frombuffer(part.read(), np.uint8).reshape(-1, RECORD)
+
+
+def _read_sheets(
+    file: Path, labels: list[str]
+) -> UInt8[np.ndarray, "class image side side channel"]:
+    """The images in a zip of sheets, in the order of the labels."""
     with open_zip(file) as archive:
         entries = zip_entries(file, archive, LIMITS)
         check_sizes(file, {where: info.file_size for where, info in entries.items()}, LIMITS)
         where_of = {Path(where).stem: where for where in entries}
-        sheets = {}
-        for label in sorted(name.split("/")[1] for name in NAMES):
+        sheets = []
+        for label in labels:
             if label not in where_of:
                 raise ValueError(f"{file} must hold a sheet of each class; there is no {label!r}")
             where = where_of[label]
-            sheets[label] = _cut(read_entry(file, archive, where, entries[where]), where)
-    digest = hashlib.sha256()
-    for label in sheets:
-        digest.update(sheets[label].tobytes())
-    if digest.hexdigest() != PIXELS:
-        raise ValueError(f"the images of {file} are not those of CIFAR-100: their SHA-256 differs")
-    return np.stack([sheets[name.split("/")[1]] for name in NAMES])
+            sheets.append(_cut(read_entry(file, archive, where, entries[where]), where))
+    return np.stack(sheets)
 
 
 def _cut(content: bytes, where: str) -> UInt8[np.ndarray, "image side side channel"]:

@@ -1,6 +1,8 @@
 """The benchmark on photographs: a folder of pictures, CIFAR-100, and the numbers of a training."""
 
+import io
 import shutil
+import tarfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -219,7 +221,9 @@ def test_another_split_of_cifar_is_refused(name, unchecked):
 
 
 def test_a_folder_without_cifar_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"a file cifar100\.zip, or a folder with it; got"):
+    with pytest.raises(
+        ValueError, match=r"tar\.gz or cifar100\.zip, or a folder with one of them; got"
+    ):
         cifar100.load(tmp_path)
     (tmp_path / "cifar100.zip").write_bytes(b"no zip")
     with pytest.raises(ValueError, match="corrupt zip"):
@@ -235,3 +239,49 @@ def test_the_images_of_cifar_are_those_whose_moments_are_published(tmp_path):
     np.testing.assert_allclose(means, [0.50736203, 0.48668956, 0.44108857], rtol=1e-7)
     again = cifar100.load(CIFAR, cache=tmp_path)
     np.testing.assert_array_equal(again.images[7], data.images[7])
+
+
+def write_archive(folder, images, labels, cut=0):
+    """The archive of CIFAR-100's author with given images; it is hardly compressed, to be quick."""
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    coarse = np.zeros(len(images), np.uint8)
+    content = np.column_stack([coarse, labels, planes]).astype(np.uint8).tobytes()
+    first = 50_000 * 3074
+    parts = {"train": content[:first], "test": content[first : len(content) - cut]}
+    file = folder / "cifar-100-binary.tar.gz"
+    with tarfile.open(file, "w:gz", compresslevel=1) as archive:
+        for name, part in parts.items():
+            info = tarfile.TarInfo(f"cifar-100-binary/{name}.bin")
+            info.size = len(part)
+            archive.addfile(info, io.BytesIO(part))
+    return file
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason=f"CIFAR-100 is not in {CIFAR}")
+def test_the_archive_of_cifars_author_gives_the_same_array_as_the_sheets(tmp_path):
+    data = cifar100.load(CIFAR, cache=tmp_path / "first")
+    order = np.random.default_rng(0).permutation(60_000)
+    names = sorted(name.split("/")[1] for name in data.names)
+    labels = np.repeat([names.index(name.split("/")[1]) for name in data.names], 600)
+    images = data.images.reshape(-1, 32, 32, 3)
+    write_archive(tmp_path, images[order], labels[order])
+    same = cifar100.load(tmp_path, cache=tmp_path / "second")
+    assert same.names == data.names
+    np.testing.assert_array_equal(same.images, data.images)
+
+
+def test_another_archive_than_that_of_cifar_is_refused(tmp_path):
+    labels = np.repeat(np.arange(100), 600)
+    black = np.zeros((60_000, 32, 32, 3), np.uint8)
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        cifar100.load(write_archive(tmp_path, black, labels), cache=tmp_path)
+    labels[-1] = 0
+    with pytest.raises(ValueError, match="601 images of class 0 instead of 600"):
+        cifar100.load(write_archive(tmp_path, black, labels), cache=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"test\.bin must be a file of 30740000 bytes; got 30739999"
+    ):
+        cifar100.load(write_archive(tmp_path, black, labels, cut=1), cache=tmp_path)
+    (tmp_path / "cifar-100-binary.tar.gz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="cannot be read as the archive"):
+        cifar100.load(tmp_path, cache=tmp_path)
