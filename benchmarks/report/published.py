@@ -15,6 +15,8 @@ from benchmarks.harness.options import preset_of_today
 
 Summary = dict[str, Any]
 NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
+PRETRAINED = "-40.81", "-19.73", "-11.72", "-8.47", "-7.49"
+RANDOM = "-82.66", "-57.96", "-53.84", "-46.81", "-42.91"
 CELLS = tuple(f"omniglot {ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
 # Algorithm -> inner steps of the evaluation, 5-way and 20-way, then the values of `CELLS`.
 OMNIGLOT = {
@@ -50,8 +52,8 @@ PUBLISHED: dict[tuple[str, str, str], dict[str, str]] = {
     (CELLS[0], "maml", "fully-connected"): {"3": "89.7 ± 1.1"},
     (CELLS[1], "maml", "fully-connected"): {"3": "97.5 ± 0.6"},
     ("navigation", "maml", ""): dict(zip("01234", NAVIGATION, strict=True)),
-    ("navigation", "pretrained", ""): {"0": "-40.81", "1": "-19.73", "2": "-11.72", "3": "-8.47"},
-    ("navigation", "random", ""): {"0": "-82.66", "1": "-57.96", "2": "-53.84", "3": "-46.81"},
+    ("navigation", "pretrained", ""): dict(zip("01234", PRETRAINED, strict=True)),
+    ("navigation", "random", ""): dict(zip("01234", RANDOM, strict=True)),
     ("navigation", "oracle", ""): {"0": "-2.29 ± 0.1"},
 }
 # (budget, arms) -> MAML in the table of SNAIL (Mishra et al. 2018), and RL2 (Duan et al. 2016)

@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.harness.command_line import exit_with_message
 from benchmarks.harness.files import write_text
 from benchmarks.harness.folders import NO_EFFECT, RESULTS
+from benchmarks.harness.options import preset_of_today
 from benchmarks.harness.statistics import mean_over_seeds, split_seeds
 from benchmarks.harness.summary import command_to_repeat
 from benchmarks.harness.tables import interval, markdown_table, print_table, quantity
@@ -163,10 +164,8 @@ def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
     options = config_of_today(first["config"])
     if (trained := options.get("train_shots", options.get("shots"))) != options.get("shots"):
         setting += f", {trained} support points in meta-training"
-    if "surrogate" in options and first["algorithm"] == "maml":
-        setting += f", {options['surrogate'].replace('_', ' ')}"
-        setting += f", GAE lambda {options['gae_lambda']:g}"
-        setting += f", meta-batches of {options['meta_batch']} tasks"
+    if "surrogate" in options:
+        setting += _rl_setting(options)
     setting += "" if "cpu" in first["device"] else f", on {first['device']}"
     others = ", ".join(f"{value} (inner steps: {n})" for n, value in expected.items())
     for step in [step for step in expected if step in first[metric]] or [str(last)]:
@@ -174,9 +173,29 @@ def _rows(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
         if f"{metric}_inductive" in first:
             inductive = cell(runs, step, f"{metric}_inductive")
             best = cell([run | run.get("best", {}) for run in runs], step)
-        values = [task_title(first), first["algorithm"], options["preset"], step, cell(runs, step)]
+        values = [
+            task_title(first),
+            first["algorithm"],
+            preset_of_today(first["preset"]),
+            step,
+            cell(runs, step),
+        ]
         values += [inductive, best, expected.get(step, others), seeds, setting, minutes]
         yield dict(zip(COLUMNS, [*values, f"`{command}`"], strict=True))
+
+
+def _rl_setting(options: dict[str, Any]) -> str:
+    """The options of reinforcement learning that differ between the rows of one algorithm."""
+    words = []
+    if options["algorithm"] == "maml":
+        words += [options["surrogate"].replace("_", " "), f"GAE lambda {options['gae_lambda']:g}"]
+    if options["algorithm"] in ("maml", "pretrained", "oracle"):
+        few = options.get("trajectories", 20) != 20
+        each = f" of {options['trajectories']} trajectories" if few else ""
+        words.append(f"meta-batches of {options['meta_batch']} tasks{each}")
+    words += ["outer Adam"] * (options["outer"] == "adam")
+    words += ["tanh units"] * (options.get("activation") == "tanh")
+    return "".join(f", {text}" for text in words)
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -211,7 +230,10 @@ HEADLINES = (
     ("omniglot --preset short-5-way-5-shot --data data/omniglot --devices 1", "3"),
     ("omniglot --preset one-step-20-way-1-shot --data data/omniglot --devices 1", "1"),
     (AUGMENTED, "1"),
-    ("sinusoid --preset maml-paper-5-shot --val-tasks 0", "1"),
+    (
+        "sinusoid --preset maml-paper-5-shot --train-shots 5 --seeds 8 --val-tasks 0 --devices 1",
+        "1",
+    ),
     ("sinusoid --preset meta-sgd-paper-5-shot --val-tasks 0", "1"),
     ("navigation --surrogate likelihood_ratio", "1"),
     ("navigation --surrogate likelihood_ratio", "3"),
