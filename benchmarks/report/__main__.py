@@ -23,7 +23,7 @@ from benchmarks.harness.summary import read_summary
 from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.figures import read_log
 from benchmarks.report.published import Summary, published_values, task_title
-from benchmarks.report.tables import METRICS, cell
+from benchmarks.report.rows import METRICS, cell
 
 TASK = {"dataset": (TEXT, None), "model": (TEXT, None)}  # options of a run that tables read
 BANDITS = {"problem": TEXT, "budget": COUNT, "arms": COUNT}

@@ -1,0 +1,133 @@
+"""The rows of the tables of results: groups of runs that differ in their seeds, and their cells."""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness.folders import NO_EFFECT
+from benchmarks.harness.options import preset_of_today
+from benchmarks.harness.statistics import mean_over_seeds, split_seeds
+from benchmarks.harness.summary import command_to_repeat
+from benchmarks.harness.tables import interval
+from benchmarks.report.published import (
+    Summary,
+    config_of_today,
+    published_values,
+    task_title,
+)
+
+# benchmark -> metric, scale, unit, decimals
+METRICS = {
+    "omniglot": ("accuracy", 100, "accuracy, %", 2),
+    "images": ("accuracy", 100, "accuracy, %", 2),
+    "sinusoid": ("mse", 1, "mean squared error", 3),
+    "navigation": ("returns", 1, "return", 2),
+    "bandits": ("reward", 1, "reward", 3),
+}
+# The columns of the tables of all results; those that are empty are left out.
+COLUMNS = (
+    *("task", "algorithm", "preset", "inner steps", "ours", "inductive", "best checkpoint"),
+    *("published", "seeds", "setting", "minutes", "command"),
+)
+
+
+def cell(runs: Sequence[Summary], step: str, metric: str | None = None) -> str:
+    """The mean and 95% confidence interval after an inner step, in the unit of the table.
+
+    The interval of one run is the one that it reports; that of several is over their seeds. A
+    `metric` of None is that of the benchmark.
+    """
+    default, scale, _, decimals = METRICS[runs[0]["benchmark"]]
+    values = [run[metric or default][step] for run in runs]
+    if len(runs) > 1:  # None is NaN
+        values = [mean_over_seeds(np.array([[value["mean"]] for value in values], float))]
+    return interval(values[0], scale, decimals)
+
+
+def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
+    """Groups runs that differ in their seeds alone; of several runs of one seed, the latest counts.
+
+    A run may lack options that did not exist when it was recorded.
+    """
+    groups: list[tuple[dict[str, Any], dict[int, Summary]]] = []  # options, and runs by seed
+    known = (summary for summary in summaries if summary["benchmark"] in METRICS)
+    free = {*NO_EFFECT, "seed", "seeds", "steps_per_call", "devices"}
+    for summary in chain.from_iterable(map(split_seeds, known)):
+        config = config_of_today(summary["config"])
+        options = {name: value for name, value in config.items() if name not in free}
+        options |= {name: summary[name] for name in ("benchmark", "algorithm")}
+        # A resumed run with other meta-steps has the same result as one with these from the start.
+        changes = summary.get("history", ())[1:]
+        options["rates"] = [entry for entry in changes if "outer_rate" in entry]
+        options["trains"] = "train" in summary["seconds"]  # or evaluates trained weights
+        alike = (
+            (others, runs)
+            for others, runs in groups
+            if others.items() <= options.items() or options.items() <= others.items()
+        )
+        if (group := next(alike, None)) is None:
+            groups.append(group := ({}, {}))
+        group[0].update(options)
+        group[1][summary["seed"]] = summary
+    every = [[*runs.values()] for _, runs in groups]
+    # A line of several seeds whose own means were not recorded does not count as one of them.
+    return [[run for run in runs if run.get("seeds", 1) == 1] or runs for runs in every]
+
+
+def rows_of(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
+    """Yields the rows of a group of runs, one for each published inner step that it has."""
+    first = runs[0]
+    metric = METRICS[first["benchmark"]][0]
+    expected = published_values(first)
+    last = min(first["config"]["inner_steps"], len(first[metric]) - 1)
+    seeds = str(max(first.get("seeds", 1), len(runs)))
+    # A command that trains several seeds records the seconds of them all.
+    seconds = [sum(run["seconds"].values()) / (run["config"].get("seeds") or 1) for run in runs]
+    minutes = f"{np.mean(seconds) / 60:.1f}"
+    command = re.sub(r" --seed \S+", "", command_to_repeat(first["command"]))
+    setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"
+    if first["batch_norm"] != "none":
+        setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
+    if (model := first["config"].get("model", "conv4")) != "conv4":
+        setting += f", {model} with {first['parameters']} parameters, the head's among them"
+    of_set = {"support": "support ", "query": "query "}.get(first["config"].get("augment_set"), "")
+    words = {"augment": f"augmented {of_set}images", "zero_head": "a head that starts at zero"}
+    setting += "".join(f", {text}" for name, text in words.items() if first["config"].get(name))
+    options = config_of_today(first["config"])
+    if (trained := options.get("train_shots", options.get("shots"))) != options.get("shots"):
+        setting += f", {trained} support points in meta-training"
+    if "surrogate" in options:
+        setting += _rl_setting(options)
+    setting += "" if "cpu" in first["device"] else f", on {first['device']}"
+    others = ", ".join(f"{value} (inner steps: {n})" for n, value in expected.items())
+    for step in [step for step in expected if step in first[metric]] or [str(last)]:
+        inductive, best = "", ""
+        if f"{metric}_inductive" in first:
+            inductive = cell(runs, step, f"{metric}_inductive")
+            best = cell([run | run.get("best", {}) for run in runs], step)
+        values = [
+            task_title(first),
+            first["algorithm"],
+            preset_of_today(first["preset"]),
+            step,
+            cell(runs, step),
+        ]
+        values += [inductive, best, expected.get(step, others), seeds, setting, minutes]
+        yield dict(zip(COLUMNS, [*values, f"`{command}`"], strict=True))
+
+
+def _rl_setting(options: dict[str, Any]) -> str:
+    """The options of reinforcement learning that differ between the rows of one algorithm."""
+    words = []
+    if options["algorithm"] == "maml":
+        words += [options["surrogate"].replace("_", " "), f"GAE lambda {options['gae_lambda']:g}"]
+    if options["algorithm"] in ("maml", "pretrained", "oracle"):
+        few = options.get("trajectories", 20) != 20
+        each = f" of {options['trajectories']} trajectories" if few else ""
+        words.append(f"meta-batches of {options['meta_batch']} tasks{each}")
+    words += ["outer Adam"] * (options["outer"] == "adam")
+    words += ["tanh units"] * (options.get("activation") == "tanh")
+    return "".join(f", {text}" for text in words)
