@@ -18,7 +18,8 @@ from tasks.models import MODELS
 from tasks.pictures import Fit
 
 CHARACTERS = "omniglot", "glyphs"  # data sets of drawings; the others are photographs
-CONVOLUTIONAL = "conv4", "conv4-pool", "r2d2", "resnet12"  # models with channels and zero_head
+# Models with channels and zero_head.
+CONVOLUTIONAL = "conv4", "conv4-pool", "r2d2", "r2d2-equal", "resnet12"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +97,12 @@ class FewShot(DataOptions):
     """Number of first-order meta-steps before those of second order (maml and maml++)."""
     per_step_norm: bool = False
     """Use separate batch-norm biases and running averages for each inner step (maml++)."""
-    model: Literal["conv4", "conv4-pool", "r2d2", "resnet12", "fully-connected", "cells"] = "conv4"
-    """Network: four convolutions with stride 2 or with max-pooling, the wider four of R2D2, four
-    residual blocks, four dense layers, or the cells of `tokens`."""
+    model: Literal[
+        "conv4", "conv4-pool", "r2d2", "r2d2-equal", "resnet12", "fully-connected", "cells"
+    ] = "conv4"
+    """Network: four convolutions with stride 2 or with max-pooling, those of R2D2 with more and
+    more channels or equally many, four residual blocks, four dense layers, or the cells of
+    `tokens`."""
     channels: int = 64
     """Number of channels of each of the four convolutions, or of the first block of r2d2 (96 in
     the paper) and resnet12, to which those of the further blocks are proportional."""

@@ -86,18 +86,24 @@ def patches(
 
 
 def max_pool(
-    x: Float[Array, "n height width channels"],
-) -> Float[Array, "n half_h half_w channels"]:
-    """Maximum over 2 x 2 windows with VALID padding, which drops an odd last row or column.
+    x: Float[Array, "n height width channels"], *, stride: int = 2
+) -> Float[Array, "n out_height out_width channels"]:
+    """Maximum over 2 x 2 windows with VALID padding.
+
+    Args:
+        x: Images, `[n, height, width, channels]`.
+        stride: Distance between windows, in pixels. Stride 2 drops an odd last row or column.
+
+    Returns:
+        The maxima, `[n, out_height, out_width, channels]`.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
     """
     _check_images(x, 2)
-    _, height, width, _ = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2]
-    x = maximum(x[:, ::2], x[:, 1::2])
-    return maximum(x[:, :, ::2], x[:, :, 1::2])
+    check_count(stride, least=1, of="pixels of a stride")
+    x = maximum(x[:, :-1:stride], x[:, 1::stride])
+    return maximum(x[:, :, :-1:stride], x[:, :, 1::stride])
 
 
 def _check_images(x: Any, side: int = 1) -> None:

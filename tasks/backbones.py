@@ -13,7 +13,7 @@ from maml.layers import max_pool, patches
 from tasks._checks import check_dtype, check_images
 from tasks.layers import BatchNorm
 
-SIDE = 16  # height and width of the smallest images, of which four poolings leave one pixel
+SIDE = 16  # height and width of the smallest images, of which all poolings leave one pixel
 SLOPE = 0.1  # of the leaky ReLU
 
 
@@ -21,14 +21,17 @@ class R2D2Net(nn.Module):
     """The network of R2D2: four blocks, of which the outputs of the last two are the features.
 
     A block is a 3 x 3 convolution, batch normalisation, 2 x 2 max-pooling and a leaky ReLU. The
-    blocks have 96, 192, 384 and 512 channels if the first has 96. The outputs of the third and of
-    the fourth block are flattened and concatenated. The published network also has dropout in
-    these two blocks, which is left out here.
+    first three blocks halve the image. The fourth pools with stride 1, as does a further pooling of
+    the third block's output, and both results are flattened and concatenated, as in the authors'
+    code. The blocks have 96, 192, 384 and 512 channels if the first has 96. The published network
+    also has dropout in the last two blocks, which is left out here.
 
     Attributes:
         ways: Number of classes.
         features: Number of channels of the first block; the others have 2, 4 and 16/3 times it,
             rounded down.
+        equal: Whether the other blocks have as many channels as the first, as in the smaller one of
+            the authors' networks, with 64.
         track: Whether batch normalisation has running averages.
         zero_head: Whether the head starts at zero instead of Xavier-uniform.
         dtype: Type in which the layers below the head compute, such as bfloat16. None: the type of
@@ -40,12 +43,14 @@ class R2D2Net(nn.Module):
 
     ways: int
     features: int = 96
+    equal: bool = False
     track: bool = False
     zero_head: bool = False
     dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_flags(equal=self.equal)
         _check_options(self)
 
     @nn.compact
@@ -69,15 +74,16 @@ class R2D2Net(nn.Module):
         draw = nn.initializers.glorot_uniform()
         outputs = []
         for block, times in enumerate((3, 6, 12, 16)):
-            width = self.features * times // 3
+            width = self.features if self.equal else self.features * times // 3
             kernel = self.param(f"conv{block}", draw, (3, 3, x.shape[-1], width))
             norm = BatchNorm(self.track, dtype=self.dtype, name=f"norm{block}")
             x = norm(
                 patches(x, 3, 1), kernel.reshape(-1, width), reference=reference, running=running
             )
-            x = nn.leaky_relu(max_pool(x), SLOPE)
-            outputs.append(x.reshape(x.shape[0], -1))
-        x = jnp.concatenate(outputs[2:], axis=1)
+            x = nn.leaky_relu(max_pool(x, stride=1 if block == 3 else 2), SLOPE)
+            outputs.append(x)
+        parts = max_pool(outputs[2], stride=1), outputs[3]
+        x = jnp.concatenate([part.reshape(part.shape[0], -1) for part in parts], axis=1)
         return x if features else _head(self)(x)
 
 

@@ -199,5 +199,6 @@ MODELS = {
     "conv4-pool": partial(Conv4, pool=True),
     "fully-connected": FullyConnected,
     "r2d2": R2D2Net,
+    "r2d2-equal": partial(R2D2Net, equal=True),
     "resnet12": ResNet12,
 }

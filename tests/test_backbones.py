@@ -24,7 +24,8 @@ small = pytest.mark.parametrize("model", SMALL, ids=["r2d2", "resnet12"])
 @pytest.mark.parametrize(
     ("model", "features", "kernels"),
     [
-        (R2D2Net(5), 4 * 4 * 384 + 2 * 2 * 512, 9 * (3 * 96 + 96 * 192 + 192 * 384 + 384 * 512)),
+        (R2D2Net(5), 3 * 3 * (384 + 512), 9 * (3 * 96 + 96 * 192 + 192 * 384 + 384 * 512)),
+        (R2D2Net(5, features=64, equal=True), 3 * 3 * 2 * 64, 9 * (3 * 64 + 3 * 64 * 64)),
         (
             ResNet12(5),
             512,
@@ -33,7 +34,7 @@ small = pytest.mark.parametrize("model", SMALL, ids=["r2d2", "resnet12"])
             + 256 * 512,
         ),
     ],
-    ids=["r2d2", "resnet12"],
+    ids=["r2d2", "r2d2-equal", "resnet12"],
 )
 def test_the_sizes_for_photographs_are_those_of_the_papers(model, features, kernels):
     x = jnp.zeros((7, 32, 32, 3))

@@ -75,11 +75,12 @@ def test_a_kernel_for_each_task_equals_a_loop_over_the_tasks(stride):
     assert_same(jax.vmap(partial(conv2d, stride=stride)), loop, x, kernels)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [28, 7, 3, 2])
-def test_max_pool_is_that_of_flax_and_drops_an_odd_last_row_or_column(side):
+def test_max_pool_is_that_of_flax_and_stride_2_drops_an_odd_last_row_or_column(side, stride):
     assert_same(
-        max_pool,
-        partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2)),
+        partial(max_pool, stride=stride),
+        partial(nn.max_pool, window_shape=(2, 2), strides=(stride, stride)),
         draw(2, side, side + 1, 3),
     )
 

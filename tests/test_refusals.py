@@ -489,6 +489,10 @@ CALLS |= {
         )
     },
     "pool of a string": (lambda: maml.max_pool("a"), "images must be real numbers"),
+    "pool of stride 0": (
+        lambda: maml.max_pool(IMAGE, stride=0),
+        "pixels of a stride must be an integer >= 1",
+    ),
     "pool of a pixel": (lambda: maml.max_pool(IMAGE[:, :1]), "2x2 pixels or more"),
     "region a tuple": (
         lambda: trust_region_step(tuple(REGION), PARAMS, EPISODES, KEY),
