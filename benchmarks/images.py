@@ -15,6 +15,8 @@ by ProtoNet, and 58.9 +- 1.9 and 71.5 +- 1.0 by MAML with 32 channels; on FC100 
 - `protonet-*` and `r2d2-*`: Conv4 with 64 channels and max-pooling, which learns from episodes of
   20 ways with augmented images. Batch normalisation uses running averages in the evaluation, so
   that the answer to a query does not depend on the others.
+- `r2d2-equal-*`: the smaller network of R2D2's authors, without augmentation as in their code, and
+  with a number of shots that each episode draws.
 - `maml-*`: Conv4 with 32 channels and max-pooling, 5 inner steps, and batch normalisation by the
   query set, as in MAML's code.
 - `*-pictures`: short trainings for pictures of your own.
@@ -79,6 +81,9 @@ PROTONET = replace(
     val_tasks=200,
 )
 R2D2 = replace(PROTONET, preset="r2d2-cifar-fs", algorithm="r2d2", temperature=1.0)
+R2D2_EQUAL = replace(
+    R2D2, preset="r2d2-equal-cifar-fs", model="r2d2-equal", augment=False, shots_range=(1, 5)
+)
 MAML = replace(
     PROTONET,
     preset="maml-cifar-fs",
@@ -104,10 +109,11 @@ PRESETS = {
         MAML_PICTURES,
         PROTONET,
         R2D2,
+        R2D2_EQUAL,
         MAML,
         *(
             replace(preset, preset=preset.preset.replace("cifar-fs", "fc100"), dataset="fc100")
-            for preset in (PROTONET, R2D2)
+            for preset in (PROTONET, R2D2, R2D2_EQUAL)
         ),
     )
 }
