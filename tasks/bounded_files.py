@@ -6,6 +6,7 @@ data set of small drawings has others than a data set of photographs.
 
 import errno
 import hashlib
+import io
 import os
 import stat
 import zipfile
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path, PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _DANGLING = (errno.ENOENT, errno.ELOOP)  # errors of a link to nothing or to itself
 
@@ -188,6 +189,30 @@ def check_sizes(place: Path, sizes: Mapping[str, int], limits: Limits) -> None:
             f"{place} is refused: its {limits.kind}s have {sum(sizes.values())} bytes,"
             f" more than {limits.most}"
         )
+
+
+class LimitedStream(io.RawIOBase):
+    """What is read of another stream, which must not be more than some bytes."""
+
+    def __init__(self, stream: io.BufferedIOBase, most: int) -> None:
+        self.stream, self.most, self.left = stream, most, most
+
+    def readable(self) -> bool:
+        """Always true."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills a buffer with the next bytes, and returns their number.
+
+        Raises:
+            ValueError: the stream has more bytes than the limit.
+        """
+        content = self.stream.read(len(buffer))
+        self.left -= len(content)
+        if self.left < 0:
+            raise ValueError(f"it unpacks to more than {self.most} bytes")
+        buffer[: len(content)] = content
+        return len(content)
 
 
 def sha256(file: Path) -> str:

@@ -7,6 +7,7 @@ https://arxiv.org/abs/1805.10123), which divides superclasses, so that test clas
 training class.
 """
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -19,7 +20,15 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from tasks._checks import as_path
-from tasks.bounded_files import Limits, check_sizes, open_zip, read_entry, sha256, zip_entries
+from tasks.bounded_files import (
+    LimitedStream,
+    Limits,
+    check_sizes,
+    open_zip,
+    read_entry,
+    sha256,
+    zip_entries,
+)
 from tasks.cache_files import load_or_build
 from tasks.characters import SPLITS, Split, split
 from tasks.images import ImageClasses
@@ -32,6 +41,7 @@ PARTS = {
     "cifar-100-binary/train.bin": 50_000,
     "cifar-100-binary/test.bin": 10_000,
 }  # images in each
+MOST = 2**28  # bytes to which the archive may unpack; it has 185 million
 RECORD = 2 + SIDE * SIDE * 3  # bytes of an image: superclass, class, and the planes of its colours
 PIXELS = "8a0ca92acc1afaab9763c4b1318626129692e482c04eccd97ecc4d4975d65d0b"  # SHA-256 of all pixels
 
@@ -142,8 +152,8 @@ def splits(names: tuple[str, ...], which: SplitName) -> Split:
 def _read(file: Path) -> UInt8[np.ndarray, "class image side side channel"]:
     """The images in the order of `NAMES`, after a check of their pixels."""
     labels = sorted(name.split("/")[1] for name in NAMES)
-    images = _read_archive(file) if file.name.endswith(".tar.gz") else _read_sheets(file, labels)
-    if hashlib.sha256(images.tobytes()).hexdigest() != PIXELS:
+    images = _read_sheets(file, labels) if file.suffix == ".zip" else _read_archive(file)
+    if hashlib.sha256(images.data).hexdigest() != PIXELS:
         raise ValueError(f"the images of {file} are not those of CIFAR-100: their SHA-256 differs")
     return images[[labels.index(name.split("/")[1]) for name in NAMES]]
 
@@ -151,10 +161,9 @@ def _read(file: Path) -> UInt8[np.ndarray, "class image side side channel"]:
 def _read_archive(file: Path) -> UInt8[np.ndarray, "class image side side channel"]:
     """The images in the author's archive, in the order of the labels."""
     try:
-        with tarfile.open(file, "r:gz") as archive:
-            records = np.concatenate([_read_part(archive, name) for name in PARTS])
+        records = np.concatenate(list(_read_parts(file).values()))
     except Exception as error:  # different kinds of damage raise different types
-        raise ValueError(f"{file} cannot be read as the archive {ARCHIVE}: {error}") from error
+        raise ValueError(f"{file} cannot be read as {ARCHIVE}: {error}") from error
     planes = records[:, 2:].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
     classes = []
     for label in range(len(NAMES)):
@@ -166,13 +175,26 @@ def _read_archive(file: Path) -> UInt8[np.ndarray, "class image side side channe
     return np.frombuffer(b"".join(classes), np.uint8).reshape(shape)
 
 
-def _read_part(archive: tarfile.TarFile, name: str) -> UInt8[np.ndarray, "image record"]:
-    """The records of one file of the archive: superclass, class and pixels of each image."""
-    info, expected = archive.getmember(name), PARTS[name] * RECORD
-    part = archive.extractfile(info)
-    if part is None or info.size != expected:
-        raise ValueError(f"{name} must be a file of {expected} bytes; got {info.size}")
-    return np.frombuffer(part.read(), np.uint8).reshape(-1, RECORD)
+def _read_parts(file: Path) -> dict[str, UInt8[np.ndarray, "image record"]]:
+    """The records of the two parts of the archive: superclass, class and pixels of each image."""
+    parts: dict[str, np.ndarray] = {}
+    with (
+        gzip.open(file) as content,
+        io.BufferedReader(LimitedStream(content, MOST)) as limited,
+        tarfile.open(fileobj=limited, mode="r|") as archive,
+    ):
+        for info in archive:
+            if info.name not in PARTS:
+                continue
+            expected = PARTS[info.name] * RECORD
+            part = archive.extractfile(info) if info.isreg() else None
+            if part is None or info.size != expected:
+                kind = f"{info.size} bytes" if part else "a link or folder"
+                raise ValueError(f"{info.name} must be a file of {expected} bytes; got {kind}")
+            parts[info.name] = np.frombuffer(part.read(), np.uint8).reshape(-1, RECORD)
+    if missing := PARTS.keys() - parts.keys():
+        raise ValueError(f"it has no {min(missing)}; the binary version of CIFAR-100 has it")
+    return {name: parts[name] for name in PARTS}
 
 
 def _read_sheets(

@@ -21,8 +21,8 @@ from benchmarks.harness import folders
 from benchmarks.harness.bounds import BOUNDS
 from benchmarks.harness.command_line import configure, launch
 from benchmarks.harness.command_line import parse as read_options
+from benchmarks.harness.renamed import config_of_today
 from benchmarks.report import tables
-from benchmarks.report.published import config_of_today
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = {
@@ -50,6 +50,7 @@ REFUSED = {
         "--preset nonesuch": "no preset 'nonesuch'; there are maml-paper-5-shot",
         "--nonesuch 1": "Unrecognized options: --nonesuch",
         "--meta-step 1": "Unrecognized options: --meta-step, 1 (did you mean --meta-steps?)",
+        "--preset half-hour-5-way-1-shot": "no preset 'half-hour-5-way-1-shot'",
         "--preset quik": "no preset 'quik' (did you mean quick?); there are",
         "--meta-steps many": "invalid literal for int() with base 10: 'many'",
         "--meta-steps 1e9": "Error parsing --meta-steps",

@@ -1,5 +1,6 @@
 """The benchmark on photographs: a folder of pictures, CIFAR-100, and the numbers of a training."""
 
+import hashlib
 import io
 import shutil
 import tarfile
@@ -241,47 +242,76 @@ def test_the_images_of_cifar_are_those_whose_moments_are_published(tmp_path):
     np.testing.assert_array_equal(again.images[7], data.images[7])
 
 
-def write_archive(folder, images, labels, cut=0):
-    """The archive of CIFAR-100's author with given images; it is hardly compressed, to be quick."""
+@pytest.fixture
+def few_images(monkeypatch):
+    """CIFAR-100 with 6 images a class, and their limit of memory."""
+    monkeypatch.setattr(cifar100, "EACH", 6)
+    monkeypatch.setattr(cifar100, "MOST", 2**21)
+    parts = {"cifar-100-binary/train.bin": 500, "cifar-100-binary/test.bin": 100}
+    monkeypatch.setattr(cifar100, "PARTS", parts)
+
+
+# Images of class 0, 1, ...: a pattern without symmetries, rolled by the number of the class.
+LABELS = np.repeat(np.arange(100), 6)
+PATTERNS = np.array([np.roll(np.arange(3072) % 251, n) for n in range(100)], np.uint8)
+PATTERNS = PATTERNS.reshape(100, 32, 32, 3)
+
+
+def write_archive(folder, images, labels, test=None):
+    """The archive of CIFAR-100's author; `test` replaces the content of its second part."""
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    coarse = np.zeros(len(images), np.uint8)
-    content = np.column_stack([coarse, labels, planes]).astype(np.uint8).tobytes()
-    first = 50_000 * 3074
-    parts = {"train": content[:first], "test": content[first : len(content) - cut]}
+    content = np.column_stack([0 * labels, labels, planes]).astype(np.uint8).tobytes()
+    parts = {
+        "train": content[: 500 * 3074],
+        "test": content[500 * 3074 :] if test is None else test,
+    }
     file = folder / "cifar-100-binary.tar.gz"
-    with tarfile.open(file, "w:gz", compresslevel=1) as archive:
+    with tarfile.open(file, "w:gz") as archive:
         for name, part in parts.items():
             info = tarfile.TarInfo(f"cifar-100-binary/{name}.bin")
+            if part == "link":
+                info.type, info.linkname, part = tarfile.LNKTYPE, "cifar-100-binary/train.bin", b""
             info.size = len(part)
             archive.addfile(info, io.BytesIO(part))
     return file
 
 
-@pytest.mark.skipif(not CIFAR.exists(), reason=f"CIFAR-100 is not in {CIFAR}")
-def test_the_archive_of_cifars_author_gives_the_same_array_as_the_sheets(tmp_path):
-    data = cifar100.load(CIFAR, cache=tmp_path / "first")
-    order = np.random.default_rng(0).permutation(60_000)
-    names = sorted(name.split("/")[1] for name in data.names)
-    labels = np.repeat([names.index(name.split("/")[1]) for name in data.names], 600)
-    images = data.images.reshape(-1, 32, 32, 3)
-    write_archive(tmp_path, images[order], labels[order])
-    same = cifar100.load(tmp_path, cache=tmp_path / "second")
-    assert same.names == data.names
-    np.testing.assert_array_equal(same.images, data.images)
+@pytest.mark.usefixtures("few_images")
+def test_the_archive_of_cifars_author_is_read_in_its_order_of_labels(tmp_path, monkeypatch):
+    expected = np.repeat(PATTERNS[:, None], 6, axis=1)
+    monkeypatch.setattr(cifar100, "PIXELS", hashlib.sha256(expected.tobytes()).hexdigest())
+    order = np.random.default_rng(0).permutation(600)
+    write_archive(tmp_path, expected.reshape(-1, 32, 32, 3)[order], LABELS[order])
+    data = cifar100.load(tmp_path, cache=tmp_path / "cache")
+    for name, label in (("fruit_and_vegetables/apple", 0), ("non-insect_invertebrates/worm", 99)):
+        np.testing.assert_array_equal(data.images[data.names.index(name), 4], PATTERNS[label])
 
 
+@pytest.mark.usefixtures("few_images")
 def test_another_archive_than_that_of_cifar_is_refused(tmp_path):
-    labels = np.repeat(np.arange(100), 600)
-    black = np.zeros((60_000, 32, 32, 3), np.uint8)
-    with pytest.raises(ValueError, match="SHA-256 differs"):
-        cifar100.load(write_archive(tmp_path, black, labels), cache=tmp_path)
-    labels[-1] = 0
-    with pytest.raises(ValueError, match="601 images of class 0 instead of 600"):
-        cifar100.load(write_archive(tmp_path, black, labels), cache=tmp_path)
-    with pytest.raises(
-        ValueError, match=r"test\.bin must be a file of 30740000 bytes; got 30739999"
+    black = np.zeros((600, 32, 32, 3), np.uint8)
+    uneven = np.where(np.arange(600) == 599, 0, LABELS)
+    for labels, test, message in (
+        (LABELS, None, "SHA-256 differs"),
+        (uneven, None, "7 images of class 0 instead of 6"),
+        (LABELS, b"", r"test\.bin must be a file of 307400 bytes; got 0 bytes"),
+        (LABELS, "link", r"test\.bin must be a file of 307400 bytes; got a link or folder"),
     ):
-        cifar100.load(write_archive(tmp_path, black, labels, cut=1), cache=tmp_path)
-    (tmp_path / "cifar-100-binary.tar.gz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="cannot be read as the archive"):
+        file = write_archive(tmp_path, black, labels, test)
+        with pytest.raises(ValueError, match=message):
+            cifar100.load(file, cache=tmp_path)
+    for size, message in (
+        (0, r"has no .*/test\.bin; the binary version of CIFAR-100 has it"),
+        (2**22, "unpacks to more than 2097152 bytes"),
+    ):
+        other = tarfile.TarInfo("cifar-100-python/train")
+        other.size = size
+        with tarfile.open(file, "w:gz") as archive:
+            archive.addfile(other, io.BytesIO(bytes(size)))
+        with pytest.raises(ValueError, match=message):
+            cifar100.load(file, cache=tmp_path)
+    file.write_bytes(b"no archive")
+    with pytest.raises(
+        ValueError, match=r"cannot be read as cifar-100-binary\.tar\.gz: Not a gzip"
+    ):
         cifar100.load(tmp_path, cache=tmp_path)

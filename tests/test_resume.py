@@ -87,6 +87,14 @@ def test_a_truncated_checkpoint_is_reported_and_the_previous_one_is_used(config,
     assert [line["step"] for line in log(config.out)] == [2, 4, 6]
 
 
+def test_a_run_begun_under_an_old_name_of_its_preset_is_resumed(config):
+    run(replace(config, preset="inner-rate-0.01-5-shot"))
+    file = config.out / "config.json"
+    file.write_text(file.read_text().replace("inner-rate-0.01-5", "alpha-of-the-text-5"))
+    again = run(replace(config, preset="alpha-of-the-text-5-shot", resume=True))
+    assert again.summary["preset"] == "inner-rate-0.01-5-shot"
+
+
 def test_a_truncated_line_of_the_log_is_rewritten(config):
     run(config)
     text = (config.out / "log.jsonl").read_text()
@@ -101,6 +109,7 @@ def test_a_truncated_line_of_the_log_is_rewritten(config):
         ({}, "holds a run; continue it with --resume"),
         ({"resume": True, "meta_batch": 4}, "other options: meta_batch 2 there, 4 here"),
         ({"resume": True, "seed": 1}, "other options: seed 0 there, 1 here"),
+        ({"resume": True, "preset": "quick"}, "other options: preset '.*' there, 'quick' here"),
         ({"resume": True, "out": None}, "no run to resume"),
     ],
 )

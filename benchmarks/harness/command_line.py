@@ -21,7 +21,8 @@ from docstring_parser import parse_from_object
 from benchmarks.harness import hardware
 from benchmarks.harness.bounds import check_used
 from benchmarks.harness.files import COUNT, read_object
-from benchmarks.harness.options import RunOptions, preset_of_today
+from benchmarks.harness.options import RunOptions
+from benchmarks.harness.renamed import preset_of_today
 
 D = TypeVar("D")
 R = TypeVar("R", bound=RunOptions)
@@ -95,8 +96,8 @@ def configure(
     asked = parser.parse_known_args(argv)[0]
     name = preset_of_today(asked.preset)
     if name not in presets:
-        hint = nearest(name, presets)
-        raise ValueError(f"no preset {name!r}{hint}; there are {', '.join(presets)}")
+        hint = nearest(asked.preset, presets)
+        raise ValueError(f"no preset {asked.preset!r}{hint}; there are {', '.join(presets)}")
     default = preset = presets[name]
     meta_steps = asked.meta_steps or ""
     if asked.steps_per_call is None and asked.resume and asked.out:

@@ -19,6 +19,7 @@ from benchmarks.harness.files import (
     write_text,
 )
 from benchmarks.harness.options import RunOptions
+from benchmarks.harness.renamed import config_of_today
 from benchmarks.harness.stored import checkpoint_paths
 
 RESULTS = Path("results")
@@ -127,13 +128,13 @@ def _check_same_options(
     Raises:
         ValueError: An option that is not in `but` differs.
     """
-    stored = read_object(out / "config.json", {})
+    stored = config_of_today(read_object(out / "config.json", {}))
     if not stored.keys() & options.keys():
         raise ValueError(f"{out / 'config.json'} holds no options of such a run")
     different = [
         f"{key} {stored.get(key)!r} there, {options.get(key)!r} here"
         for key in stored | options
-        if key not in {*but, "history", "preset"} and stored.get(key) != options.get(key)
+        if key not in {*but, "history"} and stored.get(key) != options.get(key)
     ]
     if different:
         raise ValueError(f"{out} holds a run of other options: {'; '.join(different)}")

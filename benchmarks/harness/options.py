@@ -8,25 +8,7 @@ import maml
 from benchmarks.harness import algorithms, hardware
 from benchmarks.harness.bounds import check, check_used
 from benchmarks.harness.display import check_tensorboard
-
-# How names of presets began that have others today: recorded commands and weights have them.
-RENAMED_PRESETS = {
-    "alpha-of-the-text-": "inner-rate-0.01-",
-    "half-hour-": "short-",
-    "two-cores-": "short-",
-}
-
-
-def preset_of_today(name: str) -> str:
-    """The name that a preset has today.
-
-    >>> preset_of_today("half-hour-5-way-1-shot")
-    'short-5-way-1-shot'
-    """
-    for before, today in RENAMED_PRESETS.items():
-        if name.startswith(before):
-            return today + name.removeprefix(before)
-    return name
+from benchmarks.harness.renamed import preset_of_today
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +75,10 @@ class RunOptions:
         yield from algorithms.unread(self)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "preset", preset_of_today(self.preset))
         if self.tensorboard:
             check_tensorboard()
         check(self)
+        object.__setattr__(self, "preset", preset_of_today(self.preset))
         for names, readers in algorithms.unread(self):
             check_used(self, names, False, readers)
         if self.meta_steps % self.steps_per_call:

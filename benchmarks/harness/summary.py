@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.harness import folders, hardware
 from benchmarks.harness.files import append_line, read_object, write_json
 from benchmarks.harness.folders import options_as_json
-from benchmarks.harness.options import preset_of_today
+from benchmarks.harness.renamed import preset_of_today
 
 
 def write_summary(
@@ -64,5 +64,5 @@ def command_to_repeat(command: str) -> str:
     >>> command_to_repeat("python -m benchmarks.demo --quick --out results/demo --record")
     'python -m benchmarks.demo --quick'
     """
-    command = re.sub(r" --out \S+| --(record|resume)", "", command)
-    return re.sub(r"(?<=--preset )\S+", lambda name: preset_of_today(name[0]), command)
+    command = re.sub(r" --out[ =]\S+| --(record|resume)", "", command)
+    return re.sub(r"(?<=--preset[ =])\S+", lambda name: preset_of_today(name[0]), command)

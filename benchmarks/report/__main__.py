@@ -19,6 +19,7 @@ from benchmarks.harness.bounds import check
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import COUNT, MEAN, TEXT, check_schema, save_figure, write_text
 from benchmarks.harness.folders import NO_EFFECT, script_folder
+from benchmarks.harness.renamed import config_of_today
 from benchmarks.harness.summary import read_summary
 from benchmarks.harness.tables import markdown_table, print_table
 from benchmarks.report.figures import read_log
@@ -64,7 +65,8 @@ def read_summaries(runs: tuple[Path, ...]) -> list[Summary]:
 
 def labels(summaries: list[Summary]) -> list[str]:
     """The labels of runs: the options that differ, or else their place."""
-    options = [{k: v for k, v in s["config"].items() if k not in NO_EFFECT} for s in summaries]
+    configs = [config_of_today(summary["config"]) for summary in summaries]
+    options = [{k: v for k, v in config.items() if k not in NO_EFFECT} for config in configs]
     differ = [k for k in options[0] if len({str(o.get(k)) for o in options}) > 1]
     names = [", ".join(f"{k} {o.get(k)}" for k in differ) for o in options]
     return [name or f"run {place}" for place, name in enumerate(names, 1)]

@@ -11,8 +11,6 @@ those on FC100 from Oreshkin et al. (2018).
 from collections.abc import Container
 from typing import Any
 
-from benchmarks.harness.options import preset_of_today
-
 Summary = dict[str, Any]
 NAVIGATION = "-40.41 ± 4.1", "-11.68 ± 2.2", "-3.33 ± 0.6", "-3.23 ± 0.6", "-3.35 ± 0.6"
 PRETRAINED = "-40.81", "-19.73", "-11.72", "-8.47", "-7.49"
@@ -76,36 +74,6 @@ MDPS = {
     100: ("too expensive", "0.922"),
 }
 
-# Options of recorded runs that have another name today. `memory` always had its default, so it is
-# dropped.
-RENAMED = {
-    "anchor": "kl_coef",
-    "credit": "exploration_coef",
-    "curvature": "fvp_trajectories",
-    "draw": "prefetch",
-    "lesson": "inner_reward",
-    "smoothing": "gae_lambda",
-    "strength": "regularisation",
-}
-
-# Options that older runs lack, with the values that they had in effect, by an option that all runs
-# of their kind have.
-ADDED = {
-    "rotate": {
-        "augment": False,
-        "augment_set": "both",
-        "channels": 64,
-        "fit": "crop",
-        "leave_out_small": False,
-        "shots_range": None,
-        "size": 32,
-        "temperature": 1.0,
-        "within_alphabet": False,
-        "zero_head": False,
-    },
-    "std": {"activation": "relu"},
-}
-
 
 def task_title(summary: Summary) -> str:
     """The task of a run, such as `omniglot 5-way 1-shot`."""
@@ -134,15 +102,6 @@ def published_values(summary: Summary) -> dict[str, str]:
     return PUBLISHED.get(
         (task_title(summary), summary["algorithm"], model.removesuffix("-pool")), {}
     )
-
-
-def config_of_today(config: dict[str, Any]) -> dict[str, Any]:
-    """The options of a recorded run, with the names and values that they have today."""
-    today = {RENAMED.get(name, name): value for name, value in config.items() if name != "memory"}
-    for name, added in ADDED.items():
-        today = (added if name in today else {}) | today
-    today |= {"preset": preset_of_today(today["preset"])} if "preset" in today else {}
-    return today | ({"chunk": "auto"} if today.get("chunk", "auto") is None else {})
 
 
 def not_run(benchmark: str, present: Container[tuple[str, str]]) -> str:

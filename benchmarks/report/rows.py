@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.folders import NO_EFFECT
-from benchmarks.harness.options import preset_of_today
+from benchmarks.harness.renamed import config_of_today, preset_of_today
 from benchmarks.harness.statistics import mean_over_seeds, split_seeds
 from benchmarks.harness.summary import command_to_repeat
 from benchmarks.harness.tables import interval
 from benchmarks.report.published import (
     Summary,
-    config_of_today,
     published_values,
     task_title,
 )

@@ -112,10 +112,7 @@ HEADLINES = (
     ("omniglot --preset short-5-way-5-shot --data data/omniglot --devices 1", "3"),
     ("omniglot --preset one-step-20-way-1-shot --data data/omniglot --devices 1", "1"),
     (AUGMENTED, "1"),
-    (
-        "sinusoid --preset maml-paper-5-shot --train-shots 5 --seeds 8 --val-tasks 0 --devices 1",
-        "1",
-    ),
+    ("sinusoid --preset maml-paper-5-shot --val-tasks 0", "1"),
     ("sinusoid --preset meta-sgd-paper-5-shot --val-tasks 0", "1"),
     ("navigation --surrogate likelihood_ratio", "1"),
     ("navigation --surrogate likelihood_ratio", "3"),

@@ -51,7 +51,7 @@ class GaussianMLP(nn.Module):
         _check_sizes(actions=self.actions)
         _check_widths(self.widths)
         check_number(self.std, "std", above=0)
-        if self.activation not in ACTIVATIONS:
+        if self.activation not in tuple(ACTIVATIONS):
             names = " or ".join(ACTIVATIONS)
             raise ValueError(f"activation must be {names}; got {self.activation!r}")
         super().__post_init__()
