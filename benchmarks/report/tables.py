@@ -107,10 +107,14 @@ AUGMENTED = (
     "omniglot --preset prototypes-20-way-1-shot --data data/omniglot --devices 1 --val-tasks 200"
     " --augment --train-ways 60 --meta-batch 1 --meta-steps 30000 --steps-per-call 500"
 )
+FIVE_SHOT = (
+    "omniglot --preset one-step-20-way-5-shot --data data/omniglot --devices 1 --meta-steps 18000"
+)
 HEADLINES = (
     (PAPER, "3"),
     ("omniglot --preset short-5-way-5-shot --data data/omniglot --devices 1", "3"),
     ("omniglot --preset one-step-20-way-1-shot --data data/omniglot --devices 1", "1"),
+    (FIVE_SHOT, "1"),
     (AUGMENTED, "1"),
     ("sinusoid --preset maml-paper-5-shot --val-tasks 0", "1"),
     ("sinusoid --preset meta-sgd-paper-5-shot --val-tasks 0", "1"),
