@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -172,7 +173,7 @@ def make_evaluation(
     sample: maml.Sampler,
     passages: dict[str, np.ndarray],
     names: dict[str, list[str]],
-) -> Callable[[MetaParams, str], Values]:
+) -> Callable[[MetaParams, str, Path | None], Values]:
     """The evaluation of a study: bits for each token by the number of inner steps before it."""
     loss, start, key = next_chunk(model), start_of(model), jax.random.key(SEED)
     params = jax.eval_shape(experiment.init, key)
@@ -202,7 +203,7 @@ def make_evaluation(
         read = partial(scores, meta_params, squares, factor, adapts=adapts)
         return np.concatenate([read(texts[rows]) for rows in shown])[: len(texts)]
 
-    def evaluate(meta_params: MetaParams, split: str) -> Values:
+    def evaluate(meta_params: MetaParams, split: str, keep: Path | None) -> Values:
         squares, factor = (), config.factors[0]
         if config.optimizer == "dynamic":
             squares = squares_at(meta_params, maml.batch_tasks(sample, TEXTS_OF_SQUARES)(key), key)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -208,7 +209,7 @@ def make_study(
 
     compiled = jax.jit(evaluate)
 
-    def evaluate_split(meta_params: MetaParams, split: str) -> Values:
+    def evaluate_split(meta_params: MetaParams, split: str, keep: Path | None) -> Values:
         values = jax.device_get(compiled(meta_params, jax.random.key(2017)))
         return {
             metric: dict(sorted(steps.items(), key=lambda item: _order(item[0])))

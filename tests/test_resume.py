@@ -73,6 +73,27 @@ def test_resuming_a_finished_run_only_repeats_its_evaluation(config):
     assert [line["step"] for line in log(config.out)] == [2, 4, 6]
 
 
+def test_a_killed_evaluation_goes_on_where_it_was(config, monkeypatch):
+    monkeypatch.setattr(supervised, "BLOCK", 2)
+    config = replace(config, eval_tasks=6)
+    straight = run(replace(config, out=config.out.parent / "straight")).summary
+    compute, calls = supervised._evaluate, []
+
+    def counted(*args):
+        if calls.append(0) or len(calls) == 3:
+            raise KeyboardInterrupt
+        return compute(*args)
+
+    monkeypatch.setattr(supervised, "_evaluate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    files = sorted((config.out / "evaluation").iterdir())
+    files[0].write_bytes(files[0].read_bytes()[:-50])  # as if it had been damaged
+    again = run(replace(config, resume=True)).summary
+    assert len(calls) == 3 + 2 and again["mse"] == straight["mse"]
+    assert not (config.out / "evaluation").exists()
+
+
 def test_a_truncated_checkpoint_is_reported_and_the_previous_one_is_used(config, capsys):
     straight = run(config)
     for path in (config.out / "checkpoints" / "6").rglob("*"):

@@ -149,7 +149,8 @@ def observe(
     latest, score = [f"{name} {means[name]:.3g}" for name in study.bar_metrics], study.score(means)
     if study.validates:
         start = time.perf_counter()
-        values = stack_values([study.evaluate(params, "val") for params in unstack(states.params)])
+        each = [study.evaluate(params, "val", None) for params in unstack(states.params)]
+        values = stack_values(each)
         seconds["validate"] += time.perf_counter() - start
         line["val"] = confidence_intervals(values, over_tasks=study.over_tasks)
         curve = values[study.headline[0]]

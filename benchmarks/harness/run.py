@@ -1,10 +1,12 @@
 """Runs a study: meta-training from one seed or several, an evaluation, and a folder of results.
 
 The folder holds `config.json`, `checkpoints/`, `log.jsonl`, one line per jitted call, written while
-the run goes on, and `summary.json`. Ctrl-C ends meta-training after the call in progress; what was
-learned so far is then evaluated as usual. All seeds are trained in one program.
+the run goes on, and `summary.json`. While the test tasks are evaluated, `evaluation/` keeps what is
+done, so that a resumed run goes on there. Ctrl-C ends meta-training after the call in progress;
+what was learned so far is then evaluated as usual. All seeds are trained in one program.
 """
 
+import shutil
 import time
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
@@ -61,12 +63,13 @@ def run(study: Study, config: RunOptions) -> Result:
     with sole_writer(out), matmul_precision(study.precision):
         states, done, seconds = train(study, config, states, out)
         start = time.perf_counter()
-        results = evaluate_study(study, states.params)
+        kept = out / "evaluation"
+        results = evaluate_study(study, states.params, kept)
         best = checkpoints.best_step(out / "checkpoints") if study.validates else None
         if best not in (None, done):
             try:
                 earlier = checkpoints.load(out / "checkpoints", states, step=best).params
-                results["best"] = {"meta_steps": best} | evaluate_study(study, earlier)
+                results["best"] = {"meta_steps": best} | evaluate_study(study, earlier, kept)
             except DamagedError as error:
                 print(f"The best checkpoint, of step {best}, cannot be read: {error}")
         seconds["evaluate"] = time.perf_counter() - start
@@ -75,6 +78,7 @@ def run(study: Study, config: RunOptions) -> Result:
             results["skipped_steps"] = sum(map(study.count_skipped, unstack(states)))
         results |= headline_entries(results, *study.headline)
         summary = summarise(study.name, config, out, done, seconds, results)
+        shutil.rmtree(kept, ignore_errors=True)
     return Result(out, summary, states.params)
 
 
@@ -120,9 +124,9 @@ def first_states(study: Study, config: RunOptions) -> MetaState:
     return states._replace(params=checkpoints.initial_params(config, states.params))
 
 
-def evaluate_study(study: Study, meta_params: MetaParams) -> dict[str, Any]:
+def evaluate_study(study: Study, meta_params: MetaParams, kept: Path) -> dict[str, Any]:
     """The results on the test tasks of meta-parameters `[seed, ...]`, and what was not finite."""
-    values = stack_values([study.evaluate(params, "test") for params in unstack(meta_params)])
+    values = stack_values([study.evaluate(params, "test", kept) for params in unstack(meta_params)])
     results: dict[str, Any] = confidence_intervals(values, over_tasks=study.over_tasks)
     return results | seed_means(values) | count_not_finite(values)
 

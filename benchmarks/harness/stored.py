@@ -4,6 +4,7 @@ import math
 import os
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -172,6 +173,23 @@ def write_arrays(path: Path, **arrays: Any) -> None:
     """Writes arrays to a compressed .npz file, completely or not at all."""
     with atomic_write(path) as aside, aside.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def kept_arrays(path: Path | None, compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The arrays in a file, or else those that are computed, and written to it.
+
+    A file that cannot be read is computed again. Without a path nothing is kept.
+    """
+    if path is not None and path.exists():
+        try:
+            return read_arrays(path)
+        except (OSError, ValueError) as error:
+            print(f"{path} is computed again: {error}")
+    arrays = jax.device_get(compute())
+    if path is not None:
+        path.parent.mkdir(exist_ok=True)
+        write_arrays(path, **arrays)
+    return arrays
 
 
 def tree_from_arrays(

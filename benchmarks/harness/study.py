@@ -1,6 +1,7 @@
 """A study: what a benchmark trains and evaluates."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -26,8 +27,9 @@ class Study(NamedTuple):
             are in the log.
         bar_metrics: Names of the numbers that the progress bar shows.
         score: Score of a checkpoint, higher is better, from the means of one call.
-        evaluate: `evaluate(meta_params, split)`, with the split "val" or "test": the values of each
-            metric on each task, after each number of inner steps.
+        evaluate: `evaluate(meta_params, split, keep)`, with the split "val" or "test": the values
+            of each metric on each task, after each number of inner steps. A long evaluation keeps
+            what it has computed in the folder `keep`, unless that is None, and reads it there.
         headline: Metric, and the number of inner steps or another key of its results, whose mean
             stands for the run in the summary; published numbers may be those of other inner steps.
         facts: Entries of every summary, such as the algorithm.
@@ -50,7 +52,7 @@ class Study(NamedTuple):
     select_metrics: Callable[[Metrics], dict[str, Array]]
     bar_metrics: tuple[str, ...]
     score: Callable[[dict[str, float]], float]
-    evaluate: Callable[[MetaParams, str], Values]
+    evaluate: Callable[[MetaParams, str, Path | None], Values]
     headline: tuple[str, int | str]
     facts: dict[str, Any]
     failure: Callable[[MetaState, dict[str, np.ndarray], int], str | None]

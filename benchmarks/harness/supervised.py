@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,9 @@ from benchmarks.harness import display, hardware
 from benchmarks.harness.options import DataOptions
 from benchmarks.harness.run import Result, run
 from benchmarks.harness.statistics import count_not_finite, curve
+from benchmarks.harness.stored import checksum, kept_arrays
 from benchmarks.harness.study import Study, Values, values_by_step
+from maml.tree import leaves_by_path
 from maml.types import LossFn, MetaParams, MetaState, Metrics, Params, RandomKey
 
 BLOCK = 500  # test tasks of one jitted call
@@ -97,7 +100,7 @@ def make_study(experiment: Experiment, config: DataOptions) -> Study:
         select_metrics=select_metrics,
         bar_metrics=(headline,),
         score=lambda means: -means["loss"],
-        evaluate=lambda params, split: _by_step(evaluate(experiment, config, params, split)),
+        evaluate=lambda *args: _by_step(evaluate(experiment, config, *args)),
         headline=(headline, min(config.inner_steps, config.eval_steps)),
         facts={**experiment.facts, "precision": experiment.precision, "tasks": config.eval_tasks},
         failure=failure,
@@ -129,9 +132,17 @@ def evaluate_on_test(
 
 
 def evaluate(
-    experiment: Experiment, config: DataOptions, meta_params: MetaParams, split: str
+    experiment: Experiment,
+    config: DataOptions,
+    meta_params: MetaParams,
+    split: str,
+    keep: Path | None = None,
 ) -> dict[str, np.ndarray]:
-    """The metrics on the same tasks of a split every time, each `[task, steps + 1]`."""
+    """The metrics on the same tasks of a split every time, each `[task, steps + 1]`.
+
+    Tasks are evaluated in blocks. Those that are in the folder `keep` are read there, and the
+    others are written to it, unless it is None.
+    """
     validating = split == "val"
     tasks = config.val_tasks if validating else config.eval_tasks
     steps = config.inner_steps if validating else config.eval_steps
@@ -141,10 +152,11 @@ def evaluate(
     sample = maml.batch_tasks(experiment.samplers[split], block)
     learner, metric = experiment.algorithm.learner, experiment.metric
     key, values = jax.random.key(2018 if validating else 2017), []
+    name = keep and f"{checksum(leaves_by_path(meta_params)):08x}-{block}"
     for number in display.track(range(blocks), "Evaluating", shown=blocks > 1):
         at = jax.random.fold_in(key, number)
-        block_values = _evaluate(learner, metric, steps, layout, meta_params, sample, at)
-        values.append(jax.device_get(block_values))
+        compute = partial(_evaluate, learner, metric, steps, layout, meta_params, sample, at)
+        values.append(kept_arrays(keep and keep / f"{name}-{number}.npz", compute))
     return jax.tree.map(lambda *blocks: np.concatenate(blocks)[:tasks], *values)
 
 
