@@ -89,7 +89,8 @@ def test_a_killed_evaluation_goes_on_where_it_was(config, monkeypatch):
         run(config)
     files = sorted((config.out / "evaluation").iterdir())
     files[0].write_bytes(files[0].read_bytes()[:-50])  # as if it had been damaged
-    again = run(replace(config, resume=True)).summary
+    with pytest.warns(UserWarning, match="is corrupt and is rebuilt"):
+        again = run(replace(config, resume=True)).summary
     assert len(calls) == 3 + 2 and again["mse"] == straight["mse"]
     assert not (config.out / "evaluation").exists()
 

@@ -24,6 +24,7 @@ from benchmarks.harness.files import (
     write_text,
 )
 from maml.tree import leaves_by_path
+from tasks.cache_files import cached
 
 SCORE = {"score": (ANY_NUMBER, None), "crc32": (COUNT, None)}  # metrics of a checkpoint
 METRICS = Path("metrics") / "metrics"  # below the folder of a checkpoint
@@ -176,20 +177,23 @@ def write_arrays(path: Path, **arrays: Any) -> None:
 
 
 def kept_arrays(path: Path | None, compute: Callable[[], dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The arrays in a file, or else those that are computed, and written to it.
+    """The arrays that a file holds, or else those that are computed and written to it.
 
-    A file that cannot be read is computed again. Without a path nothing is kept.
+    A file that is damaged or cannot be written is reported, as in `tasks.cache_files.cached`.
+    Without a path nothing is kept.
     """
-    if path is not None and path.exists():
-        try:
-            return read_arrays(path)
-        except (OSError, ValueError) as error:
-            print(f"{path} is computed again: {error}")
-    arrays = jax.device_get(compute())
-    if path is not None:
-        path.parent.mkdir(exist_ok=True)
+
+    def build() -> dict[str, np.ndarray]:
+        return jax.device_get(compute())
+
+    def read(path: Path) -> dict[str, np.ndarray]:
+        path.stat()  # raises FileNotFoundError if nothing is kept yet, which is no damage
+        return read_arrays(path)
+
+    def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         write_arrays(path, **arrays)
-    return arrays
+
+    return build() if path is None else cached(path, read, build, write)
 
 
 def tree_from_arrays(
