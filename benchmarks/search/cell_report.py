@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from rich.box import SIMPLE_HEAD
 
 from benchmarks.harness.files import save_figure
@@ -96,10 +96,12 @@ def draw(out: Path, summary: dict[str, Any]) -> Figure:
         axes.fill_between(epochs, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.2)
     axes.set(xlabel="epochs", ylabel="perplexity on validation text", yscale="log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    over = "; 95% intervals" if summary["seeds"] > 1 else ""
-    axes.set_title(f"Penn Treebank; {', '.join(facts(summary))}{over}", fontsize="medium")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    over = " (95% intervals)" if summary["seeds"] > 1 else ""
+    axes.set_title(f"Penn Treebank{over}\n{', '.join(facts(summary))}", fontsize="medium")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     return save_figure(figure, out / "epochs.png")
 
 
