@@ -403,6 +403,8 @@ def test_invalid_command_lines_end_with_status_2_before_any_work(
         ({"outer_rate": "0.1"}, "outer_rate must be a finite number; got '0.1'"),
         ({"algorithm": "mamba"}, "algorithm must be one of maml, .*; got 'mamba'"),
         ({"batch_norm": None}, "batch_norm must be one of .*; got None"),
+        ({"out": "results"}, "out must be a pathlib.Path; got 'results'"),
+        ({"data": "omniglot"}, "data must be a pathlib.Path; got 'omniglot'"),
     ],
 )
 def test_options_from_python_are_refused_alike(change, says):

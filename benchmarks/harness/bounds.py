@@ -87,13 +87,14 @@ def check(options: Any, within: str = "") -> None:
         if is_dataclass(value):
             check(value, f"{name}.")
             continue
-        if field.name == "out" and value is not None:
-            _check_folder(name, value)
         if isinstance(value, tuple):
             _check_several(name, value)
         choices = tuple(_choices(field.type))
         for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, Path) or (one is None and type(None) in get_args(field.type)):
+            if one is None and type(None) in get_args(field.type):
+                continue
+            if _takes_a_path(field.type):
+                _check_path(name, one)
                 continue
             if field.type in (bool, str) and type(one) is not field.type:
                 words = "a string" if field.type is str else "true or false"
@@ -158,6 +159,10 @@ def _choices(hint: Any) -> Iterator[str]:
         yield from _choices(part)
 
 
+def _takes_a_path(hint: Any) -> bool:
+    return hint is Path or any(map(_takes_a_path, get_args(hint)))
+
+
 def _check_number(name: str, value: Any, low: float, high: float, choices: tuple[str, ...]) -> None:
     whole = isinstance(low, int)
     others = "".join(f" or {choice}" for choice in choices)
@@ -180,7 +185,12 @@ def _check_several(name: str, values: tuple[Any, ...]) -> None:
         raise ValueError(f"{name} must be different from each other; got {twice[0]!r} twice")
 
 
-def _check_folder(name: str, path: Path) -> None:
+def _check_path(name: str, path: Any) -> None:
+    """Refuses what is no path, and as a folder for results what cannot become one."""
+    if not isinstance(path, Path):
+        raise ValueError(f"{name} must be a pathlib.Path; got {path!r}")
+    if name != "out":
+        return
     if "\0" in str(path):
         raise ValueError(f"{name} must be a folder that can be made; got {str(path)!r}")
     try:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jax
 import platformdirs
 from jax.sharding import Mesh
+from jax.stages import Compiled, Lowered
 
 import maml
 
@@ -113,6 +114,19 @@ def layout(
         chunk = 1 if on_cpu and heavy else "all"
     mesh = maml.task_mesh(devices) if devices > 1 else None
     return Layout(None if chunk == "all" else chunk, mesh)
+
+
+def compiled(lowered: Lowered) -> Compiled:
+    """The compiled program; on a CPU with half of XLA's work, at about the same speed.
+
+    Seconds and speeds of both ways to compile are in docs/performance.md.
+    """
+    if jax.default_backend() != "cpu" or jax.config.read("jax_disable_most_optimizations"):
+        return lowered.compile()
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "1"}
+    if jax.__version_info__ < (0, 11):  # newer versions of XLA do not have the option
+        options["xla_cpu_use_fusion_emitters"] = False
+    return lowered.compile(compiler_options=options)
 
 
 def timed(call: Callable[..., T], *arguments: Any) -> tuple[T, float]:

@@ -127,7 +127,7 @@ def compile_call(
     def call(states: MetaState, keys: RandomKey) -> tuple[MetaState, dict[str, Array]]:
         return jax.lax.map(train_seed, (states, keys), batch_size=batch)
 
-    return jax.jit(call, donate_argnums=0).lower(states, keys).compile()
+    return hardware.compiled(jax.jit(call, donate_argnums=0).lower(states, keys))
 
 
 def observe(
