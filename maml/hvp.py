@@ -5,7 +5,7 @@ Hessian is symmetric, so forward mode through reverse mode gives the same vector
 cotangent of the step's gradient through that gradient as a tangent. It is usually faster.
 
 Kemaev, Calian, Zintgraf, Farquhar, van Hasselt: Scalable meta-learning via mixed-mode
-differentiation (ICML 2025), https://arxiv.org/abs/2505.00793
+differentiation (MixFlow-MG, ICML 2025), https://arxiv.org/abs/2505.00793
 """
 
 from collections.abc import Callable

@@ -2,12 +2,12 @@
 
 | change | option |
 |---|---|
-| multi-step loss: the losses after all inner steps count at first, later the last | `multi_step=` |
-| derivative-order annealing: meta-gradients are of first order at first | `first_order=` |
-| learned learning rates for each layer and inner step | `learn_rates=` |
-| batch-norm statistics for each inner step | `per_step=` of running averages |
-| batch-norm weights and biases for each inner step | `per_step=` of these leaves |
-| cosine annealing of the outer learning rate | `optax.cosine_decay_schedule` |
+| multi-step loss (MSL): all inner steps' losses count at first, later the last | `multi_step=` |
+| derivative-order annealing (DA): meta-gradients are of first order at first | `first_order=` |
+| learned learning rates for each layer and inner step (LSLR) | `learn_rates=` |
+| batch-norm statistics for each inner step (BNRS) | `per_step=` of running averages |
+| batch-norm weights and biases for each inner step (BNWB) | `per_step=` of these leaves |
+| cosine annealing of the outer learning rate (CA) | `optax.cosine_decay_schedule` |
 
 Antoniou, Edwards, Storkey: How to train your MAML (ICLR 2019), https://arxiv.org/abs/1810.09502
 """

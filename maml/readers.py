@@ -12,7 +12,7 @@ computed it; the meta-gradient goes through it. The loss is a `CarryLoss`,
 `(params, (chunk, carry), key) -> (scalar, (carry, metrics))`, and the learner of any algorithm
 that descends on it reads: `algorithm._replace(grad=maml.reading(algorithm.learner, start))`.
 
-Tandon et al.: End-to-end test-time training for long context (2025),
+Tandon et al.: End-to-end test-time training for long context (TTT-E2E, 2025),
 https://arxiv.org/abs/2512.23675
 """
 

@@ -306,5 +306,6 @@ plt.show()
 assert at_middle["MAML"] < 1e-6 and at_middle["FOMAML"] > 1e-3
 
 # %% [markdown]
-# The tests check this for every algorithm of the library, with momentum, Adam and masks inside:
+# The tests check this for the exact meta-gradients of the library, with momentum, Adam and masks in
+# the inner loop, and those of FOMAML, Reptile and iMAML against their definitions:
 # `tests/test_meta_gradient.py`. Next: [the paper's sinusoids](02_sinusoid.ipynb), measured.

@@ -117,9 +117,10 @@ plt.show()
 #   (Snell, Swersky, Zemel 2017). In the library this is a head that is computed in closed form.
 #
 # The network has batch normalisation. In the mode `"support"`, the statistics are those of the
-# support set, so that each query drawing is classified by itself. MAML's inner learning rate, 0.4,
-# is the paper's. ANIL's, 2.0, is larger because its step changes only the head. It is a guess, not
-# tuned.
+# support set, so that each query drawing is classified by itself. The inner learning rates, 0.4 for
+# MAML and 2.0 for ANIL, are for the mean of the losses and not tuned. The paper's 0.4 is for their
+# sum, which is 2.0 for the mean of five drawings. In a training as short as this one MAML is worse
+# with it: 69 % after one step, instead of the 82 % below.
 
 # %%
 network = Conv4(ways=5, features=32)

@@ -182,14 +182,16 @@ plt.show()
 
 # %% [markdown]
 # The network was meta-trained in the transductive mode, on query sets with one drawing of each
-# class. It is most accurate on such query sets, and hardly better than guessing on others. An
-# application that classifies one image at a time needs the mode `"support"`, and a published
-# accuracy means little without its mode.
+# class. In that mode it is most accurate on such query sets, and hardly better than guessing on the
+# others; in the mode `"support"` its accuracy is the same on all three. An application that
+# classifies one image at a time needs the mode `"support"`, and a published accuracy means little
+# without its mode.
 #
 # ## More classes than five
 #
-# The head of a prototypical network is computed from the support set, so it can tell any number of
-# classes apart, up to the number of outputs of its head.
+# The head of a prototypical network is computed from the support set, so such a network can
+# classify any number of classes. The stored head has 20 outputs, which is enough for up to 20
+# classes here; `benchmarks.classify` makes it as large as it has to be.
 
 # %%
 params, options = load("prototypes-20-way-1-shot")

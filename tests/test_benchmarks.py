@@ -308,10 +308,11 @@ def test_runs_that_differ_in_their_seed_are_one_row_with_an_interval_over_seeds(
     made = tables.markdown([run(0, 1.0), run(1, 3.0, new=1), run(0, 2.0), run(0, 7.0, rate=0.2)])
     rows = [row for row in made.splitlines() if row.startswith("| sinusoid 5-shot | maml")]
     # The latest of seed 0, and seed 1: 2.5 +- 12.706 * sqrt(0.5) / sqrt(2); the other rate apart.
-    assert "| 2.500 ± 6.353 | 0.67 | 2 |" in rows[0] and "`run`" in rows[0]
+    assert "| 2.500 ± 6.353 | 0.67 | 2 |" in rows[0] and "`run --seeds 2`" in rows[0]
     assert "| 7.000 ± 9.000 |" in rows[1] and len(rows) == 2
     made = tables.markdown([run(0, 1.0), run(1, 3.0, new=1), run(2, 5.0, new=2)])
     assert "| 5.000 ± 9.000 |" in made  # the option is another one
+    assert "`run --seeds 2 --seed 5`" in tables.markdown([run(6, 1.0), run(5, 3.0)])
 
 
 def test_a_line_of_several_seeds_without_their_means_does_not_count_as_one_of_them():

@@ -87,6 +87,11 @@ def rows_of(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
     seconds = [sum(run["seconds"].values()) / (run["config"].get("seeds") or 1) for run in runs]
     minutes = f"{np.mean(seconds) / 60:.1f}"
     command = re.sub(r" --seed \S+", "", command_to_repeat(first["command"]))
+    if len(runs) > 1:  # one command trains all of these seeds
+        command = re.sub(r" --seeds \S+", "", command) + f" --seeds {seeds}"
+        command += (
+            f" --seed {first_seed}" if (first_seed := min(run["seed"] for run in runs)) else ""
+        )
     setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"
     if first["batch_norm"] != "none":
         setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"

@@ -116,8 +116,8 @@ HEADLINES = (
     ("omniglot --preset one-step-20-way-1-shot --data data/omniglot --devices 1", "1"),
     (FIVE_SHOT, "1"),
     (AUGMENTED, "1"),
-    ("sinusoid --preset maml-paper-5-shot --val-tasks 0", "1"),
-    ("sinusoid --preset meta-sgd-paper-5-shot --val-tasks 0", "1"),
+    ("sinusoid --preset maml-paper-5-shot --val-tasks 0 --seeds 8", "1"),
+    ("sinusoid --preset meta-sgd-paper-5-shot --val-tasks 0 --seeds 3", "1"),
     ("navigation --surrogate likelihood_ratio", "1"),
     ("navigation --surrogate likelihood_ratio", "3"),
 )
