@@ -29,6 +29,7 @@ from benchmarks.harness.checkpoints import meta_params
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.files import COUNT, NUMBER, TEXT, check_schema, parse_json
 from benchmarks.harness.hardware import timed
+from benchmarks.harness.renamed import config_of_today
 from benchmarks.harness.run import headline_entries, matmul_precision
 from benchmarks.harness.stored import latest, read_arrays, write_arrays
 from benchmarks.harness.study import stack
@@ -139,6 +140,7 @@ def _config(stored: dict[str, Any], source: Path) -> FewShot:
     """
     known = {field.name for field in fields(FewShot)}
     check_schema(stored, dict.fromkeys(PATHS, (TEXT, None)), source)
+    stored = config_of_today(stored)
     values = {name: stored[name] for name in known & stored.keys() if stored[name] is not None}
     values |= {name: Path(values[name]) for name in PATHS if name in values}
     values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}

@@ -185,8 +185,10 @@ def check_params(params: Params) -> None:
     """Refuses parameters without a leaf that can be learned.
 
     Raises:
-        ValueError: no leaf is floating-point, or a leaf is not an array of numbers.
+        ValueError: no leaf is floating-point, a leaf is not an array of numbers, or the value is a
+            `MetaState`.
     """
+    check_meta_params(params)
     leaves = jax.tree.leaves_with_path(params)
     for path, leaf in leaves:
         if not is_array(leaf) or getattr(leaf, "dtype", None) == np.dtype(object):

@@ -153,12 +153,14 @@ def check_same_structure(after: PyTree, before: PyTree, name: str) -> None:
     """Refuses a state that has another structure, or other shapes or types, than the one before.
 
     Raises:
-        ValueError: the structure differs, or a shape, or the kind of a leaf, such as integers.
+        ValueError: the structure differs, or a shape, or a type other than that of a weakly typed
+            leaf, such as a Python number.
     """
     check_shapes(after, before, name, "state before it has")
     leaves = zip(jax.tree.leaves_with_path(after), jax.tree.leaves(before), strict=True)
     for (path, new), old in leaves:
-        if _kind(new) != _kind(old):
+        weak = any(getattr(leaf, "weak_type", True) for leaf in (new, old))
+        if _kind(new) != _kind(old) or (not weak and new.dtype != old.dtype):
             raise ValueError(
                 f"the {name} has {jnp.result_type(new)} at {path_name(path)}; the state before it"
                 f" has {jnp.result_type(old)}"

@@ -148,7 +148,7 @@ def _check_classes(labels: Num[np.ndarray | Array, " m"], weights: Any) -> None:
     """Refuses a support set of fewer than two classes, where labels and weights are known."""
     if isinstance(labels, Tracer) or isinstance(weights, Tracer):
         return
-    classes = np.unique(np.asarray(labels)[np.broadcast_to(weights, labels.shape) > 0])
+    classes = np.unique(np.asarray(labels)[np.broadcast_to(weights, np.shape(labels)) > 0])
     if len(classes) < 2:
         got = f"images of class {classes[0]} alone" if len(classes) else "no image of weight > 0"
         raise ValueError(f"the support set must have images of at least 2 classes; got {got}")

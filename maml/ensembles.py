@@ -65,7 +65,7 @@ def ensemble(learner: Learner) -> Learner:
             return jax.vmap(member_begin)(members, states, keys)
 
         states = jax.vmap(lambda member: learner(member).state)(members)
-        return Inner(states, step, params, begin=None if first.begin is None else begin)
+        return Inner(states, step, params, first.remat, None if first.begin is None else begin)
 
     return ensemble_learner
 

@@ -15,6 +15,7 @@ from maml._contracts import (
     check_gradient,
     check_meta_params,
     check_params,
+    check_shapes,
     check_step,
 )
 from maml._leaves import is_number
@@ -111,9 +112,5 @@ def value_and_gradient(
     check_metrics(metrics)
     if strange := [leaf for leaf in jax.tree.leaves(grads) if not is_number(leaf)]:
         raise ValueError(f"a meta-gradient must be a tree of numbers; got {strange[0]!r}")
-    shapes = [jax.tree.map(jnp.shape, part) for part in (grads, learned)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"a meta-gradient has the shapes of the meta-parameters, {shapes[1]}; got {shapes[0]}"
-        )
+    check_shapes(grads, learned, "meta-gradient", "meta-parameters have")
     return jnp.zeros(()), metrics, grads

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import PyTree
 
 from maml import tree
@@ -51,11 +52,26 @@ def grad(objective: Callable[..., tuple[Any, PyTree]], hvp: Hvp) -> Callable[...
         return jax.grad(objective, has_aux=True)
 
     def gradient(params: PyTree, *args: Any) -> tuple[PyTree, PyTree]:
-        # Values that the objective closes over may also depend on the meta-parameters.
-        closed, hoisted = jax.closure_convert(objective, params, *args)
+        closed, hoisted = _close(objective, params, *args)
         return _symmetric(closed, params, (*args, *hoisted))
 
     return gradient
+
+
+def _close(objective: Callable, *args: Any) -> tuple[Callable, list]:
+    """The objective with all values that it closes over as further arguments, and these values.
+
+    They may depend on the meta-parameters. `jax.closure_convert` leaves out integers, which cannot
+    be traced through a rule for derivatives within `jax.checkpoint`.
+    """
+    closed, shapes = jax.make_jaxpr(objective, return_shape=True)(*args)
+
+    def with_values(*args_and_values: Any) -> Any:
+        given, values = args_and_values[: len(args)], args_and_values[len(args) :]
+        function = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, values))
+        return jax.tree.structure(shapes).unflatten(function(*jax.tree.leaves(given)))
+
+    return with_values, closed.consts
 
 
 def value_and_grad(

@@ -119,6 +119,7 @@ def maximum(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array
     """The elementwise maximum, whose gradient always goes to exactly one argument.
 
     The gradient of `jnp.maximum`, and of `max` over axes, goes to the arguments that equal the
-    maximum. If XLA computes an argument twice with different rounding, there may be none.
+    maximum. If XLA computes an argument twice with different rounding, there may be none. NaN is
+    kept, as by `jnp.maximum`.
     """
-    return jnp.where(a > b, a, b)
+    return jnp.where((a > b) | jnp.isnan(a), a, b)

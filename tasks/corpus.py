@@ -69,7 +69,7 @@ def make_corpus(
         split_line = _words_of_line
     notes, tokens = [], {}
     for split in SPLITS:
-        named = {name: _tokens(text, split_line) for name, text in texts[split].items()}
+        named = {name: _tokens(text, split_line) for name, text in texts.get(split, {}).items()}
         tokens[split] = {name: text for name, text in named.items() if text}
         if not tokens[split]:
             raise ValueError(f"each split needs a text that is not empty; got none for {split}")

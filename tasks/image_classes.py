@@ -44,8 +44,9 @@ def from_arrays(classes: Mapping[str, Any], *, source: str = "arrays") -> ImageC
     Raises:
         ValueError: there is no class or a class has no images, other numbers, or another shape.
     """
-    if not classes:
-        raise ValueError("there must be images of at least one class; got 0 classes")
+    if not isinstance(classes, Mapping) or not classes:
+        got = "0 classes" if isinstance(classes, Mapping) else type(classes).__name__
+        raise ValueError(f"there must be images of at least one class by its name; got {got}")
     names = tuple(sorted(classes))
     arrays = [_to_bytes(name, np.asarray(classes[name])) for name in names]
     for name, array in zip(names, arrays, strict=True):

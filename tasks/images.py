@@ -148,7 +148,8 @@ def fraction_splits(
             not three positive numbers whose sum is 1, or the seed is not an integer.
     """
     check_seed(seed)
-    is_whole = len(fractions) == len(SPLITS) and abs(sum(fractions) - 1) < 1e-6  # not where NaN
+    three = isinstance(fractions, Sequence) and len(fractions) == len(SPLITS)
+    is_whole = three and abs(sum(fractions) - 1) < 1e-6  # not where NaN
     if not is_whole or min(fractions) <= 0:
         raise ValueError(
             f"the fractions must be three positive numbers whose sum is 1; got {fractions!r}"

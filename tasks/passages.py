@@ -12,6 +12,7 @@ from maml import Episode, Sampler
 from maml._checks import check_count, check_counts, check_key
 from maml.types import RandomKey
 
+MOST = np.iinfo(np.uint16).max  # the largest token
 Place = tuple[int, int]  # number of a text, and the token at which a passage of it begins
 
 
@@ -34,13 +35,14 @@ def random_readings(
         jit, not constants.
 
     Raises:
-        ValueError: a count is not an integer >= 1, or every text is shorter than a passage.
+        ValueError: a count is not an integer >= 1, a text is not a row of integers from 0 to 65535,
+            or every text is shorter than a passage.
 
     >>> sample = random_readings([np.arange(7), np.arange(2)], chunks=3, time=2)
     >>> sample(jax.random.key(0)).support.tolist()
     [[0, 1, 2], [2, 3, 4], [4, 5, 6]]
     """
-    lengths = _check_lengths(texts, chunks, time, kind)
+    lengths = _check_texts(texts, chunks, time, kind)
     places = np.maximum(lengths - chunks * time, 0)  # where a passage of the text can begin
     ends, offsets = np.cumsum(places), np.cumsum(lengths) - lengths
     tokens = np.concatenate([np.asarray(text, np.uint16) for text in texts])
@@ -75,7 +77,7 @@ def readings(
     >>> passages[2].tolist(), places
     ([[4, 5, 6], [6, 7, 8]], [(0, 0), (1, 0), (1, 4)])
     """
-    lengths, size = _check_lengths(texts, chunks, time, kind), chunks * time
+    lengths, size = _check_texts(texts, chunks, time, kind), chunks * time
     check_count(most, least=1, of="passages")
     starts = [
         (text, place)
@@ -127,10 +129,18 @@ def text_passages(text: bytes | str, shots: int, queries: int, length: int) -> S
     return jax.tree_util.Partial(partial(_read, **sizes), jnp.asarray(tokens))
 
 
-def _check_lengths(texts: Sequence[np.ndarray], chunks: int, time: int, kind: str) -> np.ndarray:
-    """The lengths of the texts, after a check that one of them has a passage."""
+def _check_texts(texts: Sequence[np.ndarray], chunks: int, time: int, kind: str) -> np.ndarray:
+    """The lengths of the texts, after a check of their tokens and that one has a passage."""
     check_counts(chunks=chunks)
     check_count(time, least=1, of="tokens in a chunk")
+    for number, text in enumerate(texts):
+        tokens = np.asarray(text)
+        is_row = tokens.ndim == 1 and (np.issubdtype(tokens.dtype, np.integer) or not tokens.size)
+        if not is_row or (tokens.size and (tokens.min() < 0 or tokens.max() > MOST)):
+            raise ValueError(
+                f"each of the {kind} must be a row of integers from 0 to {MOST}; number {number} is"
+                f" {np.array2string(tokens, threshold=5)} of {tokens.dtype}"
+            )
     lengths = np.array([len(text) for text in texts], np.int32)
     if not (lengths > chunks * time).any():
         raise ValueError(

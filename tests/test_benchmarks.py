@@ -413,6 +413,17 @@ def test_the_demo_runs(tmp_path, capsys):
     assert "0.67" in shown and "-11.68" in shown
 
 
+def test_the_tasks_of_an_evaluation_are_the_same_on_any_number_of_devices(waves):
+    values = []
+    for devices in (1, 8):
+        config = replace(waves, meta_batch=8, val_tasks=8, eval_tasks=1000, devices=devices)
+        experiment = sinusoid.experiment(config)
+        params = experiment.algorithm.init(experiment.init(jax.random.key(0)))
+        values.append(supervised.evaluate(experiment, config, params, "test")["mse"])
+    assert len(values[0]) == 1000
+    np.testing.assert_allclose(values[1], values[0], rtol=1e-5)
+
+
 def test_a_figure_without_validation_has_one_curve(waves):
     config = replace(waves, val_tasks=0)
     supervised.run_experiment(sinusoid.experiment(config), config)

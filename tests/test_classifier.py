@@ -66,6 +66,13 @@ def test_one_image_gets_the_answer_that_it_gets_among_others(classifier, images)
     assert classifier.predict(images[3]).shape == () and int(classifier.predict(images[3])) == 1
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_labels_may_be_a_list(theta, images, classifier):
+    listed = fit(theta, images, LABELS.tolist())  # pyright: ignore[reportArgumentType]
+    expected = predict_proba(classifier, images)
+    np.testing.assert_allclose(listed.predict_proba(images), expected, rtol=1e-5)
+
+
 def test_bytes_are_numbers_from_0_to_1_and_normalised(theta, images):
     scaling = np.full(3, 0.4), np.full(3, 0.2)
     classifier = fit(theta, images, normalise=scaling, inner_steps=0)

@@ -43,6 +43,13 @@ def test_each_member_adapts_as_it_does_alone():
             np.testing.assert_allclose(all_of[number], one, rtol=1e-12, atol=1e-13)
 
 
+def test_an_ensemble_stores_states_as_its_members_do():
+    whole = problem("support")
+    learner = maml.maml(whole.loss, optax.sgd(0.1), 2, remat=True).learner
+    stacked = jax.tree.map(lambda leaf: leaf[None], whole.params)
+    assert maml.ensemble(learner)(stacked).remat
+
+
 def test_the_mixture_has_the_mean_of_the_probabilities():
     logits = jnp.array([[[100.0, 0.0, 0.0]], [[0.0, 1.0, 3.0]]])
     mixed = maml.mixture(lambda params, x: logits[params])(jnp.arange(2), None)

@@ -163,8 +163,13 @@ def test_arrays_are_sorted_by_name_and_padded():
 def test_other_arrays_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         from_arrays({"a": np.zeros((1, 4, 4, 3), np.uint8), "b": wrong})
-    with pytest.raises(ValueError, match="got 0 classes"):
-        from_arrays({})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_no_class_and_arrays_without_names_are_refused():
+    for none, got in (({}, "0 classes"), ([np.zeros((1, 4, 4, 3))], "list")):
+        with pytest.raises(ValueError, match=f"by its name; got {got}"):
+            from_arrays(none)  # pyright: ignore[reportArgumentType]
 
 
 # Small classes
@@ -236,6 +241,6 @@ def test_impossible_splits_are_refused():
         fraction_splits(["a", "b", "a"], 0)
     with pytest.raises(ValueError, match=r"the seed must be an integer; got 0.5"):
         fraction_splits(["a", "b", "c"], 0.5)  # pyright: ignore[reportArgumentType]
-    for fractions in ((0.5, 0.5), (1.0, 0.5, -0.5), (0.5, 0.5, 0.5), (float("nan"), 0.5, 0.5)):
+    for fractions in (0.5, (0.5, 0.5), (1.0, 0.5, -0.5), (0.5, 0.5, 0.5), (float("nan"), 0.5, 0.5)):
         with pytest.raises(ValueError, match="three positive numbers whose sum is 1; got"):
             fraction_splits(["a", "b", "c"], 0, fractions)  # pyright: ignore[reportArgumentType]

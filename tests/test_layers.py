@@ -195,3 +195,9 @@ def test_the_gradient_of_a_maximum_goes_to_one_of_the_two():
         grads = jax.grad(lambda v: max_pool(v).sum())(values)
         assert set(np.unique(grads)) == {0.0, 1.0}
         assert grads.sum() == x.size / 4
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_maximum_keeps_nan_wherever_it_is(place):
+    x = jnp.arange(4.0).at[place].set(jnp.nan).reshape(1, 2, 2, 1)
+    assert jnp.isnan(max_pool(x)).all()

@@ -32,6 +32,21 @@ def with_memory(name, optimizer, inner_steps, task, memory):
         return algorithm(name, optimizer, inner_steps, task.loss, task.params)
 
 
+def test_every_mode_reads_counters_among_the_parameters():
+    def loss(params, batch, key):
+        return jnp.sum((params["w"] * params["count"].sum() - batch) ** 2), {}
+
+    params = {"w": jnp.arange(2.0), "count": jnp.arange(3)}
+    episode = maml.Episode(jnp.ones(2), jnp.zeros(2))
+    for steps in (1, MAX_UNROLLED_STEPS + 2):
+        expected, *others = (
+            jax.jit(partial(maml.task_gradient, grad))(params, episode, KEY)[0]["w"]
+            for grad in (maml.maml(loss, optax.sgd(0.01), steps, **m).grad for m in ALL.values())
+        )
+        for got in others:
+            assert relative_error(got, expected) <= ROUNDING
+
+
 def cases():
     """Every algorithm; those that are not slow hold every optimiser and batch norm."""
     pairs = [*zip(("momentum", "clipped", "adam"), BATCH_NORMS, strict=True)]

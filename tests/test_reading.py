@@ -245,6 +245,10 @@ def test_arguments_that_cannot_be_read_are_refused(unchecked):
         value, ((h, count), metrics) = recurrent(params, (batch[0], batch[1]), key)
         return value, ((jnp.append(h, h), count), metrics)
 
+    def rounds(params, batch, key):
+        value, ((h, count), metrics) = recurrent(params, batch, key)
+        return value, ((h.astype(jnp.bfloat16), count), metrics)
+
     def on(loss):
         return maml.maml(loss, optax.sgd(0.1), 0).learner
 
@@ -258,6 +262,7 @@ def test_arguments_that_cannot_be_read_are_refused(unchecked):
             "learner": on(without_carry)
         },
         r"the carry has the shape \(6,\) at '0'": {"learner": on(grows)},
+        "the carry has bfloat16 at '0'; the state before it has float64": {"learner": on(rounds)},
         "no chunk is seen before it is scored": {
             "learner": lambda theta: learner(theta)._replace(begin=lambda state, batch, key: state)
         },

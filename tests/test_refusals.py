@@ -137,13 +137,17 @@ CALLS = {
     ),
     "grad of another shape": (
         lambda: computed(lambda *_: ({"w": 1.0}, {})),
-        "has the shapes of the meta-parameters",
+        "the meta-gradient has the structure .*; the meta-parameters have",
     ),
     "grad without metrics": (
         lambda: computed(lambda p, *_: p),
         r"returns \(gradients, metrics by name\)",
     ),
     "params a MetaState": (lambda: evaluate(STATE), "got a MetaState: pass .params"),
+    "learner of a MetaState": (
+        lambda: ALGORITHM.learner(STATE),  # pyright: ignore[reportArgumentType]
+        "got a MetaState: pass .params",
+    ),
     "gradient at a MetaState": (lambda: gradient(params=STATE), "got a MetaState"),
     "state the params": (lambda: train(state=PARAMS), "must be a MetaState"),
     "algorithm the learner": (lambda: train(ALGORITHM.learner), "must be an Algorithm"),

@@ -158,9 +158,20 @@ def test_an_observation_of_any_kind_gives_the_numbers_of_its_vector(kind):
         ({"horizon": 0}, "number of steps of a trajectory must be an integer >= 1; got 0"),
         ({"algorithm": maml.protonet}, "algorithm must be a function of"),
         ({"algorithm": lambda *_: None}, "the algorithm must be an Algorithm"),
+        ({"algorithm": maml.reptile}, "needs a meta-gradient with an objective"),
         ({"adapting": None}, "adapting must be a dictionary of options of collector; got None"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(options, message):
     with pytest.raises(ValueError, match=message):
         rl.promp(environment(numbers), POLICY, INNER, OUTER, 1, **BATCH | options)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_outer_steps_refuse_other_options_and_states():
+    loss = rl.surrogate_loss(POLICY)
+    algorithm, params = maml.maml(loss, INNER, 1), jnp.zeros((3, 2))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'clip'"):
+        rl.multi_epoch(algorithm, OUTER, 2, clip=0.2)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(ValueError, match="the state must be a MetaState"):
+        rl.trpo(algorithm, POLICY, 1)(params, None, KEY)  # pyright: ignore[reportArgumentType]

@@ -167,6 +167,15 @@ def test_a_mutation_changes_one_token_of_a_free_space_and_stays_within_a_masked_
     assert space is MASKED or np.allclose(places, 1 / 3, atol=0.1)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_mutation_takes_tokens_as_the_best_child_has_them():
+    tokens = ALL[5]
+    for given in (tokens, tokens.tolist()):
+        np.testing.assert_array_equal(
+            mutate(FREE, given, KEY), mutate(FREE, jnp.array(tokens), KEY)
+        )
+
+
 def test_where_nothing_is_allowed_the_token_is_no_option():
     space = Space((2, 2), lambda tokens, at: (at == 0) | (tokens[0] == 0) & (jnp.arange(2) < 2))
     drawn = np.asarray(

@@ -124,6 +124,8 @@ def test_texts_that_cannot_be_read_are_refused_by_name(tmp_path, unchecked):
         text.own_texts(file)
     with pytest.raises(ValueError, match="each split needs a text that is not empty; got none for"):
         text.own_texts(tmp_path)
+    with pytest.raises(ValueError, match="got none for val"):
+        make_corpus({"train": {"a": "abba"}}, "characters", 10)
     file.write_text("aaaaaaaaaa")
     with pytest.raises(ValueError, match=r"two different tokens or more; .* only 'a'"):
         text.own_texts(file)
@@ -195,3 +197,14 @@ def test_texts_shorter_than_a_passage_are_refused_with_both_lengths():
     with pytest.raises(ValueError, match="the longest of 0 val texts has 0"):
         random_readings([], 1, 1, kind="val texts")
     assert jnp.issubdtype(random_readings(texts, 1, 2)(KEY).support.dtype, jnp.int32)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "text", [[0, 1, 70_000], [0, 1, -1], [0.0, 1.0, 2.5], [[0, 1, 2]]], ids=str
+)
+def test_tokens_that_are_no_row_of_small_integers_are_refused(text):
+    texts = [np.arange(9), np.array(text)]
+    for read in (lambda: random_readings(texts, 1, 2), lambda: readings(texts, 1, 2, 9)):
+        with pytest.raises(ValueError, match="row of integers from 0 to 65535; number 1 is"):
+            read()

@@ -40,7 +40,7 @@ def walk(environment, policy, params, task=None, **counts):
 
 @pytest.mark.parametrize("ends_after", [1, 3, 1000])
 def test_a_trial_concatenates_its_episodes(ends_after):
-    trial = trial_environment(counting(ends_after), 4, 5)
+    trial = trial_environment(counting(ends_after)._replace(actions=np.int64(2)), 4, 5)
     trajectories = walk(trial, FAIR, None, horizon=20, trajectories=50)
     returns = np.asarray(episode_returns(trajectories, 4))
     for n in range(50):

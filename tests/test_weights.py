@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
 import numpy as np
@@ -88,6 +88,15 @@ def test_a_missing_or_foreign_weights_file_is_refused(tmp_path):
         weights.read_options(path)
     with pytest.raises(ValueError, match="there is no file"):
         weights.read_options(tmp_path / "none.npz")
+
+
+def test_options_of_an_older_file_keep_their_values(tmp_path):
+    path = tmp_path / "older.npz"
+    today = asdict(omniglot.PAPER) | {"algorithm": "imaml", "strength": 0.5, "draw": 7}
+    older = {name: today[name] for name in today.keys() - {"regularisation", "prefetch"}}
+    np.savez(path, options=np.array(json.dumps(older)))
+    options = weights.read_options(path)
+    assert (options.regularisation, options.prefetch) == (0.5, 7)
 
 
 def test_nothing_in_a_file_is_executed(tmp_path):

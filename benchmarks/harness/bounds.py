@@ -191,6 +191,8 @@ def _check_path(name: str, path: Any) -> None:
         raise ValueError(f"{name} must be a pathlib.Path; got {path!r}")
     if name != "out":
         return
+    if str(path).startswith("~"):
+        raise ValueError(f"{name} begins with ~, which the shell did not expand; got {path}")
     if "\0" in str(path):
         raise ValueError(f"{name} must be a folder that can be made; got {str(path)!r}")
     try:

@@ -80,9 +80,9 @@ def _explain_failure(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         good = [path.name for path in checkpoint_paths(folder)][-1:] or ["none"]
-        reason = str(error).strip().splitlines()[0]
         raise OSError(
-            f"no checkpoint can be written to {folder}; the last good one is {good[0]}: {reason}"
+            f"no checkpoint can be written to {folder}; the last good one is {good[0]}:"
+            f" {stored.first_line(error)}"
         ) from error
 
 

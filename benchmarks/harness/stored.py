@@ -80,7 +80,7 @@ def leaves(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # any error that a damaged file leads to
         if re.search(PASSING, str(error)):
             raise _unreadable(path, error) from error
-        raise DamagedError(_first_line(error)) from error
+        raise DamagedError(first_line(error)) from error
     if expected not in (None, checksum(arrays)):
         raise DamagedError("its arrays do not have the checksum that was written with them")
     return arrays
@@ -140,10 +140,10 @@ def _read_all(path: Path) -> None:
 
 def _unreadable(path: Path, error: BaseException) -> OSError:
     cure = NOTHING_CHANGED.format("try again when its files can be read")
-    return OSError(f"the checkpoint {path} cannot be read now: {_first_line(error)}; {cure}")
+    return OSError(f"the checkpoint {path} cannot be read now: {first_line(error)}; {cure}")
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a message, without the details that TensorStore adds in brackets."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return shorten(line.partition(" [")[0], 300, placeholder=" ...")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -147,8 +148,8 @@ def evaluate(
     tasks = config.val_tasks if validating else config.eval_tasks
     steps = config.inner_steps if validating else config.eval_steps
     layout = make_layout(experiment, config)
-    devices, blocks = layout.mesh.size if layout.mesh else 1, -(-tasks // BLOCK)
-    block = -(-tasks // (blocks * devices)) * devices
+    blocks = -(-tasks // BLOCK)
+    block = -(-tasks // blocks)
     sample = maml.batch_tasks(experiment.samplers[split], block)
     learner, metric = experiment.algorithm.learner, experiment.metric
     key, values = jax.random.key(2018 if validating else 2017), []
@@ -172,8 +173,13 @@ def _evaluate(
 ) -> dict[str, jax.Array]:
     sample_key, key = jax.random.split(key)
     episodes = sample(sample_key)
+    # Every device computes as many tasks as the others, some of them twice if they do not divide.
+    tasks, devices = len(jax.tree.leaves(episodes)[0]), layout.mesh.size if layout.mesh else 1
+    places = jnp.arange(-(-tasks // devices) * devices) % tasks
+    episodes = jax.tree.map(lambda leaf: leaf[places], episodes)
     options = layout._asdict()
-    return maml.evaluate(learner, metric, meta_params, episodes, key, steps, **options)[1]
+    metrics = maml.evaluate(learner, metric, meta_params, episodes, key, steps, **options)[1]
+    return jax.tree.map(lambda leaf: leaf[:tasks], metrics)
 
 
 def _by_step(values: dict[str, np.ndarray]) -> Values:

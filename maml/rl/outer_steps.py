@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree, Scalar
 
 from maml._checks import check_callable, check_count
-from maml._contracts import check_algorithm, check_loss
+from maml._contracts import check_algorithm, check_loss, check_state
 from maml._optimizers import check_optimizer
 from maml.inner import adapt
 from maml.mapping import map_tasks
@@ -193,6 +193,8 @@ def trpo(
         return jnp.sum(kl, where=alive) / count_steps(alive)
 
     def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
+        check_state(state)
+
         def of_step(theta: MetaParams, episode: Episode, key: RandomKey) -> tuple[Scalar, Metrics]:
             return objective(theta, episode, key, state.step)
 
@@ -207,7 +209,9 @@ def multi_epoch(
     algorithm: Algorithm,
     optimizer: optax.GradientTransformation,
     epochs: int = 1,
-    **options: Any,
+    *,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Improve:
     """An outer step of several steps of an optimiser on the same episodes.
 
@@ -217,7 +221,7 @@ def multi_epoch(
         algorithm: Algorithm whose meta-gradient is used.
         optimizer: Outer optimiser, an optax transformation.
         epochs: Number of steps on the same episodes, >= 1.
-        options: Options of `meta_step`: `chunk`, `mesh`.
+        chunk, mesh: As in `meta_step`.
 
     Returns:
         The outer step `improve(state, episodes, key) -> (state, metrics)`.
@@ -232,7 +236,7 @@ def multi_epoch(
 
     def improve(state: MetaState, episodes: Episode, key: RandomKey) -> tuple[MetaState, Metrics]:
         def epoch(state: MetaState, key: RandomKey) -> tuple[MetaState, Metrics]:
-            return meta_step(algorithm, optimizer, state, episodes, key, **options)
+            return meta_step(algorithm, optimizer, state, episodes, key, chunk=chunk, mesh=mesh)
 
         new_state, metrics = jax.lax.scan(epoch, state, jax.random.split(key, epochs))
         return new_state._replace(step=state.step + 1), jax.tree.map(lambda leaf: leaf[0], metrics)

@@ -32,7 +32,7 @@ from maml.rl.outer_steps import (
     trpo,
 )
 from maml.rl.policies import Policy
-from maml.rl.terms import add_exploration_term, add_kl_penalty
+from maml.rl.terms import add_exploration_term, add_kl_penalty, require_objective
 from maml.surrogates import Surrogate, clipped, likelihood_ratio
 from maml.training import init
 from maml.types import Algorithm, Learner, LossFn, MetaState, Metrics, RandomKey
@@ -84,11 +84,12 @@ def maml_trpo(
         fvp_trajectories: Number of trajectories of each batch that the Fisher-vector products use.
             None: all.
         options: Options that `promp` has as well: `algorithm`, a function
-            `(loss, optimizer, inner_steps) -> Algorithm` such as `maml.fomaml`; `surrogate`, that
-            of the inner steps; `exploration_coef`, see `add_exploration_term`; `chunk` and `mesh`,
-            as in `maml.evaluate`; `discount`, `gae_lambda` and `normalise` of `collector`; and
-            `adapting`, a dictionary of options of `collector` that are different in the inner
-            steps, such as `{"normalise": False}`.
+            `(loss, optimizer, inner_steps) -> Algorithm` such as `maml.fomaml`, of which only
+            `init` and `learner` are used, since the outer loss is that of the policy after the last
+            inner step; `surrogate`, that of the inner steps; `exploration_coef`, see
+            `add_exploration_term`; `chunk` and `mesh`, as in `maml.evaluate`; `discount`,
+            `gae_lambda` and `normalise` of `collector`; and `adapting`, a dictionary of options of
+            `collector` that are different in the inner steps, such as `{"normalise": False}`.
 
     Returns:
         The functions that meta-train and evaluate.
@@ -200,6 +201,7 @@ def _recipe(
     recorder = build(record_trajectories(collect_inner, policy, inner_loss))
     episode = collect_episode(recorder.learner, collect, inner_steps)
     recorded = build(inner_loss)
+    require_objective(recorded)
     outer_loss = surrogate_loss(policy, outer.surrogate)
     recorded = recorded._replace(grad=unrolled(recorded.learner, outer_loss, inner_steps))
     if inner_steps and exploration_coef:

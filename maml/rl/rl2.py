@@ -62,7 +62,7 @@ def trial_environment(environment: Environment, episodes: int, horizon: int) -> 
     count = environment.actions
 
     def encode_action(action: Array) -> Array:
-        return jax.nn.one_hot(action, count) if isinstance(count, int) else action.ravel()
+        return action.ravel() if isinstance(count, tuple) else jax.nn.one_hot(action, count)
 
     def observe(observation: PyTree, action: Array, reward: Array, new: Array) -> Array:
         parts = flatten_observation(observation), action, reward[None], new[None]

@@ -89,6 +89,7 @@ def mutate(space: Space, tokens: Tokens, key: RandomKey) -> Tokens:
     check_space(space)
     check_tokens(tokens, space.choices)
     check_key(key)
+    tokens = jnp.asarray(tokens)
     place_key, key = jax.random.split(key)
     mutated = random_option(space.option_masks(tokens).sum(axis=1) > 1, place_key)
 

@@ -115,6 +115,7 @@ def sequential_policy(
 
     def log_probs(params: Params, tokens: Tokens) -> LogProbs:
         check_params(params)
+        tokens = jnp.asarray(tokens)
 
         def step_at(carry: PyTree, at: tuple[Array, Position]) -> tuple[PyTree, Array]:
             return checked_step(params, carry, *at)

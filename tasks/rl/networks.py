@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from maml._checks import check_count, check_number
 from maml.rl.distributions import Gaussian, categorical, gaussian
@@ -63,30 +63,6 @@ class GaussianMLP(nn.Module):
         start = nn.initializers.constant(jnp.log(self.std))
         log_std = self.param("log_std", start, (self.actions,))
         return Gaussian(mean, jnp.maximum(log_std, jnp.log(SMALLEST)))
-
-
-class CategoricalMLP(nn.Module):
-    """A categorical policy network, a ReLU network for the logits.
-
-    The initial weights are Xavier-uniform.
-
-    Attributes:
-        actions: Number of actions, >= 1.
-        widths: Widths of the hidden layers, each >= 1.
-    """
-
-    actions: int
-    widths: Sequence[int] = (100, 100)
-
-    def __post_init__(self) -> None:
-        _check_sizes(actions=self.actions)
-        _check_widths(self.widths)
-        super().__post_init__()
-
-    @nn.compact
-    def __call__(self, observation: PyTree) -> Float[Array, " actions"]:
-        """Logits of the actions."""
-        return _hidden(observation, self.widths, self.actions)
 
 
 def _hidden(
