@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from maml import tree
 from maml._checks import check_flags
@@ -165,7 +165,18 @@ def keep_inner_state(optimizer: optax.GradientTransformation) -> optax.GradientT
         names = ReptileParams("learned", "kept")
         return jax.tree.map(lambda name, part: jax.tree.map(lambda _: name, part), names, meta)
 
-    return optax.partition({"learned": optimizer, "kept": optax.sgd(1.0)}, labels)
+    kept = optax.stateless_with_tree_map(_replace_by_mean)
+    return optax.partition({"learned": optimizer, "kept": kept}, labels)
+
+
+def _replace_by_mean(displacement: Any, state: Any) -> Array:
+    """The update that replaces a state by its mean, from the mean displacement.
+
+    A mean that is only the rounding error of the difference is zero: a second moment that decayed
+    by many orders of magnitude would otherwise become negative.
+    """
+    error = 16 * jnp.finfo(state.dtype).eps * jnp.abs(state)
+    return jnp.where(jnp.abs(state - displacement) <= error, -state, -displacement)
 
 
 def check_keeps_inner_state(meta_params: Any, opt_state: PyTree) -> None:

@@ -216,3 +216,20 @@ def test_the_state_of_another_inner_optimiser_is_refused():
     for state in ("a", optax.adam(0.1).init(PARAMS)):
         with pytest.raises(ValueError, match="of another optimiser"):
             maml.gradient_descent(loss, SGD, PARAMS, opt_state=state)
+
+
+def test_a_second_moment_that_decays_within_a_task_stays_positive():
+    """200 steps of Adam divide it by 10^9, far below the rounding error of a difference."""
+
+    def steep(params, batch, key):
+        return jnp.mean(batch) * params["w"].sum(), {}
+
+    algorithm = maml.reptile(steep, optax.adam(1e-3, b1=0.0, b2=0.9), 200, keep_state=True)
+    outer = maml.keep_inner_state(optax.sgd(1.0))
+    state = maml.init(algorithm, outer, {"w": jnp.zeros(3, jnp.float32)})
+    for slope in (3.0, 0.0, 0.0):  # as of a unit that dies
+        data = slope * jnp.linspace(0.7, 1.3, 25, dtype=jnp.float32)[:, None]
+        state, _ = maml.meta_step(algorithm, outer, state, maml.Episode(data, data), KEY)
+        moments = state.params.opt_state[0].nu["w"]
+        assert (moments >= 0).all() and jnp.isfinite(state.params.params["w"]).all()
+    assert (moments < 1e-6).all()
