@@ -123,6 +123,8 @@ class FewShot(DataOptions):
     """Number by which the squared distances of protonet are divided."""
     regularisation: float = 2.0
     """Strength lambda of imaml's penalty on the distance to the meta-parameters."""
+    damping: float = 0.0
+    """Number added to lambda in the curvature of imaml's meta-gradient."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

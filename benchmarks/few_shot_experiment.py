@@ -28,7 +28,7 @@ Apply = Callable[[Params, Any], jax.Array]
 def algorithm(config: FewShot, model: nn.Module, params: Params) -> maml.Algorithm:
     """The configured algorithm, with SGD as the inner optimiser."""
     names = "inner_rate", "inner_steps", "batch_norm", "per_step_norm", "remat", "regularisation"
-    further = "learn_rates", "multi_step", "first_order", "temperature"
+    further = "learn_rates", "multi_step", "first_order", "temperature", "damping"
     options = {name: getattr(config, name) for name in (*names, *further)}
     hvp = config.hvp or "forward"
     return image_classifier(config.algorithm, model, params, hvp=hvp, **options)

@@ -180,13 +180,18 @@ def imaml(
     *,
     regularisation: float,
     cg_steps: int,
+    damping: float = 0.0,
 ) -> Algorithm:
     """Implicit MAML: the derivative of  phi = argmin L_support(phi) + lambda/2 ||phi - theta||^2.
+
+    The authors' code solves (2 I + H / (lambda + 10)) x = grad L_query(phi) by default, which is
+    half of the meta-gradient with a damping of lambda + 20.
 
     Args:
         loss, optimizer, inner_steps: As in `maml`; inner steps descend on the regularised loss.
         regularisation: Regularisation towards theta, lambda > 0, such as 2 for few-shot images.
-        cg_steps: Number of conjugate-gradient steps for (I + H / lambda)^-1, such as 5.
+        cg_steps: Number of conjugate-gradient steps for (I + H / (lambda + damping))^-1, such as 5.
+        damping: Damping of the curvature, >= 0; see `implicit`.
 
     Returns:
         The algorithm, whose meta-parameters are the parameters of the model.
@@ -203,7 +208,8 @@ def imaml(
     def learner(theta: Params) -> Inner:
         return gradient_descent(proximal(loss, theta, regularisation), optimizer, theta)
 
-    grad = implicit(learner, loss, inner_steps, regularisation=regularisation, cg_steps=cg_steps)
+    curvature = {"regularisation": regularisation, "cg_steps": cg_steps, "damping": damping}
+    grad = implicit(learner, loss, inner_steps, **curvature)
     return Algorithm(
         lambda params: checked_params(params, optimizer, check=check_optimizer), learner, grad
     )

@@ -106,9 +106,15 @@ def unrolled(
 
 
 def implicit(
-    learner: Learner, loss: LossFn, inner_steps: int, *, regularisation: float, cg_steps: int
+    learner: Learner,
+    loss: LossFn,
+    inner_steps: int,
+    *,
+    regularisation: float,
+    cg_steps: int,
+    damping: float = 0.0,
 ) -> MetaGradient:
-    """The implicit derivative of the adaptation:  (I + H / lambda)^-1 grad L_query(phi).
+    """The implicit derivative of the adaptation:  (I + H / (lambda + d))^-1 grad L_query(phi).
 
     phi is assumed to be the minimiser of  L_support(phi) + lambda/2 ||phi - theta||^2,  and H is
     the Hessian of L_support at phi; with a batch for each step, L_support is the mean over the
@@ -121,13 +127,17 @@ def implicit(
         inner_steps: Number of inner steps K >= 1 towards the minimiser.
         regularisation: Regularisation towards theta, lambda > 0.
         cg_steps: Number of conjugate-gradient steps, each with one Hessian-vector product.
+        damping: Damping d >= 0 of the curvature. It keeps conjugate gradients stable where the
+            Hessian has eigenvalues near -lambda or below; the derivative is exact for 0, and that
+            of first order for infinity.
 
     Returns:
         The meta-gradient, without an objective.
 
     Raises:
-        ValueError: `inner_steps` or `cg_steps` is below 1, `regularisation` is not positive, or
-            (when traced) the meta-parameters are not the model's parameters.
+        ValueError: `inner_steps` or `cg_steps` is below 1, `regularisation` is not positive,
+            `damping` is negative, or (when traced) the meta-parameters are not the model's
+            parameters.
 
     Rajeswaran, Finn, Kakade, Levine: Meta-learning with implicit gradients (NeurIPS 2019),
     equation 6, https://arxiv.org/abs/1909.04630
@@ -137,6 +147,7 @@ def implicit(
     check_count(inner_steps, least=1, of="inner steps")
     check_count(cg_steps, least=1, of="conjugate-gradient steps")
     check_number(regularisation, "regularisation", above=0)
+    check_number(damping, "damping", least=0)
 
     def gradient_of(
         meta_params: MetaParams, episode: Episode, key: RandomKey
@@ -164,7 +175,7 @@ def implicit(
         def curvature_product(v: jax.Array) -> jax.Array:
             # The gradient of a complex parameter is the conjugate of the direction of ascent.
             hessian_v = jax.jvp(jax.grad(support_loss), (learned,), (unravel(v.conj()),))[1]
-            return v + ravel_pytree(hessian_v)[0] / regularisation
+            return v + ravel_pytree(hessian_v)[0] / (regularisation + damping)
 
         solved = cg(curvature_product, flat, tol=0.0, maxiter=cg_steps)[0]
         # Conjugate gradients turn NaN into zero. Metrics of NaN mark a query set without a row of

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -135,6 +136,23 @@ def test_imaml_with_very_strong_regularisation_is_joint_training(task):
     chosen = maml.imaml(task.loss, optax.sgd(1e-13), 1, regularisation=1e12, cg_steps=5)
     got = one_gradient(chosen, task.params, task.episodes)
     assert_equal(got, gradient(task.loss, task.params, task.episodes.query), 1e-10)
+
+
+@pytest.mark.parametrize("damping", [0.0, 1.5])
+def test_imaml_solves_with_the_damped_curvature(damping):
+    """One leaf and a quadratic loss, so that two conjugate gradients solve exactly."""
+    curvature, theta = jnp.array([1.0, -0.2]), jnp.array([1.0, -1.0])
+
+    def loss(phi, batch, key):
+        return 0.5 * jnp.vdot(phi - batch, curvature * (phi - batch)), {}
+
+    options = {"regularisation": 0.5, "cg_steps": 2, "damping": damping}
+    chosen = maml.imaml(loss, optax.sgd(0.3), 200, **options)
+    episode = maml.Episode(jnp.zeros(2), jnp.ones(2))
+    got, _ = quick(partial(maml.task_gradient, chosen.grad))(theta, episode, KEY)
+    phi = 0.5 * theta / (curvature + 0.5)
+    expected = curvature * (phi - 1) / (1 + curvature / (0.5 + damping))
+    np.testing.assert_allclose(got, expected, rtol=1e-9)
 
 
 def test_cavia_forgets_the_context_it_is_given_and_gives_it_no_meta_gradient(task):

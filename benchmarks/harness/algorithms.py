@@ -22,7 +22,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "boil": SECOND_ORDER,
     "meta_sgd": SECOND_ORDER,
     "reptile": DESCENT,
-    "imaml": (*DESCENT, "regularisation"),
+    "imaml": (*DESCENT, "regularisation", "damping"),
     "cavia": (*SECOND_ORDER, "context"),
     "protonet": ("train_ways", "temperature"),
     "r2d2": ("train_ways",),

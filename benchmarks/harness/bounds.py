@@ -24,7 +24,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "inner_rate outer_rate": (0.0, LARGEST),
     "rate regularisation temperature": (1e-30, LARGEST),
     "momentum": (0.0, 0.999999),
-    "decay dynamic_rates": (0.0, LARGEST),
+    "decay dynamic_rates damping": (0.0, LARGEST),
     "factors": (1e-6, 1e6),
     "inner_steps eval_steps": (0, 10_000),
     "meta_steps multi_step first_order shared_steps": (0, COUNTER),

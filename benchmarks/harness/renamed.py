@@ -21,6 +21,7 @@ ADDED = {
         "augment": False,
         "augment_set": "both",
         "channels": 64,
+        "damping": 0.0,
         "fit": "crop",
         "leave_out_small": False,
         "shots_range": None,
