@@ -147,7 +147,7 @@ def test_imaml_solves_with_the_damped_curvature(damping):
         return 0.5 * jnp.vdot(phi - batch, curvature * (phi - batch)), {}
 
     options = {"regularisation": 0.5, "cg_steps": 2, "damping": damping}
-    chosen = maml.imaml(loss, optax.sgd(0.3), 200, **options)
+    chosen = maml.imaml(loss, optax.sgd(0.3), 400, **options)
     episode = maml.Episode(jnp.zeros(2), jnp.ones(2))
     got, _ = quick(partial(maml.task_gradient, chosen.grad))(theta, episode, KEY)
     phi = 0.5 * theta / (curvature + 0.5)
