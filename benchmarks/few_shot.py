@@ -129,10 +129,10 @@ class FewShot(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         name = self.algorithm
-        if name == "reptile" and self.batch_norm == "running":
-            raise ValueError("batch_norm must not be running for reptile, which reads no query set")
         if self.shots_range and self.shots_range[0] > self.shots_range[1]:
             raise ValueError(f"shots_range must begin with the fewest; got {self.shots_range}")
+        if name == "reptile" and self.batch_norm == "running":
+            raise ValueError("batch_norm must not be running for reptile, which reads no query set")
         if name == "reptile" and self.inner_steps < 2:
             raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
         on_omniglot, own = self.dataset == "omniglot", self.dataset == "images"

@@ -160,7 +160,7 @@ def check_same_structure(after: PyTree, before: PyTree, name: str) -> None:
     leaves = zip(jax.tree.leaves_with_path(after), jax.tree.leaves(before), strict=True)
     for (path, new), old in leaves:
         weak = any(getattr(leaf, "weak_type", True) for leaf in (new, old))
-        if _kind(new) != _kind(old) or (not weak and new.dtype != old.dtype):
+        if _kind(new) != _kind(old) if weak else new.dtype != old.dtype:
             raise ValueError(
                 f"the {name} has {jnp.result_type(new)} at {path_name(path)}; the state before it"
                 f" has {jnp.result_type(old)}"

@@ -13,7 +13,6 @@ from maml._checks import check_key
 from maml._contracts import (
     check_episode,
     check_gradient,
-    check_meta_params,
     check_params,
     check_shapes,
     check_step,
@@ -49,7 +48,6 @@ def task_gradient(
             than the meta-parameters.
     """
     check_gradient(grad)
-    check_meta_params(meta_params)
     check_params(meta_params)
     check_episode(episode)
     check_key(key)

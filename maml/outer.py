@@ -13,7 +13,6 @@ from maml._contracts import (
     check_algorithm,
     check_episode,
     check_gradient,
-    check_meta_params,
     check_params,
     check_state,
     check_step,
@@ -93,10 +92,9 @@ def _gradient_and_mask(
     mesh: Mesh | None,
 ) -> tuple[MetaParams, Metrics, Bool[Array, " task"]]:
     """The results of `meta_gradient`, and a mask of the tasks that are in the means."""
-    check_meta_params(meta_params)
+    check_params(meta_params)
     check_key(key)
     check_gradient(grad)
-    check_params(meta_params)
     check_step(step)
     check_episode(episodes)
     check_tasks(episodes, mesh)

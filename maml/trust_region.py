@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, PyTree, Scalar
 
 from maml import tree
 from maml._checks import check_callable, check_count, check_key, check_number
-from maml._contracts import check_episode, check_meta_params, check_params
+from maml._contracts import check_episode, check_params
 from maml._returns import checked_number, checked_objective
 from maml.mapping import (
     TASK_AXIS,
@@ -136,7 +136,6 @@ def trust_region_step(
         divergence=checked_number(region.divergence, "divergence"),
         measured=checked_number(region.measured, "measured"),
     )
-    check_meta_params(meta_params)
     check_params(meta_params)
     check_key(key)
     check_episode(episodes)

@@ -117,7 +117,7 @@ def layout(
 
 
 def compiled(lowered: Lowered) -> Compiled:
-    """The compiled program; on a CPU with half of XLA's work, at about the same speed.
+    """The compiled program; on a CPU in fewer seconds, and at about the same speed.
 
     Seconds and speeds of both ways to compile are in docs/performance.md.
     """

@@ -173,10 +173,11 @@ def _evaluate(
 ) -> dict[str, jax.Array]:
     sample_key, key = jax.random.split(key)
     episodes = sample(sample_key)
-    # Every device computes as many tasks as the others, some of them twice if they do not divide.
-    tasks, devices = len(jax.tree.leaves(episodes)[0]), layout.mesh.size if layout.mesh else 1
-    places = jnp.arange(-(-tasks // devices) * devices) % tasks
-    episodes = jax.tree.map(lambda leaf: leaf[places], episodes)
+    tasks = len(jax.tree.leaves(episodes)[0])
+    if layout.mesh and (more := -tasks % layout.mesh.size):
+        # Every device computes as many tasks as the others, so some are computed twice.
+        places = jnp.arange(tasks + more) % tasks
+        episodes = jax.tree.map(lambda leaf: leaf[places], episodes)
     options = layout._asdict()
     metrics = maml.evaluate(learner, metric, meta_params, episodes, key, steps, **options)[1]
     return jax.tree.map(lambda leaf: leaf[:tasks], metrics)

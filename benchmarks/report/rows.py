@@ -89,9 +89,8 @@ def rows_of(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
     command = re.sub(r" --seed \S+", "", command_to_repeat(first["command"]))
     if len(runs) > 1:  # one command trains all of these seeds
         command = re.sub(r" --seeds \S+", "", command) + f" --seeds {seeds}"
-        command += (
-            f" --seed {first_seed}" if (first_seed := min(run["seed"] for run in runs)) else ""
-        )
+    if start := min(run["seed"] for run in runs):
+        command += f" --seed {start}"
     setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"
     if first["batch_norm"] != "none":
         setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
