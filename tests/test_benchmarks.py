@@ -20,6 +20,7 @@ from benchmarks import demo, few_shot_experiment, omniglot, sinusoid
 from benchmarks.harness import checkpoints, folders, hardware, statistics, supervised
 from benchmarks.harness.command_line import configure, launch
 from benchmarks.report import figures, published, tables
+from benchmarks.report.rows import rows_of
 from tasks import glyphs as tasks_glyphs
 from tasks.characters import alphabet
 
@@ -300,6 +301,7 @@ def test_runs_that_differ_in_their_seed_are_one_row_with_an_interval_over_seeds(
     def run(seed, mean, rate=0.1, **younger):
         curve = {"1": {"mean": mean, "ci95": 9.0}}
         config = {"inner_steps": 1, "inner_rate": rate, "seed": seed, "shots": 5} | younger
+        config |= {"meta_batch": 3}
         facts = {"preset": "p", "algorithm": "maml", "meta_steps": 1, "tasks": 2}
         facts |= {"device": "1 x cpu", "batch_norm": "none", "seconds": {}}
         facts |= {"command": f"run --seed {seed} --record"}
@@ -313,6 +315,33 @@ def test_runs_that_differ_in_their_seed_are_one_row_with_an_interval_over_seeds(
     made = tables.markdown([run(0, 1.0), run(1, 3.0, new=1), run(2, 5.0, new=2)])
     assert "| 5.000 ± 9.000 |" in made  # the option is another one
     assert "`run --seeds 2 --seed 5`" in tables.markdown([run(6, 1.0), run(5, 3.0)])
+
+
+def test_a_row_says_how_it_was_trained_and_counts_the_minutes_of_a_seed():
+    runs = tables.read_results(ROOT / "results")
+    run = next(run for run in runs if run["config"].get("preset") == "one-step-20-way-1-shot")
+    steps = {"first_order": 1000, "inner_steps": 4, "seeds": 2}
+    config = run["config"] | steps | {"train_ways": 30, "shots_range": [1, 4]}
+    seconds = {"compile": 24.0, "train": 96.0, "evaluate": 120.0}
+    row = next(rows_of([run | {"config": config, "seconds": seconds, "meta_steps": 2000}]))
+    assert row["setting"] == (
+        "2,000 meta-steps of 4 tasks, 4 inner steps in training, the first 1,000 meta-steps of "
+        "first order, cosine schedule, 30 classes in training, 3 queries of each class in "
+        "training, 1 to 4 shots in training, a head that starts at zero, 10,000 test tasks of "
+        "20 queries, transductive batch norm"
+    )
+    assert (row["minutes of training"], row["minutes in all"]) == ("1.0", "2.0")
+    (row,) = rows_of([run | {"seconds": {"evaluate": 120.0}}])
+    assert (row["minutes of training"], row["minutes in all"]) == ("", "2.0")
+
+
+def test_what_was_not_run_is_named_with_its_network():
+    shown = tables.markdown([], ["omniglot"])
+    assert "maml with a fully-connected network: 5-way 1-shot (89.7 ± 1.1)" in shown
+    run = {"benchmark": "omniglot", "algorithm": "maml"}
+    run |= {"config": {"ways": 5, "shots": 1, "model": "conv4-pool"}}
+    shown = published.not_run("omniglot", {published.key_of(run)})
+    assert "maml: 5-way 5-shot" in shown and "maml with a fully-connected network: 5-w" in shown
 
 
 def test_a_line_of_several_seeds_without_their_means_does_not_count_as_one_of_them():

@@ -371,6 +371,16 @@ def test_help_has_a_line_for_each_preset_and_option(capsys, monkeypatch):
     assert re.search(r"--resume.*latest checkpoint. Another .* number of meta-steps holds", shown)
 
 
+def test_help_that_is_not_read_to_its_end_ends_without_a_traceback(monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(sys, "stdout", os.fdopen(write, "w"))
+    with pytest.raises(SystemExit) as ended:
+        launch(fail, omniglot.PRESETS, "words", ["--help"], start=fail)
+    assert isinstance(ended.value.__cause__, BrokenPipeError)
+    sys.stdout.close()  # what is still buffered is written without an error
+
+
 def fail(*_, **__):
     pytest.fail("something was started")
 

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -56,6 +57,9 @@ def launch(
     except ValueError as error:
         print(f"ValueError: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    except BrokenPipeError as error:  # of `--help | head`, which stops reading before the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        raise SystemExit(1) from error
     try:
         with exit_with_message():
             if isinstance(options, Mapping):

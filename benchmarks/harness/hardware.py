@@ -5,6 +5,7 @@ The layouts were measured on two CPU cores; the table is in docs/performance.md.
 
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -72,10 +73,17 @@ def precision(requested: Precision | None) -> Precision:
 
 
 def device() -> str:
-    """The number and kind of the devices, as results name them."""
+    """The number and kind of the devices, as results name them; of a CPU also cores and model."""
     first = jax.devices()[0]
-    cores = f", {os.cpu_count()} cores" if first.platform == "cpu" else ""
+    cores = f", {os.cpu_count()} cores, {_processor()}" if first.platform == "cpu" else ""
     return f"{jax.device_count()} x {first.device_kind}{cores}"
+
+
+def _processor() -> str:
+    """The model of the CPU where the system tells it, or its architecture."""
+    table = Path("/proc/cpuinfo")  # of Linux
+    found = re.search(r"model name\s*: (.+)", table.read_text()) if table.exists() else None
+    return found[1] if found else platform.machine()
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:

@@ -98,28 +98,32 @@ def published_values(summary: Summary) -> dict[str, str]:
         bandit = config["problem"] == "bandit"
         cells = BANDITS.get((budget, config["arms"])) if bandit else MDPS.get(budget)
         return dict.fromkeys(("total", "at the last rate"), cells[place]) if cells else {}
-    model = config.get("model") or ""
-    return PUBLISHED.get(
-        (task_title(summary), summary["algorithm"], model.removesuffix("-pool")), {}
-    )
+    return PUBLISHED.get(key_of(summary), {})
 
 
-def not_run(benchmark: str, present: Container[tuple[str, str]]) -> str:
+def key_of(summary: Summary) -> tuple[str, str, str]:
+    """The task, algorithm and model of a run, the key of its published values."""
+    model = summary["config"].get("model") or ""
+    return task_title(summary), summary["algorithm"], model.removesuffix("-pool")
+
+
+def not_run(benchmark: str, present: Container[tuple[str, str, str]]) -> str:
     """The published results that have no run here.
 
     Args:
         benchmark: Name of the benchmark.
-        present: Pairs (task, algorithm) that were run.
+        present: Task, algorithm and model of what was run.
 
     Returns:
         One sentence, which is empty if every result has a run.
     """
-    model = "conv4" if benchmark in ("omniglot", "images") else ""
     sets = ("cifar-fs", "fc100") if benchmark == "images" else (benchmark,)
     missing: dict[str, list[str]] = {}
-    for (task, algorithm, of_model), values in PUBLISHED.items():
-        if task.startswith(sets) and of_model == model and (task, algorithm) not in present:
+    for key, values in PUBLISHED.items():
+        task, algorithm, model = key
+        if task.startswith(sets) and key not in present:
             shown = f"{task.removeprefix(benchmark).strip()} ({next(iter(values.values()))})"
-            missing.setdefault(algorithm, []).append(shown)
-    parts = [f"{algorithm}: {', '.join(tasks)}" for algorithm, tasks in missing.items()]
+            name = algorithm if model in ("", "conv4") else f"{algorithm} with a {model} network"
+            missing.setdefault(name, []).append(shown)
+    parts = [f"{name}: {', '.join(tasks)}" for name, tasks in missing.items()]
     return f"Published, and not run here: {'; '.join(parts)}." if parts else ""

@@ -11,7 +11,7 @@ from benchmarks.harness.folders import NO_EFFECT
 from benchmarks.harness.renamed import config_of_today, preset_of_today
 from benchmarks.harness.statistics import mean_over_seeds, split_seeds
 from benchmarks.harness.summary import command_to_repeat
-from benchmarks.harness.tables import interval
+from benchmarks.harness.tables import interval, quantity
 from benchmarks.report.published import (
     Summary,
     published_values,
@@ -26,10 +26,12 @@ METRICS = {
     "navigation": ("returns", 1, "return", 2),
     "bandits": ("reward", 1, "reward", 3),
 }
+# Algorithms without inner steps in meta-training, some of which adapt in the evaluation alone.
+WITHOUT_STEPS = ("protonet", "r2d2", "rl2", "pretrained", "oracle", "random")
 # The columns of the tables of all results; those that are empty are left out.
 COLUMNS = (
     *("task", "algorithm", "preset", "inner steps", "ours", "inductive", "best checkpoint"),
-    *("published", "seeds", "setting", "minutes", "command"),
+    *("published", "seeds", "setting", "minutes of training", "minutes in all", "command"),
 )
 
 
@@ -77,36 +79,23 @@ def group_by_seed(summaries: Iterable[Summary]) -> list[list[Summary]]:
 
 
 def rows_of(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
-    """Yields the rows of a group of runs, one for each published inner step that it has."""
+    """Yields the rows of a group of runs: for each published inner step or episode that it has."""
     first = runs[0]
     metric = METRICS[first["benchmark"]][0]
     expected = published_values(first)
     last = min(first["config"]["inner_steps"], len(first[metric]) - 1)
     seeds = str(max(first.get("seeds", 1), len(runs)))
-    # A command that trains several seeds records the seconds of them all.
-    seconds = [sum(run["seconds"].values()) / (run["config"].get("seeds") or 1) for run in runs]
-    minutes = f"{np.mean(seconds) / 60:.1f}"
+    training = _minutes(runs, ("compile", "train")) if "train" in first["seconds"] else ""
     command = re.sub(r" --seed \S+", "", command_to_repeat(first["command"]))
     if len(runs) > 1:  # one command trains all of these seeds
         command = re.sub(r" --seeds \S+", "", command) + f" --seeds {seeds}"
     if start := min(run["seed"] for run in runs):
         command += f" --seed {start}"
-    setting = f"{first['meta_steps']} meta-steps, {first['tasks']} test tasks"
-    if first["batch_norm"] != "none":
-        setting += f" of {first['query_size']} queries, {first['batch_norm']} batch norm"
-    if (model := first["config"].get("model", "conv4")) != "conv4":
-        setting += f", {model} with {first['parameters']} parameters, the head's among them"
-    of_set = {"support": "support ", "query": "query "}.get(first["config"].get("augment_set"), "")
-    words = {"augment": f"augmented {of_set}images", "zero_head": "a head that starts at zero"}
-    setting += "".join(f", {text}" for name, text in words.items() if first["config"].get(name))
-    options = config_of_today(first["config"])
-    if (trained := options.get("train_shots", options.get("shots"))) != options.get("shots"):
-        setting += f", {trained} support points in meta-training"
-    if "surrogate" in options:
-        setting += _rl_setting(options)
-    setting += "" if "cpu" in first["device"] else f", on {first['device']}"
     others = ", ".join(f"{value} (inner steps: {n})" for n, value in expected.items())
-    for step in [step for step in expected if step in first[metric]] or [str(last)]:
+    steps = [step for step in expected if step in first[metric]] or [str(last)]
+    if (first["benchmark"], first["algorithm"]) == ("navigation", "rl2"):
+        steps = list(first[metric])  # its episodes
+    for step in steps:
         inductive, best = "", ""
         if f"{metric}_inductive" in first:
             inductive = cell(runs, step, f"{metric}_inductive")
@@ -118,19 +107,66 @@ def rows_of(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
             step,
             cell(runs, step),
         ]
-        values += [inductive, best, expected.get(step, others), seeds, setting, minutes]
-        yield dict(zip(COLUMNS, [*values, f"`{command}`"], strict=True))
+        values += [inductive, best, expected.get(step, others), seeds, _setting(first, step)]
+        values += [training, _minutes(runs, first["seconds"]), f"`{command}`"]
+        yield dict(zip(COLUMNS, values, strict=True))
 
 
-def _rl_setting(options: dict[str, Any]) -> str:
+def _minutes(runs: Sequence[Summary], parts: Iterable[str]) -> str:
+    """Minutes of some parts of a run, on average for one seed."""
+    # A command that trains several seeds records the seconds of them all.
+    seconds = [
+        sum(run["seconds"].get(part, 0) for part in parts) / (run["config"].get("seeds") or 1)
+        for run in runs
+    ]
+    return f"{np.mean(seconds) / 60:.1f}"
+
+
+def _setting(run: Summary, step: str) -> str:
+    """What the row of a run compares: its training and its evaluation after an inner step."""
+    options = config_of_today(run["config"])
+    tasks = quantity(options["meta_batch"], "task")
+    facts = [f"{run['meta_steps']:,} meta-steps of {tasks}" if run["meta_steps"] else "untrained"]
+    steps = options["inner_steps"]
+    if run["algorithm"] not in WITHOUT_STEPS and str(steps) != step:
+        facts.append(f"{quantity(steps, 'inner step')} in training")
+    if first_order := options.get("first_order"):
+        facts.append(f"the first {first_order:,} meta-steps of first order")
+    if options.get("cosine"):
+        facts.append("cosine schedule")
+    trained = {"ways": "classes", "queries": "queries of each class"}
+    for name, words in trained.items():
+        if options.get(f"train_{name}") not in (None, options.get(name)):
+            facts.append(f"{options[f'train_{name}']} {words} in training")
+    if (points := options.get("train_shots", options.get("shots"))) != options.get("shots"):
+        facts.append(f"{points} support points in training")
+    if options.get("shots_range"):
+        facts.append("{} to {} shots in training".format(*options["shots_range"]))
+    if options.get("augment"):
+        of_set = {"support": "support ", "query": "query "}.get(options["augment_set"], "")
+        facts.append(f"augmented {of_set}images")
+    if (model := options.get("model", "conv4")) != "conv4":
+        facts.append(f"{model} with {run['parameters']:,} parameters, the head's among them")
+    if options.get("zero_head"):
+        facts.append("a head that starts at zero")
+    if run["benchmark"] == "navigation" and run["algorithm"] == "rl2":
+        facts.append("episodes of a trial instead of inner steps")
+    if "surrogate" in options:
+        facts += _rl_setting(options)
+    facts.append(f"{run['tasks']:,} test tasks")
+    if run["batch_norm"] != "none":
+        facts[-1] += f" of {run['query_size']} queries, {run['batch_norm']} batch norm"
+    facts += [] if "cpu" in run["device"] else [f"on {run['device']}"]
+    return ", ".join(facts)
+
+
+def _rl_setting(options: dict[str, Any]) -> list[str]:
     """The options of reinforcement learning that differ between the rows of one algorithm."""
     words = []
     if options["algorithm"] == "maml":
         words += [options["surrogate"].replace("_", " "), f"GAE lambda {options['gae_lambda']:g}"]
-    if options["algorithm"] in ("maml", "pretrained", "oracle"):
-        few = options.get("trajectories", 20) != 20
-        each = f" of {options['trajectories']} trajectories" if few else ""
-        words.append(f"meta-batches of {options['meta_batch']} tasks{each}")
+    if (trajectories := options.get("trajectories", 20)) != 20:
+        words.append(f"{trajectories} trajectories of each task")
     words += ["outer Adam"] * (options["outer"] == "adam")
     words += ["tanh units"] * (options.get("activation") == "tanh")
-    return "".join(f", {text}" for text in words)
+    return words

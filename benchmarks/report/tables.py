@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.harness.command_line import exit_with_message
@@ -19,6 +20,7 @@ from benchmarks.harness.tables import markdown_table, print_table, quantity
 from benchmarks.report import reading
 from benchmarks.report.published import (
     Summary,
+    key_of,
     not_run,
     published_values,
     task_title,
@@ -67,11 +69,9 @@ def markdown(summaries: Iterable[Summary], benchmarks: Iterable[str] = METRICS) 
     for benchmark in benchmarks:
         names = {"ours": METRICS[benchmark][2]}
         names |= {"inner steps": "counted"} if benchmark == "bandits" else {}
-        rows = [
-            row for runs in groups if runs[0]["benchmark"] == benchmark for row in rows_of(runs)
-        ]
-        rows.sort(key=lambda row: _natural(row["task"]))
-        present = {(row["task"], row["algorithm"]) for row in rows}
+        of_it = [runs for runs in groups if runs[0]["benchmark"] == benchmark]
+        rows = sorted(chain(*map(rows_of, of_it)), key=lambda row: _natural(row["task"]))
+        present = {key_of(runs[0]) for runs in of_it}
         columns = [name for name in COLUMNS if any(row[name] for row in rows)]
         head = [names.get(name, name) for name in columns]
         body = ([row[name] for name in columns] for row in rows)
@@ -129,7 +129,8 @@ def headlines(summaries: Iterable[Summary]) -> str:
     rows = {(row["command"], row["inner steps"]): row for group in groups for row in group}
     if len(rows) < sum(map(len, groups)):
         raise ValueError("two groups of runs have one command; which of them is the row?")
-    head = ["task", "algorithm", "inner steps", "ours", "published", "unit", "seeds", "minutes"]
+    head = ["task", "algorithm", "inner steps", "ours", "published", "unit", "seeds"]
+    head.append("minutes of training")
     lines = []
     for command, step in HEADLINES:
         row = rows[f"`python -m benchmarks.{command}`", step]
