@@ -31,13 +31,14 @@ from scipy import stats
 
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.folders import new_folder
-from benchmarks.harness.statistics import count_not_finite, mean_over_seeds
+from benchmarks.harness.statistics import count_not_finite, finite_or_none
 from benchmarks.harness.summary import write_summary
 from benchmarks.search import children, drawing, figures, live, report, tabulated
-from benchmarks.search.figures import gain_over_random, mean_of_top, replace_broken
+from benchmarks.search.figures import Rewards, gain_over_random, mean_of_top, replace_broken
 from benchmarks.search.live import SearchResult
 from benchmarks.search.options import NAMES, Search
 from benchmarks.search.recurrent import DATASET, recurrent_rewards
+from benchmarks.search.scales import Scale
 from maml.search import (
     Space,
     Strategy,
@@ -90,14 +91,19 @@ def describe_outcome(
         means = {name: mean_of_top(x, count)[-1] for name, x in rewards.items()}
         results[f"top{count}"] = {name: float(scale.show(x)) for name, x in means.items()}
     results["gain_over_random"] = {
-        name: {
-            str(count): mean_over_seeds(gain_over_random(rewards, name, count, scale)[:, -1:])
-            for count in figures.GAINS
-        }
+        name: {str(count): _last_gain(rewards, name, count, scale) for count in figures.GAINS}
         for name in rewards
         if name != "random"
     }
     return rewards, results
+
+
+def _last_gain(
+    rewards: dict[str, Rewards], name: str, count: int, scale: Scale
+) -> dict[str, float | None]:
+    """The gain over random search after all children, with its 95% interval."""
+    mean, half = gain_over_random(rewards, name, count, scale)
+    return {"mean": finite_or_none(mean[-1]), "ci95": finite_or_none(half[-1])}
 
 
 def p_value(values: np.ndarray, baseline: np.ndarray) -> float:

@@ -112,7 +112,8 @@ def test_words_are_also_told_as_nats_and_perplexity(result, capsys):
     """Those of the bits with and without adaptation; their difference has no perplexity."""
     reading.show(result.summary | {"config": result.summary["config"] | {"level": "words"}})
     assert capsys.readouterr().out.count("perplexity") == 2
-    assert reading.in_words({"mean": 10.0, "ci95": 0.1}) == "6.931 nats a word, perplexity 1024.0"
+    shown = "6.931 nats a word, perplexity 1024.0 (512.0 to 2048.0)"
+    assert reading.in_words({"mean": 10.0, "ci95": 1.0}) == shown
     assert reading.in_words({"mean": None, "ci95": None}) == "diverged"
 
 
@@ -138,5 +139,21 @@ def test_tables_have_the_differences_of_each_seed_from_meta_training_through_ste
     assert "| static, without adaptation | 4 | 1.500 ± 3.177 (p = 0.11) |" in page
     assert "| fewer texts |" in page and "| fewer texts | 4 | 7" not in page
     assert "clipped, rate 0.5 and 1" in page
-    figure = reading.compare([second, static], tmp_path)
-    assert (tmp_path / "positions.png").exists() and len(figure.axes[0].lines) == 2
+
+
+def test_runs_of_other_models_or_tokens_have_tables_and_figures_of_their_own(result, tmp_path):
+    """Words are given as perplexities; a difference that has no variance has no p-value."""
+    each = {"bits": {"mean": [2.0, 3.0]}, "bits_static": {"mean": [3.0, 4.0]}}
+    each["factor"] = {"mean": [1.0, 1.0]}
+    run = result.summary | {"each_seed": each, "seeds": 2, "preset": reading.REFERENCE}
+    rates = run | {"preset": "rates", "algorithm": "meta_sgd"}
+    words = rates | {"config": run["config"] | {"level": "words"}, "preset": "of words"}
+    page = reading.markdown([run, words, rates])
+    of_characters, of_words = page.split("\n\n**")[1:]
+    assert "bits with adaptation" in of_characters and "of words" not in of_characters
+    assert "| rates | 4 | 0.000 ± 0.000 |" in of_characters
+    assert "clipped, learned rates, at first 1 |" in of_characters
+    assert "perplexity with adaptation" in of_words and "minus" not in of_words
+    figures = reading.compare([run, words, rates], tmp_path)
+    assert [len(figure.axes[0].lines) for figure in figures] == [2, 1]
+    assert len([*tmp_path.glob("positions-*-words-*.png")]) == 1

@@ -161,6 +161,6 @@ def test_statistics_are_over_seeds_and_the_table_has_a_row_for_each_model():
     assert cell.startswith(
         "| 1 layer, 2 epochs, 2 seeds, dropout 0, learning rate 0.01 | random cell | 1,200 |"
     )
-    assert cell.endswith("| 15.0 ± 63.5 | diverged | 0.0 ± 0.0 |  | `python -m x` |")
+    assert cell.endswith("| 15.0 ± 63.5 | diverged | 0.0 ± 30.4 (p = 1) |  | `python -m x` |")
     assert "| found by random search | 1,200 | diverged |  | diverged |" in searched
     assert len(table.splitlines()) == 2 + 2 + 3 and "LSTM" in lstm

@@ -1,6 +1,6 @@
 """Tables and figures of texts that are read with and without adaptation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,20 @@ def in_words(bits: dict[str, Any]) -> str:
     """
     if bits["mean"] is None:
         return "diverged"
-    return f"{bits['mean'] * np.log(2):.3f} nats a word, perplexity {2 ** bits['mean']:.1f}"
+    return f"{bits['mean'] * np.log(2):.3f} nats a word, perplexity {perplexity(bits)}"
+
+
+def perplexity(bits: dict[str, Any]) -> str:
+    """The perplexity of a mean of bits for each token, with the ends of its interval.
+
+    >>> perplexity({"mean": 6.0, "ci95": 1.0})
+    '64.0 (32.0 to 128.0)'
+    """
+    if bits["mean"] is None:
+        return "diverged"
+    mean, ci95 = bits["mean"], bits["ci95"]
+    ends = "" if ci95 is None else f" ({2 ** (mean - ci95):.1f} to {2 ** (mean + ci95):.1f})"
+    return f"{2**mean:.1f}{ends}"
 
 
 def draw(out: Path, summary: Summary) -> Figure:
@@ -72,30 +85,47 @@ def draw(out: Path, summary: Summary) -> Figure:
     return save_figure(figure, out / "reading.png")
 
 
-def language_runs(summaries: Iterable[Summary]) -> list[Summary]:
-    """The runs of `benchmarks.language` among all results."""
-    return [run for run in summaries if run["benchmark"] == "language"]
+def groups(summaries: Iterable[Summary]) -> dict[str, list[Summary]]:
+    """The runs of `benchmarks.language`, by a name for their model and their passages."""
+    found: dict[str, list[Summary]] = {}
+    for run in summaries:
+        if run["benchmark"] == "language":
+            shape = "{dataset}-{level}-{model}-{layers}x{width}-{eval_steps}x{step_tokens}"
+            found.setdefault(shape.format(**run["config"]), []).append(run)
+    return found
+
+
+def _title(run: Summary) -> str:
+    """The texts and the model of a group, such as `ptb, 1,024 characters; lstm, 1 layer of 64`."""
+    config = run["config"]
+    length = quantity(config["eval_steps"] * config["step_tokens"], config["level"][:-1])
+    layers = quantity(config["layers"], "layer")
+    return f"{config['dataset']}, {length}; {config['model']}, {layers} of {config['width']}"
 
 
 def markdown(summaries: Iterable[Summary]) -> str:
-    """Markdown tables: a row for each run, and its bits minus those of second-order meta-training.
+    """Markdown tables for each group: a row for each run, and differences from second order.
 
     The differences are paired by seed, with intervals and two-sided p-values (Student's t).
     """
-    runs = language_runs(summaries)
-    references = [run for run in runs if run["preset"] == REFERENCE and "each_seed" in run]
     parts = ["### Language"]
-    head = [
-        "texts",
-        "preset",
-        "meta-steps",
-        "inner optimiser",
-        "bits with adaptation",
-        "without",
-        "gain",
-    ]
-    body = [_row(run) for run in runs]
-    parts += [markdown_table([*head, "seeds", "minutes", "command"], body)] if body else []
+    for runs in groups(summaries).values():
+        parts += [f"**{_title(runs[0])}**", _table(runs)]
+        parts += [table] if (table := _differences(runs)) else []
+    return "\n\n".join(parts)
+
+
+def _table(runs: Sequence[Summary]) -> str:
+    """A row for each run, with perplexities for words and bits for characters."""
+    unit = "perplexity" if runs[0]["config"]["level"] == "words" else "bits"
+    head = ["preset", "meta-steps", "inner optimiser", f"{unit} with adaptation", "without"]
+    head += ["gain, bits", "seeds", "minutes", "command"]
+    return markdown_table(head, map(_row, runs))
+
+
+def _differences(runs: Sequence[Summary]) -> str:
+    """The bits of each run minus those of second-order meta-training; empty without such runs."""
+    references = [run for run in runs if run["preset"] == REFERENCE and "each_seed" in run]
     less = f"bits minus those of {REFERENCE} after"
     head = [f"{less} {quantity(run['meta_steps'], 'meta-step')}" for run in references]
     body = []
@@ -104,8 +134,7 @@ def markdown(summaries: Iterable[Summary]) -> str:
             cells = [_difference(run, name, other) for other in references]
             label = run["preset"] + ", without adaptation" if name == "bits_static" else _label(run)
             body += [[label, str(run["meta_steps"]), *cells]] if any(cells) else []
-    parts += [markdown_table(["preset", "meta-steps", *head], body)] if body else []
-    return "\n\n".join(parts)
+    return markdown_table(["preset", "meta-steps", *head], body) if body else ""
 
 
 def _is_static(run: Summary) -> bool:
@@ -124,45 +153,59 @@ def _row(run: Summary) -> list[str]:
     used = run.get("each_seed", run)["factor"]["mean"]
     factors = sorted(set(used if isinstance(used, list) else [used["mean"]]))
     rates = " and ".join(f"{config['inner_rate'] * factor:g}" for factor in factors)
-    bits = [interval(run[name]["mean"], 1, 3) for name in ("bits", "bits_static", "gain")]
+    learned = "learned rates, at first" if run["algorithm"] == "meta_sgd" else "rate"
+    means = [run[name]["mean"] for name in ("bits", "bits_static")]
+    words = config["level"] == "words"
+    shown = [perplexity(mean) if words else interval(mean, 1, 3) for mean in means]
     minutes = f"{sum(run['seconds'].values()) / run['seeds'] / 60:.1f}"
     return [
-        *(f"{config['dataset']} {config['level']}", _label(run), training),
-        *(f"{config['optimizer']}, rate {rates}", *bits, str(run["seeds"]), minutes),
+        *(_label(run), training, f"{config['optimizer']}, {learned} {rates}", *shown),
+        *(interval(run["gain"]["mean"], 1, 3), str(run["seeds"]), minutes),
         f"`{command_to_repeat(run['command'])}`",
     ]
 
 
 def _difference(run: Summary, name: str, other: Summary) -> str:
-    """The bits of a run minus those of another, empty if they differ in texts or seeds."""
-    alike = all(run["config"][option] == other["config"][option] for option in ("dataset", "level"))
-    alike = alike and all(run[fact] == other[fact] for fact in ("seed", "seeds", "tasks"))
-    if run is other or not alike:
+    """The bits of a run minus those of another, empty if they differ in passages or seeds."""
+    if run is other or any(run[fact] != other[fact] for fact in ("seed", "seeds", "tasks")):
         return ""
     ours, theirs = run["each_seed"][name]["mean"], other["each_seed"]["bits"]["mean"]
     differences = np.array(ours, float) - np.array(theirs, float)
-    _, p_value = stats.ttest_1samp(differences, 0)
-    return f"{interval(mean_over_seeds(differences[:, None]), 1, 3)} (p = {p_value:.2g})"
+    shown = interval(mean_over_seeds(differences[:, None]), 1, 3)
+    p_value = stats.ttest_1samp(differences, 0).pvalue
+    return f"{shown} (p = {p_value:.2g})" if np.isfinite(p_value) else shown
 
 
-def compare(summaries: Iterable[Summary], out: Path) -> Figure:
-    """Draws bits with adaptation and gain over the position in a text; saved as `positions.png`."""
-    runs = language_runs(summaries)
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("bits", "gain"), strict=True):
+def compare(summaries: Iterable[Summary], out: Path) -> list[Figure]:
+    """Draws bits without and with adaptation, and the gain, over the position in a text.
+
+    Returns:
+        A figure for each of `groups`, saved as `positions-NAME.png`.
+    """
+    return [
+        _positions(runs, out / f"positions-{name}.png") for name, runs in groups(summaries).items()
+    ]
+
+
+def _positions(runs: Sequence[Summary], path: Path) -> Figure:
+    level = runs[0]["config"]["level"]
+    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    before, after, gains = figure.subplots(1, 3)
+    for axes, name in ((before, "bits_static"), (after, "bits"), (gains, "gain")):
         for run in runs:
             trained = f", {quantity(run['meta_steps'], 'meta-step')}" if run["meta_steps"] else ""
             label = run["preset"] + trained
             _band(axes, run["config"]["step_tokens"], run[name], label, "-")
-        axes.set(xlabel=f"{runs[0]['config']['level']} read before the chunk")
+        axes.set(xlabel=f"{level} read before the chunk")
         axes.grid(alpha=0.3)
-    bits, gains = figure.axes
-    bits.set(ylabel=f"bits a {runs[0]['config']['level'][:-1]}, with adaptation")
-    gains.set(ylabel="gain by adaptation, bits")
+    after.sharey(before)
+    before.set(ylabel=f"bits a {level[:-1]}", title="without adaptation")
+    after.set(title="with adaptation")
+    gains.set(ylabel="bits", title="gain by adaptation")
     gains.axhline(0, color="gray", linewidth=0.8)
-    bits.legend(fontsize="small")
-    figure.suptitle(f"{runs[0]['config']['dataset']}; 95% intervals over seeds")
-    return save_figure(figure, out / "positions.png")
+    figure.legend(*before.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle(f"{_title(runs[0])}; 95% intervals over seeds")
+    return save_figure(figure, path)
 
 
 def _band(axes: Any, tokens: int, curve: dict[str, Any], label: str, style: str) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from rich.box import SIMPLE_HEAD
+from scipy import stats
 
 from benchmarks.harness.files import save_figure
-from benchmarks.harness.statistics import mean_over_seeds
+from benchmarks.harness.statistics import finite_or_none, mean_over_seeds, welch_interval
 from benchmarks.harness.summary import command_to_repeat
 from benchmarks.harness.tables import interval, markdown_table, print_table, quantity
 
@@ -49,7 +50,11 @@ def statistics(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def rows(summary: dict[str, Any]) -> list[list[str]]:
-    """The label of each model, and its cells in the order of `HEAD`; differences are paired."""
+    """The label of each model, and its cells in the order of `HEAD`.
+
+    Differences have Welch's intervals and two-sided p-values, since the seeds of two models share
+    nothing: each search found its own cell.
+    """
     models, table = summary["models"], []
     for name, model in models.items():
         differences = [_difference(model, models.get(other)) for other in REFERENCES]
@@ -63,7 +68,12 @@ def _difference(model: dict[str, Any], other: dict[str, Any] | None) -> str:
     if other is None or model is other:
         return ""
     test, reference = (np.array(one["each_seed"]["test"], float) for one in (model, other))
-    return interval(mean_over_seeds((test - reference)[:, None]), 1, 1)
+    if len(test) == 1:
+        return interval({"mean": finite_or_none(test[0] - reference[0]), "ci95": None}, 1, 1)
+    mean, ci95 = map(finite_or_none, welch_interval(test, reference))
+    p_value = stats.ttest_ind(test, reference, equal_var=False).pvalue
+    shown = interval({"mean": mean, "ci95": ci95}, 1, 1)
+    return shown if ci95 is None else f"{shown} (p = {p_value:.2g})"
 
 
 def facts(summary: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from benchmarks.harness.files import save_figure
-from benchmarks.harness.statistics import student_interval
+from benchmarks.harness.statistics import welch_interval
 from benchmarks.search.scales import PERCENT, Scale
 
 TOPS = 5, 25
@@ -45,14 +45,17 @@ def tops_of_runs(rewards: Rewards, count: int) -> Rewards:
 
 def gain_over_random(
     rewards: dict[str, Rewards], name: str, count: int, scale: Scale = PERCENT
-) -> Rewards:
-    """How much better the mean of the best `count` is than that of random search, in each run.
+) -> tuple[Float[np.ndarray, " child"], Float[np.ndarray, " child"]]:
+    """How much better the mean of the best `count` is than that of random search.
 
-    It is NaN as long as one of the two is infinite on the scale.
+    Returns:
+        Difference of the means over runs, and half of its 95% interval (Welch's, since the runs of
+        two strategies are independent), from child `count` on. Both are NaN as long as the best of
+        a run are infinite on the scale.
     """
-    mean, base = (scale.show(tops_of_runs(rewards[which], count)) for which in (name, "random"))
-    finite = np.isfinite(mean) & np.isfinite(base)
-    return np.subtract(mean, base, out=np.full(mean.shape, np.nan), where=finite) * scale.sign
+    tops = (scale.show(tops_of_runs(rewards[which], count)) for which in (name, "random"))
+    mean, half = welch_interval(*(np.where(np.isfinite(top), top, np.nan) for top in tops))
+    return scale.sign * mean, half
 
 
 def mean_of_finite(rewards: Rewards, width: int) -> Float[np.ndarray, " child"]:
@@ -99,7 +102,7 @@ def draw_top_means(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCEN
 def draw_gains(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT) -> Figure:
     """Draws how much better the best are than with random search, as Zoph and Le; `gains.png`.
 
-    A line is the mean over runs of `gain_over_random`, and a band is its 95% confidence interval.
+    A line is `gain_over_random`, and a band is its 95% confidence interval.
     The axes leave out extremes of the first child networks, which may have diverged.
     """
     names = [name for name in rewards if name != "random"]
@@ -107,9 +110,8 @@ def draw_gains(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT) -
     row, shown = figure.subplots(1, len(GAINS), sharey=True), [0.0]
     for axes, count in zip(row, GAINS, strict=True):
         for style, name in zip(cycle(STYLES), names, strict=False):
-            gains = gain_over_random(rewards, name, count, scale)
-            steps = np.arange(count, count + gains.shape[1])
-            mean, half = student_interval(gains)
+            mean, half = gain_over_random(rewards, name, count, scale)
+            steps = np.arange(count, count + len(mean))
             (line,) = axes.plot(steps, mean, style, label=name)
             color = line.get_color()
             axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.15, lw=0)
