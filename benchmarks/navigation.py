@@ -50,8 +50,8 @@ class Navigation(MetaRL):
     """Algorithm. `pretrained` learns all goals jointly, `oracle` does the same and sees the goal,
     `random` is not trained, and `rl2` has a memory of earlier episodes instead of adapting."""
     corners: bool = False
-    """Put goals in four corners, with rewards in the goal's quadrant alone: a policy that does not
-    explore it before adaptation cannot adapt."""
+    """Put goals in four corners, with rewards in the goal's quadrant alone: a policy that never
+    enters it before adaptation gets no reward to adapt to."""
     trajectories: int = 20
     """Number of trajectories in each batch."""
     width: int = 100
