@@ -30,11 +30,11 @@ class FewShot(DataOptions):
     """Data set; glyphs are the characters of matplotlib's fonts, which need no download, and images
     are pictures of your own."""
     data: Path | None = None
-    """Folder of the data: the two zips or folders of Omniglot, or a data_dir of tensorflow-datasets
-    (None lets tensorflow-datasets find or download Omniglot); cifar-100-binary.tar.gz, or
-    cifar100.zip with a sheet for each class; or a folder or zip of pictures with a folder for each
-    class, or tfds:NAME for a data set with images and labels that tensorflow-datasets has
-    prepared."""
+    """Where the data are. Pictures of your own: a folder or zip with a folder for each class, or
+    tfds:NAME for a data set with images and labels that tensorflow-datasets has prepared. cifar-fs
+    and fc100: the folder of cifar-100-binary.tar.gz, or of cifar100.zip with a sheet for each
+    class. Omniglot: the folder of its two zips or folders, or a data_dir of tensorflow-datasets;
+    None lets tensorflow-datasets find or download it."""
     resize: omniglot.Resize = "nearest"
     """Method that resizes Omniglot to 28x28 pixels: nearest, as in effect in MAML's code, or
     antialiased."""
@@ -136,6 +136,8 @@ class FewShot(DataOptions):
         if name == "reptile" and self.inner_steps < 2:
             raise ValueError(f"reptile needs inner_steps >= 2; got {self.inner_steps}")
         on_omniglot, own = self.dataset == "omniglot", self.dataset == "images"
+        if self.dataset in ("cifar-fs", "fc100") and self.split == "auto":  # the presets of images
+            object.__setattr__(self, "split", "paper")
         check_used(self, ("augment_set",), self.augment, "augment")
         of_cells = self.model == "cells"
         others = "dataset omniglot or cifar-fs or fc100 or images"

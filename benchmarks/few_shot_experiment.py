@@ -111,9 +111,10 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         try:
             return few_shot(data.images[classes], *counts, **options)
         except ValueError as error:
-            raise ValueError(f"the {split} split of {data.source}: {error}") from error
+            cure = ". --val-tasks 0 needs no validation classes" if split == "val" else ""
+            raise ValueError(f"the {split} split of {data.source}: {error}{cure}") from error
 
-    running = config.batch_norm == "running"
+    running, validates = config.batch_norm == "running", config.val_tasks > 0
     precision = hardware.precision(config.precision)
     model, init, params, learning = build(config, config.network_ways)
     facts = {
@@ -134,7 +135,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         name="omniglot" if config.dataset in CHARACTERS else "images",
         algorithm=learning,
         init=init,
-        samplers={split: sampler(split) for split in data.splits},
+        samplers={split: sampler(split) for split in data.splits if split != "val" or validates},
         predict=flax_apply(model, config.batch_norm, evaluating=True),
         metric=metric,
         headline="accuracy",

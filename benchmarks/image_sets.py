@@ -1,6 +1,6 @@
 """The sets of images of the few-shot benchmarks, by the options that choose them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +83,9 @@ def _of_photographs(classes: images.ImageClasses, splits: Split, config: FewShot
     classes = _large_enough(classes._replace(splits=splits), config)
     pixels, counts, names, source, _ = classes
     splits = classes.splits or {}
-    normalise = _moments(pixels[i, : counts[i]] for i in splits["train"])
+    if config.dataset == "images":
+        _print_classes(classes)
+    normalise = images.channel_moments(classes, splits["train"])
     counts = None if (counts == pixels.shape[1]).all() else counts
     return ImageSet(pixels, counts, names, source, splits, random_photograph(), normalise)
 
@@ -113,14 +115,12 @@ def _large_enough(classes: images.ImageClasses, config: FewShot) -> images.Image
     return kept
 
 
-def _moments(
-    classes: Iterable[UInt8[np.ndarray, "image height width channel"]],
-) -> tuple[Float[np.ndarray, " channel"], Float[np.ndarray, " channel"]]:
-    """Mean and standard deviation of each channel, from the counts of the 256 values."""
-    counts = sum(
-        np.stack([np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(x, -1, 0)])
-        for x in classes
-    )
-    values, weights = np.arange(256) / 255, counts / np.sum(counts, axis=1, keepdims=True)
-    mean = weights @ values
-    return mean, np.sqrt(weights @ values**2 - mean**2)
+def _print_classes(classes: images.ImageClasses) -> None:
+    """Prints the origin of pictures, the classes of each split, and those that are in none."""
+    splits = classes.splits or {}
+    sizes = ", ".join(f"{len(rows)} for {part}" for part, rows in splits.items())
+    print(f"Pictures: {classes.source}. Classes: {sizes}.")
+    used = np.concatenate([*splits.values()])
+    unused = [name for i, name in enumerate(classes.names) if i not in used]
+    if unused:
+        print(f"{len(unused)} classes are in no split and are not used: {', '.join(unused):.999}.")

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
@@ -16,11 +14,10 @@ from benchmarks.few_shot import CHARACTERS, FewShot
 from benchmarks.few_shot_experiment import build, shapes
 from benchmarks.harness.checkpoints import meta_params
 from benchmarks.weights import read_normalise, read_options
-from maml.types import MetaParams
 from tasks.batch_norm import flax_apply
 from tasks.omniglot import read_drawing
 from tasks.pictures import read_image
-from tasks.recipes import CLOSED_FORM
+from tasks.recipes import CLOSED_FORM, with_ways
 
 Pixels = UInt8[np.ndarray, "height width channel"]
 
@@ -77,7 +74,7 @@ def load(source: Path, ways: int) -> Trained:
         )
     learned = meta_params(source, shapes(config))
     if closed_form:
-        learned = _zero_head(learned, ways)
+        learned = with_ways(learned, ways)
     model, *_, algorithm = build(config, ways if closed_form else config.network_ways)
     fit = partial(
         maml.fit_classifier,
@@ -96,13 +93,3 @@ def _reader(config: FewShot) -> tuple[Callable[..., Pixels], str]:
         return read_drawing, "28x28 pixels of ink, dark on light paper; colours are dropped"
     size, fit = config.size, config.fit
     return partial(read_image, size=size, fit=fit), f"{size}x{size} pixels in colours, by {fit}"
-
-
-def _zero_head(learned: MetaParams, ways: int) -> MetaParams:
-    """The meta-parameters with a head of zeros for a number of classes."""
-    head = maml.mask_by_path(learned, "/head/")
-    return jax.tree.map(
-        lambda leaf, is_head: jnp.zeros((*leaf.shape[:-1], ways)) if is_head else leaf,
-        learned,
-        head,
-    )

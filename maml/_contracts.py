@@ -95,7 +95,7 @@ def check_gradient(grad: Any) -> None:
     if not isinstance(grad, MetaGradient):
         raise ValueError(
             "the meta-gradient must be a MetaGradient, such as the result of maml.unrolled or"
-            f" maml.MetaGradient(gradient=f); got {grad!r}"
+            f" maml.MetaGradient(gradient=f); got {type(grad).__name__}"
         )
     if (grad.objective is None) == (grad.gradient is None):
         raise ValueError(
@@ -192,9 +192,11 @@ def check_params(params: Params) -> None:
     leaves = jax.tree.leaves_with_path(params)
     for path, leaf in leaves:
         if not is_array(leaf) or getattr(leaf, "dtype", None) == np.dtype(object):
-            raise ValueError(f"parameters are arrays of numbers; got {leaf!r} at {path_name(path)}")
+            raise ValueError(
+                f"parameters are arrays of numbers; got {leaf!r:.99} at {path_name(path)}"
+            )
     if not any(is_inexact(leaf) for _, leaf in leaves):
-        raise ValueError(f"parameters need a floating-point leaf to learn; got {params!r}")
+        raise ValueError(f"parameters need a floating-point leaf to learn; got {params!r:.99}")
 
 
 def check_mask(
@@ -220,7 +222,7 @@ def check_mask(
         if not isinstance(leaf, bool | np.bool_):
             raise ValueError(f"the {name} must be True or False at {path_name(path)}; got {leaf!r}")
     if some and not any(jax.tree.leaves(mask)):
-        raise ValueError(f"the {name} is False everywhere and selects no leaf; got {mask!r}")
+        raise ValueError(f"the {name} is False everywhere and selects no leaf; got {mask!r:.99}")
 
 
 def check_shapes(tree: PyTree, params: Params, name: str, others: str = "parameters have") -> None:

@@ -132,7 +132,11 @@ def fit_classifier(
         raise ValueError(f"labels must be {[shape[0]]}, one an image; got {list(labels.shape)}")
     inner = learner(meta_params)
     start = inner.params(inner.state)
-    logits = jax.eval_shape(lambda: outputs(apply, start, support, None))
+    try:
+        logits = jax.eval_shape(lambda: outputs(apply, start, support, None))
+    except Exception as error:
+        error.add_note(f"The model was called with images of the shape {list(support.shape)}.")
+        raise
     weights = check_weights(weights, shape[0])
     labels, _ = check_labels(labels, logits.shape, weights)
     numbers = jnp.zeros(logits.shape[-1]).at[labels].add(1.0 if weights is None else weights)

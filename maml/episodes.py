@@ -94,6 +94,8 @@ def few_shot(
     for change in changes:
         if change is not None:
             check_callable(change, "augment", "key, example")
+    if dtype.kind == "f" and isinstance(examples, np.ndarray) and not np.isfinite(examples).all():
+        raise ValueError("examples must be finite; got NaN or infinity in some of them")
     if rotate and (len(shape) < 4 or shape[2] != shape[3]):
         raise ValueError(
             f"only square images, [class, example, side, side, ...], can be rotated; got"
@@ -103,7 +105,8 @@ def few_shot(
         raise ValueError(f"{ways} ways need as many classes; got a split of {shape[0]} classes")
     if most + queries > shape[1]:
         raise ValueError(
-            f"{most} shots + {queries} queries need as many examples of each class; got {shape[1]}"
+            f"{most} shots + {queries} queries need {most + queries} examples of each class; the"
+            f" array has {shape[1]}"
         )
     sizes = None if counts is None else _sizes(np.asarray(counts), shape, most, queries)
     members = None if groups is None else _members(np.asarray(groups), shape[0], ways)

@@ -9,6 +9,11 @@ from maml._checks import check_callable, check_count, check_key
 from maml._returns import check_arrays
 from maml.types import Episode, RandomKey, Sampler
 
+_CURE = (
+    "the inputs of a query set are a maml.Query, and a model of images alone must be wrapped:"
+    " maml.few_shot_apply(model), or tasks.batch_norm.flax_apply(model, mode) for a flax module"
+)
+
 
 class Query(NamedTuple):
     """The inputs of a query set, with the support inputs for batch normalisation.
@@ -22,6 +27,17 @@ class Query(NamedTuple):
     inputs: Float[Array, "n *example"]
     support: Float[Array, "m *example"]
     support_weights: Shaped[Array, " m"] | None = None
+
+    def __jax_array__(self) -> Array:
+        """Refuses to be used as an array, by a model that does not know query sets.
+
+        Raises:
+            TypeError: always, with the cure.
+        """
+        raise TypeError(_CURE)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a maml.Query has no attribute {name!r}: {_CURE}")
 
 
 def batch_tasks(sample: Sampler, num_tasks: int) -> Sampler:

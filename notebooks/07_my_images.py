@@ -45,7 +45,6 @@ import maml
 from tasks import images
 from tasks.batch_norm import flax_apply
 from tasks.models import Conv4
-from tasks.pictures import read_image
 from tasks.recipes import image_classifier
 
 QUICK = "MAML_QUICK" in os.environ  # set by the tests
@@ -84,11 +83,12 @@ if FOLDER is None:
 #
 # `images.load` reads PNG, JPEG, WebP, BMP, GIF and TIFF, brings all pictures to one size, and keeps
 # the result in a cache for the next time. Classes may differ in their number of pictures. The
-# *classes* are divided into splits: those of the test split are never seen in meta-training.
+# *classes* are divided into splits, by folders `train`, `val` and `test` if there are such, and
+# those of the test split are never seen in meta-training.
 
 # %%
 data = images.load(FOLDER, size=SIZE)
-split = images.fraction_splits(data.names, seed=0)
+split = data.splits or images.fraction_splits(data.names, seed=0)
 print(f"{data.counts.sum()} pictures of {len(data.names)} classes")
 for part, classes in split.items():
     print(f"{part}: {len(classes)} classes, such as {data.names[classes[0]]}")
@@ -128,10 +128,9 @@ algorithms = {
 }
 samplers = {
     part: maml.few_shot(
-        data.images[classes], ways=5, shots=1, queries=5, counts=data.counts[classes]
+        data.images[split[part]], ways=5, shots=1, queries=5, counts=data.counts[split[part]]
     )
-    for part, classes in split.items()
-    if len(classes) >= 5
+    for part in ("train", "test")
 }
 tasks = maml.batch_tasks(samplers["train"], num_tasks=4)
 optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, META_STEPS))
@@ -192,7 +191,8 @@ plt.show()
 #
 # `maml.fit_classifier` adapts once to pictures with their classes, of which each class may have any
 # number. The classifier then answers for one picture or for many. Here three new classes have three
-# pictures, two and one, and the pictures to classify come one at a time from their files.
+# pictures, two and one, and further pictures of them are classified one at a time. For a picture in
+# a file, `tasks.pictures.read_image(file, size=SIZE)` gives what `images.load` makes of it.
 
 # %%
 new = split["test"][:3]
@@ -209,8 +209,7 @@ for axes, image, label in zip(grid[0], support, labels, strict=True):
     show(axes, image, names[label])
 for column, axes in enumerate(grid[1]):
     truth = column // 2
-    file = sorted((Path(FOLDER) / names[truth]).iterdir())[5 + column % 2]
-    picture = read_image(file, size=SIZE)
+    picture = data.images[new[truth], 5 + column % 2]
     probabilities = predict_proba(classifier, picture)
     answer = int(probabilities.argmax())
     color = "tab:green" if answer == truth else "tab:red"

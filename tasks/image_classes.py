@@ -1,10 +1,10 @@
-"""Images by class, of any origin: from arrays, and without the classes that are too small."""
+"""Images by class, of any origin: from arrays, without small classes, and their moments."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from tasks.characters import Split
 
@@ -47,6 +47,9 @@ def from_arrays(classes: Mapping[str, Any], *, source: str = "arrays") -> ImageC
     if not isinstance(classes, Mapping) or not classes:
         got = "0 classes" if isinstance(classes, Mapping) else type(classes).__name__
         raise ValueError(f"there must be images of at least one class by its name; got {got}")
+    for name in classes:
+        if not isinstance(name, str):
+            raise ValueError(f"the names of the classes must be strings; got {name!r:.99}")
     names = tuple(sorted(classes))
     arrays = [_to_bytes(name, np.asarray(classes[name])) for name in names]
     for name, array in zip(names, arrays, strict=True):
@@ -113,8 +116,8 @@ def leave_out_small(
         if not stays[rows].any():
             listing = ", ".join(f"{names[i]} ({counts[i]})" for i in rows)
             raise ValueError(
-                f"no class of {part} has enough images, {needed[rows].min()} or more; there are"
-                f" {listing:.999}"
+                f"no class of {part} has the {needed[rows].min()} images that the shots and queries"
+                f" of an episode need; there are {listing:.999}"
             )
     small = {names[i]: int(counts[i]) for i in np.flatnonzero(~stays)}
     if not small:
@@ -128,3 +131,26 @@ def leave_out_small(
         {part: place[rows[stays[rows]]] for part, rows in splits.items()} or None,
     )
     return kept, small
+
+
+def channel_moments(
+    classes: ImageClasses, rows: Sequence[int] | Int[np.ndarray, " class"]
+) -> tuple[Float[np.ndarray, " channel"], Float[np.ndarray, " channel"]]:
+    """Mean and standard deviation of each channel, the `normalise` of `maml.few_shot`.
+
+    Args:
+        classes: Images by class.
+        rows: Indices of the classes of the training split.
+
+    Returns:
+        Mean and standard deviation over all pixels of these classes, as numbers from 0 to 1.
+    """
+    counts = np.zeros((classes.images.shape[-1], 256))
+    for row in rows:
+        pixels = classes.images[row, : classes.counts[row]]
+        counts += [
+            np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(pixels, -1, 0)
+        ]
+    values, weights = np.arange(256) / 255, counts / counts.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    return mean, np.sqrt(weights @ values**2 - mean**2)

@@ -27,6 +27,8 @@ from tasks.characters import SPLITS, Split, split
 from tasks.pictures import LARGEST
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Names of folders for splits, of which only those in SPLITS are read as such.
+SPELLINGS = {*SPLITS, "training", "valid", "validation", "testing"}
 LIMITS = Limits("picture", largest=LARGEST, most=2**36, entries=2_000_000, depth=8)
 
 
@@ -122,8 +124,8 @@ def _by_class(
     if not folders:
         listing = ", ".join(sorted(others)[:9]) or "nothing"
         raise ValueError(
-            f"{place} holds no picture: got 0 classes. A picture is a class/name with one of"
-            f" {' '.join(SUFFIXES)}; it holds {listing}"
+            f"{place} holds no picture: got 0 classes. Put pictures ({' '.join(SUFFIXES)}) into one"
+            f" folder for each class; it holds {listing}"
         )
     _check_folders(place, folders, others)
     root = _root(folders)
@@ -178,7 +180,10 @@ def _parts(place: Path, names: dict[str, str]) -> dict[str, list[str]]:
     """
     tops = {name.partition("/")[0] for name in names.values()}
     nested = {name.partition("/")[0] for name in names.values() if "/" in name}
-    if not tops & set(SPLITS) or (tops - set(SPLITS) and not nested & set(SPLITS)):
+    misspelt = tops == nested and {top.lower() for top in tops} <= SPELLINGS
+    if not misspelt and (
+        not tops & set(SPLITS) or (tops - set(SPLITS) and not nested & set(SPLITS))
+    ):
         return {}
     if tops != set(SPLITS):
         raise ValueError(

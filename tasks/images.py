@@ -20,13 +20,14 @@ from rich.progress import track
 from tasks._checks import as_path, check_seed
 from tasks.cache_files import load_or_build
 from tasks.characters import SPLITS, Split, shuffle_names, split
-from tasks.image_classes import ImageClasses, from_arrays, leave_out_small
+from tasks.image_classes import ImageClasses, channel_moments, from_arrays, leave_out_small
 from tasks.image_files import Pictures, open_pictures
 from tasks.pictures import Channels, Fit, Preprocessing, decode, preprocessing, read_image
 from tasks.prepared_images import PREFIX, open_prepared
 
 __all__ = [
     "ImageClasses",
+    "channel_moments",
     "fraction_splits",
     "from_arrays",
     "leave_out_small",

@@ -6,12 +6,13 @@ from inspect import signature
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jaxtyping import Array, PyTree
 
 import maml
-from maml._checks import check_flags
+from maml._checks import check_count, check_flags
 from maml.closed_form import Features
 from maml.rows import Weights
 from maml.sampling import Query
@@ -174,3 +175,29 @@ def image_classifier(
         return averaged(variables, Query(images, images), weights)
 
     return algorithm._replace(learner=make(features=of_support).learner)
+
+
+def with_ways(params: PyTree, ways: int) -> PyTree:
+    """Parameters, or meta-parameters, with a head of zeros for another number of classes.
+
+    The heads of protonet and r2d2 are computed from the support set, so that networks which are
+    trained with one number of classes distinguish any other. What they need is a model of as many
+    ways, and parameters whose head fits it.
+
+    Args:
+        params: Tree with leaves of a head, whose paths contain "/head/".
+        ways: Number of classes, >= 2.
+
+    Returns:
+        The tree, whose leaves of the head are zeros `[..., ways]`.
+
+    Raises:
+        ValueError: `ways` is below 2, or no leaf belongs to a head.
+    """
+    check_count(ways, least=2, of="classes")
+    head = maml.mask_by_path(params, "/head/")
+    return jax.tree.map(
+        lambda leaf, is_head: jnp.zeros((*leaf.shape[:-1], ways)) if is_head else leaf,
+        params,
+        head,
+    )

@@ -188,7 +188,10 @@ def test_validation_tasks_are_not_the_test_tasks(waves):
     ("change", "message"),
     [
         ({"ways": 2000}, r"2000 ways need as many classes; got a split of \d+"),
-        ({"queries": 20}, "1 shots \\+ 20 queries need as many examples of each class; got 20"),
+        (
+            {"queries": 20},
+            "1 shots \\+ 20 queries need 21 examples of each class; the array has 20",
+        ),
         ({"algorithm": "reptile", "batch_norm": "running"}, "batch_norm must not be running"),
         ({"algorithm": "reptile"}, "reptile needs inner_steps >= 2; got 1"),
         ({"algorithm": "fomaml", "hvp": "forward"}, "hvp is used only with .*; got 'forward'"),

@@ -189,3 +189,20 @@ def test_queries_are_refused(classifier, images):
     for query in (images / 100, np.where(images > 200, np.nan, 0)):
         with pytest.raises(ValueError, match="images of the query must be uint8"):
             classifier.predict_proba(query)
+
+
+def test_a_model_of_images_alone_is_told_how_to_read_a_query(theta, images):
+    """Its functions of arrays, and its methods of arrays, find a query set instead."""
+    query = maml.Query(images / 255, images / 255)
+    with pytest.raises(TypeError, match=r"a maml.Query, and .* maml.few_shot_apply\(model\)"):
+        jnp.asarray(query)
+    with pytest.raises(AttributeError, match=r"no attribute 'reshape': .*few_shot_apply"):
+        network(theta, query)
+    assert not hasattr(query, "shape") and jax.tree.leaves(query)[0].shape == (6, 4, 4, 3)
+
+
+def test_images_of_another_shape_than_the_model_takes_are_named(theta, images):
+    with pytest.raises(TypeError) as refused:
+        fit(theta, images[..., :1])
+    said = "The model was called with images of the shape [6, 4, 4, 1]."
+    assert said in refused.value.__notes__

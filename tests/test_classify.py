@@ -17,6 +17,7 @@ from tasks.omniglot import read_drawing
 FILES = Path(__file__).parents[1] / "results" / "weights"
 MAML = FILES / "maml-5-way-1-shot.npz"
 PROTONET = FILES / "prototypes-augmented-20-way-1-shot.npz"
+ALPHABETS = FILES / "prototypes-augmented-alphabets-20-way-1-shot.npz"
 STROKES = {  # corners of the strokes of each character
     "cross": [[(25, 25), (80, 80)], [(80, 25), (25, 80)]],
     "ladder": [[(35, 20), (35, 85)], [(70, 20), (70, 85)], [(35, 52), (70, 52)]],
@@ -58,7 +59,9 @@ def options_of(folder, *files, **changes):
     return classify.Classify(**(options | {"out": folder / "out"} | changes))
 
 
-@pytest.mark.parametrize("file", [MAML, PROTONET], ids=["maml", "protonet"])
+@pytest.mark.parametrize(
+    "file", [MAML, PROTONET, ALPHABETS], ids=["maml", "protonet", "new alphabets"]
+)
 def test_five_new_drawings_are_classified_one_at_a_time(drawings, file):
     names = sorted(STROKES)
     loaded = trained.load(file, len(names))

@@ -115,6 +115,27 @@ def test_classes_that_are_too_small_are_refused_by_name_and_count(config, tmp_pa
         few_shot_experiment.experiment(config)
 
 
+def test_classes_and_their_splits_are_printed_and_those_that_are_in_none(config, tmp_path, capsys):
+    file = Path(write_split(tmp_path))
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    image_sets.load(replace(config, split=str(file)))
+    said = capsys.readouterr().out
+    assert "13 classes" in said and "Classes: 7 for train, 3 for val, 2 for test." in said
+    assert "1 classes are in no split and are not used: cold/class12." in said
+
+
+def test_validation_classes_are_needed_only_where_there_are_validation_tasks(config):
+    """64, 16 and 20 % of 13 classes are 8, 2 and 3."""
+    with pytest.raises(ValueError, match=r"the val split .* --val-tasks 0 needs no validation"):
+        few_shot_experiment.experiment(replace(config, ways=3))
+    samplers = few_shot_experiment.experiment(replace(config, ways=3, val_tasks=0)).samplers
+    assert {*samplers} == {"train", "test"}
+
+
+def test_the_presets_for_pictures_read_cifar_with_its_own_split():
+    assert replace(images.PICTURES, dataset="fc100").split == "paper"
+
+
 def test_classes_that_are_too_small_are_left_out_with_a_line_and_splits_hold(
     config, tmp_path, capsys
 ):
@@ -134,7 +155,7 @@ def test_classes_that_are_too_small_are_left_out_with_a_line_and_splits_hold(
         assert (data.images[i, 5].max() > 0) == (int(name[-1]) % 2 == 1)
     with pytest.raises(ValueError, match=r"the train split of .* 4 ways .* split of 3"):
         few_shot_experiment.experiment(replace(config, ways=4, val_tasks=0))
-    with pytest.raises(ValueError, match=r"no class of train has enough .*class6 \(5\)"):
+    with pytest.raises(ValueError, match=r"no class of train has the .*class6 \(5\)"):
         image_sets.load(replace(config, train_queries=6))
 
 

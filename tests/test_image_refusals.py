@@ -21,7 +21,10 @@ def read(tmp_path):
 
 WRONG = {
     "empty": ({}, r"holds no picture: got 0 classes.*it holds nothing"),
-    "no pictures": ({"a/1.txt": b"", "b": b""}, r"got 0 classes.* \.tiff; it holds a/1.txt, b"),
+    "no pictures": (
+        {"a/1.txt": b"", "b": b""},
+        r"got 0 classes.* \.tiff\) into one .*; it holds a/1.txt, b",
+    ),
     "no class": (FILES | {"1.png": plain()}, r"the picture '1.png' has no class"),
     "class without pictures": (FILES | {"c/1.heic": b""}, r"its folder 'c' holds no picture"),
     "class in two splits": (
@@ -31,6 +34,14 @@ WRONG = {
     "no val": (
         {f"{part}/{part[1:]}/1.png": plain() for part in ("train", "test")},
         r"splits must be train, val, test and no others; got test, train",
+    ),
+    "other letters": (
+        {f"{part}/{part[1:]}/1.png": plain() for part in ("Train", "Val", "Test")},
+        r"splits must be train, val, test and no others; got Test, Train, Val",
+    ),
+    "other words": (
+        {f"{part}/{part[1:]}/1.png": plain() for part in ("training", "validation", "testing")},
+        r"no others; got testing, training, validation",
     ),
     "only train": ({"train/a/1.png": plain()}, r"no others; got train"),
     "beside splits": (

@@ -9,7 +9,14 @@ from PIL import Image
 from tiny_pictures import BLUE, FILES, GREEN, RED, array, content, plain, write, write_zip
 
 from tasks import image_files, images
-from tasks.images import fraction_splits, from_arrays, leave_out_small, load, read_image
+from tasks.images import (
+    channel_moments,
+    fraction_splits,
+    from_arrays,
+    leave_out_small,
+    load,
+    read_image,
+)
 
 WRITERS = pytest.mark.parametrize("write", [write, write_zip])
 
@@ -170,6 +177,17 @@ def test_no_class_and_arrays_without_names_are_refused():
     for none, got in (({}, "0 classes"), ([np.zeros((1, 4, 4, 3))], "list")):
         with pytest.raises(ValueError, match=f"by its name; got {got}"):
             from_arrays(none)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="must be strings; got 1"):
+        from_arrays({"a": np.zeros((1, 4, 4, 3)), 1: np.zeros((1, 4, 4, 3))})  # pyright: ignore[reportArgumentType]
+
+
+def test_moments_are_those_of_the_images_of_some_classes():
+    images = np.random.default_rng(0).uniform(0, 1, (3, 4, 5, 6, 2)).astype(np.float32)
+    data = from_arrays({"a": images[0], "b": images[1, :2], "c": images[2]})
+    mean, deviation = channel_moments(data, [0, 1])
+    pixels = np.concatenate([images[0], images[1, :2]]).reshape(-1, 2)
+    np.testing.assert_allclose(mean, pixels.mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(deviation, pixels.std(axis=0), atol=1e-3)
 
 
 # Small classes
@@ -201,10 +219,10 @@ def test_each_class_may_need_another_number_and_large_enough_ones_are_as_before(
 @pytest.mark.usefixtures("unchecked")
 def test_a_split_without_classes_and_other_numbers_are_refused():
     with pytest.raises(
-        ValueError, match=r"no class of the data set has .* 6 or more; .* a \(3\), b"
+        ValueError, match=r"no class of the data set has the 6 images that .* a \(3\), b"
     ):
         leave_out_small(OF_SIZES, 6)
-    with pytest.raises(ValueError, match=r"no class of test has .* 3 or more; there are d \(2\)"):
+    with pytest.raises(ValueError, match=r"no class of test has the 3 images .* there are d \(2\)"):
         leave_out_small(IN_PARTS, 3)
     for least in (0, 2.0, None, "2", [1, 2], [1, 2, 3, 4, 0]):
         with pytest.raises(ValueError, match="least must be an integer >= 1, or one for each"):

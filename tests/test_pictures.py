@@ -137,7 +137,7 @@ UNREADABLE = {
     "1x1": (plain(size=(1, 1)), "at least 2x2 and .* got 1x1"),
     "1x9": (plain(size=(1, 9)), "at least 2x2 and .* got 1x9"),
     "over 100 megapixels": (large(10_001, 10_000), "at most 100000000 pixels; got 10001x10000"),
-    "a bomb": (large(60_000, 60_000), "3600000000 pixels.* exceeds limit"),
+    "a bomb": (large(60_000, 60_000), "at most 100000000 pixels; got 3600000000"),
     "32 bits": (content(array([[0.5] * 4] * 4, np.float32), "TIFF"), "8 or 16 bits a channel"),
 }
 

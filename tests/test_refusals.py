@@ -96,7 +96,7 @@ CALLS = {
     "tasks True": (lambda: maml.batch_tasks(sample_task, True), "tasks must be an integer >= 1"),
     "sampler of one task": (
         lambda: train(sample=sample_task),
-        r"maml.batch_tasks\(sample, num_tasks\)",
+        r"maml.batch_tasks\(sample, num_tasks\), .{,80}; got another function$",
     ),
     "batched twice": (lambda: maml.batch_tasks(SAMPLE, 4), "returns meta-batches already"),
     "sampler an episode": (

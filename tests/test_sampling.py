@@ -130,7 +130,7 @@ def test_a_program_that_samples_does_not_hold_the_data_set(num_tasks):
     ("counts", "message"),
     [
         ((8, 1, 1), "8 ways .* got a split of 7"),
-        ((5, 4, 3), r"4 shots \+ 3 queries .* got 6"),
+        ((5, 4, 3), r"4 shots \+ 3 queries need 7 .* has 6"),
         ((0, 1, 1), "number of ways must .* >= 1; got 0"),
         ((5, 0, 1), "number of shots must .* >= 1; got 0"),
         ((5, 1, -2), "number of queries must .* >= 1; got -2"),
@@ -156,6 +156,7 @@ def test_impossible_counts_are_refused_with_the_numbers(counts, message):
         (IMAGES[:, :0], {}, r"got uint8 \[7, 0, 4, 4\]"),
         (IMAGES * 1j, {}, r"real numbers .*; got complex128"),
         (IMAGES > 0, {}, r"real numbers .*; got bool"),
+        (np.where(IMAGES > 9, np.nan, 1.0), {}, r"must be finite; got NaN or infinity"),
         (IMAGES.tolist(), {}, r"got list \[7, 6, 4, 4\]"),
         (None, {}, r"got NoneType \[\]"),
     ],

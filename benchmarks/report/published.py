@@ -112,7 +112,7 @@ def not_run(benchmark: str, present: Container[tuple[str, str, str]]) -> str:
 
     Args:
         benchmark: Name of the benchmark.
-        present: Task, algorithm and model of what was run.
+        present: Task, algorithm and model of each run.
 
     Returns:
         One sentence, which is empty if every result has a run.
