@@ -1,8 +1,8 @@
 """Architecture search: random search, evolution, REINFORCE and PPO, over many runs.
 
 A search proposes architectures, the child networks. The reward of each child network is read from a
-table, or the child network is trained. The result is the accuracy of the best child network of each
-strategy, with the p-value against random search.
+table, or the child network is trained. The result is the accuracy, or the perplexity, of the best
+child network of each strategy, with the p-value against random search.
 
     python -m benchmarks.architecture_search --space nasbench201 --table FILE --dataset cifar100
     python -m benchmarks.architecture_search --space nasbench201 --table FILE --children 500
@@ -14,12 +14,12 @@ strategy, with the p-value against random search.
     python -m benchmarks.architecture_search --space nasbench-nlp --table FILE
     python -m benchmarks.architecture_search --space recurrent --data FOLDER --children 150
 
-A table takes half a minute on two cores; the spaces macro, cells and recurrent train their child
-networks. The reward is the accuracy after a short training. The reported accuracy is that of other
-trainings of the child network with the best reward. For recurrent cells the reward is
-c / perplexity^2, and perplexities are shown and reported. Figures show the mean of the best 5 and
-25 rewards over the number of child networks, as in NASNet, and how much better the best 1, 5 and 15
-are than with random search, as in Zoph and Le.
+With a table, 500 searches of each strategy take half a minute on two cores; the spaces macro, cells
+and recurrent train their child networks. The reward is the accuracy after a short training. The
+reported accuracy is that of other trainings of the child network with the best reward. For
+recurrent cells the reward is c / perplexity^2, and perplexities are shown and reported. Figures
+show the mean of the best 5 and 25 rewards over the number of child networks, as in NASNet, and how
+much better the best 1, 5 and 15 are than with random search, as in Zoph and Le.
 """
 
 from functools import partial

@@ -215,21 +215,23 @@ def make_evaluation(
             print(f"Validation bits by the factor of the inner learning rate: {tried}.")
         read = partial(read_all, meta_params, squares, factor, split)
         adapted, static = read(adapts=True), read(adapts=False)
-        report_divergence(adapted, config.inner_rate * factor, names[split])
+        kind = "initial inner" if config.algorithm == "meta_sgd" else "inner"
+        rate = f"{kind} learning rate {config.inner_rate * factor:g}"
+        report_divergence(adapted, rate, split, names[split])
         return as_values(adapted, static, factor, by_position=split == "test")
 
     return evaluate
 
 
-def report_divergence(bits: np.ndarray, rate: float, names: Sequence[str]) -> None:
+def report_divergence(bits: np.ndarray, rate: str, split: str, names: Sequence[str]) -> None:
     """Prints on how many passages the inner steps diverged, and on which first, if on any."""
     broken = ~np.isfinite(bits)
     if broken.any():
         rows = np.flatnonzero(broken.any(axis=1))
         steps = int(np.argmax(broken[rows[0]]))
         print(
-            f"With the inner learning rate {rate:g}, {len(rows)} of {len(bits)} passages diverged;"
-            f" the first of them is {names[rows[0]]}, in chunk {steps + 1} after"
+            f"With the {rate}, {len(rows)} of {len(bits)} {split} passages diverged; the first of"
+            f" them is {names[rows[0]]}, in chunk {steps + 1} after"
             f" {quantity(steps, 'inner step')}."
         )
 

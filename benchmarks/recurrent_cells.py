@@ -73,11 +73,11 @@ class Retraining:
     dynamic_chunk: int = 5
     """Number of words that are read before each inner step of dynamic evaluation."""
     dynamic_rates: tuple[float, ...] = (3e-5, 5e-5, 1e-4)
-    """Learning rates of dynamic evaluation, for chunks of 5 words; those of longer chunks are
-    larger in proportion. The best one on the validation text is used."""
+    """Learning rates of dynamic evaluation for chunks of 5 words, of which the best one on the
+    validation text is used. For chunks of n words they are multiplied by n / 5."""
     decay: float = 0.002
-    """Speed at which dynamic evaluation returns to the trained parameters, for chunks of 5 words,
-    likewise."""
+    """Speed at which dynamic evaluation returns to the trained parameters, for chunks of 5 words.
+    For chunks of n words it is multiplied by n / 5."""
     seed: int = 0
     """Seed of all trainings and of the random cells."""
     out: Path | None = None

@@ -61,8 +61,8 @@ def gradient_descent(
     Raises:
         ValueError: the optimiser is not optax's; a mask differs from `params` in structure, is
             False everywhere, or is True at a leaf without a derivative; a leaf of `per_step`
-            adapts; `hvp` or `remat` has another value, or is changed for first-order steps; or
-            (when the step is traced) the loss does not return `(scalar, metrics)`.
+            adapts; `hvp` or `remat` has another value, or `hvp` is changed for first-order
+            steps; or (when the step is traced) the loss does not return `(scalar, metrics)`.
 
     >>> loss = lambda w, target, key: (0.5 * (w - target) ** 2, {})
     >>> inner = gradient_descent(loss, optax.sgd(0.5), 4.0)

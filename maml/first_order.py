@@ -30,6 +30,7 @@ def fomaml(
     inner_steps: int,
     *,
     mask: PyTree[bool] | None = None,
+    remat: bool = False,
 ) -> Algorithm:
     """First-order MAML: MAML in which every grad L_support(phi_k) is treated as a constant.
 
@@ -38,6 +39,8 @@ def fomaml(
 
     Args:
         loss, optimizer, inner_steps, mask: As in `maml`.
+        remat: As in `maml`. It saves memory where the meta-gradient goes through what the inner
+            steps compute besides gradients, as the scores of `maml.reading`.
 
     Returns:
         The algorithm, whose meta-parameters are the parameters of the model.
@@ -48,7 +51,7 @@ def fomaml(
     Finn, Abbeel, Levine: Model-agnostic meta-learning (ICML 2017), section 5.2,
     https://arxiv.org/abs/1703.03400
     """
-    learner = descent_learner(loss, optimizer, mask, first_order=True)
+    learner = descent_learner(loss, optimizer, mask, first_order=True, remat=remat)
     check_differentiable(optimizer, first_order=True)
     check = partial(check_differentiable, first_order=True)
     return Algorithm(

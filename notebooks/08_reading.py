@@ -150,17 +150,18 @@ plt.show()
 # %% [markdown]
 # ## One file, line by line
 #
-# `maml.read` reads one text and returns the loss of each token too. On the left are the last lines
-# of what was read of a file, and beside them the bits for each character of the line with and
-# without steps. Green lines became easier by what was read before them, and red ones harder: a step
-# on a list of names helps with the next name, and hurts where the list ends.
+# `maml.read` reads one text and returns the loss of each token too. Here it reads the first 4,096
+# characters of a file. On the left are the last 40 lines of these, and beside them the bits for
+# each character of the line with and without steps. Green lines became easier by what was read
+# before them, and red ones harder: a step on a list of names helps with the next name, and hurts
+# where the list ends.
 
 # %%
 if FILE is None:
     name = max(corpus.splits["test"], key=lambda name: len(corpus.splits["test"][name]))
     tokens = corpus.splits["test"][name]
 else:
-    name, tokens = Path(FILE).name, encode(corpus, Path(FILE).read_text())
+    name, tokens = Path(FILE).name, encode(corpus, Path(FILE).read_text("utf-8"))
 passages, _ = readings([tokens], min(CHUNKS * 8, (len(tokens) - 1) // TIME), TIME, 1)
 file = passages[0]
 

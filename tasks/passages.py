@@ -146,7 +146,7 @@ def _check_texts(texts: Sequence[np.ndarray], chunks: int, time: int, kind: str)
         raise ValueError(
             f"a passage of {chunks} chunks of {time} tokens needs a text of"
             f" {chunks * time + 1:,} tokens; the longest of {len(texts)} {kind} has"
-            f" {max(lengths, default=0):,}"
+            f" {max(lengths, default=0):,}. Fewer chunks or shorter ones would work"
         )
     return lengths
 

@@ -97,7 +97,7 @@ def own_texts(path: str | Path, level: Level = "characters", *, most: int = 10_0
         text = _read(path)
         if not text:
             raise ValueError(f"a text must have characters; {path} is empty")
-        return make_corpus(_cut({path.name: text}), level, most)
+        return _corpus(path, _cut({path.name: text}), level, most)
     if not path.is_dir():
         raise ValueError(f"the texts must be a file or a folder; there is no {path}")
     sizes = {
@@ -112,14 +112,14 @@ def own_texts(path: str | Path, level: Level = "characters", *, most: int = 10_0
     present = [split for split in SPLITS if any(n.startswith(f"{split}/") for n in texts)]
     if not present:
         splits = _cut(texts) if len(texts) < 10 else _by_tenths(texts, lambda name: name)
-        return make_corpus(splits, level, most)
+        return _corpus(path, splits, level, most)
     if len(present) < len(SPLITS):
         raise ValueError(
             f"{path} must have texts in all of the folders {', '.join(SPLITS)}, or no folder with"
             f" such a name; got {', '.join(present)}"
         )
     splits = {s: {n: t for n, t in texts.items() if n.startswith(f"{s}/")} for s in SPLITS}
-    corpus = make_corpus(splits, level, most)
+    corpus = _corpus(path, splits, level, most)
     if others := len(texts) - sum(map(len, splits.values())):
         note = f"Files outside of the folders {', '.join(SPLITS)} are left out: {others}."
         return corpus._replace(notes=(note, *corpus.notes))
@@ -155,6 +155,17 @@ def standard_library(level: Level = "characters") -> Corpus:
             " files: texts of your own would work"
         )
     return make_corpus(splits, level, 128 if level == "characters" else 10_000)
+
+
+def _corpus(path: Path, texts: dict[str, dict[str, str]], level: Level, most: int) -> Corpus:
+    """The corpus of own texts, whose refusals name the path and say how a text is cut."""
+    try:
+        return make_corpus(texts, level, most)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is refused: {error}. Of fewer than ten files, validation and test have a tenth"
+            " of each text"
+        ) from error
 
 
 def _read(file: Path) -> str:

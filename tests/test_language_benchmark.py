@@ -85,12 +85,12 @@ def test_the_rate_of_an_evaluation_is_the_best_on_validation_texts(
 def test_texts_that_diverge_are_told_with_their_rate_and_first_chunk(capsys):
     bits = np.array([[1.0, 2.0, 3.0], [1.0, 2.0, np.inf], [1.0, np.nan, np.nan]])
     names = ["a.txt from token 0", "b.txt from token 12", "b.txt from token 24"]
-    report_divergence(bits, 0.5, names)
+    report_divergence(bits, "inner learning rate 0.5", "test", names)
     assert capsys.readouterr().out == (
-        "With the inner learning rate 0.5, 2 of 3 passages diverged; the first of them is b.txt"
-        " from token 12, in chunk 3 after 2 inner steps.\n"
+        "With the inner learning rate 0.5, 2 of 3 test passages diverged; the first of them is"
+        " b.txt from token 12, in chunk 3 after 2 inner steps.\n"
     )
-    report_divergence(bits[:1], 0.5, names)
+    report_divergence(bits[:1], "inner learning rate 0.5", "test", names)
     assert not capsys.readouterr().out
 
 

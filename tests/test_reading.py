@@ -121,22 +121,40 @@ def test_meta_gradient_of_every_mode_is_the_finite_difference_of_a_loop(optimize
 
 @pytest.mark.parametrize(
     ("name", "optimizer", "mode"),
-    [("transformer", "clipped", "forward-remat"), ("lstm", "adam", "reverse")],
+    [
+        ("transformer", "clipped", "forward-remat"),
+        ("lstm", "adam", "reverse"),
+        ("transformer", "adam", "first-order"),
+        ("lstm", "clipped", "first-order"),
+    ],
 )
 def test_meta_gradient_goes_through_attention_and_through_a_carried_state(name, optimizer, mode):
+    """By finite differences; a carry that is cut, and the other order, would be visible."""
     loss, start, params = language(name)
     update = OPTIMIZERS[optimizer]()
     mask = maml.mask_by_path(params, "second|head" if name == "transformer" else "cell")
 
-    algorithm = maml.maml(loss, update, 0, mask=mask, **ALL[mode])
+    def cut(params, batch, key):
+        value, (carry, metrics) = loss(params, batch, key)
+        return value, (jax.lax.stop_gradient(carry), metrics)
+
+    def algorithm(first_order, loss=loss):
+        if first_order:
+            return maml.fomaml(loss, update, 0, mask=mask)
+        return maml.maml(loss, update, 0, mask=mask, **ALL.get(mode, {}))
 
     @quick
-    def relative_error(params):
+    def errors(params):
         rule = partial(loop, loss, update, start, mask=mask)
-        expected = differences(lambda theta: rule(theta, text())[0], params)
-        return error(reads(algorithm, start, params, text()), expected)
+        first_order = mode == "first-order"
+        moves = rule(params, text())[1] if first_order else None
+        expected = differences(lambda theta: rule(theta, text(), moves=moves)[0], params)
+        chosen = algorithm(first_order), algorithm(first_order, cut), algorithm(not first_order)
+        return [error(reads(one, start, params, text()), expected) for one in chosen]
 
-    assert relative_error(params) <= TOLERANCE
+    correct, without_carry, of_other_order = errors(params)
+    assert correct <= TOLERANCE
+    assert without_carry > VISIBLE and of_other_order > VISIBLE
 
 
 def test_first_order_takes_the_updates_as_constants_and_displacement_is_their_sum():
@@ -147,13 +165,12 @@ def test_first_order_takes_the_updates_as_constants_and_displacement_is_their_su
         rule = partial(loop, recurrent, update, recurrent_start)
         _, moves, last = rule(params, TEXT)
         frozen = differences(lambda theta: rule(theta, TEXT, moves=moves)[0], params)
-        algorithms = maml.fomaml(recurrent, update, 0), maml.reptile(recurrent, update, 1)
-        estimators = maml.reading, maml.reading_displacement
-        got = [
-            reads(algorithm, recurrent_start, params, TEXT, reading)
-            for algorithm, reading in zip(algorithms, estimators, strict=True)
-        ]
-        return [*map(error, got, [frozen, jax.tree.map(jnp.subtract, params, last)])]
+        algorithms = [maml.fomaml(recurrent, update, 0, remat=remat) for remat in (False, True)]
+        got = [reads(algorithm, recurrent_start, params, TEXT) for algorithm in algorithms]
+        reptile = maml.reptile(recurrent, update, 1)
+        got.append(reads(reptile, recurrent_start, params, TEXT, maml.reading_displacement))
+        expected = [frozen, frozen, jax.tree.map(jnp.subtract, params, last)]
+        return [*map(error, got, expected)]
 
     assert max(all_of(TOY)) <= TOLERANCE
 

@@ -17,7 +17,7 @@ PLUS_PLUS = "learn_rates", "multi_step", "per_step_norm"
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "maml": (*SECOND_ORDER, "first_order"),
     "maml++": (*SECOND_ORDER, "first_order", *PLUS_PLUS),
-    "fomaml": POLICY_GRADIENT,
+    "fomaml": (*POLICY_GRADIENT, "remat"),
     "anil": SECOND_ORDER,
     "boil": SECOND_ORDER,
     "meta_sgd": SECOND_ORDER,

@@ -24,7 +24,8 @@ class RunOptions:
     seeds: int = 1
     """Number of seeds that are trained: `seed`, `seed` + 1, and so on."""
     inner_rate: float
-    """Learning rate of the inner optimiser, for the mean loss of the support set."""
+    """Learning rate of the inner optimiser, for the mean loss of the support set or of a chunk of
+    text."""
     inner_steps: int
     """Number of inner steps during meta-training."""
     outer_rate: float = 1e-3
@@ -37,8 +38,8 @@ class RunOptions:
     """Number of meta-steps in one jitted call; the log gets a line after each call. With
     --meta-steps alone, it becomes a divisor of that number, unless all of these are small."""
     devices: int | None = None
-    """Number of devices that share the tasks; None takes what suits the convolutional network best,
-    or one device where a task is little work."""
+    """Number of devices that share the tasks; None is all of them where a task is much work, as
+    with a network for images, or else one."""
     cache: bool = True
     """Keep compiled programs in the user's cache directory, and load them from there."""
     out: Path | None = None
@@ -102,10 +103,11 @@ class DataOptions(RunOptions):
     prefetch: int = 1
     """Largest number of meta-steps whose episodes are drawn at once."""
     chunk: hardware.Chunk = "auto"
-    """Number of tasks that a device maps at once, or all of them; auto takes what suits the
-    convolutional network best, or all where a task is little work."""
+    """Number of tasks that a device maps at once, or all of them; auto is 1 where a task is much
+    work for a CPU core, or else all. This has nothing to do with the chunks of a text."""
     hvp: maml.Hvp | None = None
-    """Mode of the Hessian-vector products in second derivatives; None is the faster one."""
+    """Mode of the Hessian-vector products in second derivatives; None is forward for networks of
+    images and reverse for others."""
     remat: bool = False
     """Compute the inner steps again for the meta-gradient, to need less memory."""
     precision: hardware.Precision | None = None
@@ -114,12 +116,13 @@ class DataOptions(RunOptions):
     val_tasks: int = 100
     """Number of validation tasks after every call; 0 is no validation."""
     eval_tasks: int = 10_000
-    """Number of test tasks of the final evaluation; the papers take 600."""
+    """Number of test tasks of the final evaluation, or the largest number of passages of texts."""
     patience: int = 20
     """Number of consecutive meta-steps whose gradient is not finite, after which the run ends. Each
     such meta-step is left out and counted."""
     eval_steps: int = 10
-    """Number of inner steps of the final evaluation, which reports the result after each step."""
+    """Number of inner steps of the final evaluation, which reports the result after each step; or
+    of the chunks of a passage of text."""
 
     @property
     def full_length_schedule(self) -> str | None:

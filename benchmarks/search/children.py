@@ -31,7 +31,8 @@ class Children:
     """Options of child networks; those that the search space does not read keep their defaults."""
 
     data: Path | None = None
-    """Folder of Omniglot, see tasks/omniglot.py; or of Penn Treebank (space recurrent)."""
+    """Folder of Omniglot, see tasks/omniglot.py (spaces macro and cells), or of Penn Treebank
+    (space recurrent)."""
     alphabets: int = 8
     """Number of alphabets, the smallest ones, to train on; a third of the classes is held out."""
     side: int = 14
@@ -65,9 +66,9 @@ class Children:
         """
         check(self)
         names = tuple(field.name for field in fields(Children) if field.name != "data")
-        check_used(self, names, space in SPACES, f"children that are trained: space {SPACES}")
+        check_used(self, names, space in SPACES, f"space {' or '.join(SPACES)}")
         reads = (*SPACES, "recurrent")
-        check_used(self, ("data",), space in reads, f"children that are trained: space {reads}")
+        check_used(self, ("data",), space in reads, f"space {' or '.join(reads)}")
         used = dataset != "glyphs" or space == "recurrent"
         check_used(self, ("data",), used, "dataset omniglot")
         check_used(self, ("layers", "sizes", "strides"), space != "cells", "space macro")
