@@ -37,6 +37,7 @@ __all__ = [
 
 RECIPE = 1  # version of the images; raise it with every change of them, so that caches are rebuilt
 LARGEST = 2**34  # largest size of the array of all images in bytes
+NAMED = 9  # largest number of pictures that an error names
 WORKERS = min(8, os.cpu_count() or 1)  # threads that decode; each holds one picture of any size
 
 
@@ -119,15 +120,26 @@ def _decode(
         for j, where in enumerate(files)
     ]
 
-    def fill(place: tuple[np.ndarray, str]) -> None:
+    def fill(place: tuple[np.ndarray, str]) -> str:
+        """Decodes a picture, and returns why that failed, if it did."""
         image, where = place
-        image[:] = decode(where, lambda: pictures.read(where), wanted)
+        try:
+            image[:] = decode(where, lambda: pictures.read(where), wanted)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     with ThreadPoolExecutor(WORKERS) as pool:
         console = Console(stderr=True)
         filled = pool.map(fill, places)
-        for _ in track(filled, "Images", total=len(places), console=console, transient=True):
-            pass
+        shown = track(filled, "Images", total=len(places), console=console, transient=True)
+        refused = [failure for failure in shown if failure]
+    if refused:
+        more = f"; and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
+        raise ValueError(
+            f"{len(refused)} of {len(places)} pictures of {pictures.words} are refused:"
+            f" {'; '.join(refused[:NAMED])}{more}"
+        )
     return images, tuple(pictures.classes)
 
 

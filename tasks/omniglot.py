@@ -116,8 +116,9 @@ def read_drawing(
     if lightest - darkest < MIN_CONTRAST or ink > MAX_INK:
         name = name or ("of these bytes" if isinstance(file, bytes) else str(file))
         raise ValueError(
-            f"the drawing {name} must be dark ink on light paper, at most {MAX_INK:.0%} of it; got"
-            f" {ink:.0%} and greys from {darkest} to {lightest}: is it inverted or blank?"
+            f"the drawing {name} must be dark ink on light paper, and at most {MAX_INK:.0%} of it"
+            f" dark; got {ink:.0%}, and greys from {darkest} to {lightest}: is it inverted, blank,"
+            " or a photograph? Weights of photographs read photographs"
         )
     return 255 - np.asarray(_resize(Image.fromarray(paper), "antialias"))[..., None]
 

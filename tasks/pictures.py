@@ -8,7 +8,6 @@ pixels, and enlarged bilinearly. An animation is represented by its first frame.
 import io
 import os
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -142,8 +141,7 @@ def _read(path: Path) -> bytes:
 def _open(content: bytes) -> Image.Image:
     """The image, which is not decoded yet, after a check of its size and its kind of pixels."""
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:  # of twice as many pixels as PIL warns of
         pixels = re.findall(r"\d+", str(error))[0]
         raise ValueError(f"it must have at most {MOST_PIXELS} pixels; got {pixels}") from error

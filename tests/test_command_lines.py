@@ -221,7 +221,7 @@ REFUSED = {
         "--strategies random --policy lstm": "used only with strategies reinforce and ppo",
         "--strategies random evolution --batch 20": "batch is used only with strategy ppo",
         "--strategies random random": "must be different from each other; got 'random' twice",
-        "--strategies": "strategies needs at least one value",
+        "--strategies": "strategies must have at least one value",
         "--space graphs --ways 5": "ways is used only with space macro or cells",
         "--space graphs --data FILE": "data is used only with space macro or cells or recurrent",
         "--space graphs --shared-steps 9": "is used only with space macro or cells",
@@ -250,7 +250,7 @@ REFUSED = {
         "--trainings 1": "trainings must be >= 2; got 1",
         "--shared-steps 5": "shared_steps must be 0 for the table; got 5",
         "--filters 0": "filters must be >= 1; got 0",
-        "--filters": "filters needs at least one value",
+        "--filters": "filters must have at least one value",
         "--sizes 2": "filters must have odd sizes",
     },
     "recurrent_cells": {
@@ -279,7 +279,7 @@ REFUSED = {
     },
     "memory": {
         f"--steps 1 {10**9}": "steps must be <= 10,000; got 1000000000",
-        "--steps": "steps needs at least one value",
+        "--steps": "steps must have at least one value",
         "--inner-rate nan": "inner_rate must be a finite number; got nan",
         "--model conv4 --layers 2": "layers is used only with model transformer",
         "--model conv4 --text FILE": "text is used only with model transformer",
@@ -290,7 +290,7 @@ REFUSED = {
         f"--tasks {10**9}": "tasks must be <= 65,536; got 1000000000",
         "--tasks 0": "tasks must be >= 1; got 0",
         "--ways 5 9999": "the classes of glyphs",
-        "--models": "models needs at least one value",
+        "--models": "models must have at least one value",
         "--models conv5": "models must be among conv4, fully-connected, sinusoid; got conv5",
         "--devices -1": "devices must be >= 1; got -1",
         "--chunks 0": "chunks must be >= 1 or all; got 0",
@@ -299,7 +299,7 @@ REFUSED = {
     },
     "peers": {
         f"--rounds {10**9}": "rounds must be <= 1,000; got 1000000000",
-        "--workloads": "workloads needs at least one value",
+        "--workloads": "workloads must have at least one value",
         "--peers tensorflow": "no peer 'tensorflow'; there are loop",
     },
     "report": {
@@ -316,7 +316,7 @@ REFUSED = {
     },
     "classify": {
         "": "--support",
-        "--support . --query b.png": "weights needs at least one value",
+        "--support . --query b.png": "weights must have at least one value",
         "a.npz --support FILE --query b.png": "support must be a folder or a zip of classes; got",
         "a.npz --support . --query b.png --out FILE": "out must be a folder, and FILE is a file",
     },

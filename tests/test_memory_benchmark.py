@@ -78,9 +78,9 @@ def test_a_program_beyond_the_memory_is_compiled_and_not_run(monkeypatch, capsys
     ("change", "message"),
     [
         ({"modes": ("forwards",)}, "modes must be one of reverse, .*; got 'forwards'"),
-        ({"model": ()}, "model needs at least one value"),
+        ({"model": ()}, "model must have at least one value"),
         ({"steps": (5, 0)}, "steps must be >= 1; got 0"),
-        ({"steps": ()}, "steps needs at least one value"),
+        ({"steps": ()}, "steps must have at least one value"),
         ({"repeats": 0}, "repeats must be >= 1; got 0"),
         ({"inner_rate": -0.1}, "inner_rate must be >= 0.0; got -0.1"),
         ({"inner_rate": 0.0}, "inner_rate must be positive; got 0.0"),

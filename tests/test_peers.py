@@ -75,7 +75,7 @@ def test_operations_are_those_counted_by_hand():
         ({"workloads": ("miniimagenet",)}, "no workload 'miniimagenet'; there are omniglot-5w1s"),
         ({"peers": ("loop", "learn2learn")}, "no peer 'learn2learn'; there are loop, higher"),
         ({"rounds": 0}, "rounds must be >= 1; got 0"),
-        ({"workloads": ()}, "workloads needs at least one value"),
+        ({"workloads": ()}, "workloads must have at least one value"),
     ],
 )
 def test_invalid_options_are_refused_before_any_work(options, message):

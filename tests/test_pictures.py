@@ -154,6 +154,12 @@ def test_a_picture_that_cannot_be_read_is_named_and_not_cached(tmp_path, write, 
         read_image(data, size=4)
 
 
+def test_all_pictures_that_cannot_be_read_are_counted_and_some_named(tmp_path):
+    broken = {f"b/{number:02}.png": b"hello" for number in range(11)}
+    with pytest.raises(ValueError, match=r"11 of .* pictures of .*b/00.png: .*b/08.png: .* 2 more"):
+        load(write(tmp_path / "set", FILES | broken), size=4, cache=tmp_path / "cache")
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_large_picture_is_refused_before_it_is_decoded(monkeypatch):
     contents = large(10_001, 10_000), large(60_000, 60_000)

@@ -179,7 +179,7 @@ def _check_number(name: str, value: Any, low: float, high: float, choices: tuple
 def _check_several(name: str, values: tuple[Any, ...]) -> None:
     """Refuses an empty tuple, and repeated values other than files and the ends of a range."""
     if not values:
-        raise ValueError(f"{name} needs at least one value")
+        raise ValueError(f"{name} must have at least one value; got none")
     twice = [one for place, one in enumerate(values) if one in values[:place]]
     if twice and not isinstance(twice[0], Path) and not name.endswith("_range"):
         raise ValueError(f"{name} must be different from each other; got {twice[0]!r} twice")

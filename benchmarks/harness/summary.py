@@ -44,7 +44,10 @@ def read_summary(run: Path, schema: dict[str, Any]) -> dict[str, Any]:
     """
     path = run / "summary.json"
     if not path.exists():
-        raise ValueError(f"{run} has no summary.json, so it is not the folder of a finished run")
+        raise ValueError(
+            f"{run} has no summary.json, so it is not the folder of a finished run; files of"
+            " weights end with .npz"
+        )
     return read_object(path, schema)
 
 
