@@ -94,7 +94,8 @@ def few_shot(
     for change in changes:
         if change is not None:
             check_callable(change, "augment", "key, example")
-    if dtype.kind == "f" and isinstance(examples, np.ndarray) and not np.isfinite(examples).all():
+    known = isinstance(examples, np.ndarray) and examples.dtype.kind == "f"
+    if known and not np.isfinite(examples).all():
         raise ValueError("examples must be finite; got NaN or infinity in some of them")
     if rotate and (len(shape) < 4 or shape[2] != shape[3]):
         raise ValueError(

@@ -326,7 +326,7 @@ def test_a_row_says_how_it_was_trained_and_counts_the_minutes_of_a_seed():
     steps = {"first_order": 1000, "inner_steps": 4, "seeds": 2}
     config = run["config"] | steps | {"train_ways": 30, "shots_range": [1, 4]}
     seconds = {"compile": 24.0, "train": 96.0, "evaluate": 120.0}
-    row = next(rows_of([run | {"config": config, "seconds": seconds, "meta_steps": 2000}]))
+    (row,) = rows_of([run | {"config": config, "seconds": seconds, "meta_steps": 2000}])
     assert row["setting"] == (
         "2,000 meta-steps of 4 tasks, 4 inner steps in training, the first 1,000 meta-steps of "
         "first order, cosine schedule, 30 classes in training, 3 queries of each class in "

@@ -1,6 +1,7 @@
 """Adaptation while reading: meta-gradients against plain loops in float64, and identities."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +139,7 @@ def test_meta_gradient_goes_through_attention_and_through_a_carried_state(name, 
         value, (carry, metrics) = loss(params, batch, key)
         return value, (jax.lax.stop_gradient(carry), metrics)
 
-    def algorithm(first_order, loss=loss):
+    def algorithm(first_order, loss: Any = loss):
         if first_order:
             return maml.fomaml(loss, update, 0, mask=mask)
         return maml.maml(loss, update, 0, mask=mask, **ALL.get(mode, {}))

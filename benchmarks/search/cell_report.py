@@ -71,7 +71,7 @@ def _difference(model: dict[str, Any], other: dict[str, Any] | None) -> str:
     if len(test) == 1:
         return interval({"mean": finite_or_none(test[0] - reference[0]), "ci95": None}, 1, 1)
     mean, ci95 = map(finite_or_none, welch_interval(test, reference))
-    p_value = stats.ttest_ind(test, reference, equal_var=False).pvalue
+    _, p_value = stats.ttest_ind(test, reference, equal_var=False)
     shown = interval({"mean": mean, "ci95": ci95}, 1, 1)
     return shown if ci95 is None else f"{shown} (p = {p_value:.2g})"
 
