@@ -172,7 +172,7 @@ def _difference(run: Summary, name: str, other: Summary) -> str:
     ours, theirs = run["each_seed"][name]["mean"], other["each_seed"]["bits"]["mean"]
     differences = np.array(ours, float) - np.array(theirs, float)
     shown = interval(mean_over_seeds(differences[:, None]), 1, 3)
-    _, p_value = stats.ttest_1samp(differences, 0)
+    _, p_value = np.asarray(stats.ttest_1samp(differences, 0))
     return f"{shown} (p = {p_value:.2g})" if np.isfinite(p_value) else shown
 
 
