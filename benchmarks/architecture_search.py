@@ -27,18 +27,16 @@ from typing import Any
 
 import numpy as np
 import optax
-from scipy import stats
 
 from benchmarks.harness.command_line import launch
 from benchmarks.harness.folders import new_folder
-from benchmarks.harness.statistics import count_not_finite, finite_or_none
+from benchmarks.harness.statistics import count_not_finite, finite_or_none, welch
 from benchmarks.harness.summary import write_summary
 from benchmarks.search import children, drawing, figures, live, report, tabulated
 from benchmarks.search.figures import Rewards, gain_over_random, mean_of_top, replace_broken
 from benchmarks.search.live import SearchResult
 from benchmarks.search.options import NAMES, Search
 from benchmarks.search.recurrent import DATASET, recurrent_rewards
-from benchmarks.search.scales import Scale
 from maml.search import (
     Space,
     Strategy,
@@ -91,7 +89,7 @@ def describe_outcome(
         means = {name: mean_of_top(x, count)[-1] for name, x in rewards.items()}
         results[f"top{count}"] = {name: float(scale.show(x)) for name, x in means.items()}
     results["gain_over_random"] = {
-        name: {str(count): _last_gain(rewards, name, count, scale) for count in figures.GAINS}
+        name: {str(count): _last_gain(config, rewards, name, count) for count in figures.GAINS}
         for name in rewards
         if name != "random"
     }
@@ -99,20 +97,18 @@ def describe_outcome(
 
 
 def _last_gain(
-    rewards: dict[str, Rewards], name: str, count: int, scale: Scale
+    config: Search, rewards: dict[str, Rewards], name: str, count: int
 ) -> dict[str, float | None]:
     """The gain over random search after all children, with its 95% interval."""
-    mean, half = gain_over_random(rewards, name, count, scale)
+    paired = config.shared_steps > 0
+    mean, half = gain_over_random(rewards, name, count, config.scale, paired=paired)
     return {"mean": finite_or_none(mean[-1]), "ci95": finite_or_none(half[-1])}
 
 
 def p_value(values: np.ndarray, baseline: np.ndarray) -> float:
     """The p-value of a mean no larger than that of a baseline, by Welch's one-sided test."""
-    if np.ptp(values) == np.ptp(baseline) == 0:  # no variance: Welch's test is not defined
-        return float(0.5 - 0.5 * np.sign(values[0] - baseline[0]))
-    moments = [moment for x in (values, baseline) for moment in (x.mean(), x.std(ddof=1), len(x))]
-    test = stats.ttest_ind_from_stats(*moments, equal_var=False, alternative="greater")
-    return float(np.asarray(test)[1])
+    difference, _, two_sided = welch(values, baseline)
+    return float(two_sided / 2 if difference > 0 else 1 - two_sided / 2)
 
 
 def main(config: Search) -> dict[str, Any]:
@@ -139,7 +135,7 @@ def main(config: Search) -> dict[str, Any]:
     report.show(summary)
     figures.draw_running_mean(out, rewards, config.scale)
     figures.draw_top_means(out, rewards, config.scale)
-    figures.draw_gains(out, rewards, config.scale)
+    figures.draw_gains(out, rewards, config.scale, paired=config.shared_steps > 0)
     if config.trains:
         drawing.draw_best(out, config, summary["chosen"])
         words = space.words(np.array(drawing.best_tokens(summary["chosen"])))

@@ -47,7 +47,8 @@ class FewShot(DataOptions):
     """Split into training, validation and test classes. Of Omniglot: "paper", "alphabets", or a
     file. Of pictures of your own: "folders" (train, val and test), "random" (64, 16 and 20 % of the
     classes), "auto" (folders if there are such, or else random), or a file. A file is JSON, or CSV
-    with the columns class and split. Glyphs are split by script."""
+    with the columns class and split. Glyphs are split by script; cifar-fs and fc100 have one
+    split."""
     within_alphabet: bool = False
     """Draw all classes of a validation or test episode from one alphabet, or from one superclass,
     which is the folder above the class."""

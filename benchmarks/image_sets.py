@@ -123,4 +123,4 @@ def _print_classes(classes: images.ImageClasses) -> None:
     used = np.concatenate([*splits.values()])
     unused = [name for i, name in enumerate(classes.names) if i not in used]
     if unused:
-        print(f"{len(unused)} classes are in no split and are not used: {', '.join(unused):.999}.")
+        print(f"In no split, and so not used ({len(unused)}): {', '.join(unused):.999}.")

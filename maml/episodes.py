@@ -68,8 +68,9 @@ def few_shot(
         ValueError: there are more ways than classes or than classes in every group, or more shots
             and queries than examples of a class; a count is not an integer >= 1; the array has no
             examples or fewer than three axes; images to rotate are not square; `counts` or
-            `groups` is not an integer for each class; a standard deviation is not > 0; or (when
-            sampling) the key is not one key, or `augment` changes the shape.
+            `groups` is not an integer for each class; a standard deviation is not > 0; a numpy
+            array has an example that is not finite; or (when sampling) the key is not one key, or
+            `augment` changes the shape.
 
     >>> sample = few_shot(np.zeros((9, 20, 28, 28), np.uint8), ways=5, shots=1, queries=3)
     >>> episode = sample(jax.random.key(0))
@@ -94,9 +95,6 @@ def few_shot(
     for change in changes:
         if change is not None:
             check_callable(change, "augment", "key, example")
-    known = isinstance(examples, np.ndarray) and examples.dtype.kind == "f"
-    if known and not np.isfinite(examples).all():
-        raise ValueError("examples must be finite; got NaN or infinity in some of them")
     if rotate and (len(shape) < 4 or shape[2] != shape[3]):
         raise ValueError(
             f"only square images, [class, example, side, side, ...], can be rotated; got"
@@ -110,6 +108,7 @@ def few_shot(
             f" array has {shape[1]}"
         )
     sizes = None if counts is None else _sizes(np.asarray(counts), shape, most, queries)
+    _check_finite(examples, None if counts is None else np.asarray(counts))
     members = None if groups is None else _members(np.asarray(groups), shape[0], ways)
     if dtype == np.uint8 and len(shape) == 4:
         examples, shape = examples[..., None], (*shape, 1)
@@ -117,6 +116,16 @@ def few_shot(
     options = {"rotate": rotate, "changes": changes}
     draw = partial(_draw, ways=ways, shots=(fewest, most), queries=queries, **options)
     return jax.tree_util.Partial(draw, jnp.asarray(examples), sizes, members, scaling)
+
+
+def _check_finite(examples: Any, counts: np.ndarray | None) -> None:
+    """Refuses an example of a numpy array that is not finite; those beyond the counts are free."""
+    if not isinstance(examples, np.ndarray) or examples.dtype.kind != "f":
+        return
+    for row, each in enumerate(examples):
+        used = each if counts is None else each[: counts[row]]
+        if not np.isfinite(used).all():
+            raise ValueError(f"examples must be finite; got NaN or infinity in class {row}")
 
 
 def _sizes(

@@ -11,7 +11,7 @@ from maml.types import Episode, RandomKey, Sampler
 
 _CURE = (
     "the inputs of a query set are a maml.Query, and a model of images alone must be wrapped:"
-    " maml.few_shot_apply(model), or tasks.batch_norm.flax_apply(model, mode) for a flax module"
+    " maml.few_shot_apply(model), or in a checkout tasks.batch_norm.flax_apply(model, mode)"
 )
 
 
@@ -35,6 +35,8 @@ class Query(NamedTuple):
             TypeError: always, with the cure.
         """
         raise TypeError(_CURE)
+
+    __array__ = __jax_array__
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"a maml.Query has no attribute {name!r}: {_CURE}")

@@ -103,8 +103,8 @@ def train(
     if not is_batched(sample):
         raise ValueError(
             "train needs a sampler of meta-batches, maml.batch_tasks(sample, num_tasks), or"
-            " maml.iterate where a sampler draws the task axis itself; got another"
-            f" {type(sample).__name__}"
+            " maml.iterate where a sampler draws the task axis itself; got"
+            f" {'another function' if callable(sample) else type(sample).__name__}"
         )
     step = partial(meta_step, algorithm, optimizer, chunk=chunk, mesh=mesh)
     return iterate(step, sample, state, key, meta_steps, prefetch=prefetch)

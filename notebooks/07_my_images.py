@@ -209,7 +209,7 @@ for axes, image, label in zip(grid[0], support, labels, strict=True):
     show(axes, image, names[label])
 for column, axes in enumerate(grid[1]):
     truth = column // 2
-    picture = data.images[new[truth], 5 + column % 2]
+    picture = data.images[new[truth], min(5 + column % 2, data.counts[new[truth]] - 1)]
     probabilities = predict_proba(classifier, picture)
     answer = int(probabilities.argmax())
     color = "tab:green" if answer == truth else "tab:red"

@@ -144,7 +144,12 @@ def channel_moments(
 
     Returns:
         Mean and standard deviation over all pixels of these classes, as numbers from 0 to 1.
+
+    Raises:
+        ValueError: there is no class.
     """
+    if not len(rows):
+        raise ValueError("moments need at least one class; got no row")
     counts = np.zeros((classes.images.shape[-1], 256))
     for row in rows:
         pixels = classes.images[row, : classes.counts[row]]

@@ -28,7 +28,7 @@ from tasks.pictures import LARGEST
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Names of folders for splits, of which only those in SPLITS are read as such.
-SPELLINGS = {*SPLITS, "training", "valid", "validation", "testing"}
+SPELLINGS = {*SPLITS, "training", "valid", "validation", "dev", "eval", "testing"}
 LIMITS = Limits("picture", largest=LARGEST, most=2**36, entries=2_000_000, depth=8)
 
 
@@ -180,7 +180,7 @@ def _parts(place: Path, names: dict[str, str]) -> dict[str, list[str]]:
     """
     tops = {name.partition("/")[0] for name in names.values()}
     nested = {name.partition("/")[0] for name in names.values() if "/" in name}
-    misspelt = tops == nested and {top.lower() for top in tops} <= SPELLINGS
+    misspelt = sum(top.lower() in SPELLINGS for top in nested) > 1
     if not misspelt and (
         not tops & set(SPLITS) or (tops - set(SPLITS) and not nested & set(SPLITS))
     ):

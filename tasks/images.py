@@ -120,20 +120,20 @@ def _decode(
         for j, where in enumerate(files)
     ]
 
-    def fill(place: tuple[np.ndarray, str]) -> str:
+    def fill(place: tuple[np.ndarray, str]) -> str | None:
         """Decodes a picture, and returns why that failed, if it did."""
         image, where = place
         try:
             image[:] = decode(where, lambda: pictures.read(where), wanted)
         except ValueError as error:
             return str(error)
-        return ""
+        return None
 
     with ThreadPoolExecutor(WORKERS) as pool:
         console = Console(stderr=True)
         filled = pool.map(fill, places)
         shown = track(filled, "Images", total=len(places), console=console, transient=True)
-        refused = [failure for failure in shown if failure]
+        refused = [failure for failure in shown if failure is not None]
     if refused:
         more = f"; and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
         raise ValueError(

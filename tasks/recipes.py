@@ -180,9 +180,9 @@ def image_classifier(
 def with_ways(params: PyTree, ways: int) -> PyTree:
     """Parameters, or meta-parameters, with a head of zeros for another number of classes.
 
-    The heads of protonet and r2d2 are computed from the support set, so that networks which are
-    trained with one number of classes distinguish any other. What they need is a model of as many
-    ways, and parameters whose head fits it.
+    The heads of protonet and r2d2 are computed from the support set, so that a network that was
+    trained with one number of classes can distinguish any other, by a model with as many ways and
+    parameters whose head fits it.
 
     Args:
         params: Tree with leaves of a head, whose paths contain "/head/".

@@ -88,7 +88,7 @@ def own_texts(path: str | Path, level: Level = "characters", *, most: int = 10_0
     Raises:
         ValueError: there is no such file or folder, or no text in it; a text is not UTF-8; some of
             the folders `train`, `val` and `test` are missing; a split has no text; or there are
-            fewer than two different tokens.
+            fewer than two different tokens. The message has the path.
     """
     check_level(level)
     check_count(most, least=2, of="tokens in the vocabulary")
@@ -158,14 +158,11 @@ def standard_library(level: Level = "characters") -> Corpus:
 
 
 def _corpus(path: Path, texts: dict[str, dict[str, str]], level: Level, most: int) -> Corpus:
-    """The corpus of own texts, whose refusals name the path and say how a text is cut."""
+    """The corpus of own texts, whose refusals name the path."""
     try:
         return make_corpus(texts, level, most)
     except ValueError as error:
-        raise ValueError(
-            f"{path} is refused: {error}. Of fewer than ten files, validation and test have a tenth"
-            " of each text"
-        ) from error
+        raise ValueError(f"{path} is refused: {error}") from error
 
 
 def _read(file: Path) -> str:
@@ -190,10 +187,20 @@ def _by_tenths(texts: Mapping[str, str], group: Callable[[str], str]) -> dict[st
 
 
 def _cut(texts: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """The splits of few texts, each of which is cut at 8/10 and 9/10 of its length."""
+    """The splits of few texts, each of which is cut at 8/10 and 9/10 of its length.
+
+    Raises:
+        ValueError: the texts are so short that no text is left for a split.
+    """
 
     def piece(text: str, first: int, last: int) -> str:
         return text[len(text) * first // 10 : len(text) * last // 10]
 
     bounds = dict(zip(SPLITS, ((0, 8), (8, 9), (9, 10)), strict=True))
-    return {s: {n: piece(text, *bounds[s]) for n, text in texts.items()} for s in SPLITS}
+    splits = {s: {n: piece(text, *bounds[s]) for n, text in texts.items()} for s in SPLITS}
+    if not all(any(named.values()) for named in splits.values()):
+        raise ValueError(
+            "of fewer than ten files, validation and test have a tenth of each text each, so a text"
+            f" must have ten characters or more; too few have {', '.join(texts):.99}"
+        )
+    return splits

@@ -194,8 +194,9 @@ def test_queries_are_refused(classifier, images):
 def test_a_model_of_images_alone_is_told_how_to_read_a_query(theta, images):
     """Its functions of arrays, and its methods of arrays, find a query set instead."""
     query = maml.Query(images / 255, images / 255)
-    with pytest.raises(TypeError, match=r"a maml.Query, and .* maml.few_shot_apply\(model\)"):
-        jnp.asarray(query)
+    for as_array in (jnp.asarray, np.asarray):
+        with pytest.raises(TypeError, match=r"a maml.Query, and .* maml.few_shot_apply\(model\)"):
+            as_array(query)
     with pytest.raises(AttributeError, match=r"no attribute 'reshape': .*few_shot_apply"):
         network(theta, query)
     assert not hasattr(query, "shape") and jax.tree.leaves(query)[0].shape == (6, 4, 4, 3)

@@ -121,7 +121,7 @@ def test_classes_and_their_splits_are_printed_and_those_that_are_in_none(config,
     image_sets.load(replace(config, split=str(file)))
     said = capsys.readouterr().out
     assert "13 classes" in said and "Classes: 7 for train, 3 for val, 2 for test." in said
-    assert "1 classes are in no split and are not used: cold/class12." in said
+    assert "In no split, and so not used (1): cold/class12." in said
 
 
 def test_validation_classes_are_needed_only_where_there_are_validation_tasks(config):
@@ -134,6 +134,8 @@ def test_validation_classes_are_needed_only_where_there_are_validation_tasks(con
 
 def test_the_presets_for_pictures_read_cifar_with_its_own_split():
     assert replace(images.PICTURES, dataset="fc100").split == "paper"
+    with pytest.raises(ValueError, match="split is used only with dataset omniglot or images"):
+        replace(images.PICTURES, dataset="fc100", split="folders")
 
 
 def test_classes_that_are_too_small_are_left_out_with_a_line_and_splits_hold(

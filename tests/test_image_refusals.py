@@ -43,6 +43,10 @@ WRONG = {
         {f"{part}/{part[1:]}/1.png": plain() for part in ("training", "validation", "testing")},
         r"no others; got testing, training, validation",
     ),
+    "words and others": (
+        {f"{part}/{part[1:]}/1.png": plain() for part in ("Train", "Dev", "Extra")},
+        r"no others; got Dev, Extra, Train",
+    ),
     "only train": ({"train/a/1.png": plain()}, r"no others; got train"),
     "beside splits": (
         {f"{part}/{part[1:]}/1.png": plain() for part in ("train", "val", "test", "dog")},

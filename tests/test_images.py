@@ -188,6 +188,8 @@ def test_moments_are_those_of_the_images_of_some_classes():
     pixels = np.concatenate([images[0], images[1, :2]]).reshape(-1, 2)
     np.testing.assert_allclose(mean, pixels.mean(axis=0), atol=1e-3)
     np.testing.assert_allclose(deviation, pixels.std(axis=0), atol=1e-3)
+    with pytest.raises(ValueError, match="at least one class"):
+        channel_moments(data, [])
 
 
 # Small classes

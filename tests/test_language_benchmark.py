@@ -115,6 +115,7 @@ def test_words_are_also_told_as_nats_and_perplexity(result, capsys):
     shown = "6.931 nats a word, perplexity 1024.0 (512.0 to 2048.0)"
     assert reading.in_words({"mean": 10.0, "ci95": 1.0}) == shown
     assert reading.in_words({"mean": None, "ci95": None}) == "diverged"
+    assert reading.perplexity({"mean": 102.5, "ci95": 1239.0}).endswith("(0.0 to inf)")
 
 
 def test_tables_have_the_differences_of_each_seed_from_meta_training_through_steps(

@@ -18,7 +18,7 @@ from scipy import stats
 from benchmarks import architecture_search
 from benchmarks.architecture_search import Search
 from benchmarks.search import drawing, figures, live, recurrent
-from benchmarks.search.scales import perplexity
+from benchmarks.search.scales import PERCENT, perplexity
 from tasks.architectures.nasbench_nlp import nasbench_nlp
 from tasks.architectures.recurrent_chain import chain
 from tasks.architectures.recurrent_model import RecurrentModel
@@ -109,10 +109,10 @@ def test_means_are_of_rewards_and_gains_are_lower_perplexities(tmp_path):
     both = {"random": rewards, "other": 4 * rewards}  # half the perplexity
     expected = [[(2 / (200**-2 + 100**-2)) ** 0.5] * 2, [(2 / (300**-2 + 50**-2)) ** 0.5]]
     expected[1].append((2 / (60**-2 + 50**-2)) ** 0.5)
-    gains, _ = figures.gain_over_random(both, "other", 2, scale)
+    gains, _ = figures.gain_over_random(both, "other", 2, scale, paired=False)
     np.testing.assert_allclose(gains, np.mean(expected, axis=0) / 2, rtol=1e-12)
     both["other"][0, 0] = 0  # is broken
-    first, half = figures.gain_over_random(both, "other", 1, scale)
+    first, half = figures.gain_over_random(both, "other", 1, scale, paired=False)
     assert np.isnan(first[0]) and np.isfinite(first[1:]).all() and np.isfinite(half[1:]).all()
     figures.draw_gains(tmp_path, both, scale)
 
@@ -120,11 +120,14 @@ def test_means_are_of_rewards_and_gains_are_lower_perplexities(tmp_path):
 def test_gains_are_the_differences_of_the_best_and_their_band_is_over_runs(tmp_path):
     rewards = {name: np.random.default_rng(n).normal(size=(3, 20)) for n, name in enumerate("ab")}
     rewards["random"] = rewards.pop("a")
-    gains, half = figures.gain_over_random(rewards, "b", 5)
+    gains, half = figures.gain_over_random(rewards, "b", 5, PERCENT, paired=False)
     each = [np.sort(rewards[name][:, :12], axis=1)[:, -5:].mean(axis=1) for name in ("b", "random")]
     np.testing.assert_allclose(gains[12 - 5], each[0].mean() - each[1].mean(), rtol=1e-12)
     low, high = stats.ttest_ind(*each, equal_var=False).confidence_interval()
     np.testing.assert_allclose([gains[7] - half[7], gains[7] + half[7]], [low, high], rtol=1e-12)
+    _, paired = figures.gain_over_random(rewards, "b", 5, PERCENT, paired=True)
+    ends = stats.t.interval(0.95, 2, gains[7], stats.sem(each[0] - each[1]))
+    np.testing.assert_allclose([gains[7] - paired[7], gains[7] + paired[7]], ends, rtol=1e-12)
     figure = figures.draw_gains(tmp_path, rewards)
     (line, _) = figure.axes[1].get_lines()
     np.testing.assert_allclose(np.asarray(line.get_ydata()), gains, rtol=1e-12)

@@ -156,7 +156,7 @@ def test_impossible_counts_are_refused_with_the_numbers(counts, message):
         (IMAGES[:, :0], {}, r"got uint8 \[7, 0, 4, 4\]"),
         (IMAGES * 1j, {}, r"real numbers .*; got complex128"),
         (IMAGES > 0, {}, r"real numbers .*; got bool"),
-        (np.where(IMAGES > 9, np.nan, 1.0), {}, r"must be finite; got NaN or infinity"),
+        (np.where(IMAGES > 9, np.nan, 1.0), {}, r"must be finite; got NaN or infinity in class"),
         (IMAGES.tolist(), {}, r"got list \[7, 6, 4, 4\]"),
         (None, {}, r"got NoneType \[\]"),
     ],

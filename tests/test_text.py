@@ -122,11 +122,13 @@ def test_texts_that_cannot_be_read_are_refused_by_name(tmp_path, unchecked):
     file.write_text("")
     with pytest.raises(ValueError, match=r"a.txt is empty"):
         text.own_texts(file)
-    with pytest.raises(
-        ValueError,
-        match=r"is refused: each split .* not empty; got none for .* a tenth of each text",
-    ):
+    with pytest.raises(ValueError, match=r"ten characters or more; too few have a.txt"):
         text.own_texts(tmp_path)
+    for split, content in (("train", "abba"), ("val", ""), ("test", "ab")):
+        (tmp_path / "folders" / split).mkdir(parents=True)
+        (tmp_path / "folders" / split / "a.txt").write_text(content)
+    with pytest.raises(ValueError, match=r"folders is refused: each split .*; got none for val$"):
+        text.own_texts(tmp_path / "folders")
     with pytest.raises(ValueError, match="got none for val"):
         make_corpus({"train": {"a": "abba"}}, "characters", 10)
     file.write_text("aaaaaaaaaa")

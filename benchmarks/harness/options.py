@@ -121,8 +121,8 @@ class DataOptions(RunOptions):
     """Number of consecutive meta-steps whose gradient is not finite, after which the run ends. Each
     such meta-step is left out and counted."""
     eval_steps: int = 10
-    """Number of inner steps of the final evaluation, which reports the result after each step; or
-    of the chunks of a passage of text."""
+    """Number of inner steps of the final evaluation, which reports the result after each step. For
+    texts it is the number of chunks of a passage."""
 
     @property
     def full_length_schedule(self) -> str | None:

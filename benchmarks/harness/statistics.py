@@ -43,15 +43,26 @@ def student_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(axis=0), half
 
 
-def welch_interval(values: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The difference of two means over the first axis, and half of its 95% interval (Welch)."""
-    with np.errstate(all="ignore"):
-        parts = [x.var(axis=0, ddof=1) / len(x) for x in (values, baseline)]
-        variance = parts[0] + parts[1]
-        terms = parts[0] ** 2 / (len(values) - 1) + parts[1] ** 2 / (len(baseline) - 1)
-        half = stats.t.ppf(0.975, variance**2 / terms) * variance**0.5
-    equal = (parts[0] == 0) & (parts[1] == 0)  # of constants the degrees of freedom are 0 / 0
-    return values.mean(axis=0) - baseline.mean(axis=0), np.where(equal, 0.0, half)
+def welch(values: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compares the means of two independent samples by Welch's test.
+
+    Args:
+        values, baseline: Samples along the first axis, of two values or more each.
+
+    Returns:
+        Difference of the means, half of its 95% interval, and two-sided p-value. Two constants have
+        an interval of 0, and a p-value of 1 if they are equal and else 0.
+    """
+    difference = values.mean(axis=0) - baseline.mean(axis=0)
+    parts = [x.var(axis=0, ddof=1) / len(x) for x in (values, baseline)]
+    variance, certain = parts[0] + parts[1], (parts[0] == 0) & (parts[1] == 0)
+    terms = parts[0] ** 2 / (len(values) - 1) + parts[1] ** 2 / (len(baseline) - 1)
+    with np.errstate(all="ignore"):  # 0 / 0 for constants
+        freedom, error = variance**2 / terms, np.sqrt(variance)
+        half = stats.t.ppf(0.975, freedom) * error
+        p_value = 2 * stats.t.sf(np.abs(difference) / error, freedom)
+    exact = np.where(difference == 0, 1.0, 0.0)
+    return difference, np.where(certain, 0.0, half), np.where(certain, exact, p_value)
 
 
 def mean_over_seeds(values: np.ndarray) -> dict[str, float | None]:

@@ -44,10 +44,7 @@ def read_summary(run: Path, schema: dict[str, Any]) -> dict[str, Any]:
     """
     path = run / "summary.json"
     if not path.exists():
-        raise ValueError(
-            f"{run} has no summary.json, so it is not the folder of a finished run; files of"
-            " weights end with .npz"
-        )
+        raise ValueError(f"{run} has no summary.json, so it is not the folder of a finished run")
     return read_object(path, schema)
 
 

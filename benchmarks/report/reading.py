@@ -60,9 +60,10 @@ def perplexity(bits: dict[str, Any]) -> str:
     """
     if bits["mean"] is None:
         return "diverged"
-    mean, ci95 = bits["mean"], bits["ci95"]
-    ends = "" if ci95 is None else f" ({2 ** (mean - ci95):.1f} to {2 ** (mean + ci95):.1f})"
-    return f"{2**mean:.1f}{ends}"
+    mean, ci95 = bits["mean"], bits["ci95"] or 0.0
+    with np.errstate(over="ignore"):
+        middle, low, high = np.exp2([mean, mean - ci95, mean + ci95])
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})" if ci95 else f"{middle:.1f}"
 
 
 def draw(out: Path, summary: Summary) -> Figure:
@@ -91,7 +92,10 @@ def groups(summaries: Iterable[Summary]) -> dict[str, list[Summary]]:
     for run in summaries:
         if run["benchmark"] == "language":
             shape = "{dataset}-{level}-{model}-{layers}x{width}-{eval_steps}x{step_tokens}"
-            found.setdefault(shape.format(**run["config"]), []).append(run)
+            name = shape.format(**run["config"])
+            if run["config"]["dataset"] == "texts":
+                name = f"{Path(run['config']['data']).stem}-{name}"
+            found.setdefault(name, []).append(run)
     return found
 
 
@@ -204,7 +208,8 @@ def _positions(runs: Sequence[Summary], path: Path) -> Figure:
     gains.set(ylabel="bits", title="gain by adaptation")
     gains.axhline(0, color="gray", linewidth=0.8)
     figure.legend(*before.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(f"{_title(runs[0])}; 95% intervals over seeds")
+    over = "seeds" if all(run["seeds"] > 1 for run in runs) else "seeds, or texts of one seed"
+    figure.suptitle(f"{_title(runs[0])}; 95% intervals over {over}")
     return save_figure(figure, path)
 
 

@@ -108,15 +108,16 @@ def rows_of(runs: Sequence[Summary]) -> Iterable[dict[str, str]]:
             cell(runs, step),
         ]
         values += [inductive, best, expected.get(step, others), seeds, _setting(first, step)]
-        values += [training, _minutes(runs, first["seconds"]), f"`{command}`"]
+        values += [training, _minutes(runs), f"`{command}`"]
         yield dict(zip(COLUMNS, values, strict=True))
 
 
-def _minutes(runs: Sequence[Summary], parts: Iterable[str]) -> str:
-    """Minutes of some parts of a run, on average for one seed."""
+def _minutes(runs: Sequence[Summary], parts: Sequence[str] | None = None) -> str:
+    """Minutes of some parts of a run, or of all, on average for one seed."""
     # A command that trains several seeds records the seconds of them all.
     seconds = [
-        sum(run["seconds"].get(part, 0) for part in parts) / (run["config"].get("seeds") or 1)
+        sum(run["seconds"].get(part, 0) for part in parts or run["seconds"])
+        / (run["config"].get("seeds") or 1)
         for run in runs
     ]
     return f"{np.mean(seconds) / 60:.1f}"

@@ -8,10 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from rich.box import SIMPLE_HEAD
-from scipy import stats
 
 from benchmarks.harness.files import save_figure
-from benchmarks.harness.statistics import finite_or_none, mean_over_seeds, welch_interval
+from benchmarks.harness.statistics import finite_or_none, mean_over_seeds, welch
 from benchmarks.harness.summary import command_to_repeat
 from benchmarks.harness.tables import interval, markdown_table, print_table, quantity
 
@@ -52,8 +51,8 @@ def statistics(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def rows(summary: dict[str, Any]) -> list[list[str]]:
     """The label of each model, and its cells in the order of `HEAD`.
 
-    Differences have Welch's intervals and two-sided p-values, since the seeds of two models share
-    nothing: each search found its own cell.
+    Differences have Welch's intervals and two-sided p-values: models of one seed share its key, but
+    neither the cell nor the parameters.
     """
     models, table = summary["models"], []
     for name, model in models.items():
@@ -70,10 +69,9 @@ def _difference(model: dict[str, Any], other: dict[str, Any] | None) -> str:
     test, reference = (np.array(one["each_seed"]["test"], float) for one in (model, other))
     if len(test) == 1:
         return interval({"mean": finite_or_none(test[0] - reference[0]), "ci95": None}, 1, 1)
-    mean, ci95 = map(finite_or_none, welch_interval(test, reference))
-    _, p_value = stats.ttest_ind(test, reference, equal_var=False)
+    mean, ci95, p_value = map(finite_or_none, welch(test, reference))
     shown = interval({"mean": mean, "ci95": ci95}, 1, 1)
-    return shown if ci95 is None else f"{shown} (p = {p_value:.2g})"
+    return shown if p_value is None else f"{shown} (p = {p_value:.2g})"
 
 
 def facts(summary: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from benchmarks.harness.files import save_figure
-from benchmarks.harness.statistics import welch_interval
+from benchmarks.harness.statistics import student_interval, welch
 from benchmarks.search.scales import PERCENT, Scale
 
 TOPS = 5, 25
@@ -44,17 +44,25 @@ def tops_of_runs(rewards: Rewards, count: int) -> Rewards:
 
 
 def gain_over_random(
-    rewards: dict[str, Rewards], name: str, count: int, scale: Scale = PERCENT
+    rewards: dict[str, Rewards], name: str, count: int, scale: Scale, *, paired: bool
 ) -> tuple[Float[np.ndarray, " child"], Float[np.ndarray, " child"]]:
     """How much better the mean of the best `count` is than that of random search.
 
+    Args:
+        rewards: Rewards by strategy, in percent.
+        name: Name of the strategy.
+        count: Number of the best rewards.
+        scale: Scale on which they are shown.
+        paired: Whether the strategies of a run have shared weights in common. The interval is then
+            that of the differences in each run; otherwise it is Welch's, of independent samples.
+
     Returns:
-        Difference of the means over runs, and half of its 95% interval (Welch's, since the runs of
-        two strategies are independent), from child `count` on. Both are NaN as long as the best of
-        a run are infinite on the scale.
+        Difference of the means over runs, and half of its 95% interval, from child `count` on. Both
+        are NaN as long as the best of a run are infinite on the scale.
     """
     tops = (scale.show(tops_of_runs(rewards[which], count)) for which in (name, "random"))
-    mean, half = welch_interval(*(np.where(np.isfinite(top), top, np.nan) for top in tops))
+    ours, base = (np.where(np.isfinite(top), top, np.nan) for top in tops)
+    mean, half = student_interval(ours - base) if paired else welch(ours, base)[:2]
     return scale.sign * mean, half
 
 
@@ -99,7 +107,9 @@ def draw_top_means(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCEN
     return save_figure(figure, out / "top.png")
 
 
-def draw_gains(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT) -> Figure:
+def draw_gains(
+    out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT, *, paired: bool = False
+) -> Figure:
     """Draws how much better the best are than with random search, as Zoph and Le; `gains.png`.
 
     A line is `gain_over_random`, and a band is its 95% confidence interval.
@@ -110,7 +120,7 @@ def draw_gains(out: Path, rewards: dict[str, Rewards], scale: Scale = PERCENT) -
     row, shown = figure.subplots(1, len(GAINS), sharey=True), [0.0]
     for axes, count in zip(row, GAINS, strict=True):
         for style, name in zip(cycle(STYLES), names, strict=False):
-            mean, half = gain_over_random(rewards, name, count, scale)
+            mean, half = gain_over_random(rewards, name, count, scale, paired=paired)
             steps = np.arange(count, count + len(mean))
             (line,) = axes.plot(steps, mean, style, label=name)
             color = line.get_color()
