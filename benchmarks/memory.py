@@ -7,9 +7,10 @@ Compiles and times one meta-gradient in each mode, prints tables, and draws memo
     python -m benchmarks.memory --model reader --length 32 --steps 8 32 128
 
 The modes are Hessian-vector products in reverse or forward mode, each with or without
-rematerialisation, which give the same meta-gradient, and first-order and implicit MAML, which give
-others. The models are `conv4`, on glyphs, `transformer`, on a random Markov chain or a text, and
-`reader`, a transformer with a sliding window that takes an inner step on each chunk of a text.
+rematerialisation, which give the same meta-gradient, and first-order MAML, with or without it, and
+implicit MAML, which give others. The models are `conv4`, on glyphs, `transformer`, on a random
+Markov chain or a text, and `reader`, a transformer with a sliding window that takes an inner step
+on each chunk of a text.
 
 Memory is what XLA allocates for the compiled program besides arguments, outputs and code. Times are
 medians of runs in turn. A program that needs more memory than is free is compiled but not run.
@@ -36,7 +37,7 @@ from benchmarks.harness.summary import provenance
 from benchmarks.harness.tables import print_table, quantity
 from benchmarks.memory_problems import EXACT, MODES, Mode, Options, Setting, algorithm, problem
 
-LINES = dict(zip(MODES, ("o-", "s-", "^--", "v--", "D:", "x:"), strict=True))
+LINES = dict(zip(MODES, ("o-", "s-", "^--", "v--", "D:", "P:", "x:"), strict=True))
 SIZES = "temp", "argument", "output", "generated_code"
 RATIOS = {"memory_ratio": "temp_bytes", "time_ratio": "seconds"}
 

@@ -22,7 +22,15 @@ from tasks.language_models import WindowTransformer, next_chunk, start_of
 from tasks.passages import random_readings, text_passages
 
 Model = Literal["conv4", "transformer", "reader"]
-Mode = Literal["reverse", "reverse-remat", "forward", "forward-remat", "first-order", "implicit"]
+Mode = Literal[
+    "reverse",
+    "reverse-remat",
+    "forward",
+    "forward-remat",
+    "first-order",
+    "first-order-remat",
+    "implicit",
+]
 MODES, EXACT = get_args(Mode), get_args(Mode)[:4]
 # eps_root keeps the derivative of Adam finite where the gradient is 0: at tokens that do not occur.
 OPTIMIZERS = {"sgd": (optax.sgd, 0.05), "adam": (partial(optax.adam, eps_root=1e-6), 1e-3)}
@@ -135,7 +143,7 @@ def problem(model: Model, options: Options) -> Setting:
 def algorithm(problem: Setting, mode: Mode, steps: int, options: Options) -> maml.Algorithm:
     """The algorithm of a mode, with a number of inner steps."""
     built = algorithms.build(
-        {"implicit": "imaml", "first-order": "fomaml"}.get(mode, "maml"),
+        {"implicit": "imaml", "first-order": "fomaml"}.get(mode.removesuffix("-remat"), "maml"),
         problem.loss,
         options.rate,
         steps,

@@ -56,6 +56,13 @@ def test_the_modes_of_reading_agree_and_it_has_no_implicit_one(monkeypatch):
     assert (first["mode"], last["mode"]) == modes[:2] and last["error"] < 1e-5
 
 
+def test_first_order_reading_needs_less_memory_where_its_steps_are_recomputed(monkeypatch):
+    monkeypatch.setattr(jax, "jit", quick)
+    tiny = replace(TINY, model=("reader",), sequences=8, steps=(16,))
+    kept, recomputed = memory.main(replace(tiny, modes=("first-order", "first-order-remat")))
+    assert recomputed["temp_bytes"] < 0.7 * kept["temp_bytes"]
+
+
 def test_a_run_leaves_its_rows_and_a_figure(run):
     rows, out = run
     report = json.loads((out / "memory.json").read_text())
