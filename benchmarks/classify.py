@@ -51,6 +51,8 @@ class Classify:
         check(self)
         if not (self.support.is_dir() or is_zipfile(self.support)):
             raise ValueError(f"support must be a folder or a zip of classes; got {self.support}")
+        if missing := [file for file in self.query if not file.exists()]:
+            raise ValueError(f"query must be files of pictures; there is no {missing[0]}")
 
 
 class Classified(NamedTuple):

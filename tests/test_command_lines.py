@@ -318,6 +318,7 @@ REFUSED = {
         "": "--support",
         "--support . --query b.png": "weights must have at least one value",
         "a.npz --support FILE --query b.png": "support must be a folder or a zip of classes; got",
+        "a.npz --support . --query b.png": "query must be files of pictures; there is no b.png",
         "a.npz --support . --query b.png --out FILE": "out must be a folder, and FILE is a file",
     },
 }
