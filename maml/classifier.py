@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Integer, Num
 
 from maml._checks import check_callable
 from maml._contracts import check_learner
-from maml.episodes import parse_scaling, scale
+from maml._examples import parse_scaling, scale
 from maml.inner import adapt
 from maml.rows import Apply, Weights, check_labels, check_weights, outputs, upcast
 from maml.sampling import Query
