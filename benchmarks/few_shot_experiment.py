@@ -114,7 +114,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
             cure = ". --val-tasks 0 needs no validation classes" if split == "val" else ""
             raise ValueError(f"the {split} split of {data.source}: {error}{cure}") from error
 
-    running, validates = config.batch_norm == "running", config.val_tasks > 0
+    running = config.batch_norm == "running"
     precision = hardware.precision(config.precision)
     model, init, params, learning = build(config, config.network_ways)
     facts = {
@@ -135,7 +135,7 @@ def experiment(config: FewShot, *, members: int = 1) -> Experiment:
         name="omniglot" if config.dataset in CHARACTERS else "images",
         algorithm=learning,
         init=init,
-        samplers={split: sampler(split) for split in data.splits if split != "val" or validates},
+        samplers={s: sampler(s) for s in data.splits if s != "val" or config.val_tasks},
         predict=flax_apply(model, config.batch_norm, evaluating=True),
         metric=metric,
         headline="accuracy",

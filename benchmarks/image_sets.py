@@ -120,7 +120,7 @@ def _print_classes(classes: images.ImageClasses) -> None:
     splits = classes.splits or {}
     sizes = ", ".join(f"{len(rows)} for {part}" for part, rows in splits.items())
     print(f"Pictures: {classes.source}. Classes: {sizes}.")
-    used = np.concatenate([*splits.values()])
-    unused = [name for i, name in enumerate(classes.names) if i not in used]
+    unused = {*range(len(classes.names))}.difference(*splits.values())
     if unused:
-        print(f"In no split, and so not used ({len(unused)}): {', '.join(unused):.999}.")
+        listing = ", ".join(classes.names[i] for i in sorted(unused))
+        print(f"In no split, and so not used ({len(unused)}): {listing:.999}.")

@@ -107,8 +107,9 @@ def few_shot(
             f"{most} shots + {queries} queries need {most + queries} examples of each class; the"
             f" array has {shape[1]}"
         )
-    sizes = None if counts is None else sizes_of(np.asarray(counts), shape, most, queries)
-    check_finite(examples, None if counts is None else np.asarray(counts))
+    counts = None if counts is None else np.asarray(counts)
+    sizes = None if counts is None else sizes_of(counts, shape, most, queries)
+    check_finite(examples, counts)
     members = None if groups is None else members_of(np.asarray(groups), shape[0], ways)
     if dtype == np.uint8 and len(shape) == 4:
         examples, shape = examples[..., None], (*shape, 1)

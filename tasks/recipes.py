@@ -197,7 +197,7 @@ def with_ways(params: PyTree, ways: int) -> PyTree:
     check_count(ways, least=2, of="classes")
     head = maml.mask_by_path(params, "/head/")
     return jax.tree.map(
-        lambda leaf, is_head: jnp.zeros((*leaf.shape[:-1], ways)) if is_head else leaf,
+        lambda leaf, is_head: jnp.zeros((*leaf.shape[:-1], ways), leaf.dtype) if is_head else leaf,
         params,
         head,
     )

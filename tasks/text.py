@@ -88,7 +88,7 @@ def own_texts(path: str | Path, level: Level = "characters", *, most: int = 10_0
     Raises:
         ValueError: there is no such file or folder, or no text in it; a text is not UTF-8; some of
             the folders `train`, `val` and `test` are missing; a split has no text; or there are
-            fewer than two different tokens. The message has the path.
+            fewer than two different tokens. The message has the path, or the names of the files.
     """
     check_level(level)
     check_count(most, least=2, of="tokens in the vocabulary")
